@@ -10,7 +10,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/0[1-9]_*.ipynb))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test lab notebooks lock clean
+.PHONY: help setup report test lab notebooks foundation lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,12 @@ lab: $(READY) ## open JupyterLab on the notebooks
 
 notebooks: $(READY) ## re-execute the committed notebooks (not 00) in place, with outputs
 	$(PY) -m diffad_utils.cli notebooks $(notdir $(basename $(NOTEBOOKS))) --threads 1
+
+# What is finished in reports/foundation/models is kept, what was interrupted goes on from its checkpoint.
+foundation: $(READY) ## train the models of data/mini anew: hours on a CPU, minutes on a GPU
+	$(PY) -m diffad_utils.cli run 00_foundation --minutes 1440
+	for model in clip sd; do rm -rf data/mini/$$model && cp -R reports/foundation/models/$$model data/mini/$$model; done
+	cp reports/foundation/models/resnet/* data/mini/resnet/
 
 setup: $(READY) ## only make .venv with the locked packages
 

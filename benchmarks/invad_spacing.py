@@ -3,7 +3,9 @@
     python benchmarks/invad_spacing.py [category ...]
 
 Trains one denoiser a category on the default training images and scores the test split of *another* generator seed with
-both spacings. Prints one row a category and spacing, and the mean difference. Not a test: nothing is asserted.
+both spacings. Prints one row a category and spacing, and the mean difference. With --plain-network the denoiser has no
+linear skip around it, as in the public code: what the skip is worth is then the difference between two runs. Not a test:
+nothing is asserted.
 """
 
 import argparse
@@ -16,11 +18,11 @@ from diffad_utils.methods import InvAD
 VALIDATION_SEED = 1000
 
 
-def validation_metrics(category: str, train_steps: int) -> list[dict]:
+def validation_metrics(category: str, train_steps: int, linear_skip: bool) -> list[dict]:
     index = data.load_index("textures", category=category)
     drawn = data.load_index("textures", category=category, seed=VALIDATION_SEED)
     batch = data.load_batch(data.ImageDataset(drawn[drawn["split"] == "test"], size=128))
-    detector = InvAD(image_size=128, grid=8, train_steps=train_steps, device="cpu")
+    detector = InvAD(image_size=128, grid=8, train_steps=train_steps, linear_skip=linear_skip, device="cpu")
     detector.fit(data.ImageDataset(index[index["split"] == "train"], size=128))
     features, rows = detector.features(batch["image"]), []
     for spacing in ("reference", "paper"):
@@ -34,8 +36,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("category", nargs="*", default=["leather", "tile", "wood", "grid"])
     parser.add_argument("--train-steps", type=int, default=250)
+    parser.add_argument("--plain-network", action="store_true", help="no linear skip, as in the public code")
     arguments = parser.parse_args()
-    rows = [row for category in arguments.category for row in validation_metrics(category, arguments.train_steps)]
+    settings = arguments.train_steps, not arguments.plain_network
+    rows = [row for category in arguments.category for row in validation_metrics(category, *settings)]
     table = pd.DataFrame(rows).set_index(["category", "spacing"])[["I-AUROC", "I-AP", "P-AUROC", "AUPRO"]]
     print(table.round(3).to_string())
     difference = table.xs("reference", level="spacing") - table.xs("paper", level="spacing")

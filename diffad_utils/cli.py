@@ -110,11 +110,29 @@ def data_make(options) -> int:
     return 0
 
 
-def show_weights(options) -> int:
-    """Say where a model's weights would be taken from, and why."""
+def weights_list(options) -> int:
+    """List the pretrained weights that have a name, and where each is on this machine."""
+    import pandas as pd
+
     from diffad_utils import weights
 
-    print(weights.resolve(options.name, allow_mini=not options.no_mini).message)
+    table = pd.DataFrame(weights.survey()).rename(columns={"size": "MB"})
+    print(table.to_string(index=False))
+    print("\nfound: path, env ($DIFFAD_WEIGHTS), kaggle, hf-cache, mini, or no. The hub was not asked.")
+    return 0
+
+
+def weights_where(options) -> int:
+    """Say where a model's weights would be taken from, and why. Exit code 1 if there are none."""
+    from diffad_utils import weights
+
+    try:
+        found = weights.resolve(options.name, allow_mini=not options.no_mini, hub=options.download)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(found.message)
+    print(found.path)
     return 0
 
 
@@ -162,9 +180,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("what", choices=["textures"])
     sub.add_argument("--out", type=Path, default=Path("data/textures"), help="folder (default %(default)s)")
 
-    sub = command("weights", show_weights)
-    sub.add_argument("name", help="such as efficientnet-b4, resnet34, a path, or a hub id")
+    weights_parser = commands.add_parser("weights", help="Show where pretrained weights are.")
+    weights_commands = weights_parser.add_subparsers(dest="weights_command", required=True)
+    command("list", weights_list, weights_commands)
+    sub = command("where", weights_where, weights_commands)
+    sub.add_argument("name", help="such as sd15, ViT-B-32/openai, resnet34, vae:taesd, a path, or a hub id")
     sub.add_argument("--no-mini", action="store_true", help="do not fall back on the shipped small model")
+    sub.add_argument("--download", action="store_true", help="ask the hub too, which downloads what is not here")
     return parser
 
 

@@ -24,7 +24,7 @@ LossFn = Callable[[nn.Module, torch.Generator], Tensor]
 
 @dataclass
 class TrainingLog:
-    """What a training run did: the loss of every step, wall seconds, the step it was resumed from (0 = from scratch)."""
+    """What a training run did: the loss of every step, wall seconds of all its parts, the step it was resumed from (or 0)."""
 
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
@@ -99,9 +99,9 @@ def train(
     checkpoint = Path(checkpoint_folder) / "checkpoint.pt" if checkpoint_folder is not None else None
     settings = {"num_steps": num_steps, "lr": lr, "seed": seed, "ema_decay": ema_decay, "accumulation": gradient_accumulation_steps}
     if checkpoint is not None and checkpoint.exists():
-        _resume(checkpoint, settings, trained, optimizer, scheduler, ema, log)
+        _resume(checkpoint, settings, trained, list(model.buffers()), optimizer, scheduler, ema, log)
 
-    start = time.perf_counter()
+    start, before = time.perf_counter(), log.seconds
     model.train()
     progress = tqdm(range(len(log.losses), num_steps), desc=description, initial=len(log.losses), total=num_steps, mininterval=10.0)
     for step in progress:
@@ -125,8 +125,9 @@ def train(
         log.losses.append(total)
         progress.set_postfix(loss=f"{sum(log.losses[-50:]) / len(log.losses[-50:]):.4f}", refresh=False)
         if checkpoint is not None and (step + 1) % checkpoint_every == 0 and step + 1 < num_steps:
-            _save(checkpoint, settings, trained, optimizer, scheduler, ema, log)
-    log.seconds = time.perf_counter() - start
+            log.seconds = before + time.perf_counter() - start
+            _save(checkpoint, settings, trained, list(model.buffers()), optimizer, scheduler, ema, log)
+    log.seconds = before + time.perf_counter() - start
     if ema is not None:
         ema.copy_to(trained)
     model.eval()
@@ -135,32 +136,36 @@ def train(
     return log
 
 
-def _save(path: Path, settings, trained, optimizer, scheduler, ema, log) -> None:
+def _save(path: Path, settings, trained, buffers, optimizer, scheduler, ema, log) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "settings": settings,
         "parameters": [p.detach().cpu() for p in trained],
+        "buffers": [b.cpu() for b in buffers],  # the running statistics of batch normalisation among them
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
         "ema": [p.cpu() for p in ema.shadow_params] if ema is not None else None,
         "losses": log.losses,
+        "seconds": log.seconds,
     }
     temporary = path.with_suffix(".tmp")
     torch.save(state, temporary)
     os.replace(temporary, path)
 
 
-def _resume(path: Path, settings, trained, optimizer, scheduler, ema, log) -> None:
+def _resume(path: Path, settings, trained, buffers, optimizer, scheduler, ema, log) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
     if state["settings"] != settings:
         raise ValueError(f"{path} was written with {state['settings']}, this run has {settings}; remove it or use another folder")
     with torch.no_grad():
         for p, saved in zip(trained, state["parameters"], strict=True):
             p.copy_(saved)
+        for b, saved in zip(buffers, state["buffers"], strict=True):
+            b.copy_(saved)
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
     if ema is not None:
         ema.shadow_params = [saved.to(p.device) for saved, p in zip(state["ema"], trained, strict=True)]
         ema.optimization_step = len(state["losses"])
-    log.losses = list(state["losses"])
+    log.losses, log.seconds = list(state["losses"]), state["seconds"]
     log.resumed_from = len(log.losses)

@@ -22,31 +22,13 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import get_session
 
+from diffad_utils.known_weights import KNOWN, MINI_NAMES, MINIS, Form, Known, Part, find_known
+
 MINI_ROOT = Path(__file__).resolve().parents[1] / "data" / "mini"
 KAGGLE_ROOT = Path("/kaggle/input")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 SEARCH_DEPTH = 6  # folders below /kaggle/input that are looked into: owner/model/framework/variant/version/part
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One network of a set of weights: the subfolder it lies in ("" = the folder itself) and, for each layout that
-    is known, tensors (name -> shape) that one of its files must hold to be taken for it."""
-
-    subfolder: str
-    layouts: tuple[dict[str, tuple[int, ...]], ...]
-
-
-@dataclass(frozen=True)
-class Known:
-    """A name that `resolve` knows: its hub ids (tried in order), usual folder names, parts and mini model."""
-
-    hub_ids: tuple[str, ...]
-    folders: tuple[str, ...]
-    parts: tuple[Part, ...]
-    mini: str | None = None
-    files: tuple[str, ...] = ("config.json", "model.safetensors")
+LARGE = 2**30  # bytes; `survey` reads no more than this for a checksum
 
 
 @dataclass(frozen=True)
@@ -69,53 +51,13 @@ class Resolved:
         return self.message
 
 
-_VAE = Part("", ({"decoder.conv_in.weight": (512, 4, 3, 3), "encoder.conv_in.weight": (128, 3, 3, 3)},))
+@dataclass(frozen=True)
+class _Place:
+    """Where weights are, before their files were read through."""
 
-KNOWN: dict[str, Known] = {
-    "sd15": Known(
-        hub_ids=("stable-diffusion-v1-5/stable-diffusion-v1-5",),
-        folders=("sd15", "stable-diffusion-v1-5", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
-        parts=(
-            # 768 = width of the text features of the 1.x line; 2.x has 1024 there
-            Part("unet", ({"down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (320, 768)},)),
-            Part("vae", _VAE.layouts),
-            Part("text_encoder", ({"text_model.embeddings.token_embedding.weight": (49408, 768)},)),
-        ),
-        mini="sd",
-        files=("model_index.json", "scheduler/*", "tokenizer/*", "feature_extractor/*", "text_encoder/config.json",
-               "text_encoder/model.safetensors", "unet/config.json", "unet/diffusion_pytorch_model.safetensors",
-               "vae/config.json", "vae/diffusion_pytorch_model.safetensors"),
-    ),
-    "clip-vit-b32": Known(
-        hub_ids=("timm/vit_base_patch32_clip_224.openai", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
-        folders=("clip-vit-b32", "vit_base_patch32_clip_224.openai", "CLIP-ViT-B-32-laion2B-s34B-b79K",
-                 "clip-vit-base-patch32"),
-        parts=(Part("", ({"visual.conv1.weight": (768, 3, 32, 32), "text_projection": (512, 512)},  # open_clip
-                         {"vision_model.embeddings.patch_embedding.weight": (768, 3, 32, 32)})),),  # transformers
-        mini="clip",
-        files=("open_clip_config.json", "open_clip_model.safetensors", "tokenizer*", "vocab.json", "merges.txt",
-               "special_tokens_map.json"),
-    ),
-    "resnet34": Known(
-        hub_ids=("timm/resnet34.a1_in1k", "timm/resnet34.tv_in1k"),
-        folders=("resnet34", "resnet34.a1_in1k", "resnet34.tv_in1k"),
-        parts=(Part("", ({"conv1.weight": (64, 3, 7, 7), "layer3.5.conv2.weight": (256, 256, 3, 3)},)),),
-        mini="resnet",
-    ),
-    "efficientnet-b4": Known(
-        hub_ids=("timm/tf_efficientnet_b4.ns_jft_in1k", "timm/efficientnet_b4.ra2_in1k"),
-        folders=("efficientnet-b4", "tf_efficientnet_b4.ns_jft_in1k", "efficientnet_b4.ra2_in1k"),
-        parts=(Part("", ({"conv_stem.weight": (48, 3, 3, 3), "blocks.5.7.conv_pwl.weight": (272, 1632, 1, 1)},)),),
-        mini="resnet",
-    ),
-    "dino-vits8": Known(
-        hub_ids=("timm/vit_small_patch8_224.dino",),
-        folders=("dino-vits8", "vit_small_patch8_224.dino"),
-        parts=(Part("", ({"patch_embed.proj.weight": (384, 3, 8, 8), "blocks.11.mlp.fc1.weight": (1536, 384)},)),),
-        mini="resnet",
-    ),
-}
-MINI_NAMES = {f"{mini}-mini": mini for mini in sorted({known.mini for known in KNOWN.values() if known.mini})}
+    path: Path
+    source: str
+    message: str
 
 
 @dataclass
@@ -131,6 +73,7 @@ def resolve(
     name: str | os.PathLike,
     *,
     allow_mini: bool = False,
+    hub: bool = True,
     kaggle_root: str | os.PathLike = KAGGLE_ROOT,
     hf_cache: str | os.PathLike | None = None,
 ) -> Resolved:
@@ -138,13 +81,18 @@ def resolve(
 
     Parameters
     ----------
-    name: one of `KNOWN` ("sd15", "clip-vit-b32", "resnet34", "dino-vits8", "efficientnet-b4"), a small model of
-        this repository ("resnet-mini", "clip-mini", "sd-mini"), "vae:<any of these or a hub id>" for the
-        autoencoder of a diffusers folder, a path to a folder or a .safetensors file, or a hub id "owner/name".
+    name: one of
+        - `KNOWN`: "sd15", "clip-vit-b32", "resnet34", "wide_resnet50_2", "dino-vits8", "efficientnet-b4" and the
+          autoencoders "vae:sd15", "vae:sdxl", "vae:sd3", "vae:flux", "vae:taesd" and so on;
+        - a small model of this repository: "sd-mini", "clip-mini", "resnet-mini", "vae:sd-mini";
+        - open_clip's "<architecture>/<tag>" ("ViT-B-32/openai" is "clip-vit-b32") or timm's "<architecture>[.<tag>]";
+        - a path to a folder or a .safetensors file, or a hub id "owner/name";
+        - "vae:<path or hub id>" for the autoencoder there (of a diffusers pipeline, or alone).
     allow_mini: take the small model of the same role when nothing else is found.
+    hub: False: do not ask the hub.
     kaggle_root, hf_cache: other folders in the place of /kaggle/input and of the Hugging Face cache.
 
-    Order: path, $DIFFAD_WEIGHTS/<name or a usual folder name>, kaggle_root, Hugging Face cache, hub (not with
+    Order: path, $DIFFAD_WEIGHTS (by folder name, then by tensors), kaggle_root, Hugging Face cache, hub (not with
     HF_HUB_OFFLINE=1, and not when it does not answer within seconds), data/mini.
 
     Raises
@@ -153,38 +101,78 @@ def resolve(
     ValueError: unknown name; only pickles where the weights should be; a safetensors file that is not whole.
     """
     text = os.fspath(name)
+    place = _locate(text, allow_mini, hub, Path(kaggle_root), hf_cache)
+    _check_folder(place.path)
+    digest = checksum(place.path)
+    message = f"{text}: {place.message} (sha256 {digest[:12]})"
+    return Resolved(text, place.path, place.source, digest, place.source == "mini", message)
+
+
+def survey(
+    *, kaggle_root: str | os.PathLike = KAGGLE_ROOT, hf_cache: str | os.PathLike | None = None
+) -> list[dict[str, str]]:
+    """What every known name would be on this machine; the hub is not asked.
+
+    One dict for each: name, role, found (source, or "no"), size in MB, sha256 (12 digits; "" for more than a
+    gigabyte, which would take long to read) and path (where it is, or what is wrong, or where it could come from).
+    """
+    rows = []
+    for name in (*KNOWN, *MINI_NAMES):
+        role = KNOWN[name].role if name in KNOWN else MINI_NAMES[name]
+        row = dict(name=name, role=role, found="no", size="", sha256="")
+        try:
+            place = _locate(name, False, False, Path(kaggle_root), hf_cache)
+            size = sum(file.stat().st_size for file in safetensors_files(place.path))
+            digest = checksum(place.path)[:12] if size <= LARGE else ""
+            rows.append(row | dict(found=place.source, size=f"{size / 1e6:.1f}", sha256=digest, path=str(place.path)))
+        except FileNotFoundError:
+            rows.append(row | dict(path=f"hub: {KNOWN[name].hub_ids[0]}" if name in KNOWN else "not trained yet"))
+        except ValueError as error:
+            rows.append(row | dict(path=str(error)))
+    return rows
+
+
+def _locate(text: str, allow_mini: bool, hub: bool, kaggle_root: Path, hf_cache) -> _Place:
+    """The first place that has the weights; raises as `resolve` does."""
     if text in MINI_NAMES:
-        return _mini(text, MINI_NAMES[text], f"{text}: the small model of this repository, as asked for")
-    if text.startswith("vae:"):
-        return _resolve_vae(text, allow_mini=allow_mini, kaggle_root=kaggle_root, hf_cache=hf_cache)
-    if text not in KNOWN and Path(text).expanduser().exists():
-        return _explicit(text)
-    if text in KNOWN:
-        known = KNOWN[text]
-    elif HUB_ID.fullmatch(text):
-        known = _known_hub_id(text)
-    elif _looks_like_path(text):
-        raise FileNotFoundError(f"weights: there is no file or folder {text}")
-    else:
+        folder = MINI_ROOT / MINIS[MINI_NAMES[text]]
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"weights: the small model {folder} is not there; it comes with the repository, so run from a checkout "
+                "of it, or train it again with notebooks/00_foundation.ipynb"
+            )
+        return _Place(folder, "mini", "the small model of this repository, as asked for")
+    owner = text.removeprefix("vae:")
+    if not owner:
+        raise ValueError("weights: 'vae:' needs what it is the autoencoder of, such as 'vae:sd15'")
+    if text not in KNOWN and owner not in KNOWN and Path(owner).expanduser().exists():
+        path = Path(owner).expanduser().absolute()  # not resolved: the hub cache links to files without a suffix
+        return _Place(_network(path, "vae" if owner != text else ""), "path", "taken from the path that was given")
+    if _looks_like_path(owner):
+        raise FileNotFoundError(f"weights: there is no file or folder {owner}")
+    known = find_known(text)
+    if known is None:
         raise ValueError(
-            f"weights: unknown name {text!r}; known names are {', '.join([*KNOWN, *MINI_NAMES])}, vae:<one of them>, "
-            "a path, or a hub id owner/name"
+            f"weights: unknown name {text!r}; known names are {', '.join([*KNOWN, *MINI_NAMES])}, names of open_clip "
+            "(architecture/tag) and timm (architecture.tag), a path, a hub id owner/name, or vae:<path or hub id>"
         )
     search = _Search(text, known)
     found = (
         _from_environment(search)
-        or _from_kaggle(search, Path(kaggle_root))
+        or _from_kaggle(search, kaggle_root)
         or _from_hf_cache(search, hf_cache)
-        or _from_hub(search, hf_cache)
+        or _from_hub(search, hf_cache, hub)
     )
     if found:
         return found
-    if known.mini and allow_mini:
-        return _mini(
-            text, known.mini,
-            f"{text}: not on this machine, the small model data/mini/{known.mini} stands in for it; "
-            f"its results are not those of {text}",
-        )
+    if known.role and allow_mini:
+        mini = MINIS[known.role]
+        if (MINI_ROOT / mini).is_dir():
+            return _Place(
+                MINI_ROOT / mini, "mini", f"not on this machine, the small model data/mini/{mini} stands in for it; "
+                f"its results are not those of {text}",
+            )
+        search.tried.append(f"small model {MINI_ROOT / mini}: not there")
     raise FileNotFoundError(_nothing_found(search))
 
 
@@ -257,21 +245,52 @@ def read_header(file: str | os.PathLike) -> dict[str, tuple[int, ...]]:
 
 def identify(path: str | os.PathLike) -> str | None:
     """The name in `KNOWN` whose weights lie at `path` (by tensor names and shapes), or None."""
-    return next((name for name, known in KNOWN.items() if _matches(Path(path), known)), None)
+    return next((name for name, known in KNOWN.items() if _take(Path(path), known.signature)), None)
 
 
-def _matches(path: Path, known: Known) -> bool:
-    """Whether every part of `known` is at `path`; reads the headers, and so raises for files that are not whole."""
-    return bool(known.parts) and all(_has_part(path / part.subfolder, part) for part in known.parts)
+def _take(path: Path, forms: tuple[Form, ...]) -> Path | None:
+    """What of `path` is stored in one of `forms`: itself, one of several files in it, or None. Raises for files that
+    are not whole."""
+    for form in forms:
+        if all(_has_part(path / part.subfolder, part) for part in form):
+            files = [] if path.is_file() or len(form) > 1 else sorted(path.glob("*.safetensors"))
+            if len(files) < 2:
+                return path
+            # one folder may hold several networks; then only the file that matches is taken
+            return next((file for file in files if _has_part(file, form[0])), path)
+    return None
 
 
-def _has_part(folder: Path, part: Part) -> bool:
-    files = [folder] if folder.is_file() else sorted(folder.glob("*.safetensors"))
+def _has_part(path: Path, part: Part) -> bool:
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         if file.is_file() and file.suffix == ".safetensors":
             shapes.update(read_header(file))
-    return any(all(shapes.get(key) == shape for key, shape in layout.items()) for layout in part.layouts)
+    if not shapes or any(shapes.get(key) != shape for key, shape in part.tensors.items()):
+        return False
+    if not part.config:
+        return True
+    config = read_json((path if path.is_dir() else path.parent) / "config.json")
+    return all(config.get(key) == value for key, value in part.config.items())
+
+
+def read_json(file: Path) -> dict:
+    """The content of a JSON file, {} without one. Raises ValueError, naming the file, when it is no JSON object."""
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"weights: {file} is not JSON ({error}). Download it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"weights: {file} should hold a JSON object, got {type(content).__name__}. Download it again")
+    return content
+
+
+def _network(path: Path, role: str) -> Path:
+    """An autoencoder's own folder where `path` is that of a pipeline; anything else as it is."""
+    return path / "vae" if role == "vae" and (path / "vae").is_dir() else path
 
 
 def _pickles(folder: Path) -> list[Path]:
@@ -309,107 +328,111 @@ def _check_folder(folder: Path) -> None:
                 )
 
 
-def _found(name: str, path: Path, source: str, where: str, *, is_mini: bool = False) -> Resolved:
-    _check_folder(path)
-    digest = checksum(path)
-    return Resolved(name, path, source, digest, is_mini, f"{where} (sha256 {digest[:12]})")
-
-
-def _explicit(text: str) -> Resolved:
-    path = Path(text).expanduser().resolve()
-    return _found(text, path, "path", f"{text}: taken from the path that was given")
-
-
 def _looks_like_path(text: str) -> bool:
     return text.startswith(("/", "./", "../", "~", ".\\", "..\\")) or text.endswith(".safetensors") or "\\" in text \
         or text.count("/") > 1
 
 
-def _known_hub_id(hub_id: str) -> Known:
-    """A hub id that is one of a known name's is looked for as that name; any other one by its id alone."""
-    for known in KNOWN.values():
-        if hub_id in known.hub_ids:
-            return Known((hub_id,), (hub_id, hub_id.split("/")[1]), known.parts, None, known.files)
-    files = ("*.json", "*.txt", "*.model", "*.safetensors", "*/*.json", "*/*.txt", "*/*.safetensors")
-    return Known((hub_id,), (hub_id, hub_id.split("/")[1]), (), None, files)
-
-
-def _from_environment(search: _Search) -> Resolved | None:
+def _from_environment(search: _Search) -> _Place | None:
     value = os.environ.get("DIFFAD_WEIGHTS", "")
     if not value:
         search.tried.append("$DIFFAD_WEIGHTS: not set")
         return None
+    # a colon is no part of a file's name on every system
+    names = [name for name in dict.fromkeys((search.name, *search.known.folders)) if ":" not in name]
     for root in value.split(os.pathsep):
         base = Path(root).expanduser()
         if not base.is_dir():
             search.tried.append(f"$DIFFAD_WEIGHTS: {base} is not a folder")
             continue
-        names = dict.fromkeys((search.name, *search.known.folders))
         for candidate in (base / name for name in names):
-            file = candidate.with_name(candidate.name + ".safetensors")
-            for place in (candidate, file):
-                if not place.exists():
-                    continue
-                _check_folder(place)  # a folder with the right name is meant: what is wrong with it is an error
-                if search.known.parts and not _matches(place, search.known):
-                    raise ValueError(
-                        f"weights: {place} is called {search.name}, but the tensors in its files are not those of "
-                        f"{search.name} (expected {_expected(search.known)}). Put the right files there or rename it"
-                    )
-                return _found(search.name, place, "env", f"{search.name}: taken from {place} ($DIFFAD_WEIGHTS)")
+            for place in (candidate, candidate.with_name(candidate.name + ".safetensors")):
+                if place.exists():
+                    return _Place(_named(place, search), "env", f"taken from {place} ($DIFFAD_WEIGHTS)")
         search.tried.append(f"$DIFFAD_WEIGHTS: {base} has none of {', '.join(names)}")
+        if search.known.signature:
+            found = _from_tree(search, base, "env")
+            if found:
+                return found
     return None
 
 
-def _expected(known: Known) -> str:
-    lines = [f"{part.subfolder + '/' if part.subfolder else ''}{key} {list(shape)}"
-             for part in known.parts for key, shape in part.layouts[0].items()]
-    return ", ".join(lines)
+def _named(place: Path, search: _Search) -> Path:
+    """What to take of a folder or file that has the right name and so is meant: what is wrong with it is an error."""
+    place = _network(place, search.known.role)
+    _check_folder(place)
+    taken = _take(place, search.known.forms) if search.known.forms else place
+    if taken is None:
+        expected = ", ".join(f"{part.subfolder + '/' if part.subfolder else ''}{key} {list(shape)}"
+                             for part in search.known.forms[0] for key, shape in part.tensors.items())
+        raise ValueError(
+            f"weights: {place} is called {search.name}, but the tensors in its files are not those of "
+            f"{search.name} (expected {expected}). Put the right files there or rename it"
+        )
+    return taken
 
 
-def _from_kaggle(search: _Search, root: Path) -> Resolved | None:
-    """Look at what the files below `root` hold: on Kaggle folder names are the uploader's choice."""
+def _from_kaggle(search: _Search, root: Path) -> _Place | None:
     if not root.is_dir():
         search.tried.append(f"{root}: not there")
         return None
-    if not search.known.parts:
-        search.tried.append(f"{root}: not searched, since only known names can be recognised by their files")
-        return None
-    broken = []
+    return _from_tree(search, root, "kaggle")
+
+
+def _from_tree(search: _Search, root: Path, source: str) -> _Place | None:
+    """Look at what the files below `root` hold: on Kaggle folder names are the uploader's choice. Only where tensors
+    cannot tell, as between two trainings of one architecture, the name of the folder has to."""
+    known, broken = search.known, []
+    how = "its tensors" if known.signature else "its name"
     for folder in _folders(root):
-        if not any((folder / part.subfolder).is_dir() for part in search.known.parts):
-            continue
         try:
-            if not _matches(folder, search.known):
+            if known.signature:
+                path = _take(folder, known.signature)
+            elif _is_called(folder.relative_to(root), known.folders):
+                path = _complete(folder, known)
+            else:
                 continue
         except ValueError as error:  # somebody else's broken file is no reason to stop looking
             broken.append(str(error))
             continue
-        # one folder may hold several networks; then only the file that matches is taken
-        path = folder if len(search.known.parts) > 1 else _matching_file(folder, search.known)
-        return _found(search.name, path, "kaggle", f"{search.name}: recognised by its tensors in {path}")
-    search.tried.append(f"{root}: no folder whose safetensors files hold its tensors"
-                        + "".join(f"; {line}" for line in broken))
+        if path:
+            path = _network(path, known.role)
+            return _Place(path, source, f"recognised by {how} in {path}")
+    missing = "safetensors files hold its tensors" if known.signature else f"path names {known.folders[-1]}"
+    search.tried.append(f"{root}: no folder whose {missing}" + "".join(f"; {line}" for line in broken))
     return None
 
 
-def _matching_file(folder: Path, known: Known) -> Path:
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) == 1:
-        return folder
-    return next((file for file in files if _matches(file, known)), folder)
+def _is_called(path: Path, names: tuple[str, ...]) -> bool:
+    """Whether a path has one of the names in it as whole words; Kaggle writes names in lower case with hyphens."""
+    words = f"-{_slug(str(path))}-"
+    return any(f"-{_slug(name)}-" in words for name in names)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _complete(folder: Path, known: Known) -> Path | None:
+    """What to take of a folder that is said to hold `known`, or None if it is not all there."""
+    folder = _network(folder, known.role)
+    if known.forms:
+        return _take(folder, known.forms)
+    has_files = any(folder.glob("*.safetensors")) or (folder / "model_index.json").is_file()
+    return folder if has_files else None
 
 
 def _folders(root: Path) -> list[Path]:
-    """`root` and its subfolders in sorted order, at most SEARCH_DEPTH deep."""
-    result, level = [root], [root]
-    for _ in range(SEARCH_DEPTH):
-        level = [child for folder in level for child in sorted(folder.iterdir()) if child.is_dir()]
-        result += level
-    return result
+    """`root` and its subfolders, at most SEARCH_DEPTH deep, the higher ones first and each level sorted."""
+    found = []
+    for folder, children, _ in os.walk(root, followlinks=True):  # fast with the many files of image data sets
+        found.append(Path(folder))
+        if len(found[-1].parts) - len(root.parts) == SEARCH_DEPTH:
+            children.clear()
+    return sorted(found, key=lambda folder: (len(folder.parts), folder))
 
 
-def _from_hf_cache(search: _Search, cache: str | os.PathLike | None) -> Resolved | None:
+def _from_hf_cache(search: _Search, cache: str | os.PathLike | None) -> _Place | None:
     place = Path(cache or constants.HF_HUB_CACHE)
     for hub_id in search.known.hub_ids:
         try:
@@ -418,16 +441,18 @@ def _from_hf_cache(search: _Search, cache: str | os.PathLike | None) -> Resolved
         except (LocalEntryNotFoundError, FileNotFoundError):
             search.tried.append(f"Hugging Face cache {place}: no {hub_id}")
             continue
-        if not safetensors_files(folder):
-            search.tried.append(f"Hugging Face cache {folder}: no safetensors file in it")
-        elif search.known.parts and not _matches(folder, search.known):
-            search.tried.append(f"Hugging Face cache {folder}: not complete")
-        else:
-            return _found(search.name, folder, "hf-cache", f"{search.name}: {hub_id} from the Hugging Face cache")
+        path = _complete(folder, search.known)
+        if path:
+            return _Place(path, "hf-cache", f"{hub_id} from the Hugging Face cache")
+        lack = "not complete" if safetensors_files(folder) else "no safetensors file in it"
+        search.tried.append(f"Hugging Face cache {folder}: {lack}")
     return None
 
 
-def _from_hub(search: _Search, cache: str | os.PathLike | None) -> Resolved | None:
+def _from_hub(search: _Search, cache: str | os.PathLike | None, ask: bool) -> _Place | None:
+    if not ask:
+        search.tried.append("hub: not asked, as the caller wished")
+        return None
     if constants.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         search.tried.append("hub: not asked, HF_HUB_OFFLINE is set")
         return None
@@ -440,10 +465,10 @@ def _from_hub(search: _Search, cache: str | os.PathLike | None) -> Resolved | No
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             search.tried.append(f"hub: {hub_id}: {str(error).strip().splitlines()[0]}")
             continue
-        if search.known.parts and not _matches(folder, search.known):
-            search.tried.append(f"hub: {hub_id}: its files do not hold the expected tensors")
-            continue
-        return _found(search.name, folder, "hub", f"{search.name}: {hub_id} downloaded from the hub")
+        path = _complete(folder, search.known)
+        if path:
+            return _Place(path, "hub", f"{hub_id} downloaded from the hub")
+        search.tried.append(f"hub: {hub_id}: it has no safetensors files with the expected tensors")
     return None
 
 
@@ -467,32 +492,10 @@ def hub_reachable(endpoint: str, timeout: float = 4.0) -> bool:
     return answered.wait(timeout)
 
 
-def _mini(name: str, mini: str, message: str) -> Resolved:
-    folder = MINI_ROOT / mini
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"weights: the small model {folder} is not there; it comes with the repository, so run from a checkout "
-            "of it, or train it again with notebooks/00_foundation.ipynb"
-        )
-    return _found(name, folder, "mini", message, is_mini=True)
-
-
-def _resolve_vae(text: str, **options) -> Resolved:
-    """The autoencoder alone: a diffusers folder's `vae` subfolder, or a folder that is one."""
-    owner = text.removeprefix("vae:")
-    if not owner:
-        raise ValueError("weights: 'vae:' needs what it is the autoencoder of, such as 'vae:sd15'")
-    whole = resolve(owner, **options)
-    folder = whole.path / "vae" if (whole.path / "vae").is_dir() else whole.path
-    return _found(text, folder, whole.source, f"{text}: the autoencoder of {whole.message}", is_mini=whole.is_mini)
-
-
 def _nothing_found(search: _Search) -> str:
     lines = "\n".join(f"  - {line}" for line in search.tried)
-    mini = (
-        f", or allow the small model data/mini/{search.known.mini} in its place (allow_mini)"
-        if search.known.mini else ""
-    )
+    role = search.known.role
+    mini = f", or allow the small model data/mini/{MINIS[role]} in its place (allow_mini)" if role else ""
     return (
         f"weights: {search.name} was not found. Tried:\n{lines}\n"
         f"Put its safetensors files into $DIFFAD_WEIGHTS/{search.known.folders[0]}, attach them on Kaggle, or run once "

@@ -81,7 +81,7 @@ def _check(category, split, defect, index, seed):
         raise ValueError(f"textures: index and seed must be 0 or more, got index={index}, seed={seed}")
 
 
-def _stream(*key) -> np.random.Generator:
+def stream(*key) -> np.random.Generator:
     """An independent random generator for a key of ints and strings."""
     entropy = [crc32(part.encode()) if isinstance(part, str) else part for part in key]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
@@ -93,7 +93,7 @@ def _conditions(seed, category, split, defect, index) -> np.ndarray:
     Normal and anomalous test images thus see the same range of gain, contrast, noise and light by design, instead of
     by luck, and so do small test sets. Defects of one category share a sequence (their indices are distinct).
     """
-    offset = _stream(seed, category, split, "good" if defect == "good" else "anomalous", "conditions").random(5)
+    offset = stream(seed, category, split, "good" if defect == "good" else "anomalous", "conditions").random(5)
     phi = 1.0
     for _ in range(40):  # the real root of phi**6 = phi + 1
         phi = (1 + phi) ** (1 / 6)
@@ -115,21 +115,21 @@ def _visible(difference) -> np.ndarray:
     return (sizes >= min(SPECK * mask.size, sizes.max()))[regions] & mask
 
 
-def _suitable(twin, image) -> bool:
+def suitable(twin, image) -> bool:
     """Is the visible area inside AREA, with a margin for the camera, at the size drawn and at a half and a quarter?"""
     difference = 0.75 * (image - twin)
-    half = _reduce(difference, 2)
-    areas = [_visible(change).mean() for change in (difference, half, _reduce(half, 2))]
+    half = reduce(difference, 2)
+    areas = [_visible(change).mean() for change in (difference, half, reduce(half, 2))]
     return 1.3 * AREA[0] < min(areas) and max(areas) < 0.9 * AREA[1]
 
 
 def _surface(seed, category, split, defect, index, shape):
-    rng = _stream(seed, category, split, defect, index, "scene")
+    rng = stream(seed, category, split, defect, index, "scene")
     return getattr(surfaces, category)(canvas(*shape), rng, split)
 
 
 def _blend(surface, attempt, seed, category, split, defect, index):
-    rng = _stream(seed, category, split, defect, index, "defect", attempt)
+    rng = stream(seed, category, split, defect, index, "defect", attempt)
     twin = surface.color
     alpha, layer = getattr(defects, defect)(canvas(*twin.shape[:2]), rng, surface, twin)
     return twin + alpha[..., None] * (layer - twin)
@@ -141,7 +141,7 @@ def _reference(*key):
     surface = _surface(*key, REFERENCE)
     for attempt in range(200):
         image = _blend(surface, attempt, *key)
-        if _suitable(surface.color, image):
+        if suitable(surface.color, image):
             return surface.color, image, attempt
     raise RuntimeError(f"textures: none of 200 draws of {key} has a visible area within {AREA} of the image")
 
@@ -158,7 +158,7 @@ def _scene(*key, shape):
     return twin, image
 
 
-def _camera(reflectances, conditions, rng) -> list[np.ndarray]:
+def camera(reflectances, conditions, rng) -> list[np.ndarray]:
     """Photograph scenes [H, W, 3] under one illumination, gain, contrast, white balance and sensor noise, to 8 bits.
 
     The first scene sets the mean that contrast turns around. Returns whole grey levels, float32 [H, W, 3] in 0..255.
@@ -179,7 +179,7 @@ def _camera(reflectances, conditions, rng) -> list[np.ndarray]:
     return [np.rint(np.clip(contrast * scene * factor + offset, 0, 1) * 255) for scene in reflectances]
 
 
-def _reduce(image, factor: int):
+def reduce(image, factor: int):
     """Mean over factor x factor pixels of [H, W, 3]."""
     if factor == 1:
         return image
@@ -192,9 +192,9 @@ def _render(category, split, index, seed, shape, defect) -> Sample:
     # Drawn on at least 256 pixels a side and averaged down, which is what keeps fine structure from aliasing at small sizes.
     factor = -(-REFERENCE[0] // min(shape))
     twin, image = _scene(seed, category, split, defect, index, shape=(shape[0] * factor, shape[1] * factor))
-    scenes = [_reduce(scene, factor) for scene in ((twin,) if defect == "good" else (twin, image))]
-    levels = _camera(scenes, _conditions(seed, category, split, defect, index),
-                     _stream(seed, category, split, defect, index, "camera"))
+    scenes = [reduce(scene, factor) for scene in ((twin,) if defect == "good" else (twin, image))]
+    levels = camera(scenes, _conditions(seed, category, split, defect, index),
+                     stream(seed, category, split, defect, index, "camera"))
     twin, image = levels[0] / np.float32(255), levels[-1] / np.float32(255)
     mask = np.zeros(shape, bool)
     if defect != "good":

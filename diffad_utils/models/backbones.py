@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from diffad_utils import weights
 
 # the architecture of weights that come without a timm config.json; where they have one, that decides
-ARCHITECTURES = {"resnet34": "resnet34", "efficientnet-b4": "tf_efficientnet_b4"}
+ARCHITECTURES = {"resnet34": "resnet34", "wide_resnet50_2": "wide_resnet50_2", "efficientnet-b4": "tf_efficientnet_b4"}
 NAMES = (*ARCHITECTURES, "resnet-mini")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -65,8 +65,8 @@ def load_backbone(
     Parameters
     ----------
     name: "resnet34", "efficientnet-b4" (features at strides 2, 4, 8, 16 have 24, 32, 56, 160 channels, the 272 of
-        InvAD), "resnet-mini" (data/mini/resnet), or a path or hub id of a timm model (model.safetensors and
-        config.json).
+        InvAD), "resnet-mini" (data/mini/resnet), a timm name ("wide_resnet50_2", "resnet18.a1_in1k"), or a path or
+        hub id of a timm model (model.safetensors and config.json).
     allow_mini: take data/mini/resnet if the weights of `name` are not on this machine.
     strides: ascending; any of those that the network has.
     random_seed: the same architecture with random weights from this seed, no trained weights loaded.
@@ -76,8 +76,8 @@ def load_backbone(
     FileNotFoundError: no weights (lists where they were looked for). ValueError: unknown name, strides that the
     network does not have, weights that are not those of the architecture.
     """
-    if random_seed is not None and name in ARCHITECTURES:
-        config, resolved = {"architecture": ARCHITECTURES[name]}, None
+    if random_seed is not None and _architecture(name):
+        config, resolved = {"architecture": _architecture(name)}, None
     else:
         resolved = weights.resolve(name, allow_mini=allow_mini)
         config = read_config(resolved)
@@ -97,7 +97,8 @@ def load_backbone(
 def read_config(resolved: weights.Resolved) -> dict[str, Any]:
     """The timm config of resolved weights: architecture, model_args, pretrained_cfg (mean, std).
 
-    From config.json beside the weights, and without one from the tensors themselves (`weights.identify`).
+    From config.json beside the weights, and without one from the name that was asked for, or from the tensors
+    themselves (`weights.identify`).
     Raises ValueError when neither says what the network is.
     """
     folder = resolved.path if resolved.path.is_dir() else resolved.path.parent
@@ -106,13 +107,19 @@ def read_config(resolved: weights.Resolved) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
         if "architecture" in config:
             return config
-    known = weights.identify(resolved.path)
-    if known in ARCHITECTURES:
-        return {"architecture": ARCHITECTURES[known]}
+    architecture = _architecture(resolved.name) or _architecture(weights.identify(resolved.path) or "")
+    if architecture:
+        return {"architecture": architecture}
     raise ValueError(
         f"backbone: {resolved.path} is no timm backbone: no config.json with an 'architecture' there, and the tensors "
         f"are not those of {' or '.join(ARCHITECTURES)}"
     )
+
+
+def _architecture(name: str) -> str | None:
+    """timm's architecture of a known name or a timm name, without the tag; None for other names."""
+    architecture = ARCHITECTURES.get(name, name.partition(".")[0])
+    return architecture if timm.is_model(architecture) else None
 
 
 def _features_net(config: dict[str, Any], strides: tuple[int, ...]) -> nn.Module:
@@ -124,6 +131,11 @@ def _features_net(config: dict[str, Any], strides: tuple[int, ...]) -> nn.Module
             ).feature_info.reduction()
     except RuntimeError as error:
         raise ValueError(f"backbone: timm has no features for {config['architecture']!r}: {error}") from error
+    if len(set(reductions)) < len(reductions):
+        raise ValueError(
+            f"backbone: {config['architecture']} has features at one stride only ({reductions[0]}), expected a network "
+            "with several, such as resnet34; open this one with timm.create_model"
+        )
     missing = [stride for stride in strides if stride not in reductions]
     if missing or list(strides) != sorted(set(strides)) or not strides:
         raise ValueError(

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffad_utils import foundation, weights
+from diffad_utils import weights
+from diffad_utils.foundation import backbone as foundation
 from diffad_utils.metrics import image_auroc
 from diffad_utils.models.backbones import load_backbone
 

@@ -13,7 +13,8 @@ from diffad_utils import weights
 RESNET34 = {"conv1.weight": torch.zeros(64, 3, 7, 7), "layer3.5.conv2.weight": torch.zeros(256, 256, 3, 3)}
 CLIP = {"visual.conv1.weight": torch.zeros(768, 3, 32, 32), "text_projection": torch.zeros(512, 512)}
 VAE = {"decoder.conv_in.weight": torch.zeros(512, 4, 3, 3), "encoder.conv_in.weight": torch.zeros(128, 3, 3, 3)}
-UNET = {"down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": torch.zeros(320, 768)}
+UNET_CONTEXT = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+UNET = {UNET_CONTEXT: torch.zeros(320, 768), "conv_in.weight": torch.zeros(320, 4, 3, 3)}
 TEXT = {"text_model.embeddings.token_embedding.weight": torch.zeros(49408, 768, dtype=torch.float16)}
 
 
@@ -132,7 +133,7 @@ def test_kaggle_broken_and_pickled_neighbours_do_not_stop_the_search(alone, tmp_
 
 def test_stable_diffusion_of_another_line_is_not_sd15(alone, tmp_path):
     folder = stable_diffusion(tmp_path / "kaggle" / "sd")
-    write(folder / "unet" / "diffusion_pytorch_model.safetensors", {next(iter(UNET)): torch.zeros(320, 1024)})
+    write(folder / "unet" / "diffusion_pytorch_model.safetensors", {**UNET, UNET_CONTEXT: torch.zeros(320, 1024)})
     with pytest.raises(FileNotFoundError, match="sd15 was not found"):
         alone("sd15")
 

@@ -20,14 +20,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from scipy import ndimage
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -470,7 +470,7 @@ def loss_terms(model: FoundationModel, batch: dict[str, Tensor]) -> dict[str, Te
     contrast: InfoNCE at temperature 0.2 between the two crops of a picture, over pictures with both crops sound.
     """
     out = model(batch["images"])
-    marks = torch.stack([_marks_loss(logits, batch["mask"]) for logits in out["marks"]]).mean()
+    marks = torch.stack([marks_loss(logits, batch["mask"]) for logits in out["marks"]]).mean()
     family = F.cross_entropy(out["family"], batch["family"].repeat(2))
     directed = batch["directed"].repeat(2)[:, None]
     weight = torch.cat([torch.ones_like(directed), directed, directed], dim=1)
@@ -483,7 +483,8 @@ def loss_terms(model: FoundationModel, batch: dict[str, Tensor]) -> dict[str, Te
     return {"marks": 4 * marks, "family": 0.5 * family, "targets": targets, "contrast": 0.2 * contrast}
 
 
-def _marks_loss(logits: Tensor, mask: Tensor) -> Tensor:
+def marks_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """Binary cross-entropy of marks: logits [B, h, w], mask float [B, H, W] of 0 and 1. See `loss_terms`."""
     share = F.adaptive_avg_pool2d(mask[:, None], logits.shape[-2:]).squeeze(1)
     target = (4 * share).clamp(max=1)
     return F.binary_cross_entropy_with_logits(logits, target, weight=1 + 3 * target)
@@ -538,6 +539,25 @@ def train_foundation(
     history.validation.append({"step": num_steps, **validate(model, held_out, crop=crop)})
     history.seconds = log.seconds
     return model, history
+
+
+def obtain_foundation(
+    folder: str | Path, pool: Pool, held_out: Pool, *, device: str | torch.device = "cpu", **settings
+) -> tuple[FoundationModel, History]:
+    """The network with its heads from `folder`, trained by `train_foundation(..., **settings)` and kept there unless it is
+    there already. Raises ValueError where the folder holds one of other settings."""
+    weights, record = Path(folder, "with_heads.safetensors"), Path(folder, "history.json")
+    if not record.is_file():
+        model, history = train_foundation(pool, held_out, device=device, **settings)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, weights)
+        record.write_text(json.dumps({"settings": settings, **asdict(history)}) + "\n", encoding="utf-8")
+    kept = json.loads(record.read_text(encoding="utf-8"))
+    if kept.pop("settings") != settings:
+        raise ValueError(f"{folder} holds a network of other settings than {settings}; remove the folder to train anew")
+    model = FoundationModel()
+    model.load_state_dict(load_file(weights))
+    return model.to(device, memory_format=torch.channels_last).eval(), History(**kept)
 
 
 def _to(batch: dict[str, Tensor], device) -> dict[str, Tensor]:
@@ -691,7 +711,7 @@ hand, so that everything runs anywhere. Results obtained with it are not those o
 
 ## Training
 
-- Data: {num_pictures} procedural pictures of {picture_size} pixels in {num_families} families (`diffad_utils/foundation.py`), nothing
+- Data: {num_pictures} procedural pictures of {picture_size} pixels in {num_families} families (`diffad_utils/foundation/backbone.py`), nothing
   photographed, nothing from the `textures` data set or any other that it is judged on.
 - Task: mark artificial irregularities at strides 4, 8 and 16; name the family; regress scale and direction; tell
   crops of one picture from crops of others under changing exposure.

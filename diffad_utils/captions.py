@@ -1,0 +1,44 @@
+"""What to call things in a prompt: the noun of a category, the phrase of a defect, and captions made of both.
+
+The categories of `textures` have the nouns that the small models were trained with; every other category is called by
+its own name. Prompts for CLIP compare the state of a part, as WinCLIP does (Jeong et al., CVPR 2023, section 4.1).
+"""
+
+from __future__ import annotations
+
+#: Nouns for the categories of `textures`, with their article.
+NOUNS = {
+    "blister": "a blister pack", "brick": "a brick wall", "carpet": "a woven carpet", "connector": "a pin connector",
+    "gravel": "a gravel bed", "grid": "a wire mesh", "leather": "a leather hide", "tile": "a stone tile",
+    "wood": "a wooden board",
+}
+#: What a part with a defect is a part "with".
+DEFECTS = {
+    "color_shift": "a color shift", "contamination": "a contamination", "crack": "a crack", "distortion": "a distortion",
+    "hole": "a hole", "misplaced_part": "a misplaced part", "missing_part": "a missing part", "scratch": "a scratch",
+    "stain": "a stain", "thread": "a thread", "worn": "a worn spot",
+}
+
+
+def noun(category: str) -> str:
+    """"carpet" -> "a woven carpet"; an unknown category keeps its own name: "metal_nut" -> "a metal nut"."""
+    if category in NOUNS:
+        return NOUNS[category]
+    name = category.replace("_", " ").replace("-", " ")
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def caption(category: str, state: str = "") -> str:
+    """A caption for a category and a state.
+
+    state: "good" -> "a flawless woven carpet"; "damaged" -> "a damaged woven carpet"; "" -> "a woven carpet"; a defect
+    -> "a woven carpet with a hole". A defect that is not in `DEFECTS` is called by its name: "a metal nut with a flip".
+    """
+    article, _, name = noun(category).partition(" ")
+    if state == "good":
+        return f"a flawless {name}"
+    if state == "damaged":
+        return f"a damaged {name}"
+    if not state:
+        return f"{article} {name}"
+    return f"{article} {name} with {DEFECTS.get(state) or noun(state)}"

@@ -1,0 +1,145 @@
+"""What the small models are worth: the measurements that stand in their model cards.
+
+Everything is measured on `textures` images, whose materials and random streams training never drew, or on the models'
+own samples. Arrays of pictures are uint8 [N, 128, 128, 3] unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image, DiffusionPipeline
+from open_clip.model import CLIP
+
+from diffad_utils.captions import caption
+from diffad_utils.data import textures
+from diffad_utils.metrics import bootstrap_interval, image_auroc
+
+from . import autoencoder, clip
+from .captioned import FAMILIES, to_tensor
+
+
+def normal_images(category: str, count: int, seed: int = 0, size: int = 128) -> np.ndarray:
+    """The first `count` normal test images of a category of `textures`."""
+    drawn = [textures.render(category, "test", i, seed=seed, size=size).image for i in range(count)]
+    return np.rint(255 * np.stack(drawn)).astype(np.uint8)
+
+
+def labelled_images(category: str, normal: int = 40, anomalous: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Test images of a category of `textures` and their labels [N], in the index's proportions of defects."""
+    table = textures.index(category, seed=seed, train=0, test_good=normal, test_anomalous=anomalous)
+    images = np.stack([textures.load_key(key, 128) for key in table.image])
+    return np.rint(255 * images).astype(np.uint8), table.label.to_numpy()
+
+
+def autoencoder_quality(vae, count: int = 40) -> pd.DataFrame:
+    """PSNR in dB of Dec(Enc(x)) on normal test images, a row a category: mean, lowest, and the standard deviation of
+    each latent channel after scaling."""
+    rows = []
+    for category in FAMILIES:
+        images = normal_images(category, count)
+        values = autoencoder.psnr(images / 255, autoencoder.reconstruct(vae, images))
+        spread = autoencoder.encode(vae, images).std((0, 2, 3)).tolist()
+        low, high = _interval(values)
+        rows.append({"category": category, "psnr": values.mean(), "low": low, "high": high, "lowest": values.min(),
+                     **{f"latent_std_{i}": s for i, s in enumerate(spread)}})
+    return pd.DataFrame(rows)
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean over images."""
+    draws = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
+    return tuple(np.percentile(values[draws].mean(1), (2.5, 97.5)))
+
+
+def clip_quality(model: CLIP, normal: int = 40, anomalous: int = 60) -> pd.DataFrame:
+    """Zero-shot CLIP on test images, a row a category: share of normal images whose family is named rightly, and
+    I-AUROC of "with a <defect>" against "flawless" with its 95 % interval."""
+    rows = []
+    for number, category in enumerate(FAMILIES):
+        images, labels = labelled_images(category, normal, anomalous)
+        named = clip.name_families(model, images[labels == 0])
+        scores = clip.zero_shot_scores(model, images, category)
+        low, high = bootstrap_interval(image_auroc, scores, labels, seed=0)
+        rows.append({"category": category, "family_accuracy": (named == number).mean(),
+                     "I-AUROC": image_auroc(scores, labels), "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def sample(
+    pipeline: DiffusionPipeline, prompts: list[str], *, guidance_scale: float = 5.0, num_inference_steps: int = 30,
+    seed: int = 0, batch_size: int = 16,
+) -> np.ndarray:
+    """One picture a prompt by text-to-image; sample i starts from noise drawn from (seed, i) alone."""
+    text_to_image = _quiet(AutoPipelineForText2Image.from_pipe(pipeline))
+    channels, side = pipeline.unet.config.in_channels, pipeline.unet.config.sample_size
+    noise = [torch.randn(channels, side, side, generator=torch.Generator().manual_seed(1000 * seed + i))
+             for i in range(len(prompts))]
+    parts = []
+    for start in range(0, len(prompts), batch_size):
+        part = slice(start, start + batch_size)
+        parts.append(text_to_image(
+            prompt=prompts[part], latents=torch.stack(noise[part]).to(pipeline.unet.device, pipeline.unet.dtype),
+            guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, output_type="np",
+            height=8 * side, width=8 * side,
+        ).images)
+    return np.rint(255 * np.concatenate(parts)).astype(np.uint8)
+
+
+def _quiet(pipeline):
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def sample_families(pipeline, model: CLIP, per_family: int = 10, **options) -> tuple[np.ndarray, pd.DataFrame]:
+    """`per_family` samples of "a flawless <family>" for each family, and how many CLIP names rightly.
+
+    Returns the pictures, family by family, and a table with family, accuracy and similarity, the mean cosine between
+    the pictures and their prompt.
+    """
+    prompts = [caption(family, "good") for family in FAMILIES for _ in range(per_family)]
+    images = sample(pipeline, prompts, **options)
+    named = clip.name_families(model, images).reshape(-1, per_family)
+    cosine = (clip.image_features(model, images) * clip.text_features(model, prompts)).sum(1).reshape(-1, per_family)
+    right = (named == np.arange(len(FAMILIES))[:, None]).mean(1)
+    return images, pd.DataFrame({"family": FAMILIES, "accuracy": right, "similarity": cosine.mean(1).numpy()})
+
+
+@torch.no_grad()
+def image_to_image(
+    pipeline, images: np.ndarray, prompts: list[str], *, strength: float, guidance_scale: float = 1.0,
+    num_inference_steps: int = 30, seed: int = 0, batch_size: int = 16,
+) -> np.ndarray:
+    """img2img of each picture; picture i gets noise drawn from (seed, i) alone. float32 [N, S, S, 3] in [0, 1]."""
+    img2img = _quiet(AutoPipelineForImage2Image.from_pipe(pipeline))
+    parts = []
+    for start in range(0, len(images), batch_size):
+        part = slice(start, start + batch_size)
+        numbers = range(start, min(start + batch_size, len(images)))
+        parts.append(img2img(
+            prompt=prompts[part], image=to_tensor(images[part]).add(1).div(2), strength=strength,
+            guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, output_type="np",
+            generator=[torch.Generator().manual_seed(1000 * seed + i) for i in numbers],
+        ).images)
+    return np.concatenate(parts)
+
+
+def strength_sweep(pipeline, model: CLIP, strengths, per_family: int = 4, **options) -> pd.DataFrame:
+    """img2img of normal test images over strengths, a row each: psnr to the input (mean, 95 % interval), psnr to the
+    VAE's own reconstruction, and the share of pictures whose family CLIP still names rightly."""
+    images = np.concatenate([normal_images(family, per_family) for family in FAMILIES])
+    prompts = [caption(family, "good") for family in FAMILIES for _ in range(per_family)]
+    family = np.repeat(np.arange(len(FAMILIES)), per_family)
+    decoded = autoencoder.reconstruct(pipeline.vae, images)
+    rows = []
+    for strength in strengths:
+        changed = image_to_image(pipeline, images, prompts, strength=strength, **options)
+        values = autoencoder.psnr(images / 255, changed)
+        low, high = _interval(values)
+        named = clip.name_families(model, np.rint(255 * changed).astype(np.uint8))
+        rows.append({"strength": strength, "psnr": values.mean(), "low": low, "high": high,
+                     "psnr_to_vae": autoencoder.psnr(decoded, changed).mean(), "family_kept": (named == family).mean(),
+                     "n": len(images)})
+    return pd.DataFrame(rows)

@@ -1,0 +1,506 @@
+"""Stable Diffusion image-to-image with a prompt, scored by the distance between an image and its "flawless" version.
+
+Source: Madan, Srivastava, Raghuvanshi, "A Critical Evaluation of Diffusion Models" (slides, IIT (BHU) Varanasi, 2025),
+"Three Reconstruction Pipelines" (2) and "Hybrid Anomaly Scoring"; the settings of their code (codes/img2img.ipynb) are in
+data/published/hyperparameters.csv. The image is encoded, noised to a level that `strength` sets (SDEdit: Meng et al.,
+ICLR 2022, section 3.2), denoised by DDIM with classifier-free guidance (Ho and Salimans, 2022, eq. 6), and decoded.
+
+Where ours differs from their code:
+
+- *Sampler*: their code keeps the pipeline's default scheduler (PNDM), the slides say DDIM. Ours is DDIM.
+- *Noise*: their code draws from one generator for all images, so an image's noise depends on those before it. Ours is
+  seeded by (seed, image key).
+- *Prompt*: "a defect-free {category}" in their code, "a flawless carpet" in the slides. Ours is the slides', with the
+  category's noun; both are templates.
+- *Score*: the raw sum of a squared error and a cosine distance, which are not on one scale (``calibrated=False``). Ours
+  scales both by held-out normal training images first.
+
+The engine below does for many images and many settings what diffusers' ``StableDiffusionImg2ImgPipeline`` does for one:
+an image is encoded once, a prompt is embedded once, and one batch may hold any settings with the same number of executed
+steps. For one image and one setting its latents are the pipeline's.
+"""
+
+from __future__ import annotations
+
+import string
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
+from torch import Tensor
+
+from diffad_utils import captions, scoring
+from diffad_utils.data import ImageDataset
+from diffad_utils.diffusion import EpsFn, ddim_step, image_noise
+from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, resize_images
+from diffad_utils.methods.clip_detectors import ClipFeatures, clip_features, cosine_distance, load_clip_for
+from diffad_utils.models.stable_diffusion import load_pipeline
+
+DECODED_AT_ONCE = 8
+"""Images that go through the autoencoder together: it gains nothing from more, and at 512 px each takes gigabytes."""
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """One configuration of image-to-image. The defaults are those of the seed project's code.
+
+    strength : share of the schedule that is run, in (0, 1]; higher noises the image more.
+    guidance_scale : classifier-free guidance; up to 1 means none, as in diffusers.
+    num_inference_steps : DDIM steps of the whole schedule; ``int(num_inference_steps * strength)`` of them are executed.
+    seed : of the noise, together with the image key.
+
+    Raises ``ValueError`` for a strength outside (0, 1], a negative guidance, or less than one executed step.
+    """
+
+    strength: float = 0.35
+    guidance_scale: float = 7.5
+    num_inference_steps: int = 30
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"strength must be in (0, 1], got {self.strength}")
+        if not 0 <= self.guidance_scale < float("inf"):
+            raise ValueError(f"guidance_scale must be finite and at least 0 (up to 1: no guidance), got {self.guidance_scale}")
+        if self.num_inference_steps < 1 or int(self.num_inference_steps) != self.num_inference_steps:
+            raise ValueError(f"num_inference_steps must be a whole number of at least 1, got {self.num_inference_steps}")
+        if self.executed_steps < 1:
+            raise ValueError(
+                f"strength {self.strength} of {self.num_inference_steps} steps is less than one step; use a strength of at "
+                f"least {1 / self.num_inference_steps:.3g} or more steps"
+            )
+
+    @property
+    def executed_steps(self) -> int:
+        """Denoising steps that are run; rounded down, as in diffusers."""
+        return min(int(self.num_inference_steps * self.strength), self.num_inference_steps)
+
+    @property
+    def guided(self) -> bool:
+        return self.guidance_scale > 1
+
+    @property
+    def evaluations(self) -> int:
+        """UNet evaluations an image: two a step with guidance, one without."""
+        return self.executed_steps * (2 if self.guided else 1)
+
+    def __str__(self) -> str:
+        return f"strength-{self.strength:g}_guidance-{self.guidance_scale:g}_steps-{self.num_inference_steps}_seed-{self.seed}"
+
+
+class Schedule(NamedTuple):
+    """The steps of a setting: timesteps int64 [n], and alpha_bar before and after each step, float64 [n]."""
+
+    timesteps: Tensor
+    alpha_from: Tensor
+    alpha_to: Tensor
+
+
+class Posterior(NamedTuple):
+    """What an autoencoder says of images: mean and standard deviation of the scaled latents, float32 [N, C, h, w], CPU."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __getitem__(self, rows) -> Posterior:  # rows of the batch, not the fields of the tuple
+        return Posterior(self.mean[rows], self.std[rows])
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.mean, self.std))
+
+
+class TextPair(NamedTuple):
+    """Features of a prompt and of its negative prompt, [L, D] each, on the device."""
+
+    prompt: Tensor
+    negative: Tensor
+
+
+def ddim_schedule(scheduler: DDIMScheduler, num_inference_steps: int, executed_steps: int) -> Schedule:
+    """The last ``executed_steps`` of diffusers' DDIM schedule of ``num_inference_steps``, as its img2img pipeline runs them.
+
+    Raises ``ValueError`` if the scheduler cannot make that many steps.
+    """
+    scheduler.set_timesteps(num_inference_steps)
+    timesteps = scheduler.timesteps[num_inference_steps - executed_steps :].cpu()
+    alphas = scheduler.alphas_cumprod.double()
+    if int(timesteps.max()) >= len(alphas):
+        raise ValueError(f"num_inference_steps={num_inference_steps} does not fit the model's {len(alphas)} timesteps; use fewer")
+    before = timesteps - len(alphas) // num_inference_steps
+    final = scheduler.final_alpha_cumprod.double()
+    return Schedule(timesteps, alphas[timesteps], torch.where(before >= 0, alphas[before.clamp_min(0)], final))
+
+
+class Img2ImgEngine:
+    """Image-to-image for many images and settings at once, on the networks of a diffusers pipeline.
+
+    Parameters
+    ----------
+    pipeline : its autoencoder, UNet, tokenizer and text encoder are used, its scheduler's schedule with DDIM.
+    batch_size : rows (one image with one setting) that the UNet sees at once; with guidance it sees twice as many. Halved
+        whenever memory runs out, and kept at what fitted.
+
+    Attributes
+    ----------
+    evaluations : UNet evaluations so far, one for each row of each call.
+    seconds : wall time so far by stage: "encode", "unet", "decode".
+
+    Raises ``ValueError`` for a model that does not predict the noise (epsilon).
+    """
+
+    def __init__(self, pipeline: StableDiffusionImg2ImgPipeline, batch_size: int = 32):
+        # Without these two a configuration written for PNDM, which has neither, would get DDIM's defaults, which clip.
+        self.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, thresholding=False)
+        if self.scheduler.config.prediction_type != "epsilon":
+            raise ValueError(
+                f"expected a model that predicts the noise (epsilon), got prediction_type="
+                f"{self.scheduler.config.prediction_type!r}; Stable Diffusion 1.x does, some 2.x models do not"
+            )
+        self.pipeline, self.unet, self.vae = pipeline, pipeline.unet, pipeline.vae
+        self.batch_size, self.decode_size = batch_size, min(batch_size, DECODED_AT_ONCE)
+        self.evaluations, self.seconds = 0, Counter()
+        self._texts: dict[tuple[str, str], TextPair] = {}
+        self._schedules: dict[tuple[int, int], Schedule] = {}
+        for network in (self.unet, self.vae):  # convolutions run faster on this order of dimensions, on CPUs and on GPUs
+            network.to(memory_format=torch.channels_last)
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def size_factor(self) -> int:
+        """Sides of images must be multiples of this."""
+        return self.pipeline.vae_scale_factor
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise ``ValueError`` for images whose sides the autoencoder cannot divide."""
+        if height % self.size_factor or width % self.size_factor:
+            raise ValueError(f"images must have sides that are multiples of {self.size_factor}, got {height} x {width}")
+
+    def schedule(self, setting: Setting) -> Schedule:
+        """The steps of a setting; settings with equal numbers of steps share one."""
+        key = setting.num_inference_steps, setting.executed_steps
+        if key not in self._schedules:
+            self._schedules[key] = ddim_schedule(self.scheduler, *key)
+        return self._schedules[key]
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> Posterior:
+        """images float [N, 3, H, W] in [0, 1] -> posterior over scaled latents [N, C, h, w]; std is 0 for an AutoencoderTiny."""
+        self.check_size(*images.shape[-2:])
+
+        def piece(rows: slice) -> Tensor:
+            x = (2 * images[rows] - 1).to(self.device, self.vae.dtype, memory_format=torch.channels_last)
+            output = self.vae.encode(x)
+            if hasattr(output, "latent_dist"):
+                mean, std = output.latent_dist.mean, output.latent_dist.std
+            else:
+                mean, std = output.latents, torch.zeros_like(output.latents)
+            return torch.stack([mean, std], dim=1).float().cpu()
+
+        with self._timed("encode"):
+            moments = self.vae.config.scaling_factor * self._in_pieces(piece, len(images), "decode_size")
+        return Posterior(moments[:, 0].contiguous(), moments[:, 1].contiguous())
+
+    @torch.inference_mode()
+    def embed(self, prompt: str, negative_prompt: str = "") -> TextPair:
+        """Features of a prompt and a negative prompt; computed once."""
+        key = prompt, negative_prompt
+        if key not in self._texts:
+            prompts = self.pipeline.encode_prompt(prompt, self.device, 1, True, negative_prompt)
+            self._texts[key] = TextPair(prompts[0][0], prompts[1][0])
+        return self._texts[key]
+
+    def eps_fn(self, texts: Sequence[TextPair], guidance_scales: Sequence[float]) -> EpsFn:
+        """The guided noise prediction for a batch with these texts [B] and scales [B], all above 1 or none.
+
+        ``eps_fn(x [B, C, h, w], t int64 [B]) -> float32 [B, C, h, w]`` on the device.
+        """
+        guided = [scale > 1 for scale in guidance_scales]
+        if any(guided) != all(guided):
+            raise ValueError("a batch is either guided or not; got guidance scales on both sides of 1")
+        hidden = torch.stack([text.prompt for text in texts])
+        if all(guided):
+            hidden = torch.cat([torch.stack([text.negative for text in texts]), hidden])
+        hidden = hidden.to(self.unet.dtype)
+        scale = torch.tensor(guidance_scales, dtype=torch.float32, device=self.device).view(-1, 1, 1, 1)
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            x, t = x.to(self.device, self.unet.dtype), t.to(self.device)
+            if all(guided):
+                x, t = torch.cat([x, x]), torch.cat([t, t])
+            eps = self.unet(x, t, encoder_hidden_states=hidden, return_dict=False)[0].float()
+            self.evaluations += len(x)
+            if not all(guided):
+                return eps
+            negative, positive = eps.chunk(2)
+            return negative + scale * (positive - negative)
+
+        return predict
+
+    @torch.inference_mode()
+    def denoise(
+        self, posterior: Posterior, keys: Sequence[str], texts: Sequence[TextPair], settings: Sequence[Setting]
+    ) -> Tensor:
+        """Noise and denoise a batch, one setting a row: posterior, keys, texts, settings [B] -> latents float32 [B, C, h, w], CPU.
+
+        As diffusers does, an image's generator draws a latent from the posterior and then the noise. The settings must
+        agree in the number of executed steps and in whether they are guided; ``ValueError`` if not.
+        """
+        if len({(s.executed_steps, s.guided) for s in settings}) > 1:
+            raise ValueError("settings of one batch must agree in executed steps and in whether they are guided")
+
+        def piece(rows: slice) -> Tensor:
+            chosen, (mean, std) = settings[rows], posterior[rows]
+            draws = [image_noise((2, *mean.shape[1:]), s.seed, [key])[0] for s, key in zip(chosen, keys[rows], strict=True)]
+            sample, noise = torch.stack(draws).to(self.device).unbind(dim=1)
+            eps_fn = self.eps_fn(texts[rows], [s.guidance_scale for s in chosen])
+            steps = [torch.stack(column, dim=1) for column in zip(*map(self.schedule, chosen), strict=True)]
+            clean = mean.to(self.device) + std.to(self.device) * sample
+            x = ddim_step(clean, noise, 1.0, steps[1][0])  # from alpha_bar = 1: the forward process
+            for t, alpha_from, alpha_to in zip(*steps, strict=True):
+                x = ddim_step(x, eps_fn(x, t), alpha_from, alpha_to)
+            return x.cpu()
+
+        with self._timed("unet"):
+            return self._in_pieces(piece, len(settings), "batch_size")
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents [N, C, h, w] -> images float32 [N, 3, H, W] in [0, 1], CPU."""
+
+        def piece(rows: slice) -> Tensor:
+            z = (latents[rows] / self.vae.config.scaling_factor).to(self.device, self.vae.dtype)
+            x = self.vae.decode(z.contiguous(memory_format=torch.channels_last), return_dict=False)[0]
+            return (x.float() / 2 + 0.5).clamp(0, 1).cpu().contiguous()
+
+        with self._timed("decode"):
+            return self._in_pieces(piece, len(latents), "decode_size")
+
+    def reconstruct(
+        self, images: Tensor, keys: Sequence[str], prompts: Sequence[str], setting: Setting, negative_prompt: str = ""
+    ) -> Tensor:
+        """img2img of images [N, 3, H, W] in [0, 1] with prompts [N] and one setting: float32 [N, 3, H, W] in [0, 1], CPU."""
+        texts = [self.embed(prompt, negative_prompt) for prompt in prompts]
+        return self.decode(self.denoise(self.encode(images), keys, texts, [setting] * len(images)))
+
+    def _in_pieces(self, function: Callable[[slice], Tensor], count: int, size_name: str) -> Tensor:
+        """``function`` over consecutive slices of ``range(count)``, joined; their size is halved where memory runs out."""
+        outputs, start = [], 0
+        while start < count:
+            size = getattr(self, size_name)
+            try:
+                outputs.append(function(slice(start, start + size)))
+                start += size
+                continue
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                if size == 1:
+                    raise RuntimeError(
+                        "out of memory with a single image: use a smaller image_size, low_memory=True, or another device"
+                    ) from error
+            # here, not above: while the error is handled it holds on to the memory
+            clear_device_cache(garbage_collection=True)
+            setattr(self, size_name, size // 2)
+        return torch.cat(outputs)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield  # results are on the CPU, so the device is done
+        self.seconds[stage] += time.perf_counter() - start
+
+
+def fill_prompt(template: str | Mapping[str, str], category: str) -> str:
+    """The prompt of a category.
+
+    template : text in which {category} is the category's own name ("metal nut") and {noun} its noun in `captions`
+        ("woven carpet" for carpet), or a mapping from categories to such texts.
+
+    Raises ``ValueError`` for a category that the mapping does not have, or another name in braces.
+    """
+    if isinstance(template, Mapping):
+        if category not in template:
+            raise ValueError(f"no prompt for category {category!r}; there are prompts for {', '.join(sorted(template)) or 'none'}")
+        template = template[category]
+    known = {"category": category.replace("_", " "), "noun": captions.noun(category).partition(" ")[2]}
+    unknown = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None} - known.keys()
+    if unknown:
+        raise ValueError(f"prompt template {template!r} has {{{'}, {'.join(sorted(unknown))}}}; known are {{category}} and {{noun}}")
+    return template.format(**known)
+
+
+def check_prompts(prompts: Sequence[str], settings: Sequence[Setting]) -> None:
+    """Raise ``ValueError`` if one of the prompts is empty and one of the settings is guided: there is nothing to guide to."""
+    guided = [setting for setting in settings if setting.guided]
+    if guided and not all(prompt.strip() for prompt in prompts):
+        raise ValueError(
+            f"the prompt is empty, but guidance_scale is {guided[0].guidance_scale}: give a prompt, or use guidance_scale=1"
+        )
+
+
+@dataclass(kw_only=True)
+class Img2Img(Detector):
+    """Reconstruction by Stable Diffusion img2img, with the hybrid score; see the module's text for the source.
+
+    Nothing is trained: ``fit`` loads the networks and calibrates the score on normal training images.
+
+    Parameters
+    ----------
+    weights : of Stable Diffusion, a name for `models.stable_diffusion.load_pipeline`; "sd15" is the slides'.
+    clip : a name for `models.clip.load_clip`; "ViT-B-32/openai" is the slides'. Not loaded with ``alpha`` = 1.
+    allow_mini : whether the shipped small models may stand in for both where the real weights are not found.
+    image_size : 128 for "sd-mini", 512 for "sd15"; a multiple of 8, and not smaller than what CLIP takes.
+    prompt, negative_prompt : templates, or mappings from categories to templates; see `fill_prompt`.
+    strength, guidance_scale, num_inference_steps : see `Setting`. The seed is the detector's.
+    alpha : weight of the squared error in the hybrid score, `scoring.hybrid_score`; 0.3 to 0.9 in the slides, 0.9 in
+        their code (uncalibrated).
+    calibrated : scale both parts by held-out normal training images; False is the slides' raw sum.
+    calibration_images : how many training images the calibration takes, drawn by the seed.
+    low_memory : attention slicing, and slicing and tiling of the autoencoder.
+    batch_size : images at once, to begin with; halved where memory runs out.
+
+    Prediction: parts ``mse`` (mean over pixels and channels) and ``clip`` (1 - cosine of the image features); score and
+    map are their hybrid. The map's parts are the squared error, mean over channels, and 1 - cosine of CLIP's patch tokens.
+    """
+
+    name: ClassVar[str] = "img2img"
+
+    weights: str = "sd-mini"
+    clip: str = "clip-mini"
+    allow_mini: bool = False
+    prompt: str | Mapping[str, str] = "a flawless {noun}"
+    negative_prompt: str | Mapping[str, str] = ""
+    strength: float = 0.35
+    guidance_scale: float = 7.5
+    num_inference_steps: int = 30
+    alpha: float = 0.5
+    calibrated: bool = True
+    calibration_images: int = 16
+    low_memory: bool = False
+
+    def __post_init__(self) -> None:
+        self.setting = Setting(self.strength, self.guidance_scale, self.num_inference_steps, self.seed)
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha must be in [0, 1], got {self.alpha}")
+        if self.calibration_images < 2:
+            raise ValueError(f"calibration needs at least 2 images, got calibration_images={self.calibration_images}")
+
+    def fit(self, train_dataset: ImageDataset) -> Self:
+        """Load the networks, fill the prompts of the training categories, calibrate on normal training images."""
+        check_train_dataset(train_dataset)
+        self._set_prompts(sorted(set(train_dataset.index["category"])))
+        self._load_networks()
+        order = torch.randperm(len(train_dataset), generator=torch.Generator().manual_seed(self.seed))
+        chosen = order[: self.calibration_images].sort().values.tolist()
+        dataset = ImageDataset(train_dataset.index.iloc[chosen], train_dataset.size, cache=False)
+        measured = [self._measure(batch["image"], batch["key"]) for batch in batches(dataset, self.batch_size)]
+        parts, maps = ({name: torch.cat([m[i][name] for m in measured]) for name in measured[0][i]} for i in (0, 1))
+        self.calibration_ = scoring.Calibration.fit(parts)
+        self.map_calibration_ = scoring.Calibration.fit({name: values.flatten() for name, values in maps.items()})
+        return self
+
+    def predict(self, images: Tensor, keys: Sequence[str] | None = None) -> Prediction:
+        self._require_fitted("map_calibration_")
+        size = images.shape[-2:]
+        parts, maps, x_hat = self._measure(check_images(images), keys)
+        score = scoring.hybrid_score(parts, self.alpha, self.calibration_ if self.calibrated else None)
+        anomaly_map = scoring.hybrid_score(maps, self.alpha, self.map_calibration_ if self.calibrated else None)
+        x_hat = torch.nn.functional.interpolate(x_hat, size=tuple(size), mode="bilinear", antialias=True).clamp(0, 1)
+        return Prediction(score, scoring.upsample_map(anomaly_map, size), x_hat, parts, self.setting.evaluations)
+
+    def prompts(self, keys: Sequence[str] | None, count: int) -> tuple[list[str], list[str]]:
+        """Prompts and negative prompts of ``count`` images; with several categories their keys name them."""
+        if len(self.prompts_) == 1:
+            categories = [*self.prompts_] * count
+        elif keys is None:
+            raise ValueError(f"the detector has prompts for {', '.join(self.prompts_)}: give the image keys, which name the category")
+        else:
+            categories = [key.split("/")[1] for key in keys]
+        unknown = sorted(set(categories) - self.prompts_.keys())
+        if unknown:
+            raise ValueError(f"categories {unknown} were not among the training categories {[*self.prompts_]}")
+        return [self.prompts_[c][0] for c in categories], [self.prompts_[c][1] for c in categories]
+
+    def reconstruct(self, images: Tensor, keys: Sequence[str] | None = None) -> Tensor:
+        """img2img of images float32 [B, 3, image_size, image_size] in [0, 1]: the same shape, CPU."""
+        keys = [str(i) for i in range(len(images))] if keys is None else list(keys)
+        texts = [self.engine_.embed(*pair) for pair in zip(*self.prompts(keys, len(images)), strict=True)]
+        latents = self.engine_.denoise(self.engine_.encode(images), keys, texts, [self.setting] * len(images))
+        return self.engine_.decode(latents)
+
+    def _measure(self, images: Tensor, keys: Sequence[str] | None) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """Parts [B] and maps [B, image_size, image_size] of the score, and the reconstruction at ``image_size``."""
+        x = resize_images(images.float(), self.image_size)
+        x_hat = self.reconstruct(x, keys)
+        features = (clip_features(self.clip_, x), clip_features(self.clip_, x_hat)) if self.clip_ else None
+        return *residual_parts(x, x_hat, features), x_hat
+
+    def _set_prompts(self, categories: Sequence[str]) -> None:
+        self.prompts_ = {c: (fill_prompt(self.prompt, c), fill_prompt(self.negative_prompt, c)) for c in categories}
+        check_prompts([prompt for prompt, _ in self.prompts_.values()], [self.setting])
+
+    def _load_networks(self) -> None:
+        if hasattr(self, "engine_"):
+            return
+        self.clip_ = None
+        if self.alpha < 1:
+            self.clip_ = load_clip_for(self.clip, self.image_size, device=self.device, allow_mini=self.allow_mini)
+        pipeline = load_pipeline(self.weights, device=self.device, allow_mini=self.allow_mini, low_memory=self.low_memory)
+        engine = Img2ImgEngine(pipeline, self.batch_size)
+        engine.check_size(self.image_size, self.image_size)
+        engine.schedule(self.setting)
+        self.engine_ = engine
+
+    def _checksums(self) -> dict[str, str]:
+        sha256 = {"weights": self.engine_.pipeline.resolved.sha256}
+        return sha256 if self.clip_ is None else sha256 | {"clip": self.clip_.resolved.sha256}
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        self._require_fitted("map_calibration_")
+        calibrations = {"parts": self.calibration_, "maps": self.map_calibration_}
+        values = {
+            "categories": [*self.prompts_],
+            "calibration": {name: {"location": c.location, "scale": c.scale} for name, c in calibrations.items()},
+            "sha256": self._checksums(),
+        }
+        return {}, values
+
+    def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self._set_prompts(values["categories"])
+        self._load_networks()
+        if self._checksums() != values["sha256"]:
+            raise ValueError(f"this detector was calibrated with the weights {values['sha256']}, but found {self._checksums()} here")
+        self.calibration_ = scoring.Calibration(**values["calibration"]["parts"])
+        self.map_calibration_ = scoring.Calibration(**values["calibration"]["maps"])
+
+
+def residual_parts(
+    x: Tensor, x_hat: Tensor, features: tuple[ClipFeatures, ClipFeatures] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The parts of the hybrid score for images and reconstructions [B, 3, H, W] in [0, 1], and their maps.
+
+    features : CLIP's for x and for x_hat; without them there is no part "clip".
+
+    Returns ({"mse": [B], "clip": [B]}, {"mse": [B, H, W], "clip": [B, H, W]}); ``mse`` is the mean of its map, ``clip`` is
+    1 - cosine of the image features, and its map that of the patch tokens, upsampled. ``ValueError`` if shapes differ.
+    """
+    if x.shape != x_hat.shape:
+        raise ValueError(f"image and reconstruction differ in shape: {list(x.shape)} and {list(x_hat.shape)}")
+    squared = (x - x_hat).square().mean(dim=1)
+    parts, maps = {"mse": squared.mean(dim=(1, 2))}, {"mse": squared}
+    if features is not None:
+        parts["clip"] = cosine_distance(features[0].image, features[1].image)
+        maps["clip"] = scoring.upsample_map(cosine_distance(features[0].patches, features[1].patches), x.shape[-2:])
+    return parts, maps
