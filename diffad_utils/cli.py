@@ -118,7 +118,7 @@ def weights_list(options) -> int:
 
     table = pd.DataFrame(weights.survey()).rename(columns={"size": "MB"})
     print(table.to_string(index=False))
-    print("\nfound: path, env ($DIFFAD_WEIGHTS), kaggle, hf-cache, mini, or no. The hub was not asked.")
+    print("\nfound: env ($DIFFAD_WEIGHTS), kaggle, hf-cache, mini, or no. The hub was not asked.")
     return 0
 
 

@@ -148,9 +148,10 @@ def find_known(name: str) -> Known | None:
         return _hub_id(owner, "vae") if HUB_ID.fullmatch(owner) else None
     if "/" not in name:
         return _timm_name(name)
-    if HUB_ID.fullmatch(name):
-        return _open_clip_name(name) or _hub_id(name)
-    return None
+    if not HUB_ID.fullmatch(name):
+        return None
+    is_listed = any(name in known.hub_ids for known in KNOWN.values())
+    return _hub_id(name) if is_listed else _open_clip_name(name) or _hub_id(name)
 
 
 def _hub_id(hub_id: str, role: str = "", file: str = "") -> Known:
@@ -183,7 +184,7 @@ def _open_clip_name(name: str) -> Known | None:
         raise ValueError(f"weights: open_clip has no weights {tag!r} of {architecture}; it has {', '.join(tags)}")
     owner, repository, file = (config.get("hf_hub", "") + "//").split("/")[:3]
     if not repository:
-        raise ValueError(f"weights: open_clip has {name} only as a pickle ({config.get('url')}), which is not loaded here")
+        raise ValueError(f"weights: open_clip has {name} only as a pickle ({config.get('url')}), never loaded here")
     return _hub_id(f"{owner}/{repository}", "clip", re.sub(r"\.\w+$", ".safetensors", file))
 
 

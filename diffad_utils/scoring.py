@@ -70,6 +70,20 @@ class Calibration:
         return torch.stack(list(self.calibrate(parts).values())).sum(dim=0).float()
 
 
+def hybrid_score(parts: Mapping[str, Tensor], alpha: float, calibration: Calibration | None = None) -> Tensor:
+    """alpha * mse + (1 - alpha) * clip (slides, "Hybrid Anomaly Scoring"), of parts "mse" and "clip" of one shape, float32.
+
+    Without ``calibration`` the parts are added as they are, as in the slides: a mean squared error of images in [0, 1] and
+    1 - cosine of CLIP features differ in scale, so alpha is not the share of the first. With it each part is first taken
+    in units of its standard deviation over held-out normals. "clip" may be absent with ``alpha`` = 1.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+    scaled = parts if calibration is None else calibration.calibrate(parts)
+    weights = {"mse": alpha, "clip": 1 - alpha}
+    return sum(weight * scaled[name].double() for name, weight in weights.items() if weight).float()
+
+
 def min_max_over_test_set(parts: Mapping[str, Tensor]) -> Tensor:
     """InversionAD's public rule: each part min-max scaled over *all* images given, normal and anomalous, then summed: [N].
 

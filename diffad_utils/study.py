@@ -159,6 +159,17 @@ RULES: dict[str, Rule] = {
     "bootstrap": Rule(low=10, high=100000),
     "bootstrap_samples": Rule(low=10, high=100000),
     "level": Rule(above=0.5, high=0.999),
+    "strength": Rule(above=0, high=1),
+    "strengths": Rule(above=0, high=1),
+    "guidance_scale": Rule(low=0, high=100),
+    "guidance_scales": Rule(low=0, high=100),
+    "num_inference_steps": Rule(low=1, high=1000),
+    "round_trip_steps": Rule(low=1, high=1000),
+    "sweep_seeds": Rule(low=0, high=2**31 - 1),
+    "alpha": _FRACTION,
+    "alphas": _FRACTION,
+    "calibration_images": Rule(low=2),
+    "search_trials": Rule(low=0, high=100000),
     "threads": Rule(low=1, high=1024),
 }
 """Allowed values by parameter name, the same in every notebook. A name without a rule is checked for its type only."""

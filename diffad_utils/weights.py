@@ -74,7 +74,7 @@ def resolve(
     *,
     allow_mini: bool = False,
     hub: bool = True,
-    kaggle_root: str | os.PathLike = KAGGLE_ROOT,
+    kaggle_root: str | os.PathLike | None = None,
     hf_cache: str | os.PathLike | None = None,
 ) -> Resolved:
     """Find the weights called `name` and check that they are whole.
@@ -101,7 +101,7 @@ def resolve(
     ValueError: unknown name; only pickles where the weights should be; a safetensors file that is not whole.
     """
     text = os.fspath(name)
-    place = _locate(text, allow_mini, hub, Path(kaggle_root), hf_cache)
+    place = _locate(text, allow_mini, hub, kaggle_root, hf_cache)
     _check_folder(place.path)
     digest = checksum(place.path)
     message = f"{text}: {place.message} (sha256 {digest[:12]})"
@@ -109,7 +109,7 @@ def resolve(
 
 
 def survey(
-    *, kaggle_root: str | os.PathLike = KAGGLE_ROOT, hf_cache: str | os.PathLike | None = None
+    *, kaggle_root: str | os.PathLike | None = None, hf_cache: str | os.PathLike | None = None
 ) -> list[dict[str, str]]:
     """What every known name would be on this machine; the hub is not asked.
 
@@ -121,7 +121,7 @@ def survey(
         role = KNOWN[name].role if name in KNOWN else MINI_NAMES[name]
         row = dict(name=name, role=role, found="no", size="", sha256="")
         try:
-            place = _locate(name, False, False, Path(kaggle_root), hf_cache)
+            place = _locate(name, False, False, kaggle_root, hf_cache)
             size = sum(file.stat().st_size for file in safetensors_files(place.path))
             digest = checksum(place.path)[:12] if size <= LARGE else ""
             rows.append(row | dict(found=place.source, size=f"{size / 1e6:.1f}", sha256=digest, path=str(place.path)))
@@ -132,7 +132,7 @@ def survey(
     return rows
 
 
-def _locate(text: str, allow_mini: bool, hub: bool, kaggle_root: Path, hf_cache) -> _Place:
+def _locate(text: str, allow_mini: bool, hub: bool, kaggle_root, hf_cache) -> _Place:
     """The first place that has the weights; raises as `resolve` does."""
     if text in MINI_NAMES:
         folder = MINI_ROOT / MINIS[MINI_NAMES[text]]
@@ -159,7 +159,7 @@ def _locate(text: str, allow_mini: bool, hub: bool, kaggle_root: Path, hf_cache)
     search = _Search(text, known)
     found = (
         _from_environment(search)
-        or _from_kaggle(search, kaggle_root)
+        or _from_kaggle(search, Path(kaggle_root or KAGGLE_ROOT))
         or _from_hf_cache(search, hf_cache)
         or _from_hub(search, hf_cache, hub)
     )
@@ -238,7 +238,8 @@ def read_header(file: str | os.PathLike) -> dict[str, tuple[int, ...]]:
         raise ValueError(f"weights: {file} holds no tensors")
     if 8 + length + end != size:
         raise ValueError(
-            f"weights: {file} is not whole: {size} bytes, but its header describes {8 + length + end}. Download it again"
+            f"weights: {file} is not whole: {size} bytes, but its header describes {8 + length + end}. Download it "
+            "again"
         )
     return shapes
 

@@ -1,9 +1,11 @@
 """Every method behind one interface; `METHODS` maps the names used in parameters and run folders to classes."""
 
 from diffad_utils.methods.base import Detector, Prediction
+from diffad_utils.methods.clip_detectors import ClipKNN, ClipProbe, ClipZeroShot
+from diffad_utils.methods.img2img import Img2Img
 from diffad_utils.methods.invad import InvAD
 from diffad_utils.methods.trivial import Trivial
 
-METHODS: dict[str, type[Detector]] = {cls.name: cls for cls in (Trivial, InvAD)}
+METHODS: dict[str, type[Detector]] = {cls.name: cls for cls in (Trivial, InvAD, ClipKNN, ClipZeroShot, ClipProbe, Img2Img)}
 
-__all__ = ["METHODS", "Detector", "InvAD", "Prediction", "Trivial"]
+__all__ = ["METHODS", "ClipKNN", "ClipProbe", "ClipZeroShot", "Detector", "Img2Img", "InvAD", "Prediction", "Trivial"]

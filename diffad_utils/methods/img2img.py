@@ -22,7 +22,6 @@ steps. For one image and one setting its latents are the pipeline's.
 
 from __future__ import annotations
 
-import string
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,11 +34,18 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
 from torch import Tensor
 
-from diffad_utils import captions, scoring
+from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import EpsFn, ddim_step, image_noise
 from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, resize_images
-from diffad_utils.methods.clip_detectors import ClipFeatures, clip_features, cosine_distance, load_clip_for
+from diffad_utils.methods.clip_detectors import (
+    ClipFeatures,
+    categories_of,
+    clip_features,
+    cosine_distance,
+    fill_prompt,
+    load_clip_for,
+)
 from diffad_utils.models.stable_diffusion import load_pipeline
 
 DECODED_AT_ONCE = 8
@@ -102,20 +108,15 @@ class Schedule(NamedTuple):
     alpha_to: Tensor
 
 
-class Posterior(NamedTuple):
+@dataclass(frozen=True)
+class Posterior:
     """What an autoencoder says of images: mean and standard deviation of the scaled latents, float32 [N, C, h, w], CPU."""
 
     mean: Tensor
     std: Tensor
 
-    def __getitem__(self, rows) -> Posterior:  # rows of the batch, not the fields of the tuple
+    def __getitem__(self, rows: slice | Sequence[int]) -> Posterior:
         return Posterior(self.mean[rows], self.std[rows])
-
-    def __len__(self) -> int:
-        return len(self.mean)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter((self.mean, self.std))
 
 
 class TextPair(NamedTuple):
@@ -208,7 +209,7 @@ class Img2ImgEngine:
                 mean, std = output.latents, torch.zeros_like(output.latents)
             return torch.stack([mean, std], dim=1).float().cpu()
 
-        with self._timed("encode"):
+        with self.timed("encode"):
             moments = self.vae.config.scaling_factor * self._in_pieces(piece, len(images), "decode_size")
         return Posterior(moments[:, 0].contiguous(), moments[:, 1].contiguous())
 
@@ -261,18 +262,19 @@ class Img2ImgEngine:
             raise ValueError("settings of one batch must agree in executed steps and in whether they are guided")
 
         def piece(rows: slice) -> Tensor:
-            chosen, (mean, std) = settings[rows], posterior[rows]
-            draws = [image_noise((2, *mean.shape[1:]), s.seed, [key])[0] for s, key in zip(chosen, keys[rows], strict=True)]
+            chosen, part = settings[rows], posterior[rows]
+            shape = (2, *part.mean.shape[1:])
+            draws = [image_noise(shape, s.seed, [key])[0] for s, key in zip(chosen, keys[rows], strict=True)]
             sample, noise = torch.stack(draws).to(self.device).unbind(dim=1)
             eps_fn = self.eps_fn(texts[rows], [s.guidance_scale for s in chosen])
             steps = [torch.stack(column, dim=1) for column in zip(*map(self.schedule, chosen), strict=True)]
-            clean = mean.to(self.device) + std.to(self.device) * sample
+            clean = part.mean.to(self.device) + part.std.to(self.device) * sample
             x = ddim_step(clean, noise, 1.0, steps[1][0])  # from alpha_bar = 1: the forward process
             for t, alpha_from, alpha_to in zip(*steps, strict=True):
                 x = ddim_step(x, eps_fn(x, t), alpha_from, alpha_to)
             return x.cpu()
 
-        with self._timed("unet"):
+        with self.timed("unet"):
             return self._in_pieces(piece, len(settings), "batch_size")
 
     @torch.inference_mode()
@@ -284,7 +286,7 @@ class Img2ImgEngine:
             x = self.vae.decode(z.contiguous(memory_format=torch.channels_last), return_dict=False)[0]
             return (x.float() / 2 + 0.5).clamp(0, 1).cpu().contiguous()
 
-        with self._timed("decode"):
+        with self.timed("decode"):
             return self._in_pieces(piece, len(latents), "decode_size")
 
     def reconstruct(
@@ -316,29 +318,10 @@ class Img2ImgEngine:
         return torch.cat(outputs)
 
     @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         yield  # results are on the CPU, so the device is done
         self.seconds[stage] += time.perf_counter() - start
-
-
-def fill_prompt(template: str | Mapping[str, str], category: str) -> str:
-    """The prompt of a category.
-
-    template : text in which {category} is the category's own name ("metal nut") and {noun} its noun in `captions`
-        ("woven carpet" for carpet), or a mapping from categories to such texts.
-
-    Raises ``ValueError`` for a category that the mapping does not have, or another name in braces.
-    """
-    if isinstance(template, Mapping):
-        if category not in template:
-            raise ValueError(f"no prompt for category {category!r}; there are prompts for {', '.join(sorted(template)) or 'none'}")
-        template = template[category]
-    known = {"category": category.replace("_", " "), "noun": captions.noun(category).partition(" ")[2]}
-    unknown = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None} - known.keys()
-    if unknown:
-        raise ValueError(f"prompt template {template!r} has {{{'}, {'.join(sorted(unknown))}}}; known are {{category}} and {{noun}}")
-    return template.format(**known)
 
 
 def check_prompts(prompts: Sequence[str], settings: Sequence[Setting]) -> None:
@@ -422,15 +405,7 @@ class Img2Img(Detector):
 
     def prompts(self, keys: Sequence[str] | None, count: int) -> tuple[list[str], list[str]]:
         """Prompts and negative prompts of ``count`` images; with several categories their keys name them."""
-        if len(self.prompts_) == 1:
-            categories = [*self.prompts_] * count
-        elif keys is None:
-            raise ValueError(f"the detector has prompts for {', '.join(self.prompts_)}: give the image keys, which name the category")
-        else:
-            categories = [key.split("/")[1] for key in keys]
-        unknown = sorted(set(categories) - self.prompts_.keys())
-        if unknown:
-            raise ValueError(f"categories {unknown} were not among the training categories {[*self.prompts_]}")
+        categories = categories_of(keys, count, [*self.prompts_])
         return [self.prompts_[c][0] for c in categories], [self.prompts_[c][1] for c in categories]
 
     def reconstruct(self, images: Tensor, keys: Sequence[str] | None = None) -> Tensor:
@@ -445,7 +420,8 @@ class Img2Img(Detector):
         x = resize_images(images.float(), self.image_size)
         x_hat = self.reconstruct(x, keys)
         features = (clip_features(self.clip_, x), clip_features(self.clip_, x_hat)) if self.clip_ else None
-        return *residual_parts(x, x_hat, features), x_hat
+        parts, maps = residual_parts(x, x_hat, features)
+        return parts, {name: scoring.upsample_map(values, x.shape[-2:]) for name, values in maps.items()}, x_hat
 
     def _set_prompts(self, categories: Sequence[str]) -> None:
         self.prompts_ = {c: (fill_prompt(self.prompt, c), fill_prompt(self.negative_prompt, c)) for c in categories}
@@ -493,8 +469,8 @@ def residual_parts(
 
     features : CLIP's for x and for x_hat; without them there is no part "clip".
 
-    Returns ({"mse": [B], "clip": [B]}, {"mse": [B, H, W], "clip": [B, H, W]}); ``mse`` is the mean of its map, ``clip`` is
-    1 - cosine of the image features, and its map that of the patch tokens, upsampled. ``ValueError`` if shapes differ.
+    Returns ({"mse": [B], "clip": [B]}, {"mse": [B, H, W], "clip": [B, h, w]}); ``mse`` is the mean of its map, ``clip`` is
+    1 - cosine of the image features, and its map that of the h x w patch tokens. ``ValueError`` if shapes differ.
     """
     if x.shape != x_hat.shape:
         raise ValueError(f"image and reconstruction differ in shape: {list(x.shape)} and {list(x_hat.shape)}")
@@ -502,5 +478,5 @@ def residual_parts(
     parts, maps = {"mse": squared.mean(dim=(1, 2))}, {"mse": squared}
     if features is not None:
         parts["clip"] = cosine_distance(features[0].image, features[1].image)
-        maps["clip"] = scoring.upsample_map(cosine_distance(features[0].patches, features[1].patches), x.shape[-2:])
+        maps["clip"] = cosine_distance(features[0].patches, features[1].patches)
     return parts, maps

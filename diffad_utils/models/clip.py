@@ -97,7 +97,7 @@ def load_clip(
     if any(key.startswith("vision_model.") for key in weights.read_header(file)):
         raise ValueError(
             f"clip: {file} is in the layout of transformers, expected that of open_clip (visual.*, transformer.*). Get "
-            "open_clip_model.safetensors of the same model, such as from the hub's timm/vit_base_patch32_clip_224.openai"
+            "open_clip_model.safetensors of the same model, such as the hub's timm/vit_base_patch32_clip_224.openai"
         )
     source, options = (f"local-dir:{file.parent}", {}) if is_described else _built_in(architecture, resolved, file)
     try:
@@ -142,8 +142,9 @@ def _built_in(architecture: str | None, resolved: weights.Resolved, file: Path) 
             break
     if not config:
         raise ValueError(
-            f"clip: nothing tells what {file} is, got architecture={architecture!r}. Put its open_clip_config.json beside "
-            f"it and call it {FILES[0]}, or give open_clip's architecture and tag, such as 'ViT-B-32/laion2b_s34b_b79k'"
+            f"clip: nothing tells what {file} is, got architecture={architecture!r}. Put its open_clip_config.json "
+            f"beside it and call it {FILES[0]}, or give open_clip's architecture and tag, such as "
+            "'ViT-B-32/laion2b_s34b_b79k'"
         )
     # OpenAI's networks have an activation of their own, which shapes do not show
     options = dict(pretrained=str(file), force_quick_gelu=config.get("quick_gelu", False))
@@ -153,7 +154,7 @@ def _built_in(architecture: str | None, resolved: weights.Resolved, file: Path) 
 
 
 def _check_preprocessing(config: dict, source: str) -> None:
-    """Raise for preprocessing that `Clip.encode_images` does not do; no published model has any."""
+    """Raise for preprocessing that `Clip.encode_images` does not do."""
     side = config["size"]
     is_square = not isinstance(side, (tuple, list)) or side[0] == side[-1]
     if not is_square or config["resize_mode"] not in ("shortest", "squash") or config["interpolation"] not in (

@@ -51,8 +51,8 @@ def load_pipeline(
 ) -> StableDiffusionImg2ImgPipeline:
     """A Stable Diffusion 1.x image-to-image pipeline with DDIM, ready to be called.
 
-    Its attribute `resolved` (`weights.Resolved`) says where the weights come from. No safety checker (it blackens
-    pictures of textures now and then), no progress bars. Other pipelines take its parts: for text to image,
+    Its attribute `resolved` (`weights.Resolved`) says where the weights come from. No safety checker (it would
+    put black pictures in the place of some), no progress bars. Other pipelines take its parts: for text to image,
     `StableDiffusionPipeline(**pipeline.components, requires_safety_checker=False)`.
 
     Parameters
@@ -134,7 +134,7 @@ def clip_tokenizer() -> CLIPTokenizer:
 
 
 def single_file_configs(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict]:
-    """Configurations ("unet", "vae", "text_encoder") of a Stable Diffusion 1.x file, from its tensors' names and shapes.
+    """Configurations ("unet", "vae", "text_encoder") of a Stable Diffusion 1.x file, from the shapes of its tensors.
 
     Widths and the number of text layers are read from `shapes`; what shapes do not show is as in Stable Diffusion v1:
     4 levels of 2 blocks, attention with 8 heads on the upper three, groups of 32, text heads 64 wide.
@@ -143,12 +143,13 @@ def single_file_configs(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict
     """
     def shape(name: str) -> tuple[int, ...]:
         if name not in shapes:
-            raise ValueError(f"expected a Stable Diffusion 1.x file in the original format, but it has no tensor {name}")
+            raise ValueError(f"expected a Stable Diffusion 1.x file in the original format, got none with {name}")
         return shapes[name]
 
     context = shape(f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")[1]
     positions, hidden = shape(f"{TEXT}embeddings.position_embedding.weight")
     layer = f"{TEXT}encoder.layers."
+    num_layers = len({name.removeprefix(layer).split(".")[0] for name in shapes if name.startswith(layer)})
     return {
         "unet": dict(
             _class_name="UNet2DConditionModel", sample_size=64, layers_per_block=2, attention_head_dim=8,
@@ -160,8 +161,8 @@ def single_file_configs(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict
         "text_encoder": dict(
             vocab_size=shape(f"{TEXT}embeddings.token_embedding.weight")[0], hidden_size=hidden,
             intermediate_size=shape(f"{layer}0.mlp.fc1.weight")[0], max_position_embeddings=positions,
-            num_hidden_layers=len({name.removeprefix(layer).split(".")[0] for name in shapes if name.startswith(layer)}),
-            num_attention_heads=max(1, hidden // 64), hidden_act="quick_gelu", projection_dim=hidden,
+            num_hidden_layers=num_layers, num_attention_heads=max(1, hidden // 64), hidden_act="quick_gelu",
+            projection_dim=hidden,
         ),
     }
 
@@ -174,10 +175,12 @@ def _freeze(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
 def _from_folder(folder: Path) -> dict[str, nn.Module | CLIPTokenizer | DDIMScheduler]:
     """The pipeline's parts in a diffusers folder. Not by the pipeline's own `from_pretrained`, which puts random
     numbers where a file lacks tensors."""
-    missing = [part for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler") if not (folder / part).is_dir()]
+    needed = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    missing = [part for part in needed if not (folder / part).is_dir()]
     if missing:
         raise ValueError(
-            f"stable diffusion: {folder} has no {', '.join(missing)}; expected a whole diffusers folder. Download it again"
+            f"stable diffusion: {folder} has no {', '.join(missing)}; expected a whole diffusers folder. Download it "
+            "again"
         )
     schedule = DDIMScheduler.load_config(folder / "scheduler", local_files_only=True)
     return dict(
@@ -192,10 +195,10 @@ def _from_folder(folder: Path) -> dict[str, nn.Module | CLIPTokenizer | DDIMSche
 def _from_pretrained(cls: type[nn.Module], folder: Path) -> nn.Module:
     """A network of diffusers or transformers from its folder; every one of its tensors must be there."""
     # a folder may hold nothing but half precision files, which have a name of their own
-    half = all(".fp16." in file.name for file in folder.glob("*.safetensors"))
+    variant = "fp16" if all(".fp16." in file.name for file in folder.glob("*.safetensors")) else None
     try:
         model, info = cls.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, variant="fp16" if half else None
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, variant=variant
         )
     except (RuntimeError, TypeError, OSError) as error:
         raise ValueError(f"stable diffusion: {folder} is no {cls.__name__} that can be opened: {error}") from error
@@ -229,7 +232,7 @@ def _convert(cls: type[nn.Module], config: dict, state: Mapping[str, Tensor], pr
         part = {name: value for name, value in state.items() if name.startswith(prefix)}
         try:
             return cls.from_single_file(part, config=folder, local_files_only=True)
-        except (NotImplementedError, RuntimeError, ValueError, KeyError) as error:  # the first one where some are missing
+        except (NotImplementedError, RuntimeError, ValueError, KeyError) as error:  # the first: tensors are missing
             raise ValueError(f"stable diffusion: {file} is not a whole {cls.__name__}: {error}") from error
 
 
@@ -249,7 +252,8 @@ def _autoencoder(resolved: weights.Resolved) -> AutoencoderKL | AutoencoderTiny:
             f"autoencoder: the tensors in {file} are not those of an AutoencoderKL or AutoencoderTiny: expected "
             "decoder.conv_in.weight or decoder.layers.0.weight"
         )
-    config = _kl_config(shapes, prefix) | _latent_scale(resolved.name, shapes[f"{prefix}decoder.conv_in.weight"][1], file)
+    config = _kl_config(shapes, prefix)
+    config |= _latent_scale(resolved.name, config["latent_channels"], file)
     if f"{prefix}decoder.mid.block_1.conv1.weight" in shapes:
         return _convert(AutoencoderKL, config, load_file(file), prefix, file)
     return _from_tensors(AutoencoderKL, config, file)
@@ -263,9 +267,10 @@ def _autoencoder_class(folder: Path) -> type[nn.Module]:
 
 
 def _kl_config(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> dict:
-    """Configuration of an AutoencoderKL with 2 blocks a level and groups of 32, under its original or diffusers' names."""
-    levels = [f"{prefix}encoder.down.{{}}.block.0.conv2.weight", f"{prefix}encoder.down_blocks.{{}}.resnets.0.conv2.weight"]
-    widths = [shapes[level.format(n)][0] for level in levels for n in range(8) if level.format(n) in shapes]
+    """Configuration of an AutoencoderKL with 2 blocks a level and groups of 32, by its original or diffusers' names."""
+    blocks = [f"{prefix}encoder.{block}.conv2.weight" for level in range(8)
+              for block in (f"down.{level}.block.0", f"down_blocks.{level}.resnets.0")]
+    widths = [shapes[block][0] for block in blocks if block in shapes]
     return dict(
         block_out_channels=widths, layers_per_block=2, sample_size=512,
         down_block_types=["DownEncoderBlock2D"] * len(widths), up_block_types=["UpDecoderBlock2D"] * len(widths),

@@ -1,14 +1,17 @@
 """Stable Diffusion, its autoencoders and CLIP: the real classes with few and random weights, written to disk in the
 released layouts and loaded through `weights.resolve`."""
 
+import dataclasses
 import json
 import os
 import re
 import shutil
+import time
 
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -25,6 +28,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from diffad_utils import known_weights
 from diffad_utils.models import clip
+from diffad_utils.models.backbones import load_backbone
 from diffad_utils.models.clip import load_clip
 from diffad_utils.models.stable_diffusion import clip_tokenizer, load_pipeline, load_vae, single_file_configs
 
@@ -32,6 +36,7 @@ LEVELS = 4
 KL = dict(down_block_types=("DownEncoderBlock2D",) * LEVELS, up_block_types=("UpDecoderBlock2D",) * LEVELS,
           block_out_channels=(32, 64, 64, 64), layers_per_block=2, sample_size=512)
 V15_UNET = dict(sample_size=64, layers_per_block=2, attention_head_dim=8)
+NARROW = dict(block_out_channels=(32, 64, 64, 64), cross_attention_dim=64)
 V15_SCHEDULER = dict(  # as released
     _class_name="PNDMScheduler", _diffusers_version="0.6.0", beta_end=0.012, beta_schedule="scaled_linear",
     beta_start=0.00085, num_train_timesteps=1000, set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1,
@@ -41,9 +46,11 @@ V15_INDEX = dict(
     _class_name="StableDiffusionPipeline", _diffusers_version="0.6.0", vae=["diffusers", "AutoencoderKL"],
     unet=["diffusers", "UNet2DConditionModel"], text_encoder=["transformers", "CLIPTextModel"],
     tokenizer=["transformers", "CLIPTokenizer"], scheduler=["diffusers", "PNDMScheduler"],
-    feature_extractor=["transformers", "CLIPImageProcessor"], safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
+    feature_extractor=["transformers", "CLIPImageProcessor"],
+    safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
 )
-OLD_ATTENTION = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+OLD_ATTENTION = [(r"\.to_q\.", ".query."), (r"\.to_k\.", ".key."), (r"\.to_v\.", ".value."),
+                 (r"\.to_out\.0\.", ".proj_attn.")]
 
 
 def rename(name, table):
@@ -61,8 +68,8 @@ def write_stable_diffusion(folder, unet_options, vae_options, text_options, dtyp
     for name, part in parts.items():
         part.to(dtype).save_pretrained(folder / name)
     file = folder / "vae" / "diffusion_pytorch_model.safetensors"
-    save_file({rename(name, [(re.escape(new), old) for new, old in OLD_ATTENTION.items()]): value
-               for name, value in load_file(file).items()}, file, metadata={"format": "pt"})
+    state = {rename(name, OLD_ATTENTION): value for name, value in load_file(file).items()}
+    save_file(state, file, metadata={"format": "pt"})
     text_encoder.to(dtype).save_pretrained(folder / "text_encoder")
     file = folder / "text_encoder" / "model.safetensors"
     state = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in load_file(file).items()}
@@ -108,7 +115,8 @@ def original_vae_name(name):
         (r"attn_1\.query", "attn_1.q"), (r"attn_1\.key", "attn_1.k"), (r"attn_1\.value", "attn_1.v"),
         (r"attn_1\.proj_attn", "attn_1.proj_out"),
         (r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}"),
-        (r"down_blocks\.(\d)\.resnets", r"down.\1.block"), (r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample"),
+        (r"down_blocks\.(\d)\.resnets", r"down.\1.block"),
+        (r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample"),
         (r"up_blocks\.(\d)\.resnets", lambda m: f"up.{LEVELS - 1 - int(m[1])}.block"),
         (r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{LEVELS - 1 - int(m[1])}.upsample"),
     ])
@@ -135,9 +143,8 @@ def original_file(folder, file):
 @pytest.fixture(scope="module")
 def sd_folder(tmp_path_factory):
     """SD v1.5's layout and classes, with narrow layers."""
-    unet = dict(block_out_channels=(32, 64, 64, 64), cross_attention_dim=64)
     text = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=1)
-    return write_stable_diffusion(tmp_path_factory.mktemp("sd") / "tiny", unet, {}, text)
+    return write_stable_diffusion(tmp_path_factory.mktemp("sd") / "tiny", NARROW, {}, text)
 
 
 @pytest.fixture(scope="module")
@@ -169,8 +176,8 @@ def pictures(number=2, size=64):
 
 def image_to_image(pipeline, number=2, steps=4):
     return pipeline(
-        ["a woven carpet"] * number, image=pictures(number), strength=0.5, num_inference_steps=steps, guidance_scale=3.0,
-        generator=torch.Generator().manual_seed(0), output_type="np",
+        ["a woven carpet"] * number, image=pictures(number), strength=0.5, num_inference_steps=steps,
+        guidance_scale=3.0, generator=torch.Generator().manual_seed(0), output_type="np",
     ).images
 
 
@@ -214,7 +221,7 @@ def test_hub_cache(sd_folder, tmp_path, monkeypatch):
     # and the name "sd15", if the narrow layers were its own
     known = known_weights.KNOWN["sd15"]
     forms = tuple(tuple(known_weights.Part(part.subfolder, {}) for part in form) for form in known.forms)
-    monkeypatch.setitem(known_weights.KNOWN, "sd15", known_weights.Known("sd", known.hub_ids, known.folders, forms, forms))
+    monkeypatch.setitem(known_weights.KNOWN, "sd15", dataclasses.replace(known, forms=forms, signature=forms))
     in_hub_cache(tmp_path, known.hub_ids[0], sd_folder)
     assert load_pipeline(device="cpu").resolved.source == "hf-cache"
 
@@ -232,7 +239,8 @@ def test_half_precision_with_little_memory(sd_folder):
     generator = torch.Generator().manual_seed(0)
     latents, context = (torch.randn(shape, generator=generator) for shape in ((2, 4, 8, 8), (2, 77, 64)))
     with torch.no_grad():
-        for call in (lambda p, t: p.unet(latents.to(t), 500, context.to(t)).sample, lambda p, t: p.vae.decode(latents.to(t)).sample):
+        for call in (lambda p, t: p.unet(latents.to(t), 500, context.to(t)).sample,
+                     lambda p, t: p.vae.decode(latents.to(t)).sample):
             expected = call(full, torch.float32)
             error = (call(half, torch.float16).float() - expected).norm() / expected.norm()
             assert 0 < error < 0.03
@@ -250,7 +258,8 @@ def test_text_to_image_from_the_same_parts(sd_folder):
     parts = load_pipeline(str(sd_folder), device="cpu").components
     pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
-    assert pipeline("a carpet", height=64, width=64, num_inference_steps=2, output_type="np").images.shape == (1, 64, 64, 3)
+    images = pipeline("a carpet", height=64, width=64, num_inference_steps=2, output_type="np").images
+    assert images.shape == (1, 64, 64, 3)
 
 
 def test_configs_of_the_real_file():
@@ -263,7 +272,8 @@ def test_configs_of_the_real_file():
               f"{text}embeddings.token_embedding.weight": (49408, 768)}
     widths = (320, 640, 1280, 1280)
     shapes |= {f"{unet}input_blocks.{n}.0.out_layers.3.weight": (w, w, 3, 3) for n, w in zip((1, 4, 7, 10), widths)}
-    shapes |= {f"{first}encoder.down.{n}.block.0.conv2.weight": (w, w, 3, 3) for n, w in enumerate((128, 256, 512, 512))}
+    widths = (128, 256, 512, 512)
+    shapes |= {f"{first}encoder.down.{n}.block.0.conv2.weight": (w, w, 3, 3) for n, w in enumerate(widths)}
     shapes |= {f"{text}encoder.layers.{n}.mlp.fc1.weight": (3072, 768) for n in range(12)}
     configs = single_file_configs(shapes)
     with torch.device("meta"):
@@ -273,7 +283,7 @@ def test_configs_of_the_real_file():
     assert sum(p.numel() for p in text_encoder.parameters()) == 123_060_480
     assert configs["text_encoder"]["num_attention_heads"] == 12 and configs["vae"]["scaling_factor"] == 0.18215
     del shapes[f"{unet}input_blocks.10.0.out_layers.3.weight"]
-    with pytest.raises(ValueError, match="expected a Stable Diffusion 1.x file .* no tensor .*input_blocks.10"):
+    with pytest.raises(ValueError, match="expected a Stable Diffusion 1.x file .* got none with .*input_blocks.10"):
         single_file_configs(shapes)
 
 
@@ -313,8 +323,7 @@ def test_what_is_no_stable_diffusion(sd_folder, tmp_path):
     folder = shutil.copytree(sd_folder, tmp_path / "copy", ignore=shutil.ignore_patterns("unet"))
     with pytest.raises(ValueError, match="has no unet"):
         load_pipeline(str(folder), device="cpu")
-    inpainting = UNet2DConditionModel(**V15_UNET, in_channels=9, block_out_channels=(32, 64, 64, 64), cross_attention_dim=64)
-    inpainting.save_pretrained(folder / "unet")
+    UNet2DConditionModel(**V15_UNET, **NARROW, in_channels=9).save_pretrained(folder / "unet")  # inpainting
     with pytest.raises(ValueError, match="takes 9 channels .* expected 4"):
         load_pipeline(str(folder), device="cpu")
     save_file({"w": torch.zeros(1)}, tmp_path / "w.safetensors")
@@ -323,10 +332,14 @@ def test_what_is_no_stable_diffusion(sd_folder, tmp_path):
 
 
 def test_offline_without_weights_is_an_error_at_once():
-    with pytest.raises(FileNotFoundError, match=r"sd15 was not found(.|\n)*DIFFAD_WEIGHTS(.|\n)*Kaggle(.|\n)*network on"):
-        load_pipeline(device="cpu")
-    with pytest.raises(FileNotFoundError, match="clip|ViT-B-32/openai was not found"):
-        load_clip(device="cpu")
+    start = time.perf_counter()
+    for name, load in (("sd15", load_pipeline), ("vae:sd15", load_vae), ("ViT-B-32/openai", load_clip)):
+        with pytest.raises(FileNotFoundError) as error:
+            load(device="cpu")
+        message = str(error.value)
+        assert message.startswith(f"weights: {name} was not found. Tried:")
+        assert all(way in message for way in ("into $DIFFAD_WEIGHTS/", "attach them on Kaggle", "with the network on"))
+    assert time.perf_counter() - start < 5
 
 
 # --- autoencoders
@@ -346,7 +359,7 @@ def test_autoencoder_folders(tmp_path, family, channels):
     model.save_pretrained(tmp_path / "alone")
     vae = load_vae(str(tmp_path / "alone"), device="cpu")
     assert type(vae) is type(model) and not vae.training and vae.resolved.name == f"vae:{tmp_path / 'alone'}"
-    assert vae.config.scaling_factor == model.config.scaling_factor and vae.config.shift_factor == model.config.shift_factor
+    assert all(vae.config[key] == model.config[key] for key in ("scaling_factor", "shift_factor"))
     images = torch.rand(1, 3, 64, 64) * 2 - 1
     encoded = vae.encode(images)
     latents = encoded.latents if family == "tiny" else encoded.latent_dist.mode()
@@ -384,7 +397,7 @@ def test_autoencoder_in_a_lone_file(tmp_path, layout):
     model = tiny_kl(4)
     state = model.state_dict()
     if layout != "diffusers":
-        state = {rename(name, [(re.escape(new), old) for new, old in OLD_ATTENTION.items()]): v for name, v in state.items()}
+        state = {rename(name, OLD_ATTENTION): value for name, value in state.items()}
     save_file(original_vae(state) if layout == "original" else state, tmp_path / "vae.safetensors")
     vae = load_vae(str(tmp_path / "vae.safetensors"), device="cpu")
     latents = torch.randn(1, 4, 8, 8)
@@ -396,7 +409,7 @@ def test_sixteen_channels_in_a_lone_file_need_a_name(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="16 latent channels and no config.json"):
         load_vae(str(tmp_path / "vae-flux.safetensors"), device="cpu")
     known = known_weights.KNOWN["vae:flux"]
-    monkeypatch.setitem(known_weights.KNOWN, "vae:flux", known_weights.Known("vae", known.hub_ids, known.folders))
+    monkeypatch.setitem(known_weights.KNOWN, "vae:flux", dataclasses.replace(known, forms=(), signature=()))
     monkeypatch.setenv("DIFFAD_WEIGHTS", str(tmp_path))
     vae = load_vae("flux", device="cpu")
     assert (vae.config.scaling_factor, vae.config.shift_factor) == (0.3611, 0.1159)
@@ -416,6 +429,9 @@ def test_what_is_no_autoencoder(tmp_path):
 
 
 # --- CLIP
+
+MEAN = torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(3, 1, 1)
+STD = torch.tensor(open_clip.OPENAI_DATASET_STD).view(3, 1, 1)
 
 
 @pytest.fixture(scope="module")
@@ -452,10 +468,11 @@ def activation(model):
 def test_clip_folder_is_what_open_clip_itself_opens(tiny_clip, clip_folder, capfd):
     theirs, _, _ = open_clip.create_model_and_transforms(f"local-dir:{clip_folder}")
     texts, images = ["a carpet", "a carpet with a hole"], torch.rand(2, 3, 224, 224)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
     with torch.no_grad():
-        torch.testing.assert_close(tiny_clip.encode_texts(texts), theirs.encode_text(open_clip.tokenize(texts), normalize=True))
-        torch.testing.assert_close(tiny_clip.encode_images(images), theirs.encode_image((images - mean) / std, normalize=True))
+        expected = theirs.encode_text(open_clip.tokenize(texts), normalize=True)
+        torch.testing.assert_close(tiny_clip.encode_texts(texts), expected)
+        expected = theirs.encode_image((images - MEAN) / STD, normalize=True)
+        torch.testing.assert_close(tiny_clip.encode_images(images), expected)
     assert tiny_clip.logit_scale == pytest.approx(1 / 0.07, rel=1e-3)
     assert {p.dtype for p in tiny_clip.model.parameters()} == {torch.float32} and not tiny_clip.model.training
     assert activation(tiny_clip) == "QuickGELU"
@@ -478,8 +495,7 @@ def test_clip_tensor_path_is_close_to_open_clips_transform(tiny_clip, shape):
     theirs = tiny_clip.preprocess(picture)[None]
     images = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 255
     ours = clip.resize(images, 224)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
-    steps = 255 * (theirs * std + mean - ours).abs()
+    steps = 255 * (theirs * STD + MEAN - ours).abs()
     assert steps.mean() < 0.5 and steps.max() < 4
     with torch.no_grad():
         cosine = tiny_clip.encode_images(images) @ tiny_clip.model.encode_image(theirs, normalize=True).T
@@ -503,7 +519,7 @@ def test_clip_by_name_from_environment_and_hub_cache(clip_folder, tmp_path, monk
     assert found.source == "env" and found.name == "ViT-B-32/openai"
 
 
-def test_clip_lone_file_takes_architecture_and_activation_from_its_name(clip_folder, clip_config, tmp_path, monkeypatch):
+def test_clip_lone_file_takes_its_activation_from_its_name(clip_folder, clip_config, tmp_path, monkeypatch):
     file = tmp_path / "w" / "ViT-B-32" / "laion2b_s34b_b79k.safetensors"
     file.parent.mkdir(parents=True)
     os.link(clip_folder / "open_clip_model.safetensors", file)
@@ -544,6 +560,29 @@ def test_clip_never_opens_a_pickle(clip_folder, tmp_path):
         load_clip(str(tmp_path), device="cpu")
 
 
+# --- feature backbones by timm's names
+
+
+def test_backbone_by_timm_name_needs_no_config(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t").eval()
+    (tmp_path / "resnet10t").mkdir()
+    save_file(model.state_dict(), tmp_path / "resnet10t" / "model.safetensors")
+    monkeypatch.setenv("DIFFAD_WEIGHTS", str(tmp_path))
+    backbone = load_backbone("resnet10t", strides=(4, 8))
+    images = torch.rand(1, 3, 64, 64)
+    expected = model.forward_intermediates((images - backbone.mean) / backbone.std, intermediates_only=True)
+    torch.testing.assert_close(backbone(images)[1], expected[2], rtol=1e-4, atol=1e-4)
+    assert load_backbone("resnet18", random_seed=0).channels == [64, 64, 128, 256]
+
+
+def test_backbone_without_a_pyramid_is_refused(tmp_path):
+    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"architecture": "test_vit"}')
+    with pytest.raises(ValueError, match="test_vit has features at one stride only .16., expected a network with"):
+        load_backbone(str(tmp_path))
+
+
 # --- the true size
 
 
@@ -553,11 +592,10 @@ def test_clip_never_opens_a_pickle(clip_folder, tmp_path):
 @pytest.mark.parametrize("low_memory", [False, True])
 def test_true_stable_diffusion_within_8_gigabytes(tmp_path, monkeypatch, low_memory):
     text = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+    unet = dict(block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768)
     vae = dict(block_out_channels=(128, 256, 512, 512))
     with torch.device("cuda"):
-        folder = write_stable_diffusion(
-            tmp_path / "sd15", dict(block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768), vae, text, torch.float16
-        )
+        folder = write_stable_diffusion(tmp_path / "sd15", unet, vae, text, torch.float16)
     monkeypatch.setenv("DIFFAD_WEIGHTS", str(tmp_path))
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

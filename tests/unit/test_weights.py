@@ -1,6 +1,8 @@
 """Where weights are looked for, what is taken for them, and what is refused."""
 
 import hashlib
+import json
+import math
 import os
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from diffad_utils import weights
+from diffad_utils import cli, weights
 
 RESNET34 = {"conv1.weight": torch.zeros(64, 3, 7, 7), "layer3.5.conv2.weight": torch.zeros(256, 256, 3, 3)}
 CLIP = {"visual.conv1.weight": torch.zeros(768, 3, 32, 32), "text_projection": torch.zeros(512, 512)}
@@ -255,3 +257,215 @@ def test_unknown_names(alone):
 def test_identify(tmp_path):
     assert weights.identify(write(tmp_path / "a.safetensors", CLIP)) == "clip-vit-b32"
     assert weights.identify(write(tmp_path / "b.safetensors", {"w": torch.zeros(1)})) is None
+
+
+# --- names of open_clip and timm, autoencoders, single files
+
+
+def hollow(file, shapes):
+    """A whole safetensors file of float16 zeros that takes no room on the disk."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [start, end]}
+    raw = json.dumps(header).encode()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "wb") as stream:
+        stream.write(len(raw).to_bytes(8, "little") + raw)
+        stream.truncate(8 + len(raw) + end)
+    return file
+
+
+def autoencoder(folder, channels, **config):
+    hollow(folder / "diffusion_pytorch_model.safetensors",
+           {"encoder.conv_in.weight": (128, 3, 3, 3), "decoder.conv_in.weight": (512, channels, 3, 3)})
+    (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL", **config}))
+    return folder
+
+
+SINGLE_FILE = {
+    "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
+    "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 768),
+    "first_stage_model.encoder.conv_in.weight": (128, 3, 3, 3),
+    "first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3),
+    "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": (49408, 768),
+}
+
+
+def test_open_clip_names(alone, tmp_path):
+    file = "open_clip_model.safetensors"
+    snapshot = cache_entry(tmp_path / "cache", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", CLIP, file)
+    found = alone("ViT-B-32/laion2b_s34b_b79k")
+    assert (found.source, found.path) == ("hf-cache", snapshot)
+    for name in ("ViT-B-32/openai", "clip-vit-b32"):
+        with pytest.raises(FileNotFoundError, match=rf"{name} was not found(.|\n)*hub: timm/vit_base_patch32_clip_224"):
+            alone(name)
+    cache_entry(tmp_path / "cache", "timm/vit_base_patch32_clip_224.openai", CLIP, file)
+    first, second = alone("ViT-B-32/openai"), alone("clip-vit-b32")
+    assert first.path == second.path and (first.name, second.name) == ("ViT-B-32/openai", "clip-vit-b32")
+    with pytest.raises(ValueError, match="open_clip has no weights 'nobody' of ViT-B-32; it has openai, "):
+        alone("ViT-B-32/nobody")
+
+
+def test_what_shapes_cannot_tell_is_told_by_the_folders_name(alone, tmp_path):
+    """OpenAI's and LAION's ViT-B/32 have the same tensors, as have two trainings of ResNet-34."""
+    root = tmp_path / "kaggle"
+    write(root / "a" / "open_clip_model.safetensors", CLIP)
+    write(root / "b" / "model.safetensors", RESNET34)
+    assert alone("clip-vit-b32").path == root / "a"
+    for name in ("ViT-B-32/laion2b_s34b_b79k", "resnet34.tv_in1k", "timm/resnet34.tv_in1k"):
+        with pytest.raises(FileNotFoundError, match="no folder whose path names "):
+            alone(name)
+    write(root / "clip-vit-b-32-laion2b-s34b-b79k" / "openclip" / "1" / "open_clip_model.safetensors", CLIP)
+    assert "laion2b" in str(alone("ViT-B-32/laion2b_s34b_b79k").path)
+    write(root / "resnet34-tv-in1k" / "pytorch" / "default" / "1" / "model.safetensors", CLIP)  # of that name only
+    with pytest.raises(FileNotFoundError, match="resnet34.tv_in1k was not found"):
+        alone("resnet34.tv_in1k")
+    write(root / "resnet34-tv-in1k" / "pytorch" / "default" / "2" / "model.safetensors", RESNET34)
+    assert alone("resnet34.tv_in1k").path == root / "resnet34-tv-in1k" / "pytorch" / "default" / "2"
+
+
+VIT = {"patch_embed.proj.weight": (384, 3, 8, 8), "blocks.11.mlp.fc1.weight": (1536, 384)}
+EFFICIENTNET = {"conv_stem.weight": (48, 3, 3, 3), "blocks.5.7.conv_pwl.weight": (272, 1632, 1, 1)}
+WIDE_RESNET = {"conv1.weight": (64, 3, 7, 7), "layer3.5.conv2.weight": (512, 512, 3, 3)}
+
+
+@pytest.mark.parametrize(("name", "hub_id", "tensors"), [
+    ("wide_resnet50_2", "timm/wide_resnet50_2.racm_in1k", WIDE_RESNET),
+    ("resnet18", "timm/resnet18.a1_in1k", {"w": (1,)}),
+    ("vit_small_patch8_224.dino", "timm/vit_small_patch8_224.dino", VIT),
+    ("efficientnet_b4", "timm/efficientnet_b4.ra2_in1k", EFFICIENTNET),
+])
+def test_timm_names(alone, tmp_path, name, hub_id, tensors):
+    hollow(cache_entry(tmp_path / "cache", hub_id, RESNET34) / "model.safetensors", tensors)
+    found = alone(name)
+    assert (found.name, found.source) == (name, "hf-cache") and hub_id in found.message
+    assert alone("resnet50.a1_in1k", allow_mini=True).path == weights.MINI_ROOT / "resnet"
+    with pytest.raises(ValueError, match="timm has no weights 'resnet34.nobody'; of resnet34 it has resnet34.a1_in1k"):
+        alone("resnet34.nobody")
+
+
+def test_autoencoders_are_told_apart_by_their_scaling_factor(alone, tmp_path):
+    root = tmp_path / "kaggle"
+    sdxl = autoencoder(root / "a", 4, scaling_factor=0.13025)
+    sd3 = autoencoder(root / "b" / "sd3" / "vae", 16, scaling_factor=1.5305)
+    flux = autoencoder(root / "c", 16, scaling_factor=0.3611)
+    assert [alone(f"vae:{name}").path for name in ("sdxl", "sd3", "flux")] == [sdxl, sd3, flux]
+    autoencoder(root / "d", 4)  # SD v1.5's, or any other with the default
+    for name in ("vae:sd15", "vae:sd-vae-ft-mse", "vae:taesd"):
+        with pytest.raises(FileNotFoundError, match=f"{name} was not found"):
+            alone(name)
+    named = autoencoder(root / "sd-vae-ft-mse", 4)
+    assert alone("vae:sd-vae-ft-mse").path == named
+    beside_its_unet = stable_diffusion(root / "z") / "vae"
+    assert alone("vae:sd15").path == beside_its_unet
+
+
+def test_tiny_autoencoders_go_by_whole_words(alone, tmp_path):
+    for name, channels in (("taesdxl", 4), ("taesd", 4), ("taesd3", 16)):
+        hollow(tmp_path / "kaggle" / name / "1" / "diffusion_pytorch_model.safetensors",
+               {"encoder.layers.0.weight": (64, 3, 3, 3), "decoder.layers.0.weight": (64, channels, 3, 3)})
+    for name in ("taesd", "taesdxl", "taesd3"):
+        assert alone(f"vae:{name}").path == tmp_path / "kaggle" / name / "1"
+    with pytest.raises(FileNotFoundError):
+        alone("vae:taef1")
+
+
+def test_autoencoder_of_a_path_or_hub_id(alone, tmp_path):
+    folder = stable_diffusion(tmp_path / "sd")
+    assert alone(f"vae:{folder}").path == alone(f"vae:{folder / 'vae'}").path == folder / "vae"
+    snapshot = cache_entry(tmp_path / "cache", "someone/pipeline", {"w": torch.zeros(1)}, "unet/model.safetensors")
+    with pytest.raises(FileNotFoundError, match="not complete"):  # nothing but a UNet
+        alone("vae:someone/pipeline")
+    autoencoder(snapshot / "vae", 4)
+    assert alone("vae:someone/pipeline").path == snapshot / "vae"
+    with pytest.raises(ValueError, match="resnet34 has no autoencoder"):
+        alone("vae:resnet34")
+    with pytest.raises(ValueError, match="unknown name 'vae:sdxxl'.*vae:sdxl"):
+        alone("vae:sdxxl")
+
+
+@pytest.mark.parametrize("place", ["env", "kaggle", "path"])
+def test_stable_diffusion_in_a_single_file(alone, tmp_path, monkeypatch, place):
+    root = tmp_path / "kaggle" if place == "kaggle" else tmp_path / "w"
+    file = hollow(root / "some" / "v1-5-pruned-emaonly.safetensors", SINGLE_FILE)
+    if place == "env":
+        monkeypatch.setenv("DIFFAD_WEIGHTS", str(root))
+    found = alone(str(file) if place == "path" else "sd15")
+    assert found.source == place and found.path in (file, file.parent)
+    assert alone(f"vae:{file}" if place == "path" else "vae:sd15").path == found.path
+    if place != "path":
+        hollow(file.with_name("another.safetensors"), {"w": (1,)})
+        assert alone("sd15").path == file  # of two files the one
+    hollow(file, {**SINGLE_FILE, "model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)})  # inpainting
+    if place != "path":
+        with pytest.raises(FileNotFoundError):
+            alone("sd15")
+
+
+def test_environment_also_by_tensors(alone, tmp_path, monkeypatch):
+    write(tmp_path / "w" / "whatever" / "model.safetensors", RESNET34)
+    monkeypatch.setenv("DIFFAD_WEIGHTS", str(tmp_path / "w"))
+    found = alone("resnet34")
+    assert found.source == "env" and "recognised by its tensors" in found.message
+
+
+def test_explicit_file_in_the_hub_cache_is_a_link_without_suffix(alone, tmp_path):
+    blob = write(tmp_path / "blobs" / "x.safetensors", RESNET34).rename(tmp_path / "blobs" / "0123")
+    (tmp_path / "model.safetensors").symlink_to(blob)
+    assert alone(str(tmp_path / "model.safetensors")).path == tmp_path / "model.safetensors"
+
+
+def test_transformers_layout_of_clip_is_not_taken(alone, tmp_path):
+    hollow(tmp_path / "kaggle" / "clip" / "model.safetensors",
+           {"vision_model.embeddings.patch_embedding.weight": (768, 3, 32, 32), "text_projection.weight": (512, 512)})
+    with pytest.raises(FileNotFoundError, match="clip-vit-b32 was not found"):
+        alone("clip-vit-b32")
+
+
+def test_hub_is_not_asked_if_the_caller_says_so(alone, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(weights, "snapshot_download", _only_local(weights.snapshot_download))
+    monkeypatch.setattr(weights, "hub_reachable", lambda endpoint: pytest.fail("the hub was asked"))
+    with pytest.raises(FileNotFoundError, match="hub: not asked, as the caller wished"):
+        alone("resnet34", hub=False)
+
+
+def test_hub_repository_with_pickles_only(alone, monkeypatch, tmp_path):
+    (tmp_path / "down").mkdir()
+    original, down = weights.snapshot_download, str(tmp_path / "down")
+    monkeypatch.setattr(weights, "snapshot_download",
+                        lambda *args, **o: original(*args, **o) if o.get("local_files_only") else down)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(constants, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(weights, "hub_reachable", lambda endpoint: True)
+    with pytest.raises(FileNotFoundError, match="hub: someone/old: it has no safetensors files"):
+        alone("someone/old")
+
+
+def test_survey_and_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(weights, "KAGGLE_ROOT", tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(weights, "hub_reachable", lambda endpoint: pytest.fail("the hub was asked"))
+    monkeypatch.setenv("DIFFAD_WEIGHTS", str(tmp_path / "w"))
+    write(tmp_path / "w" / "resnet34" / "model.safetensors", RESNET34)
+    write(tmp_path / "w" / "dino-vits8" / "model.safetensors", RESNET34)
+    hollow(tmp_path / "w" / "sd15.safetensors", {**SINGLE_FILE, "large": (2**15, 2**15)})
+    rows = {row["name"]: row for row in weights.survey()}
+    assert set(rows) == {*weights.KNOWN, *weights.MINI_NAMES}
+    assert rows["resnet34"]["found"] == "env" and rows["resnet34"]["path"] == str(tmp_path / "w" / "resnet34")
+    assert rows["resnet34"]["sha256"] == weights.checksum(tmp_path / "w" / "resnet34")[:12]
+    assert rows["sd15"]["found"] == "env" and rows["sd15"]["sha256"] == "" and float(rows["sd15"]["size"]) > 1000
+    assert rows["dino-vits8"]["found"] == "no" and "the tensors in its files are not" in rows["dino-vits8"]["path"]
+    assert rows["clip-vit-b32"]["found"] == "no" and rows["clip-vit-b32"]["path"].startswith("hub: timm/")
+    assert rows["resnet-mini"]["found"] == "mini" and rows["resnet-mini"]["role"] == "features"
+    assert cli.main(["weights", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in rows) and str(tmp_path / "w" / "resnet34") in listed
+    assert cli.main(["weights", "where", "resnet34"]) == 0
+    assert str(tmp_path / "w" / "resnet34") in capsys.readouterr().out
+    assert cli.main(["weights", "where", "wide_resnet50_2", "--no-mini"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("weights: wide_resnet50_2 was not found. Tried:")
+    assert cli.main(["weights", "where", "wide_resnet50_2"]) == 0 and "stands in" in capsys.readouterr().out
+    assert cli.main(["weights", "where", "nobody"]) == 1

@@ -1,0 +1,284 @@
+"""Why a reconstruction-based detector detects or does not: measured, where the defect-free twin of an image is known.
+
+Source of the questions: slides, "Small Defects vs Model Variance", "Generative vs Invertible", "Identity Drift" and
+"Quantitative Metrics and Their Limitations". Names: x_anom is the defective image, x_norm its twin without the defect,
+x_hat a reconstruction of x_anom, mask where x_anom and x_norm differ. Images are float [B, 3, H, W] in [0, 1], masks bool
+[B, H, W]. |a - b| is the mean absolute difference over channels and the pixels named. What is not defined (inside an empty
+mask, say) is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from diffad_utils import metrics, scoring
+from diffad_utils.diffusion import EpsFn, ddim_step
+from diffad_utils.methods.img2img import Schedule
+
+# --- removal and fidelity ---------------------------------------------------------------------------------------------
+
+
+def mean_where(values: Tensor, where: Tensor) -> Tensor:
+    """Mean of maps [B, H, W] over the pixels of ``where`` bool [B, H, W]: [B], NaN where there is none."""
+    return (values * where).sum(dim=(1, 2)) / where.sum(dim=(1, 2))
+
+
+def difference(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference over channels: [B, C, H, W] -> [B, H, W]."""
+    return (a - b).abs().mean(dim=1)
+
+
+def removal_and_drift(x_hat: Tensor, x_anom: Tensor, x_norm: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """What a reconstruction did to the defect and to everything else, [B] each.
+
+    removal : 1 - |x_hat - x_norm| / |x_anom - x_norm| inside the mask. 1: the defect is gone and its place is right; 0: as
+        far from the twin as the defect was; negative: further.
+    drift : |x_hat - x_norm| outside the mask, in grey values of [0, 1].
+    defect : |x_anom - x_norm| inside the mask, the size of the defect a pixel.
+    fidelity : 1 - drift / defect. 1: nothing else changed; 0: the rest changed as much a pixel as the defect did.
+    energy_ratio : L2 norm of x_hat - x_norm outside the mask over the L2 norm of x_anom - x_norm inside: the drift against
+        the whole defect, which a small defect loses by its size.
+    """
+    defect = mean_where(difference(x_anom, x_norm), mask)
+    drift = mean_where(difference(x_hat, x_norm), ~mask)
+    left = mean_where(difference(x_hat, x_norm), mask)
+    inside, outside = mask[:, None], ~mask[:, None]
+    drift_norm = ((x_hat - x_norm) * outside).flatten(1).norm(dim=1)
+    defect_norm = ((x_anom - x_norm) * inside).flatten(1).norm(dim=1)
+    nan = torch.where(defect > 0, 1.0, math.nan)  # no defect, nothing to compare with
+    return {
+        "removal": (1 - left / defect) * nan, "drift": drift, "defect": defect,
+        "fidelity": (1 - drift / defect) * nan, "energy_ratio": drift_norm / defect_norm * nan,
+    }  # fmt: skip
+
+
+def crossing(x: Sequence[float], rising: Sequence[float], falling: Sequence[float]) -> tuple[float, float] | None:
+    """Where a rising curve first meets a falling one, both linear between the points x [K]: (x, value), or None.
+
+    For removal and fidelity over strength this is the best compromise there is: beyond it more of the defect goes only
+    with more of the rest. Raises ``ValueError`` unless x ascends and all three have one length.
+    """
+    x, gap = np.asarray(x, float), np.asarray(rising, float) - np.asarray(falling, float)
+    if len(x) != len(gap) or len(x) == 0 or bool((np.diff(x) <= 0).any()):
+        raise ValueError(f"x must ascend and be as long as the curves, got {x.tolist()} and {len(gap)} values")
+    if gap[0] >= 0:
+        return (float(x[0]), float(rising[0])) if gap[0] == 0 else None
+    for i in np.flatnonzero(gap >= 0):
+        share = -gap[i - 1] / (gap[i] - gap[i - 1])
+        return float(x[i - 1] + share * (x[i] - x[i - 1])), float(rising[i - 1] + share * (rising[i] - rising[i - 1]))
+    return None
+
+
+def pareto_front(removal: Sequence[float], drift: Sequence[float]) -> np.ndarray:
+    """Which points nothing beats in both: no other has at least the removal and at most the drift, and one of them better.
+
+    bool [K]. Both sequences [K], finite.
+    """
+    removal, drift = np.asarray(removal, float), np.asarray(drift, float)
+    no_worse = (removal[:, None] >= removal) & (drift[:, None] <= drift)  # [i, j]: i is no worse than j
+    better = (removal[:, None] > removal) | (drift[:, None] < drift)
+    return ~(no_worse & better).any(axis=0)
+
+
+# --- variance over seeds and guidance ---------------------------------------------------------------------------------
+
+
+def reconstruction_spread(x_hats: Tensor) -> Tensor:
+    """Per-pixel standard deviation over K reconstructions of one image, mean over channels: [K, B, 3, H, W] -> [B, H, W].
+
+    Over seeds, or over guidance scales with one seed. Sample standard deviation; ``ValueError`` for K < 2.
+    """
+    if x_hats.ndim != 5 or len(x_hats) < 2:
+        raise ValueError(f"expected at least 2 reconstructions [K, B, 3, H, W], got {list(x_hats.shape)}")
+    return x_hats.std(dim=0).mean(dim=1)
+
+
+def spread_against_defect(x_hats: Tensor, x_anom: Tensor, x_norm: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """``spread`` outside the mask and ``defect`` size inside, a pixel, and their ``ratio``, [B] each; x_hats [K, B, 3, H, W]."""
+    spread = mean_where(reconstruction_spread(x_hats), ~mask)
+    defect = mean_where(difference(x_anom, x_norm), mask)
+    return {"spread": spread, "defect": defect, "ratio": spread / defect}
+
+
+def amplification(x_hat: Tensor, x_hat_moved: Tensor, x: Tensor, x_moved: Tensor) -> Tensor:
+    """How much a small change of the input grows: |x_hat' - x_hat| / |x' - x| in the L2 norm, [B] (a local Lipschitz estimate)."""
+    return (x_hat_moved - x_hat).flatten(1).norm(dim=1) / (x_moved - x).flatten(1).norm(dim=1)
+
+
+# --- round trip -------------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def round_trip(eps_fn: EpsFn, z: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """DDIM inversion and sampling along the same steps: z [B, ...] -> (noise latents, latents after the way back).
+
+    As diffusers' ``DDIMInverseScheduler``, a step up evaluates the network at the timestep that it goes to, with the
+    sample that it comes from; the step down undoes it exactly if the prediction does not change in between. Network
+    evaluations: two a step, twice that with guidance.
+    """
+    steps, x = list(zip(schedule.timesteps.tolist(), schedule.alpha_from, schedule.alpha_to, strict=True)), z
+    for t, noisier, cleaner in reversed(steps):
+        x = ddim_step(x, eps_fn(x, torch.full((len(x),), t)).to(x.device), cleaner, noisier)
+    noise = x
+    for t, noisier, cleaner in steps:
+        x = ddim_step(x, eps_fn(x, torch.full((len(x),), t)).to(x.device), noisier, cleaner)
+    return noise, x
+
+
+# --- right for the wrong reason ---------------------------------------------------------------------------------------
+
+
+def split_residual(residual: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Means [B] of residual maps [B, H, W]: ``full``, ``inside`` (NaN for an empty mask) and ``outside`` the mask.
+
+    ``outside`` is a score that cannot have seen the defect: for a normal image, whose mask is empty, it is the full one.
+    """
+    return {
+        "full": residual.mean(dim=(1, 2)), "inside": mean_where(residual, mask), "outside": mean_where(residual, ~mask),
+    }  # fmt: skip
+
+
+def top_pixels_inside(residual: Tensor, mask: Tensor, share: float = 0.01) -> Tensor:
+    """Share [B] of an image's highest residual pixels that lie inside the mask; ``share`` of all pixels count as highest.
+
+    An uninformed map reaches the mask's share of the image.
+    """
+    count = max(1, round(share * residual[0].numel()))
+    highest = residual.flatten(1).topk(count, dim=1).indices
+    return mask.flatten(1).gather(1, highest).float().mean(dim=1)
+
+
+def gradient_energy(images: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring grey values, [B, 3, H, W] -> [B]."""
+    grey = images.mean(dim=1)
+    return (grey.diff(dim=1).abs().mean(dim=(1, 2)) + grey.diff(dim=2).abs().mean(dim=(1, 2))) / 2
+
+
+def style_statistics(x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
+    """What changed over the whole image, blind to where: [B] each.
+
+    colour_shift : length of the difference of the mean colours. gradient_change : absolute difference of the gradient
+    energies (the slides' "style change" read as statistic of x_hat minus statistic of x). gradient_of_change : gradient
+    energy of x_hat - x (read as statistic of the difference).
+    """
+    return {
+        "colour_shift": (x_hat - x).mean(dim=(2, 3)).norm(dim=1),
+        "gradient_change": (gradient_energy(x_hat) - gradient_energy(x)).abs(),
+        "gradient_of_change": gradient_energy(x_hat - x),
+    }
+
+
+def without_defect(images: Tensor, twins: Tensor, masks: Tensor) -> Tensor:
+    """Images with the pixels of their masks taken from the twins: [B, 3, H, W]. Reconstruct and score these as well."""
+    return torch.where(masks[:, None], twins, images)
+
+
+class WrongReason(NamedTuple):
+    """What `wrong_reason` found: a table (statistic, I-AUROC, low, high), numbers, and a verdict in words."""
+
+    table: pd.DataFrame
+    numbers: dict[str, float]
+    verdict: str
+
+
+def wrong_reason(
+    labels: Sequence[int],
+    full: Tensor,
+    outside: Tensor,
+    without: Tensor,
+    style: Mapping[str, Tensor],
+    maps: Tensor,
+    masks: Tensor,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> WrongReason:
+    """Is a detector right because of the defects?
+
+    Parameters
+    ----------
+    labels, full : [N], the score of the images as they are. outside : [N], the score of the residual outside the mask
+        (`split_residual`). without : [N], the score where the defect was replaced by the twin's pixels before the
+        reconstruction (`without_defect`), with the same noise; for normal images the full score.
+    style : global statistics [N] (`style_statistics`). maps, masks : [N, H, W].
+
+    The share of detection that survives without the defect is (I-AUROC without - 0.5) / (I-AUROC full - 0.5). The verdict
+    follows a rule fixed beforehand, with 95 % bootstrap intervals over images:
+
+    - "does not detect" if the interval of the full I-AUROC reaches down to 0.5;
+    - else "right for the wrong reason" if the interval without the defect lies above 0.5 and at least half survives;
+    - else "right for the right reason" if less than half survives and the paired difference full - without lies above 0;
+    - else "undecided".
+    """
+    labels = np.asarray(labels)
+    scores = {"full residual": full, "outside the mask": outside, "defect replaced by the twin": without, **style}
+    rows = {}
+    for name, values in scores.items():
+        low, high = metrics.bootstrap_interval(metrics.image_auroc, values, labels, bootstrap, seed)
+        rows[name] = {"I-AUROC": metrics.image_auroc(values, labels), "low": low, "high": high}
+    paired = metrics.paired_bootstrap_difference(metrics.image_auroc, full, without, labels, bootstrap, seed)
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("statistic").reset_index()
+    detected, left = rows["full residual"], rows["defect replaced by the twin"]
+    numbers = {
+        "I-AUROC": detected["I-AUROC"], "AUPRO": metrics.aupro(maps, masks), "P-AUROC": metrics.pixel_auroc(maps, masks),
+        "lost_without_defect": paired[0], "lost_low": paired[1], "lost_high": paired[2],
+    }  # fmt: skip
+    if detected["low"] <= 0.5:
+        return WrongReason(table, numbers, "does not detect")
+    share = (left["I-AUROC"] - 0.5) / (detected["I-AUROC"] - 0.5)
+    numbers["surviving_share"] = share
+    if share >= 0.5 and left["low"] > 0.5:
+        return WrongReason(table, numbers, "right for the wrong reason")
+    right = share < 0.5 and paired[1] > 0
+    return WrongReason(table, numbers, "right for the right reason" if right else "undecided")
+
+
+# --- the hybrid score and the settings --------------------------------------------------------------------------------
+
+
+def alpha_curve(
+    parts: Mapping[str, Tensor], labels: Sequence[int], calibration: scoring.Calibration, alphas: Sequence[float]
+) -> pd.DataFrame:
+    """What alpha does to the hybrid score of ``parts`` "mse" and "clip" [N], raw and calibrated: one row an alpha and kind.
+
+    Columns: alpha, kind ("raw" or "calibrated"), I-AUROC; ``effective_alpha``, the weight of the squared error once both
+    parts are in units of their standard deviation over held-out normals, alpha s_mse / (alpha s_mse + (1 - alpha) s_clip),
+    which for the calibrated score is alpha itself; ``mse_share``, the squared error's share of the score's variance over the
+    images, cov(its term, score) / var(score); ``rank_mse`` and ``rank_clip``, Spearman correlations of the score with each.
+    """
+    rows = []
+    for kind in ("raw", "calibrated"):
+        for alpha in alphas:
+            score = scoring.hybrid_score(parts, alpha, calibration if kind == "calibrated" else None).double()
+            scale = calibration.scale if kind == "raw" else {"mse": 1.0, "clip": 1.0}
+            weight = alpha * scale["mse"], (1 - alpha) * scale["clip"]
+            term = alpha * parts["mse"].double() / (calibration.scale["mse"] if kind == "calibrated" else 1.0)
+            centred = score - score.mean()
+            rows.append({
+                "alpha": alpha, "kind": kind, "I-AUROC": metrics.image_auroc(score, labels),
+                "effective_alpha": weight[0] / sum(weight),
+                "mse_share": float(((term - term.mean()) * centred).sum() / centred.square().sum()),
+                **{f"rank_{name}": float(spearmanr(score, parts[name]).statistic) for name in ("mse", "clip")},
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def variance_explained(table: pd.DataFrame, factors: Sequence[str], value: str) -> dict[str, float]:
+    """Share of the variance of ``value`` over a full grid that each factor explains alone (eta squared of its main effect).
+
+    What the shares leave of 1 is due to interactions. ``ValueError`` unless every combination occurs equally often; all 0
+    if the value is constant.
+    """
+    sizes = table.groupby(list(factors)).size()
+    if len(sizes) != math.prod(table[factor].nunique() for factor in factors) or sizes.nunique() != 1:
+        raise ValueError(f"expected every combination of {', '.join(factors)} equally often, got {len(sizes)} combinations")
+    mean, total = table[value].mean(), table[value].var(ddof=0)
+    effects = {f: ((table.groupby(f)[value].transform("mean") - mean) ** 2).mean() for f in factors}
+    return {factor: float(effect / total) if total > 0 else 0.0 for factor, effect in effects.items()}
