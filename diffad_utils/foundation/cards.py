@@ -38,8 +38,8 @@ of `diffad_utils/captions.py`. Families: {families}.
 ## Measured, in the precision it is shipped in
 
 VAE, on normal test images of `textures` ({vae_images} a category): PSNR of Dec(Enc(x)) in dB, mean over images with 95 % bootstrap
-interval. Over categories: {psnr:.1f} dB. Standard deviation of the scaled latents' channels over these images, lowest and highest
-over categories: {std_low:.2f} to {std_high:.2f}.
+interval. Over categories: {psnr:.1f} dB. Standard deviations of the four channels of the scaled latents over all these images:
+{spread}.
 
 {psnr_table}
 
@@ -75,8 +75,10 @@ everything runs anywhere. Results obtained with it are not those of CLIP.
 
 {data}- {steps} steps of {pairs} pairs (both pictures), a caption each, mirrored at random; contrastive loss with several right
   answers (UniCL), plus {marks_weight} times the loss of linear layers that mark the defects on the feature maps and are not
-  shipped; AdamW, peak rate {lr}; {minutes:.0f} minutes on {device}; seed {seed}; torch {torch}. Last loss {loss:.3f}.
-- The last step's weights, not selected by any score. Minutes are of a machine that had other work, too.
+  shipped; AdamW, peak rate {lr}. Then {blurred_steps} steps more (peak rate {blurred_lr}) with half of the pairs blurred. {minutes:.0f} minutes
+  on {device}; seed {seed}; torch {torch}. Last loss {loss:.3f}.
+- The blurring was added when the model of the first stage had called sampled gravel a carpet; blurred pictures of it
+  did the same. Otherwise: the last step's weights, not selected by any score. Minutes are of a machine that had other work, too.
 
 ## Measured, in the precision it is shipped in
 
@@ -147,14 +149,13 @@ def write_clip_card(folder: str | Path, model, record: dict, table: pd.DataFrame
 
 
 def write_sd_card(
-    folder: str | Path, pipeline, record: dict, vae_record: dict, vae_table: pd.DataFrame, named: pd.DataFrame,
-    guidance: pd.DataFrame, sweep: pd.DataFrame, data: str, samples: int = 10, vae_images: int = 40,
+    folder: str | Path, pipeline, record: dict, vae_record: dict, vae_table: pd.DataFrame, spread: list[float],
+    named: pd.DataFrame, guidance: pd.DataFrame, sweep: pd.DataFrame, data: str, samples: int = 10, vae_images: int = 40,
 ) -> Path:  # fmt: skip
     """The card of sd-mini, from its training records and the tables of `quality`.
 
     guidance: accuracy and similarity by guidance scale (index), with 1.0 and 5.0 in it.
     """
-    spread = vae_table.filter(like="latent_std")
     poor = named[named.accuracy < 0.8]
     limits = [f"Samples of {row.family} are named rightly in {row.accuracy:.0%} only." for row in poor.itertuples()]
     if vae_table.psnr.mean() < 22:
@@ -164,7 +165,7 @@ def write_sd_card(
     vae = _training(vae_record, "vae_")
     return _write(
         folder, SD, limits, data=data, size_mb=_size_mb(folder), psnr=vae_table.psnr.mean(), torch=record["torch"],
-        std_low=spread.min().min(), std_high=spread.max().max(), samples=samples, vae_images=vae_images,
+        spread=", ".join(f"{value:.2f}" for value in spread), samples=samples, vae_images=vae_images,
         psnr_table=markdown(vae_table[["category", "psnr", "low", "high", "lowest"]]), accuracy_5=guidance.accuracy[5.0],
         accuracy_1=guidance.accuracy[1.0], similarity_1=guidance.similarity[1.0], similarity_5=guidance.similarity[5.0],
         strength_images=sweep.n.iloc[0], strength_table=markdown(sweep), kl_weight=vae.pop("vae_kl_weight"),

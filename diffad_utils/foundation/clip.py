@@ -19,7 +19,8 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from scipy import ndimage
 from torch import Tensor, nn
 
 from diffad_utils import training
@@ -57,8 +58,9 @@ def preprocess(images: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1))).float().div(255).sub(0.5).div(0.25)
 
 
-def draw_batch(pairs: Pairs, generator: torch.Generator, num_pairs: int) -> dict:
-    """Both pictures of `num_pairs` pairs, mirrored at random, with a caption each.
+def draw_batch(pairs: Pairs, generator: torch.Generator, num_pairs: int, blurred: float = 0.0) -> dict:
+    """Both pictures of `num_pairs` pairs, mirrored at random, with a caption each; a share `blurred` of the pairs is
+    blurred by a Gaussian of 0.5 to 3 pixels.
 
     Returns images float32 [2B, 3, S, S], captions (list of 2B strings), right bool [2B, 2B]: whether caption j is true of
     picture i, and mask float32 [2B, S, S]: 1 where a picture differs from its twin. A twin and its spoiled copy differ
@@ -74,6 +76,10 @@ def draw_batch(pairs: Pairs, generator: torch.Generator, num_pairs: int) -> dict
     right = matches(*(torch.from_numpy(x) for x in (family, state, family, said)))
     change = np.abs(images[num_pairs:].astype(np.int16) - images[:num_pairs]).max(3) / 255 > textures.THRESHOLD
     mask = torch.from_numpy(np.concatenate([np.zeros_like(change), change])).float()
+    for pair in np.flatnonzero(rng.random(num_pairs) < blurred):
+        width = np.exp(rng.uniform(np.log(0.5), np.log(3.0)))
+        for number in (pair, pair + num_pairs):
+            images[number] = ndimage.gaussian_filter(images[number], (width, width, 0))
     return {"images": preprocess(images), "captions": captions_of(family, said), "right": right, "mask": mask}
 
 
@@ -111,18 +117,20 @@ class ClipWithMarks(nn.Module):
 
 
 def train_clip(
-    pairs: Pairs, *, num_steps: int, num_pairs: int = 64, lr: float = 1e-3, marks_weight: float = 2.0, seed: int = 0,
-    device="cpu", mixed_precision: str = "no", checkpoint_folder: str | Path | None = None, checkpoint_every: int = 250,
-    start: CLIP | None = None,
+    pairs: Pairs, *, num_steps: int, num_pairs: int = 64, lr: float = 1e-3, marks_weight: float = 2.0,
+    blurred: float = 0.0, seed: int = 0, device="cpu", mixed_precision: str = "no",
+    checkpoint_folder: str | Path | None = None, checkpoint_every: int = 250, start: CLIP | None = None,
 ) -> tuple[CLIP, training.TrainingLog]:
     """Train the small CLIP on the contrastive loss plus `marks_weight` times `backbone.marks_loss`, mean over the strides.
 
-    Resumes from `checkpoint_folder`. start: weights to go on from.
+    blurred: see `draw_batch`. Resumes from `checkpoint_folder`. start: weights to go on from.
     """
+    if start is not None:
+        torch.manual_seed(seed)  # of the marks' layers; `new_clip` does so itself
     model, tokenize = ClipWithMarks(start or new_clip(seed)).to(device), tokenizer()
 
     def loss_fn(current, generator):
-        batch = draw_batch(pairs, generator, num_pairs)
+        batch = draw_batch(pairs, generator, num_pairs, blurred)
         images, texts, marks = current(batch["images"].to(device), tokenize(batch["captions"]).to(device))
         scale, mask = current.clip.logit_scale, batch["mask"].to(device)
         contrast = contrastive_loss(images.float(), texts.float(), scale, batch["right"].to(device))
@@ -134,6 +142,32 @@ def train_clip(
         description="CLIP",
     )
     return model.clip, log
+
+
+def train_in_two_stages(
+    pairs: Pairs, *, num_steps: int, blurred_steps: int, blurred: float = 0.5, blurred_lr: float = 5e-4, seed: int = 0,
+    checkpoint_folder: str | Path | None = None, **options,
+) -> tuple[CLIP, training.TrainingLog]:
+    """`num_steps` of `train_clip` on the pictures as they are, then `blurred_steps` with a share `blurred` of them blurred.
+
+    After the first stage alone the model calls gravel a carpet as soon as its finest texture is gone, and so could judge
+    neither what a VAE returns nor what is sampled through one.
+    """
+    folders = (None, None) if checkpoint_folder is None else (Path(checkpoint_folder, "1"), Path(checkpoint_folder, "2"))
+    first = None if folders[0] is None else folders[0] / "finished.safetensors"
+    model, log = new_clip(seed), training.TrainingLog()
+    if first is not None and first.is_file():
+        model.load_state_dict(load_file(first))
+        log = training.TrainingLog(**json.loads(first.with_suffix(".json").read_text(encoding="utf-8")))
+    else:
+        model, log = train_clip(pairs, num_steps=num_steps, seed=seed, checkpoint_folder=folders[0], **options)
+        if first is not None:
+            first.parent.mkdir(parents=True, exist_ok=True)
+            first.with_suffix(".json").write_text(json.dumps(vars(log)), encoding="utf-8")
+            save_file({name: value.contiguous() for name, value in model.state_dict().items()}, first)
+    options = options | dict(lr=blurred_lr, blurred=blurred, seed=seed + 1, checkpoint_folder=folders[1])
+    model, second = train_clip(pairs, num_steps=blurred_steps, start=model, **options)
+    return model, training.TrainingLog(log.losses + second.losses, log.seconds + second.seconds)
 
 
 @torch.no_grad()

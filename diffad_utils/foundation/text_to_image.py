@@ -7,10 +7,11 @@ encoder is trained along with the UNet, since there is no pretrained one to take
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -53,15 +54,31 @@ def all_captions() -> list[str]:
 def new_tokenizer(texts: Iterable[str]) -> CLIPTokenizer:
     """CLIP's kind of tokenizer with a small vocabulary: all bytes, so that any text can be written, and the byte pairs
     that spell the words of `texts`."""
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(end_of_word_suffix="</w>", show_progress=False))
-    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    merges = byte_pairs(texts)
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
     words = dict.fromkeys([*words, "<|startoftext|>", "<|endoftext|>"])
     vocabulary = {word: number for number, word in enumerate(words)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TEXT_LENGTH)
+
+
+def byte_pairs(texts: Iterable[str]) -> list[tuple[str, str]]:
+    """The merges that spell every word of ASCII texts as one token, the most frequent pair first, equally frequent ones
+    in alphabetical order (the tokenizers library's own trainer takes those in any order, and so differs from run to run).
+
+    Source: byte-pair encoding, Sennrich et al. (ACL 2016), algorithm 1.
+    """
+    words = Counter(word for text in texts for word in re.findall(r"[a-z]+", text.lower()))
+    spelled = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
+    merges: list[tuple[str, str]] = []
+    while pairs := Counter(pair for word, parts in spelled.items() for pair in pairwise(parts) for _ in range(words[word])):
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for parts in spelled.values():
+            for at in reversed(range(len(parts) - 1)):
+                if tuple(parts[at : at + 2]) == best:
+                    parts[at : at + 2] = ["".join(best)]
+    return merges
 
 
 class TextToImage(nn.Module):

@@ -169,6 +169,21 @@ def test_an_interrupted_training_takes_the_same_steps(pairs, tmp_path, monkeypat
         assert torch.equal(one, other), name
 
 
+def test_two_stages_of_clip_resume_too(pairs, tmp_path):
+    settings = dict(num_steps=2, blurred_steps=2, num_pairs=4, seed=3)
+    first, log = clip.train_in_two_stages(pairs, **settings, checkpoint_folder=tmp_path)
+    again, second = clip.train_in_two_stages(pairs, **settings, checkpoint_folder=tmp_path)  # stage 1 is there already
+    assert log.losses == second.losses and len(log.losses) == 4
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
+def test_blurred_pairs_stay_pairs(pairs):
+    sharp, blurred = (clip.draw_batch(pairs, torch.Generator().manual_seed(1), 8, share) for share in (0.0, 1.0))
+    roughness = [batch["images"].diff(dim=-1).square().mean((1, 2, 3)) for batch in (sharp, blurred)]
+    assert (roughness[1] < roughness[0]).all()
+    assert torch.equal(sharp["mask"], blurred["mask"]) and sharp["captions"] == blurred["captions"]
+
+
 def test_a_finished_model_is_opened_and_not_made_again(tmp_path):
     made = []
 
