@@ -2,9 +2,9 @@
 
 Source of the questions: slides, "Small Defects vs Model Variance", "Generative vs Invertible", "Identity Drift" and
 "Quantitative Metrics and Their Limitations". Names: x_anom is the defective image, x_norm its twin without the defect,
-x_hat a reconstruction of x_anom, mask where x_anom and x_norm differ. Images are float [B, 3, H, W] in [0, 1], masks bool
-[B, H, W]. |a - b| is the mean absolute difference over channels and the pixels named. What is not defined (inside an empty
-mask, say) is NaN.
+x_hat a reconstruction of x_anom, mask where x_anom and x_norm differ. Images are float [B, 3, H, W] in [0, 1], masks
+bool [B, H, W]. |a - b| is the mean absolute difference over channels and the pixels named. What is not defined (inside
+an empty mask, say) is NaN.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def difference(a: Tensor, b: Tensor) -> Tensor:
 def removal_and_drift(x_hat: Tensor, x_anom: Tensor, x_norm: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """What a reconstruction did to the defect and to everything else, [B] each.
 
-    removal : 1 - |x_hat - x_norm| / |x_anom - x_norm| inside the mask. 1: the defect is gone and its place is right; 0: as
-        far from the twin as the defect was; negative: further.
+    removal : 1 - |x_hat - x_norm| / |x_anom - x_norm| inside the mask. 1: the defect is gone and its place is right; 0:
+        as far from the twin as the defect was; negative: further.
     drift : |x_hat - x_norm| outside the mask, in grey values of [0, 1].
     defect : |x_anom - x_norm| inside the mask, the size of the defect a pixel.
     fidelity : 1 - drift / defect. 1: nothing else changed; 0: the rest changed as much a pixel as the defect did.
-    energy_ratio : L2 norm of x_hat - x_norm outside the mask over the L2 norm of x_anom - x_norm inside: the drift against
-        the whole defect, which a small defect loses by its size.
+    energy_ratio : L2 norm of x_hat - x_norm outside the mask over the L2 norm of x_anom - x_norm inside: the drift
+        against the whole defect, which a small defect loses by its size.
     """
     defect = mean_where(difference(x_anom, x_norm), mask)
     drift = mean_where(difference(x_hat, x_norm), ~mask)
@@ -78,7 +78,7 @@ def crossing(x: Sequence[float], rising: Sequence[float], falling: Sequence[floa
 
 
 def pareto_front(removal: Sequence[float], drift: Sequence[float]) -> np.ndarray:
-    """Which points nothing beats in both: no other has at least the removal and at most the drift, and one of them better.
+    """Which points nothing beats: none has at least the removal and at most the drift, and one of the two better.
 
     bool [K]. Both sequences [K], finite.
     """
@@ -92,7 +92,7 @@ def pareto_front(removal: Sequence[float], drift: Sequence[float]) -> np.ndarray
 
 
 def reconstruction_spread(x_hats: Tensor) -> Tensor:
-    """Per-pixel standard deviation over K reconstructions of one image, mean over channels: [K, B, 3, H, W] -> [B, H, W].
+    """Standard deviation of each pixel over K reconstructions, mean over channels: [K, B, 3, H, W] -> [B, H, W].
 
     Over seeds, or over guidance scales with one seed. Sample standard deviation; ``ValueError`` for K < 2.
     """
@@ -102,14 +102,17 @@ def reconstruction_spread(x_hats: Tensor) -> Tensor:
 
 
 def spread_against_defect(x_hats: Tensor, x_anom: Tensor, x_norm: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """``spread`` outside the mask and ``defect`` size inside, a pixel, and their ``ratio``, [B] each; x_hats [K, B, 3, H, W]."""
+    """``spread`` of x_hats [K, B, 3, H, W] outside the mask, ``defect`` size inside, and their ``ratio``: [B] each."""
     spread = mean_where(reconstruction_spread(x_hats), ~mask)
     defect = mean_where(difference(x_anom, x_norm), mask)
     return {"spread": spread, "defect": defect, "ratio": spread / defect}
 
 
 def amplification(x_hat: Tensor, x_hat_moved: Tensor, x: Tensor, x_moved: Tensor) -> Tensor:
-    """How much a small change of the input grows: |x_hat' - x_hat| / |x' - x| in the L2 norm, [B] (a local Lipschitz estimate)."""
+    """How much a small change of the input grows: |x_hat' - x_hat| / |x' - x| in the L2 norm, [B].
+
+    A lower estimate of the local Lipschitz constant. All four [B, 3, H, W].
+    """
     return (x_hat_moved - x_hat).flatten(1).norm(dim=1) / (x_moved - x).flatten(1).norm(dim=1)
 
 
@@ -139,7 +142,7 @@ def round_trip(eps_fn: EpsFn, z: Tensor, schedule: Schedule) -> tuple[Tensor, Te
 def split_residual(residual: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """Means [B] of residual maps [B, H, W]: ``full``, ``inside`` (NaN for an empty mask) and ``outside`` the mask.
 
-    ``outside`` is a score that cannot have seen the defect: for a normal image, whose mask is empty, it is the full one.
+    ``outside`` is a score that has not seen the defect; for a normal image, whose mask is empty, it is the full one.
     """
     return {
         "full": residual.mean(dim=(1, 2)), "inside": mean_where(residual, mask), "outside": mean_where(residual, ~mask),
@@ -147,7 +150,7 @@ def split_residual(residual: Tensor, mask: Tensor) -> dict[str, Tensor]:
 
 
 def top_pixels_inside(residual: Tensor, mask: Tensor, share: float = 0.01) -> Tensor:
-    """Share [B] of an image's highest residual pixels that lie inside the mask; ``share`` of all pixels count as highest.
+    """Share [B] of an image's highest residual pixels (``share`` of all its pixels) that lie inside the mask.
 
     An uninformed map reaches the mask's share of the image.
     """
@@ -209,12 +212,12 @@ def wrong_reason(
         reconstruction (`without_defect`), with the same noise; for normal images the full score.
     style : global statistics [N] (`style_statistics`). maps, masks : [N, H, W].
 
-    The share of detection that survives without the defect is (I-AUROC without - 0.5) / (I-AUROC full - 0.5). The verdict
-    follows a rule fixed beforehand, with 95 % bootstrap intervals over images:
+    The share of detection that survives without the defect is (I-AUROC without - 0.5) / (I-AUROC full - 0.5). The
+    verdict follows a rule fixed beforehand, with 95 % bootstrap intervals over images:
 
     - "does not detect" if the interval of the full I-AUROC reaches down to 0.5;
     - else "right for the wrong reason" if the interval without the defect lies above 0.5 and at least half survives;
-    - else "right for the right reason" if less than half survives and the paired difference full - without lies above 0;
+    - else "right for the right reason" if less than half survives and the paired difference lies above 0;
     - else "undecided".
     """
     labels = np.asarray(labels)
@@ -227,9 +230,13 @@ def wrong_reason(
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("statistic").reset_index()
     detected, left = rows["full residual"], rows["defect replaced by the twin"]
     numbers = {
-        "I-AUROC": detected["I-AUROC"], "AUPRO": metrics.aupro(maps, masks), "P-AUROC": metrics.pixel_auroc(maps, masks),
-        "lost_without_defect": paired[0], "lost_low": paired[1], "lost_high": paired[2],
-    }  # fmt: skip
+        "I-AUROC": detected["I-AUROC"],
+        "AUPRO": metrics.aupro(maps, masks),
+        "P-AUROC": metrics.pixel_auroc(maps, masks),
+        "lost_without_defect": paired[0],
+        "lost_low": paired[1],
+        "lost_high": paired[2],
+    }
     if detected["low"] <= 0.5:
         return WrongReason(table, numbers, "does not detect")
     share = (left["I-AUROC"] - 0.5) / (detected["I-AUROC"] - 0.5)
@@ -246,12 +253,13 @@ def wrong_reason(
 def alpha_curve(
     parts: Mapping[str, Tensor], labels: Sequence[int], calibration: scoring.Calibration, alphas: Sequence[float]
 ) -> pd.DataFrame:
-    """What alpha does to the hybrid score of ``parts`` "mse" and "clip" [N], raw and calibrated: one row an alpha and kind.
+    """What alpha does to the hybrid score of ``parts`` "mse" and "clip" [N]: one row an alpha and kind of score.
 
-    Columns: alpha, kind ("raw" or "calibrated"), I-AUROC; ``effective_alpha``, the weight of the squared error once both
-    parts are in units of their standard deviation over held-out normals, alpha s_mse / (alpha s_mse + (1 - alpha) s_clip),
-    which for the calibrated score is alpha itself; ``mse_share``, the squared error's share of the score's variance over the
-    images, cov(its term, score) / var(score); ``rank_mse`` and ``rank_clip``, Spearman correlations of the score with each.
+    Columns: alpha, kind ("raw" or "calibrated"), I-AUROC; ``effective_alpha``, the weight of the squared error once
+    both parts are in units of their standard deviation over held-out normals, alpha s_mse / (alpha s_mse + (1 - alpha)
+    s_clip), which for the calibrated score is alpha itself; ``mse_share``, the squared error's share of the score's
+    variance over the images, cov(its term, score) / var(score); ``rank_mse`` and ``rank_clip``, Spearman correlations
+    of the score with each.
     """
     rows = []
     for kind in ("raw", "calibrated"):
@@ -271,14 +279,14 @@ def alpha_curve(
 
 
 def variance_explained(table: pd.DataFrame, factors: Sequence[str], value: str) -> dict[str, float]:
-    """Share of the variance of ``value`` over a full grid that each factor explains alone (eta squared of its main effect).
+    """Share of the variance of ``value`` over a full grid that each factor explains alone: eta squared.
 
-    What the shares leave of 1 is due to interactions. ``ValueError`` unless every combination occurs equally often; all 0
-    if the value is constant.
+    What the shares leave of 1 is due to interactions. ``ValueError`` unless every combination occurs equally often; all
+    0 if the value is constant.
     """
     sizes = table.groupby(list(factors)).size()
     if len(sizes) != math.prod(table[factor].nunique() for factor in factors) or sizes.nunique() != 1:
-        raise ValueError(f"expected every combination of {', '.join(factors)} equally often, got {len(sizes)} combinations")
+        raise ValueError(f"expected every combination of {', '.join(factors)} equally often, got {len(sizes)} of them")
     mean, total = table[value].mean(), table[value].var(ddof=0)
     effects = {f: ((table.groupby(f)[value].transform("mean") - mean) ** 2).mean() for f in factors}
     return {factor: float(effect / total) if total > 0 else 0.0 for factor, effect in effects.items()}

@@ -71,11 +71,13 @@ class Calibration:
 
 
 def hybrid_score(parts: Mapping[str, Tensor], alpha: float, calibration: Calibration | None = None) -> Tensor:
-    """alpha * mse + (1 - alpha) * clip (slides, "Hybrid Anomaly Scoring"), of parts "mse" and "clip" of one shape, float32.
+    """alpha * mse + (1 - alpha) * clip (slides, "Hybrid Anomaly Scoring") of parts "mse" and "clip" of one shape, float32.
 
-    Without ``calibration`` the parts are added as they are, as in the slides: a mean squared error of images in [0, 1] and
-    1 - cosine of CLIP features differ in scale, so alpha is not the share of the first. With it each part is first taken
-    in units of its standard deviation over held-out normals. "clip" may be absent with ``alpha`` = 1.
+    Without ``calibration`` the parts are added as they are, as in the slides: a mean squared error of images in [0, 1]
+    and 1 - cosine of CLIP features differ in scale, so alpha is not the share of the first. With it each part is first
+    taken in units of its standard deviation over held-out normals. "clip" may be absent with ``alpha`` = 1.
+
+    Raises ``ValueError`` for an alpha outside [0, 1].
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in [0, 1], got {alpha}")

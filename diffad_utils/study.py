@@ -115,6 +115,7 @@ class Rule:
 _COUNT = Rule(low=1)
 _NAME = Rule(pattern=r"[\w][\w .+-]*")  # becomes a folder's name, so no separators and no leading dot
 _FRACTION = Rule(low=0, high=1)
+_WEIGHTS = Rule(pattern=r"\S(.*\S)?")  # a name, a path or a hub id: `weights.resolve` knows them
 
 RULES: dict[str, Rule] = {
     "profile": _NAME,
@@ -171,6 +172,19 @@ RULES: dict[str, Rule] = {
     "calibration_images": Rule(low=2),
     "search_trials": Rule(low=0, high=100000),
     "threads": Rule(low=1, high=1024),
+    "vae": _WEIGHTS,
+    "vaes": _WEIGHTS,
+    "pixel_ddpm_weights": _WEIGHTS,
+    "pixel_ddpm_size": Rule(low=16, high=1024),
+    "latent_unet_steps": _COUNT,
+    "autoencoder_steps": _COUNT,
+    "pixel_ddpm_steps": _COUNT,
+    "objectives": Rule(choices=("pixel", "latent")),
+    "spectral_weight": Rule(low=0, high=100),
+    "noise_std": Rule(above=0, high=10),
+    "noise_timestep": Rule(low=1, high=999),
+    "latent_channels": Rule(low=1, high=256),
+    "downsamplings": Rule(choices=(2, 4, 8, 16, 32)),
 }
 """Allowed values by parameter name, the same in every notebook. A name without a rule is checked for its type only."""
 

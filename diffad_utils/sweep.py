@@ -1,4 +1,4 @@
-"""Image-to-image over a grid of settings: everything that settings share is computed once, results go to disk as they come.
+"""Image-to-image over a grid of settings: what settings share is computed once, results go to disk as they come.
 
 A sweep is a folder::
 
@@ -44,14 +44,16 @@ SEARCH_SPACE = {"strength": (0.1, 0.7), "guidance_scale": (2.0, 10.0), "alpha": 
 
 
 def grid(
-    strengths: Sequence[float], guidance_scales: Sequence[float], num_inference_steps: Sequence[int], seeds: Sequence[int] = (0,)
+    strengths: Sequence[float],
+    guidance_scales: Sequence[float],
+    num_inference_steps: Sequence[int],
+    seeds: Sequence[int] = (0,),
 ) -> list[Setting]:
     """Every combination. Raises ``ValueError`` for an empty axis or a value that `Setting` refuses."""
-    axes = {"strengths": strengths, "guidance_scales": guidance_scales, "num_inference_steps": num_inference_steps, "seeds": seeds}
-    empty = [name for name, values in axes.items() if len(values) == 0]
-    if empty:
-        raise ValueError(f"the grid has no {' and no '.join(empty)}")
-    return [Setting(*values) for values in product(*axes.values())]
+    axes = strengths, guidance_scales, num_inference_steps, seeds
+    if not all(map(len, axes)):
+        raise ValueError(f"the grid is empty: {' x '.join(str(len(axis)) for axis in axes)} settings")
+    return [Setting(*values) for values in product(*axes)]
 
 
 def expected_evaluations(settings: Sequence[Setting], num_images: int) -> int:
@@ -62,14 +64,15 @@ def expected_evaluations(settings: Sequence[Setting], num_images: int) -> int:
 def plan(settings: Sequence[Setting], num_images: int, batch_size: int) -> list[list[tuple[int, int]]]:
     """Batches of rows (setting, image), both by number: at most ``batch_size`` rows of one length each.
 
-    Rows of equal executed steps and equally guided follow one another setting by setting, so that a batch may hold the end
-    of one setting and the beginning of the next, and settings are finished one after another.
+    Rows of equal executed steps and equally guided follow one another setting by setting, so that a batch may hold the
+    end of one setting and the beginning of the next, and settings are finished one after another. Guided ones come
+    first, which need the most memory; then the short ones.
     """
     groups: dict[tuple[bool, int], list[int]] = {}
     for number, setting in enumerate(settings):
         groups.setdefault((setting.guided, setting.executed_steps), []).append(number)
     batches = []
-    for _, members in sorted(groups.items(), reverse=True):
+    for _, members in sorted(groups.items(), key=lambda group: (not group[0][0], group[0][1])):
         rows = [(number, image) for number in members for image in range(num_images)]
         batches += [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     return batches
@@ -92,13 +95,13 @@ class Sweep:
     seconds: dict[str, float]
 
     def load(self, setting: Setting) -> dict[str, Tensor]:
-        """What was stored of a setting: "latents" [N, C, h, w] and the measured tensors [N, ...], in the order of `keys`."""
+        """What was stored of a setting: "latents" [N, C, h, w] and what was measured [N, ...], in `keys` order."""
         if setting not in self.settings:
             raise ValueError(f"{setting} is not among the {len(self.settings)} settings of this sweep")
         return load_file(_file(self.folder, setting))
 
     def scores(self) -> pd.DataFrame:
-        """One row an image and setting: strength, guidance_scale, num_inference_steps, seed, key, and each number measured."""
+        """One row an image and setting: the setting's four values, key, and each number that was measured."""
         tables = []
         for setting in self.settings:
             numbers = {name: values.numpy() for name, values in self.load(setting).items() if values.ndim == 1}
@@ -127,11 +130,12 @@ def run(
     measure : called for each batch of reconstructions; what it returns is stored beside the latents.
     record : JSON values that the results depend on besides the arguments (the CLIP weights of ``measure``, say).
 
-    The engine's batch size is taken when a sweep begins, and from ``sweep.json`` when it goes on. Where memory runs out the
-    batches are split, and stay split when the sweep goes on; only then may a resumed sweep differ in the last bits.
+    The engine's batch size and workers are taken when a sweep begins, and from ``sweep.json`` when it goes on. Where
+    memory runs out the batches are split, and stay split when the sweep goes on; only then may a resumed sweep differ
+    in the last bits.
 
-    Raises ``ValueError`` before anything is computed: for an empty prompt with guidance, keys or settings that occur twice,
-    lengths or sizes that do not fit, steps that the model does not have, and a folder that holds another sweep.
+    Raises ``ValueError`` before anything is computed: for an empty prompt with guidance, keys or settings that occur
+    twice, lengths or sizes that do not fit, steps that the model does not have, and a folder that holds another sweep.
     """
     keys, prompts, settings, folder = list(keys), list(prompts), list(settings), Path(folder)
     _check(engine, images, keys, prompts, settings)
@@ -143,15 +147,14 @@ def run(
     }  # fmt: skip
     sizes = _open(folder, description, engine)
     evaluations, seconds = engine.evaluations, dict(engine.seconds)
-    posterior = engine.encode(images)
     unfinished = {number for number, setting in enumerate(settings) if not _file(folder, setting).exists()}
+    posterior = engine.encode(images) if unfinished else None
     pending: dict[int, dict[int, dict[str, Tensor]]] = {number: {} for number in unfinished}
-    batches = [rows for rows in plan(settings, len(keys), sizes["batch_size"]) if unfinished & {number for number, _ in rows}]
+    batches = plan(settings, len(keys), sizes["batch_size"])
+    batches = [rows for rows in batches if unfinished & {number for number, _ in rows}]
     for rows in tqdm(batches, desc="img2img sweep", mininterval=5.0, disable=len(batches) < 2):
-        chosen = [image for _, image in rows]
-        latents = engine.denoise(
-            posterior[chosen], [keys[i] for i in chosen], [texts[i] for i in chosen], [settings[number] for number, _ in rows]
-        )
+        chosen, row_settings = [image for _, image in rows], [settings[number] for number, _ in rows]
+        latents = engine.denoise(posterior[chosen], [keys[i] for i in chosen], [texts[i] for i in chosen], row_settings)
         outputs = {"latents": latents}
         if measure is not None:
             x_hat = engine.decode(latents)
@@ -172,9 +175,9 @@ def run(
 class ResidualMeasure:
     """`Measure` of the hybrid score's parts, with what belongs to the originals computed once.
 
-    Returns numbers [B]: ``mse``, ``clip`` (1 - cosine of CLIP's image features; not without ``clip``), ``ssim``; and maps:
-    ``mse_map`` float32 [B, m, m], the squared error averaged down to at most ``map_size`` pixels a side, and ``clip_map``
-    [B, h, w], 1 - cosine of CLIP's patch tokens.
+    Returns numbers [B]: ``mse``, ``clip`` (1 - cosine of CLIP's image features; not without ``clip``), ``ssim``; and
+    maps: ``mse_map`` float32 [B, m, m], the squared error averaged down to at most ``map_size`` pixels a side, and
+    ``clip_map`` [B, h, w], 1 - cosine of CLIP's patch tokens.
 
     Parameters
     ----------
@@ -194,7 +197,8 @@ class ResidualMeasure:
         parts, maps = residual_parts(x, x_hat, features)
         parts["ssim"] = torch.from_numpy(metrics.reconstruction(x, x_hat)["ssim"]).float()
         side = [min(self.map_size, length) for length in x.shape[-2:]]
-        return parts | {f"{name}_map": F.adaptive_avg_pool2d(m, side) if name == "mse" else m for name, m in maps.items()}
+        maps["mse"] = F.adaptive_avg_pool2d(maps["mse"], side)
+        return parts | {f"{name}_map": values for name, values in maps.items()}
 
 
 def evaluate(
@@ -206,12 +210,12 @@ def evaluate(
     ----------
     sweep : with the outputs of a `ResidualMeasure` that had CLIP.
     labels : [N] in the order of ``sweep.keys``; masks : bool [N, H, W], or None where the data set has none.
-    held_out : [N], the normal training images that the parts are calibrated on, setting by setting; the metrics are of the
-        others.
+    held_out : [N], the normal training images that the parts are calibrated on, setting by setting; the metrics are of
+        the others.
 
-    Columns: the setting, executed_steps, evaluations; I-AUROC of the calibrated hybrid score, and ``I-AUROC raw`` of the
-    slides' sum; ``I-AUROC mse``, ``I-AUROC clip``; AUPRO and P-AUROC of the calibrated map with ``masks``; and over normal
-    test images the means ``ssim``, ``clip similarity`` and ``mse``.
+    Columns: the setting, executed_steps, evaluations; I-AUROC of the calibrated hybrid score, and ``I-AUROC raw`` of
+    the slides' sum; ``I-AUROC mse``, ``I-AUROC clip``; AUPRO and P-AUROC of the calibrated map with ``masks``; and over
+    normal test images the means ``ssim``, ``clip similarity`` and ``mse``.
     """
     labels, held_out = np.asarray(labels), np.asarray(held_out, dtype=bool)
     if not len(labels) == len(held_out) == len(sweep.keys):
@@ -226,9 +230,11 @@ def evaluate(
         maps = {name: scoring.upsample_map(stored[f"{name}_map"], stored["mse_map"].shape[-2:]) for name in parts}
         calibration = scoring.Calibration.fit({name: values[held_out] for name, values in parts.items()})
         scores = {
-            "I-AUROC": scoring.hybrid_score(parts, alpha, calibration), "I-AUROC raw": scoring.hybrid_score(parts, alpha),
-            "I-AUROC mse": parts["mse"], "I-AUROC clip": parts["clip"],
-        }  # fmt: skip
+            "I-AUROC": scoring.hybrid_score(parts, alpha, calibration),
+            "I-AUROC raw": scoring.hybrid_score(parts, alpha),
+            "I-AUROC mse": parts["mse"],
+            "I-AUROC clip": parts["clip"],
+        }
         row = asdict(setting) | {"executed_steps": setting.executed_steps, "evaluations": setting.evaluations}
         row |= {name: metrics.image_auroc(values[test], labels[test]) for name, values in scores.items()}
         if masks is not None:
@@ -264,8 +270,8 @@ def search(
 
     Parameters
     ----------
-    images, keys, labels, prompts : the validation images [N, 3, H, W], [N] each. test_keys : of the images that results will
-        be reported on; none may be among ``keys``.
+    images, keys, labels, prompts : the validation images [N, 3, H, W], [N] each. test_keys : of the images that results
+        will be reported on; none may be among ``keys``.
     trials, space : number of trials (theirs: 64) and the range of each parameter.
 
     Returns JSON values for the run's record: best (parameters), best_value, trials, space, sampler, seed, objective,
@@ -276,7 +282,7 @@ def search(
     """
     shared = sorted(set(keys) & set(test_keys))
     if shared:
-        raise ValueError(f"{len(shared)} of the validation images are test images, such as {shared[0]}: search on others")
+        raise ValueError(f"{len(shared)} of the validation images are test images, such as {shared[0]}: use others")
     if set(space) != set(SEARCH_SPACE) or any(low > high for low, high in space.values()):
         raise ValueError(f"space must give (low, high) of {', '.join(SEARCH_SPACE)}, got {dict(space)}")
     if set(np.asarray(labels).tolist()) != {0, 1}:
@@ -312,7 +318,7 @@ def search(
 def _check(engine: Img2ImgEngine, images: Tensor, keys: list[str], prompts: list[str], settings: list[Setting]) -> None:
     check_images(images)
     if not len(images) == len(keys) == len(prompts):
-        raise ValueError(f"{len(images)} images, {len(keys)} keys and {len(prompts)} prompts: expected one of each an image")
+        raise ValueError(f"{len(images)} images, {len(keys)} keys and {len(prompts)} prompts: expected equal numbers")
     if not keys or not settings:
         raise ValueError(f"nothing to do: {len(keys)} images and {len(settings)} settings")
     for name, values in (("keys", keys), ("settings", [str(setting) for setting in settings])):
@@ -334,7 +340,7 @@ def _checksum(images: Tensor) -> str:
 
 
 def _weights(engine: Img2ImgEngine) -> str:
-    """Checksum of the networks' weights: that of the files they were loaded from does not show an adapter or a change."""
+    """Checksum of the networks' weights; that of the files they came from would not show an adapter."""
     total = hashlib.sha256()
     for network in (engine.unet, engine.vae, engine.pipeline.text_encoder):
         for name, tensor in sorted(network.state_dict().items()):
@@ -347,15 +353,18 @@ def _open(folder: Path, description: dict, engine: Img2ImgEngine) -> dict[str, i
     """The batch sizes of the sweep in ``folder``, which begins here or goes on; sets the engine's."""
     path = folder / "sweep.json"
     sizes = {"batch_size": engine.batch_size, "rows_at_once": engine.batch_size, "decode_size": engine.decode_size}
+    sizes["workers"] = engine.workers
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
         sizes = found.pop("sizes")
         differing = [name for name in description if found.get(name) != json.loads(json.dumps(description[name]))]
         if differing:
-            raise ValueError(f"{folder} holds another sweep ({', '.join(differing)} differ): remove it, or use another folder")
+            names = ", ".join(differing)
+            raise ValueError(f"{folder} holds another sweep ({names} differ): remove it, or use another folder")
     else:
         write_atomically(path, json.dumps(description | {"sizes": sizes}, indent=1, sort_keys=True))
     engine.batch_size, engine.decode_size = sizes["rows_at_once"], sizes["decode_size"]
+    engine.workers = sizes["workers"]
     return sizes
 
 

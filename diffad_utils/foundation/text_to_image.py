@@ -7,6 +7,7 @@ encoder is trained along with the UNet, since there is no pretrained one to take
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections import Counter
@@ -164,6 +165,10 @@ def save_pipeline(pipeline: StableDiffusionPipeline, folder: str | Path) -> Path
     shutil.rmtree(temporary, ignore_errors=True)
     pipeline.to(dtype=torch.float16).save_pretrained(temporary, safe_serialization=True)
     pipeline.tokenizer.backend_tokenizer.model.save(str(temporary / "tokenizer"))  # vocab.json and merges.txt, as SD has
+    for config in temporary.rglob("config.json"):  # where a part was opened from is nobody's business
+        entries = json.loads(config.read_text(encoding="utf-8"))
+        entries.pop("_name_or_path", None)
+        config.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
     _name_as_released(temporary / "text_encoder" / "model.safetensors")
     pipeline.to(dtype=torch.float32)
     shutil.rmtree(folder, ignore_errors=True)

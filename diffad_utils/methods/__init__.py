@@ -1,11 +1,20 @@
 """Every method behind one interface; `METHODS` maps the names used in parameters and run folders to classes."""
 
+from diffad_utils.methods.autoencoder import Autoencoder
 from diffad_utils.methods.base import Detector, Prediction
 from diffad_utils.methods.clip_detectors import ClipKNN, ClipProbe, ClipZeroShot
 from diffad_utils.methods.img2img import Img2Img
 from diffad_utils.methods.invad import InvAD
+from diffad_utils.methods.latent_unet import LatentUNet
+from diffad_utils.methods.pixel_ddpm import PixelDDPM
 from diffad_utils.methods.trivial import Trivial
 
-METHODS: dict[str, type[Detector]] = {cls.name: cls for cls in (Trivial, InvAD, ClipKNN, ClipZeroShot, ClipProbe, Img2Img)}
+METHODS: dict[str, type[Detector]] = {
+    cls.name: cls
+    for cls in (Trivial, InvAD, ClipKNN, ClipZeroShot, ClipProbe, Img2Img, LatentUNet, Autoencoder, PixelDDPM)
+}
 
-__all__ = ["METHODS", "ClipKNN", "ClipProbe", "ClipZeroShot", "Detector", "Img2Img", "InvAD", "Prediction", "Trivial"]
+__all__ = [
+    "METHODS", "Autoencoder", "ClipKNN", "ClipProbe", "ClipZeroShot", "Detector", "Img2Img", "InvAD", "LatentUNet",
+    "PixelDDPM", "Prediction", "Trivial",
+]  # fmt: skip

@@ -5,8 +5,8 @@
 - `ClipZeroShot` (``clip_zero_shot``): "flawless" against "damaged" prompts, as WinCLIP's classifier (Jeong et al., CVPR
   2023, section 4.1) without its windows.
 - `ClipProbe` (``clip_probe``): the slides' future work. A linear classifier on the embeddings, and one on the patch
-  tokens, trained on normal images and on copies of them with synthetic defects pasted in as in CutPaste (Li et al., CVPR
-  2021) and DRAEM (Zavrtanik et al., ICCV 2021, eq. 2); never on a real or a test defect.
+  tokens, trained on normal images and on copies of them with synthetic defects pasted in as in CutPaste (Li et al.,
+  CVPR 2021) and DRAEM (Zavrtanik et al., ICCV 2021, eq. 2); never on a real or a test defect.
 
 All distances of features are 1 - cosine.
 """
@@ -55,8 +55,8 @@ def load_clip_for(name: str, image_size: int, *, device: str = "auto", allow_min
     side = input_side(clip)
     if image_size < side:
         raise ValueError(
-            f"{name} takes images of {side} x {side} pixels, but image_size is {image_size}: use image_size={side} or more, "
-            "or a CLIP for smaller images such as 'clip-mini'"
+            f"{name} takes images of {side} x {side} pixels, but image_size is {image_size}: use image_size={side} or "
+            "more, or a CLIP for smaller images such as 'clip-mini'"
         )
     return clip
 
@@ -68,9 +68,9 @@ def input_side(clip: Clip) -> int:
 
 
 def clip_input(clip: Clip, images: Tensor) -> Tensor:
-    """Images [B, 3, H, W] in [0, 1] resized and normalised as `Clip.encode_images` does: [B, 3, S, S] on CLIP's device."""
-    config = clip.model.visual.preprocess_cfg
-    images = resize(images.to(clip.device, torch.float32), input_side(clip), config["resize_mode"], config["interpolation"])
+    """Images [B, 3, H, W] in [0, 1] resized and normalised as `Clip.encode_images` does: [B, 3, S, S]."""
+    config, images = clip.model.visual.preprocess_cfg, images.to(clip.device, torch.float32)
+    images = resize(images, input_side(clip), config["resize_mode"], config["interpolation"])
     mean, std = (images.new_tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     return (images - mean) / std
 
@@ -91,8 +91,8 @@ def clip_features(clip: Clip, images: Tensor) -> ClipFeatures:
 
 @torch.inference_mode()
 def dense_features(clip: Clip, images: Tensor) -> Tensor | None:
-    """Unit features of patches in the space of texts, float32 [B, D, h, w] on the CPU; None for other than open_clip's own
-    vision transformers and ResNets.
+    """Unit features of patches in the space of texts, float32 [B, D, h, w] on the CPU; None for other than open_clip's
+    own vision transformers and ResNets.
 
     MaskCLIP's (Zhou et al., ECCV 2022, section 3.1): in the last attention every place keeps its own value instead of
     gathering those of others. Images float [B, 3, H, W] in [0, 1].
@@ -115,8 +115,11 @@ def dense_features(clip: Clip, images: Tensor) -> Tensor | None:
 
 
 def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
-    """1 - cosine of unit features along dimension 1: [B, D, ...] -> [B, ...]."""
-    return 1 - (a * b).sum(dim=1)
+    """1 - cosine of unit features along dimension 1: [B, D, ...] -> float32 [B, ...].
+
+    As |a - b|^2 / 2, which keeps its digits where a and b are nearly the same.
+    """
+    return ((a.double() - b.double()).square().sum(dim=1) / 2).float()
 
 
 def categories_of(keys: Sequence[str] | None, count: int, known: Sequence[str]) -> list[str]:
@@ -128,7 +131,7 @@ def categories_of(keys: Sequence[str] | None, count: int, known: Sequence[str]) 
         return [*known] * count
     if keys is None:
         raise ValueError(f"the detector was fitted on {', '.join(known)}: give the image keys, which name the category")
-    categories = [key.split("/")[1] for key in keys]
+    categories = [key.split("/")[1] if "/" in key else key for key in keys]
     unknown = sorted(set(categories) - set(known))
     if unknown:
         raise ValueError(f"categories {unknown} were not among the training categories {[*known]}")
@@ -145,12 +148,13 @@ def fill_prompt(template: str | Mapping[str, str], category: str) -> str:
     """
     if isinstance(template, Mapping):
         if category not in template:
-            raise ValueError(f"no prompt for category {category!r}; there are prompts for {', '.join(sorted(template)) or 'none'}")
+            there = ", ".join(sorted(template)) or "none"
+            raise ValueError(f"no prompt for category {category!r}; there are prompts for {there}")
         template = template[category]
     known = {"category": category.replace("_", " "), "noun": captions.noun(category).partition(" ")[2]}
     unknown = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None} - known.keys()
     if unknown:
-        raise ValueError(f"prompt template {template!r} has {{{'}, {'.join(sorted(unknown))}}}; known are {{category}} and {{noun}}")
+        raise ValueError(f"template {template!r} has fields {sorted(unknown)}; known are {{category}} and {{noun}}")
     return template.format(**known)
 
 
@@ -193,8 +197,8 @@ class ClipKNN(ClipDetector):
     neighbours : the distance is the mean over this many nearest neighbours.
     score : "image", the distance of the image embedding (the slides' baseline), or "patch", the largest of the map.
 
-    Prediction: parts ``image`` and ``patch``; anomaly_map = distance of each patch token to the nearest training patches,
-    upsampled.
+    Prediction: parts ``image`` and ``patch``; anomaly_map = distance of each patch token to the nearest training
+    patches, upsampled.
     """
 
     name: ClassVar[str] = "clip_knn"
@@ -211,7 +215,7 @@ class ClipKNN(ClipDetector):
         """Keep the features of every normal training image. ``ValueError`` if there are fewer than ``neighbours``."""
         check_train_dataset(train_dataset)
         if len(train_dataset) < self.neighbours:
-            raise ValueError(f"need at least {self.neighbours} training images for {self.neighbours} neighbours, got {len(train_dataset)}")
+            raise ValueError(f"need at least {self.neighbours} training images (neighbours), got {len(train_dataset)}")
         self._load_clip()
         features = [self._features(batch["image"]) for batch in batches(train_dataset, self.batch_size)]
         self.image_bank_ = torch.cat([f.image for f in features])
@@ -232,7 +236,8 @@ class ClipKNN(ClipDetector):
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         self._require_fitted("patch_bank_")
-        return {"image_bank": self.image_bank_, "patch_bank": self.patch_bank_}, {"clip_sha256": self.clip_.resolved.sha256}
+        banks = {"image_bank": self.image_bank_, "patch_bank": self.patch_bank_}
+        return banks, {"clip_sha256": self.clip_.resolved.sha256}
 
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self._load_clip()
@@ -252,7 +257,7 @@ class ClipZeroShot(ClipDetector):
         al., ICML 2021, section 3.1.4).
 
     Prediction: score = log-odds of the anomalous prompts, CLIP's logit scale times the difference of the cosines: the
-    ranking of WinCLIP's softmax without its saturation. anomaly_map = the same for the patches of `dense_features`, or None.
+    ranking of WinCLIP's softmax without its saturation. anomaly_map = the same for `dense_features`, or None.
     """
 
     name: ClassVar[str] = "clip_zero_shot"
@@ -342,11 +347,11 @@ class ClipProbe(ClipDetector):
         self._load_clip()
         image_rows, image_labels, patch_rows, coverages = [], [], [], []
         for batch in batches(train_dataset, self.batch_size):
-            images = resize_images(batch["image"], self.image_size)
+            images, keys = resize_images(batch["image"], self.image_size), batch["key"]
             for copy in range(self.pasted_per_image + 1):
                 shown, masks = images, torch.zeros(len(images), *images.shape[-2:])
                 if copy:
-                    pasted = [self._paste(i, image, key, copy, train_dataset) for i, (image, key) in enumerate(zip(images, batch["key"]))]
+                    pasted = [self._paste(*pair, copy, train_dataset) for pair in zip(images, keys, strict=True)]
                     shown, masks = (torch.stack(column) for column in zip(*pasted, strict=True))
                 features = self._features(shown)
                 image_rows.append(features.image)
@@ -354,10 +359,11 @@ class ClipProbe(ClipDetector):
                 patch_rows.append(_rows(features.patches))
                 coverages.append(F.adaptive_avg_pool2d(masks.float(), features.patches.shape[-2:]).flatten())
         self.image_weight_, self.image_bias_ = self._train(torch.cat(image_rows), torch.cat(image_labels))
-        self.patch_weight_, self.patch_bias_ = self._train(*self._chosen_patches(torch.cat(patch_rows), torch.cat(coverages)))
+        patches = self._chosen_patches(torch.cat(patch_rows), torch.cat(coverages))
+        self.patch_weight_, self.patch_bias_ = self._train(*patches)
         return self
 
-    def _paste(self, i: int, image: Tensor, key: str, copy: int, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
+    def _paste(self, image: Tensor, key: str, copy: int, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
         digest = hashlib.sha256(f"{self.seed}:{copy}:{key}".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
         source = resize_images(dataset[int(rng.integers(len(dataset)))]["image"][None], self.image_size)[0]
@@ -367,7 +373,9 @@ class ClipProbe(ClipDetector):
         generator = torch.Generator().manual_seed(self.seed)
         defective, clean = (coverage >= self.covered).nonzero()[:, 0], (coverage == 0).nonzero()[:, 0]
         if len(defective) == 0:
-            raise ValueError(f"no patch is covered by a pasted defect to {self.covered}: lower `covered` or raise `pasted_per_image`")
+            raise ValueError(
+                f"no patch is covered by a pasted defect to {self.covered}: lower `covered` or raise `pasted_per_image`"
+            )
         defective = defective[torch.randperm(len(defective), generator=generator)][: self.max_patches // 2]
         clean = clean[torch.randperm(len(clean), generator=generator)][: self.max_patches - len(defective)]
         chosen = torch.cat([defective, clean])
@@ -404,16 +412,17 @@ class ClipProbe(ClipDetector):
 def paste_defect(image: Tensor, source: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """A normal image with a spot of another one pasted in: (image float32 [3, H, W], mask bool [H, W]).
 
-    The spot is where smooth noise, pulled towards a random centre and stretched along a random direction, is largest: an
-    irregular patch or a streak of 0.2 to 10 % of the image. Its content is ``source`` shifted and with its colours scaled by
-    0.5 to 1.5, blended with an opacity of 0.3 to 1 (DRAEM, eq. 2). image, source: float [3, H, W] in [0, 1].
+    The spot is where smooth noise, pulled towards a random centre and stretched along a random direction, is largest:
+    an irregular patch or a streak of 0.2 to 10 % of the image. Its content is ``source`` shifted and with its colours
+    scaled by 0.5 to 1.5, blended with an opacity of 0.3 to 1 (DRAEM, eq. 2). image, source: float [3, H, W] in [0, 1].
     """
     height, width = image.shape[-2:]
-    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    side = max(height, width)
     angle, stretch = rng.uniform(0, np.pi), np.exp(rng.uniform(0, 2.5))
-    dx, dy = x - rng.uniform(0.1, 0.9) * width / max(height, width), y - rng.uniform(0.1, 0.9) * height / max(height, width)
-    along, across = np.cos(angle) * dx + np.sin(angle) * dy, np.cos(angle) * dy - np.sin(angle) * dx
-    noise = gaussian_filter(rng.standard_normal((height, width)), sigma=rng.uniform(0.01, 0.05) * max(height, width))
+    y, x = np.mgrid[0:height, 0:width] / side
+    x, y = x - rng.uniform(0.1, 0.9) * width / side, y - rng.uniform(0.1, 0.9) * height / side
+    along, across = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    noise = gaussian_filter(rng.standard_normal((height, width)), sigma=rng.uniform(0.01, 0.05) * side)
     field = 0.3 * noise / noise.std() - 10 * np.hypot(along / stretch**0.5, across * stretch**0.5)
     area = np.exp(rng.uniform(np.log(0.002), np.log(0.1)))
     mask = torch.from_numpy(field >= np.quantile(field, 1 - area))

@@ -1,9 +1,10 @@
 """Stable Diffusion image-to-image with a prompt, scored by the distance between an image and its "flawless" version.
 
 Source: Madan, Srivastava, Raghuvanshi, "A Critical Evaluation of Diffusion Models" (slides, IIT (BHU) Varanasi, 2025),
-"Three Reconstruction Pipelines" (2) and "Hybrid Anomaly Scoring"; the settings of their code (codes/img2img.ipynb) are in
-data/published/hyperparameters.csv. The image is encoded, noised to a level that `strength` sets (SDEdit: Meng et al.,
-ICLR 2022, section 3.2), denoised by DDIM with classifier-free guidance (Ho and Salimans, 2022, eq. 6), and decoded.
+"Three Reconstruction Pipelines" (2) and "Hybrid Anomaly Scoring"; the settings of their code (codes/img2img.ipynb) are
+in data/published/hyperparameters.csv. The image is encoded, noised to a level that `strength` sets (SDEdit: Meng et
+al., ICLR 2022, section 3.2), denoised by DDIM with classifier-free guidance (Ho and Salimans, 2022, eq. 6), and
+decoded.
 
 Where ours differs from their code:
 
@@ -16,15 +17,17 @@ Where ours differs from their code:
   scales both by held-out normal training images first.
 
 The engine below does for many images and many settings what diffusers' ``StableDiffusionImg2ImgPipeline`` does for one:
-an image is encoded once, a prompt is embedded once, and one batch may hold any settings with the same number of executed
-steps. For one image and one setting its latents are the pipeline's.
+an image is encoded once, a prompt is embedded once, and one batch may hold any settings with the same number of
+executed steps. For one image and one setting its latents are the pipeline's.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
@@ -58,7 +61,7 @@ class Setting:
 
     strength : share of the schedule that is run, in (0, 1]; higher noises the image more.
     guidance_scale : classifier-free guidance; up to 1 means none, as in diffusers.
-    num_inference_steps : DDIM steps of the whole schedule; ``int(num_inference_steps * strength)`` of them are executed.
+    num_inference_steps : DDIM steps of the whole schedule; ``int(num_inference_steps * strength)`` are executed.
     seed : of the noise, together with the image key.
 
     Raises ``ValueError`` for a strength outside (0, 1], a negative guidance, or less than one executed step.
@@ -73,13 +76,13 @@ class Setting:
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength must be in (0, 1], got {self.strength}")
         if not 0 <= self.guidance_scale < float("inf"):
-            raise ValueError(f"guidance_scale must be finite and at least 0 (up to 1: no guidance), got {self.guidance_scale}")
+            raise ValueError(f"guidance_scale must be finite and 0 or more (to 1: none), got {self.guidance_scale}")
         if self.num_inference_steps < 1 or int(self.num_inference_steps) != self.num_inference_steps:
-            raise ValueError(f"num_inference_steps must be a whole number of at least 1, got {self.num_inference_steps}")
+            raise ValueError(f"num_inference_steps must be a whole number, 1 or more, got {self.num_inference_steps}")
         if self.executed_steps < 1:
             raise ValueError(
-                f"strength {self.strength} of {self.num_inference_steps} steps is less than one step; use a strength of at "
-                f"least {1 / self.num_inference_steps:.3g} or more steps"
+                f"strength {self.strength} of {self.num_inference_steps} steps is less than one step; use a strength "
+                f"of at least {1 / self.num_inference_steps:.3g} or more steps"
             )
 
     @property
@@ -97,7 +100,8 @@ class Setting:
         return self.executed_steps * (2 if self.guided else 1)
 
     def __str__(self) -> str:
-        return f"strength-{self.strength:g}_guidance-{self.guidance_scale:g}_steps-{self.num_inference_steps}_seed-{self.seed}"
+        what = f"strength-{self.strength:g}_guidance-{self.guidance_scale:g}"
+        return f"{what}_steps-{self.num_inference_steps}_seed-{self.seed}"
 
 
 class Schedule(NamedTuple):
@@ -110,7 +114,7 @@ class Schedule(NamedTuple):
 
 @dataclass(frozen=True)
 class Posterior:
-    """What an autoencoder says of images: mean and standard deviation of the scaled latents, float32 [N, C, h, w], CPU."""
+    """What an autoencoder says of images: mean and std of their scaled latents, float32 [N, C, h, w] on the CPU."""
 
     mean: Tensor
     std: Tensor
@@ -127,7 +131,7 @@ class TextPair(NamedTuple):
 
 
 def ddim_schedule(scheduler: DDIMScheduler, num_inference_steps: int, executed_steps: int) -> Schedule:
-    """The last ``executed_steps`` of diffusers' DDIM schedule of ``num_inference_steps``, as its img2img pipeline runs them.
+    """The last ``executed_steps`` of diffusers' DDIM schedule of ``num_inference_steps``, as its pipeline runs them.
 
     Raises ``ValueError`` if the scheduler cannot make that many steps.
     """
@@ -135,7 +139,7 @@ def ddim_schedule(scheduler: DDIMScheduler, num_inference_steps: int, executed_s
     timesteps = scheduler.timesteps[num_inference_steps - executed_steps :].cpu()
     alphas = scheduler.alphas_cumprod.double()
     if int(timesteps.max()) >= len(alphas):
-        raise ValueError(f"num_inference_steps={num_inference_steps} does not fit the model's {len(alphas)} timesteps; use fewer")
+        raise ValueError(f"{num_inference_steps} steps do not fit the model's {len(alphas)} timesteps; use fewer")
     before = timesteps - len(alphas) // num_inference_steps
     final = scheduler.final_alpha_cumprod.double()
     return Schedule(timesteps, alphas[timesteps], torch.where(before >= 0, alphas[before.clamp_min(0)], final))
@@ -147,11 +151,13 @@ class Img2ImgEngine:
     Parameters
     ----------
     pipeline : its autoencoder, UNet, tokenizer and text encoder are used, its scheduler's schedule with DDIM.
-    batch_size : rows (one image with one setting) that the UNet sees at once; with guidance it sees twice as many. Halved
-        whenever memory runs out, and kept at what fitted.
+    batch_size : rows (one image with one setting) that the UNet sees at once; with guidance it sees twice as many.
+        Halved whenever memory runs out, and kept at what fitted.
 
     Attributes
     ----------
+    workers : threads that share a batch, each with rows of its own and one core; 1 on a GPU, on a CPU as many as torch
+        had threads. Cores that share every operation instead wait for one another at each of hundreds of small ones.
     evaluations : UNet evaluations so far, one for each row of each call.
     seconds : wall time so far by stage: "encode", "unet", "decode".
 
@@ -168,11 +174,12 @@ class Img2ImgEngine:
             )
         self.pipeline, self.unet, self.vae = pipeline, pipeline.unet, pipeline.vae
         self.batch_size, self.decode_size = batch_size, min(batch_size, DECODED_AT_ONCE)
-        self.evaluations, self.seconds = 0, Counter()
+        self.workers = torch.get_num_threads() if pipeline.unet.device.type == "cpu" else 1
+        self.evaluations, self.seconds, self._counting = 0, Counter(), threading.Lock()
         self._texts: dict[tuple[str, str], TextPair] = {}
         self._schedules: dict[tuple[int, int], Schedule] = {}
-        for network in (self.unet, self.vae):  # convolutions run faster on this order of dimensions, on CPUs and on GPUs
-            network.to(memory_format=torch.channels_last)
+        for network in (self.unet, self.vae):
+            network.to(memory_format=torch.channels_last)  # convolutions are faster on it, on CPUs and on GPUs
 
     @property
     def device(self) -> torch.device:
@@ -197,7 +204,7 @@ class Img2ImgEngine:
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Posterior:
-        """images float [N, 3, H, W] in [0, 1] -> posterior over scaled latents [N, C, h, w]; std is 0 for an AutoencoderTiny."""
+        """images float [N, 3, H, W] in [0, 1] -> posterior of latents [N, C, h, w]; std 0 for an AutoencoderTiny."""
         self.check_size(*images.shape[-2:])
 
         def piece(rows: slice) -> Tensor:
@@ -241,7 +248,8 @@ class Img2ImgEngine:
             if all(guided):
                 x, t = torch.cat([x, x]), torch.cat([t, t])
             eps = self.unet(x, t, encoder_hidden_states=hidden, return_dict=False)[0].float()
-            self.evaluations += len(x)
+            with self._counting:
+                self.evaluations += len(x)
             if not all(guided):
                 return eps
             negative, positive = eps.chunk(2)
@@ -253,13 +261,14 @@ class Img2ImgEngine:
     def denoise(
         self, posterior: Posterior, keys: Sequence[str], texts: Sequence[TextPair], settings: Sequence[Setting]
     ) -> Tensor:
-        """Noise and denoise a batch, one setting a row: posterior, keys, texts, settings [B] -> latents float32 [B, C, h, w], CPU.
+        """Noise and denoise a batch, one setting a row: [B] of each argument -> latents float32 [B, C, h, w], CPU.
 
         As diffusers does, an image's generator draws a latent from the posterior and then the noise. The settings must
         agree in the number of executed steps and in whether they are guided; ``ValueError`` if not.
         """
         if len({(s.executed_steps, s.guided) for s in settings}) > 1:
             raise ValueError("settings of one batch must agree in executed steps and in whether they are guided")
+        schedules = [self.schedule(setting) for setting in settings]
 
         def piece(rows: slice) -> Tensor:
             chosen, part = settings[rows], posterior[rows]
@@ -267,7 +276,7 @@ class Img2ImgEngine:
             draws = [image_noise(shape, s.seed, [key])[0] for s, key in zip(chosen, keys[rows], strict=True)]
             sample, noise = torch.stack(draws).to(self.device).unbind(dim=1)
             eps_fn = self.eps_fn(texts[rows], [s.guidance_scale for s in chosen])
-            steps = [torch.stack(column, dim=1) for column in zip(*map(self.schedule, chosen), strict=True)]
+            steps = [torch.stack(column, dim=1) for column in zip(*schedules[rows], strict=True)]
             clean = part.mean.to(self.device) + part.std.to(self.device) * sample
             x = ddim_step(clean, noise, 1.0, steps[1][0])  # from alpha_bar = 1: the forward process
             for t, alpha_from, alpha_to in zip(*steps, strict=True):
@@ -292,17 +301,17 @@ class Img2ImgEngine:
     def reconstruct(
         self, images: Tensor, keys: Sequence[str], prompts: Sequence[str], setting: Setting, negative_prompt: str = ""
     ) -> Tensor:
-        """img2img of images [N, 3, H, W] in [0, 1] with prompts [N] and one setting: float32 [N, 3, H, W] in [0, 1], CPU."""
+        """img2img of images [N, 3, H, W] in [0, 1], prompts [N] and one setting: the same shape and range, CPU."""
         texts = [self.embed(prompt, negative_prompt) for prompt in prompts]
         return self.decode(self.denoise(self.encode(images), keys, texts, [setting] * len(images)))
 
     def _in_pieces(self, function: Callable[[slice], Tensor], count: int, size_name: str) -> Tensor:
-        """``function`` over consecutive slices of ``range(count)``, joined; their size is halved where memory runs out."""
+        """``function`` over slices of ``range(count)``, joined; their size is halved where memory runs out."""
         outputs, start = [], 0
         while start < count:
             size = getattr(self, size_name)
             try:
-                outputs.append(function(slice(start, start + size)))
+                outputs.append(self._shared(function, start, min(start + size, count)))
                 start += size
                 continue
             except RuntimeError as error:
@@ -310,12 +319,30 @@ class Img2ImgEngine:
                     raise
                 if size == 1:
                     raise RuntimeError(
-                        "out of memory with a single image: use a smaller image_size, low_memory=True, or another device"
+                        "out of memory with a single image: use a smaller image_size, low_memory=True or another device"
                     ) from error
             # here, not above: while the error is handled it holds on to the memory
             clear_device_cache(garbage_collection=True)
             setattr(self, size_name, size // 2)
         return torch.cat(outputs)
+
+    def _shared(self, function: Callable[[slice], Tensor], start: int, stop: int) -> Tensor:
+        """``function`` of ``slice(start, stop)``, in as many parts as there are workers."""
+        workers = min(self.workers, stop - start)
+        if workers == 1:
+            return function(slice(start, stop))
+        bounds, threads = [start + (stop - start) * i // workers for i in range(workers + 1)], torch.get_num_threads()
+
+        def part(rows: tuple[int, int]) -> Tensor:
+            torch.set_num_threads(1)
+            with torch.inference_mode():  # holds for a thread, not for those that it starts
+                return function(slice(*rows))
+
+        try:
+            with ThreadPoolExecutor(workers) as pool:
+                return torch.cat(list(pool.map(part, zip(bounds, bounds[1:], strict=False))))
+        finally:
+            torch.set_num_threads(threads)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -325,11 +352,11 @@ class Img2ImgEngine:
 
 
 def check_prompts(prompts: Sequence[str], settings: Sequence[Setting]) -> None:
-    """Raise ``ValueError`` if one of the prompts is empty and one of the settings is guided: there is nothing to guide to."""
+    """Raise ``ValueError`` if a prompt is empty and a setting is guided: there is nothing to guide to."""
     guided = [setting for setting in settings if setting.guided]
     if guided and not all(prompt.strip() for prompt in prompts):
         raise ValueError(
-            f"the prompt is empty, but guidance_scale is {guided[0].guidance_scale}: give a prompt, or use guidance_scale=1"
+            f"the prompt is empty, but guidance_scale is {guided[0].guidance_scale}: give a prompt or guidance_scale=1"
         )
 
 
@@ -355,7 +382,8 @@ class Img2Img(Detector):
     batch_size : images at once, to begin with; halved where memory runs out.
 
     Prediction: parts ``mse`` (mean over pixels and channels) and ``clip`` (1 - cosine of the image features); score and
-    map are their hybrid. The map's parts are the squared error, mean over channels, and 1 - cosine of CLIP's patch tokens.
+    map are their hybrid. The map's parts are the squared error, mean over channels, and 1 - cosine of CLIP's patch
+    tokens.
     """
 
     name: ClassVar[str] = "img2img"
@@ -410,12 +438,14 @@ class Img2Img(Detector):
 
     def reconstruct(self, images: Tensor, keys: Sequence[str] | None = None) -> Tensor:
         """img2img of images float32 [B, 3, image_size, image_size] in [0, 1]: the same shape, CPU."""
-        keys = [str(i) for i in range(len(images))] if keys is None else list(keys)
         texts = [self.engine_.embed(*pair) for pair in zip(*self.prompts(keys, len(images)), strict=True)]
+        keys = [str(i) for i in range(len(images))] if keys is None else list(keys)
         latents = self.engine_.denoise(self.engine_.encode(images), keys, texts, [self.setting] * len(images))
         return self.engine_.decode(latents)
 
-    def _measure(self, images: Tensor, keys: Sequence[str] | None) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    def _measure(
+        self, images: Tensor, keys: Sequence[str] | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """Parts [B] and maps [B, image_size, image_size] of the score, and the reconstruction at ``image_size``."""
         x = resize_images(images.float(), self.image_size)
         x_hat = self.reconstruct(x, keys)
@@ -433,8 +463,8 @@ class Img2Img(Detector):
         self.clip_ = None
         if self.alpha < 1:
             self.clip_ = load_clip_for(self.clip, self.image_size, device=self.device, allow_mini=self.allow_mini)
-        pipeline = load_pipeline(self.weights, device=self.device, allow_mini=self.allow_mini, low_memory=self.low_memory)
-        engine = Img2ImgEngine(pipeline, self.batch_size)
+        options = dict(device=self.device, allow_mini=self.allow_mini, low_memory=self.low_memory)
+        engine = Img2ImgEngine(load_pipeline(self.weights, **options), self.batch_size)
         engine.check_size(self.image_size, self.image_size)
         engine.schedule(self.setting)
         self.engine_ = engine
@@ -457,7 +487,9 @@ class Img2Img(Detector):
         self._set_prompts(values["categories"])
         self._load_networks()
         if self._checksums() != values["sha256"]:
-            raise ValueError(f"this detector was calibrated with the weights {values['sha256']}, but found {self._checksums()} here")
+            raise ValueError(
+                f"this detector was calibrated with the weights {values['sha256']}, but found {self._checksums()} here"
+            )
         self.calibration_ = scoring.Calibration(**values["calibration"]["parts"])
         self.map_calibration_ = scoring.Calibration(**values["calibration"]["maps"])
 
@@ -469,8 +501,8 @@ def residual_parts(
 
     features : CLIP's for x and for x_hat; without them there is no part "clip".
 
-    Returns ({"mse": [B], "clip": [B]}, {"mse": [B, H, W], "clip": [B, h, w]}); ``mse`` is the mean of its map, ``clip`` is
-    1 - cosine of the image features, and its map that of the h x w patch tokens. ``ValueError`` if shapes differ.
+    Returns ({"mse": [B], "clip": [B]}, {"mse": [B, H, W], "clip": [B, h, w]}); ``mse`` is the mean of its map, ``clip``
+    is 1 - cosine of the image features, and its map that of the h x w patch tokens. ``ValueError`` if shapes differ.
     """
     if x.shape != x_hat.shape:
         raise ValueError(f"image and reconstruction differ in shape: {list(x.shape)} and {list(x_hat.shape)}")

@@ -57,6 +57,11 @@ def test_all_together_take_at_most_25_megabytes_of_safetensors():
     assert not [file for file in files if file.suffix in weights.PICKLES]
 
 
+def test_no_file_tells_where_it_was_made():
+    for file in weights.MINI_ROOT.rglob("*.json"):
+        assert "_name_or_path" not in file.read_text(encoding="utf-8"), file
+
+
 @pytest.mark.parametrize("name", ["sd", "clip"])
 def test_card_and_record(name):
     card = (weights.MINI_ROOT / name / "README.md").read_text()

@@ -1,0 +1,160 @@
+"""How much faster is the sweep engine than calling diffusers' img2img pipeline image by image and setting by setting?
+
+    python benchmarks/img2img_sweep.py                                       # the shipped small model, on the CPU
+    python benchmarks/img2img_sweep.py --random-sd15 --device cuda --size 512 --repeats 3
+
+Peer: the seed project's way (codes/img2img.ipynb), one call of ``StableDiffusionImg2ImgPipeline`` for each image and
+setting, Pillow images in and out, on its own copy of the networks; ``--peer-slicing`` with the attention slicing that
+they switch on. Both sides run the same images and settings in alternation, so what else the machine does meets both.
+Printed:
+
+- the ratio of wall times, its median and range over the repeats;
+- the wall time over its bound, which is evaluations x (time of one batched UNet evaluation / its rows) + the
+  autoencoder's share.
+
+Not a test: nothing is asserted. ``--random-sd15`` builds Stable Diffusion v1.5's architecture with random weights,
+which cost the same time as trained ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionImg2ImgPipeline, UNet2DConditionModel
+from PIL import Image
+from torchvision.transforms.functional import to_pil_image
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from diffad_utils import sweep
+from diffad_utils.methods.img2img import Img2ImgEngine, Setting
+from diffad_utils.models.stable_diffusion import SCHEDULE, clip_tokenizer, load_pipeline
+from diffad_utils.training import pick_device
+
+PROMPT = "a flawless woven carpet"
+
+
+def random_sd15(device: torch.device, dtype: torch.dtype) -> StableDiffusionImg2ImgPipeline:
+    """Stable Diffusion v1.5's architecture (860 M parameters in the UNet) with random weights."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+        vae = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=512, scaling_factor=0.18215,
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        )  # fmt: skip
+        text = CLIPTextModel(CLIPTextConfig(
+            vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+            hidden_act="quick_gelu", projection_dim=768,
+        ))  # fmt: skip
+    parts = [network.to(dtype).eval().requires_grad_(False) for network in (vae, text, unet)]
+    pipeline = StableDiffusionImg2ImgPipeline(
+        vae=parts[0], text_encoder=parts[1], unet=parts[2], tokenizer=clip_tokenizer(),
+        scheduler=DDIMScheduler(**SCHEDULE), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def seconds(function) -> float:
+    """Wall time of one call, with the device idle before and after."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def one_by_one(pipeline: StableDiffusionImg2ImgPipeline, pictures: list[Image.Image], settings: list[Setting]) -> None:
+    generator = torch.Generator().manual_seed(42)  # one for all images, as in their code
+    for setting in settings:
+        for picture in pictures:
+            pipeline(
+                prompt=PROMPT, image=picture, strength=setting.strength, guidance_scale=setting.guidance_scale,
+                num_inference_steps=setting.num_inference_steps, generator=generator,
+            )  # fmt: skip
+
+
+def at_once(engine: Img2ImgEngine, images: torch.Tensor, settings: list[Setting]) -> sweep.Sweep:
+    keys, prompts = [f"image-{i}" for i in range(len(images))], [PROMPT] * len(images)
+    with tempfile.TemporaryDirectory() as folder:  # images are decoded and files written, as in use
+        return sweep.run(engine, images, keys, prompts, settings, folder, measure=lambda indices, x_hat: {})
+
+
+@torch.inference_mode()
+def seconds_per_row(engine: Img2ImgEngine, size: int, repeats: int) -> float:
+    """Time of one batched UNet evaluation over its rows; guided, so the UNet sees twice the engine's batch size."""
+    rows, side = engine.batch_size, size // engine.size_factor
+    text = engine.embed(PROMPT)
+    eps_fn = engine.eps_fn([text] * rows, [5.0] * rows)
+    x = torch.randn(rows, engine.unet.config.in_channels, side, side, device=engine.device)
+    t = torch.full((rows,), 500, device=engine.device)
+    eps_fn(x, t)
+    return statistics.median(seconds(lambda: eps_fn(x, t)) for _ in range(repeats)) / (2 * rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--weights", default="sd-mini")
+    parser.add_argument("--random-sd15", action="store_true", help="Stable Diffusion v1.5 with random weights")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--strengths", type=float, nargs="+", default=[0.1, 0.3, 0.5, 0.7])
+    parser.add_argument("--guidance-scales", type=float, nargs="+", default=[3.5, 9.0])
+    parser.add_argument("--steps", type=int, nargs="+", default=[20])
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peer-slicing", action="store_true", help="attention slicing for the peer")
+    parser.add_argument("--compile", action="store_true", help="torch.compile for the engine's UNet")
+    parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN time its algorithms, for both sides")
+    arguments = parser.parse_args()
+    device = pick_device(arguments.device)
+    torch.backends.cudnn.benchmark = arguments.cudnn_benchmark
+
+    def load() -> StableDiffusionImg2ImgPipeline:
+        if arguments.random_sd15:
+            return random_sd15(device, torch.float16 if device.type == "cuda" else torch.float32)
+        return load_pipeline(arguments.weights, device=str(device))
+
+    peer, engine = load(), Img2ImgEngine(load(), arguments.batch_size)
+    if arguments.peer_slicing:
+        peer.enable_attention_slicing()
+    if arguments.compile:
+        engine.unet.compile()
+    settings = sweep.grid(arguments.strengths, arguments.guidance_scales, arguments.steps)
+    images = torch.rand(arguments.images, 3, arguments.size, arguments.size, generator=torch.Generator().manual_seed(0))
+    pictures = [to_pil_image(image) for image in images]
+    threads = torch.get_num_threads()
+    print(f"{len(images)} images of {arguments.size} px x {len(settings)} settings, {threads} threads, {device}")
+
+    one_by_one(peer, pictures[:1], settings[:1])
+    at_once(engine, images, settings if arguments.compile else settings[-1:])
+    ratios, bounds = [], []
+    for _ in range(arguments.repeats):
+        per_row = seconds_per_row(engine, arguments.size, 5)
+        start = time.perf_counter()
+        done = at_once(engine, images, settings)
+        ours = time.perf_counter() - start
+        theirs = seconds(lambda: one_by_one(peer, pictures, settings))
+        assert done.evaluations == done.expected_evaluations
+        bound = done.evaluations * per_row + done.seconds["encode"] + done.seconds["decode"]
+        ratios.append(theirs / ours)
+        bounds.append(ours / bound)
+        stages = ", ".join(f"{stage} {spent:.2f}" for stage, spent in done.seconds.items())
+        cost = f"{done.evaluations} evaluations, {1000 * per_row:.2f} ms each in a batch"
+        print(f"peer {theirs:.2f} s, engine {ours:.2f} s ({stages}), {cost}", flush=True)
+    for name, values in {"times faster than image by image": ratios, "wall time over its bound": bounds}.items():
+        low, high = min(values), max(values)
+        print(f"{name}: {statistics.median(values):.2f} [{low:.2f}, {high:.2f}] over {len(values)} repeats")
+    if device.type == "cuda":
+        print(f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB, batch size {engine.batch_size}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""A plain autoencoder: the architecture and bottleneck of a latent diffusion autoencoder, trained to reconstruct and
+nothing else.
+
+Source: Madan, Srivastava, Raghuvanshi, "A Critical Evaluation of Diffusion Models" (slides, IIT (BHU) Varanasi, 2025),
+"Contrast With Autoencoders" and "Reconstruction-Based Anomaly Detection"; as a detector it is the autoencoder of
+Bergmann et al. (VISAPP 2019), with the squared error. Its latent is the posterior mean of diffusers' class, with no
+noise and no Kullback-Leibler term, and it is trained on the normal images of the task alone. Against the autoencoder
+whose shape it takes it shows what is due to the bottleneck, which both have, and what to the objective and the data.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, AutoencoderTiny
+from torch import Tensor
+
+from diffad_utils import bottleneck, scoring
+from diffad_utils.data import ImageDataset
+from diffad_utils.methods.base import check_train_dataset
+from diffad_utils.methods.reconstruction import ReconstructionDetector
+from diffad_utils.models.stable_diffusion import AUTOENCODERS, load_vae
+from diffad_utils.training import TrainingLog, train
+
+
+@dataclass(kw_only=True)
+class Autoencoder(ReconstructionDetector):
+    """An autoencoder trained with a squared error on normal images; see the module's text for the source.
+
+    Parameters
+    ----------
+    vae : the autoencoder whose architecture is taken, a name for `models.stable_diffusion.load_vae`.
+    allow_mini : whether the shipped small autoencoder may stand in where the real weights are not found.
+    pretrained : begin with the weights of ``vae`` instead of random ones: what its own architecture can do on these
+        images.
+    latent_channels, downsampling : another bottleneck than that of ``vae``, whose weights do not fit then; None: the
+        same. The downsampling can only be less: levels are left out at the coarse end.
+    crop : side in pixels of the random crops that training sees, a multiple of the downsampling; None for whole images.
+        The networks are convolutional (but for an attention in the middle of large ones), so that crops teach them as
+        well and more of them fit into a step.
+    train_steps, train_batch_size, learning_rate, warmup_steps, ema_decay, mixed_precision : training (AdamW, cosine).
+
+    Prediction: parts ``mse`` and ``peak`` of the residual. nfe = 0.
+    """
+
+    name: ClassVar[str] = "autoencoder"
+
+    vae: str = "sd-mini"
+    allow_mini: bool = False
+    pretrained: bool = False
+    latent_channels: int | None = None
+    downsampling: int | None = None
+    crop: int | None = 64
+    train_steps: int = 150
+    train_batch_size: int = 8
+    learning_rate: float = 2e-3
+    warmup_steps: int = 10
+    ema_decay: float | None = 0.98
+    mixed_precision: str = "no"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pretrained and (self.latent_channels is not None or self.downsampling is not None):
+            raise ValueError("pretrained weights have their own bottleneck; leave out latent_channels and downsampling")
+
+    @property
+    def nfe(self) -> int:
+        return 0
+
+    def fit(self, train_dataset: ImageDataset, checkpoint_folder: str | Path | None = None) -> Self:
+        """Train on normal images, calibrate the score on held-out ones.
+
+        With ``checkpoint_folder`` an interrupted training goes on where it was. Leaves ``training_log_`` behind.
+        """
+        check_train_dataset(train_dataset)
+        template = load_vae(self.vae, device="cpu", allow_mini=self.allow_mini)
+        self._build(type(template), bottleneck_config(template, self.latent_channels, self.downsampling))
+        if self.pretrained:
+            self.model_.load_state_dict(template.state_dict())
+        self._check_sizes()
+        images, held_out, held_out_keys = self._split(train_dataset)
+        self.training_log_ = self._train(images, checkpoint_folder)
+        self._calibrate(held_out, held_out_keys)
+        return self
+
+    @torch.inference_mode()
+    def _reconstruct(self, x: Tensor, keys: Sequence[str] | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Dec(Enc(x)); nothing in it is random."""
+        return bottleneck.reconstruct(self.model_, x), {}
+
+    def _check_sizes(self) -> None:
+        factor, side = bottleneck.downsampling(self.model_), self.crop or self.image_size
+        if self.image_size % factor or side % factor or not 0 < side <= self.image_size:
+            raise ValueError(
+                f"image_size and crop must be multiples of the downsampling {factor} and crop not larger than the "
+                f"image, got image_size={self.image_size}, crop={self.crop}"
+            )
+
+    def _train(self, images: Tensor, checkpoint_folder: str | Path | None) -> TrainingLog:
+        """images [n, 3, H, W] in [0, 1]."""
+        side, shape = self.crop or self.image_size, (self.train_batch_size, 2)
+
+        def loss_fn(model: bottleneck.VAE, generator: torch.Generator) -> Tensor:
+            chosen = torch.randint(len(images), (self.train_batch_size,), generator=generator).tolist()
+            corners = torch.randint(self.image_size - side + 1, shape, generator=generator).tolist()
+            crops = [images[i, :, y : y + side, x : x + side] for i, (y, x) in zip(chosen, corners, strict=True)]
+            x = torch.stack(crops).to(self.torch_device)
+            return F.mse_loss(bottleneck.decode(model, bottleneck.encode(model, x)).float(), x)
+
+        return train(
+            self.model_, loss_fn, num_steps=self.train_steps, lr=self.learning_rate, warmup_steps=self.warmup_steps,
+            ema_decay=self.ema_decay, seed=self.seed, mixed_precision=self.mixed_precision,
+            checkpoint_folder=checkpoint_folder, description="autoencoder",
+        )  # fmt: skip
+
+    def _build(self, cls: type[AutoencoderKL] | type[AutoencoderTiny], config: dict[str, Any]) -> None:
+        # a configuration also holds diffusers' own notes, and for an AutoencoderTiny what follows from the rest
+        known = inspect.signature(cls.__init__).parameters
+        arguments = {name: value for name, value in config.items() if name in known}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.model_ = cls(**arguments).to(self.torch_device).eval()
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        self._require_fitted("calibration_")
+        values = {"calibration": self._calibration_values(), "class": type(self.model_).__name__}
+        return self.model_.state_dict(), values | {"config": json.loads(self.model_.to_json_string())}
+
+    def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self._build(AUTOENCODERS[values["class"]], values["config"])
+        self.model_.load_state_dict(tensors)
+        self.calibration_ = scoring.Calibration(**values["calibration"])
+
+
+def bottleneck_config(
+    vae: bottleneck.VAE, latent_channels: int | None = None, downsampling: int | None = None
+) -> dict[str, Any]:
+    """The configuration of an autoencoder like ``vae`` with another bottleneck.
+
+    Raises ``ValueError`` for a downsampling that is no power of 2 from 2 to that of ``vae``.
+    """
+    config, now = dict(vae.config), bottleneck.downsampling(vae)
+    factor = downsampling or now
+    if factor & (factor - 1) or not 2 <= factor <= now:
+        raise ValueError(
+            f"downsampling must be a power of 2 from 2 to {now}, that of the autoencoder taken, got {downsampling}"
+        )
+    levels = factor.bit_length()
+    if isinstance(vae, AutoencoderKL):
+        config |= {name: config[name][:levels] for name in ("block_out_channels", "down_block_types", "up_block_types")}
+    else:  # the decoder's lists begin at the coarse end
+        config |= {name: config[name][:levels] for name in ("encoder_block_out_channels", "num_encoder_blocks")}
+        config |= {name: config[name][-levels:] for name in ("decoder_block_out_channels", "num_decoder_blocks")}
+    return config | {"latent_channels": latent_channels or config["latent_channels"]}

@@ -1,0 +1,234 @@
+"""Diffusion in pixel space: a DDPM of normal images that reconstructs by partial noising and DDIM.
+
+Source: the code of the slides "A Critical Evaluation of Diffusion Models" (codes/diffusion_unet.ipynb), which adapts
+google/ddpm-celebahq-256 to normal images with all but four blocks frozen (``weights``, ``trainable``, ``learning_rate``
+= 3e-5, ``train_batch_size`` = 2, 30 epochs at 128 pixels), and the pixel-space model that the slides name as future
+work. The objective is that of Ho et al. (NeurIPS 2020, eq. 14), reconstruction is that of AnoDDPM (Wyatt et al., CVPRW
+2022) with DDIM (Song et al., ICLR 2021, eq. 12): the image is noised up to ``noise_timestep`` and denoised in
+``num_steps``.
+
+Where ours differs from their code:
+
+- *Input*: theirs is in [0, 1], ours in [-1, 1], which the pretrained model was trained on.
+- *Start*: theirs runs 250 steps from t = 999 on the clean test image, to which no noise was added, so the network is
+  told of noise that is not there. Ours noises, with noise seeded by (seed, image key).
+- *Without pretrained weights* a small network is trained from scratch, which their code does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, UNet2DModel
+from torch import Tensor
+
+from diffad_utils import scoring, weights
+from diffad_utils.data import ImageDataset
+from diffad_utils.diffusion import NoiseSchedule, add_noise, ddim_sample, image_noise
+from diffad_utils.methods.base import check_train_dataset
+from diffad_utils.methods.reconstruction import ReconstructionDetector
+from diffad_utils.training import TrainingLog, train
+
+
+@dataclass(kw_only=True)
+class PixelDDPM(ReconstructionDetector):
+    """Reconstruction by a DDPM of images; see the module's text for the source.
+
+    Parameters
+    ----------
+    weights : a diffusers folder or hub id of an unconditional DDPM that predicts the noise, for `weights.resolve`:
+        "google/ddpm-celebahq-256" is the seed project's. None: a small network from scratch.
+    trainable : with ``weights``, the blocks that are trained, by the beginning of their parameters' names; all others
+        stay as they are. The default is the seed project's choice.
+    image_size : a multiple of 2 for each level of the network but the first (8 for the small one).
+    block_out_channels : widths of the small network, each a multiple of 8; attention on the last level.
+    train_steps, train_batch_size, learning_rate, warmup_steps, ema_decay, mixed_precision : training (AdamW, cosine).
+    noise_timestep : how far images are noised, up to T - 1. num_steps : DDIM steps from there, at most as many.
+
+    Prediction: parts ``mse`` and ``peak`` of the residual; nfe = ``num_steps``.
+    """
+
+    name: ClassVar[str] = "pixel_ddpm"
+
+    image_size: int = 64
+    weights: str | None = None
+    trainable: Sequence[str] = ("down_blocks.3", "mid_block", "up_blocks.2", "up_blocks.3")
+    block_out_channels: Sequence[int] = (16, 32, 64, 96)
+    train_steps: int = 200
+    train_batch_size: int = 8
+    learning_rate: float = 1e-3
+    warmup_steps: int = 20
+    ema_decay: float | None = 0.98
+    mixed_precision: str = "no"
+    noise_timestep: int = 250
+    num_steps: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._timesteps(self.noise_timestep, self.num_steps)  # refuses bad settings before any training
+
+    @property
+    def nfe(self) -> int:
+        return self.num_steps
+
+    def fit(self, train_dataset: ImageDataset, checkpoint_folder: str | Path | None = None) -> Self:
+        """Train the network, or the chosen blocks of a pretrained one, and calibrate the score on held-out normals.
+
+        With ``checkpoint_folder`` an interrupted training goes on where it was. Leaves ``training_log_`` behind.
+        """
+        check_train_dataset(train_dataset)
+        self._build()
+        images, held_out, held_out_keys = self._split(train_dataset)
+        self.training_log_ = self._train(2 * images - 1, checkpoint_folder)
+        self._calibrate(held_out, held_out_keys)
+        return self
+
+    def reconstruct(
+        self, images: Tensor, keys: Sequence[str] | None = None, noise_timestep: int | None = None,
+        num_steps: int | None = None,
+    ) -> Tensor:
+        """As in every such detector; another noise level or number of steps may be tried with the same network."""
+        self._require_fitted("calibration_")
+        noise_timestep = self.noise_timestep if noise_timestep is None else noise_timestep
+        num_steps = self.num_steps if num_steps is None else num_steps
+        return self._denoise(self._input(images), keys, noise_timestep, num_steps)
+
+    def _reconstruct(self, x: Tensor, keys: Sequence[str] | None) -> tuple[Tensor, dict[str, Tensor]]:
+        return self._denoise(x, keys, self.noise_timestep, self.num_steps), {}
+
+    @torch.inference_mode()
+    def _denoise(self, x: Tensor, keys: Sequence[str] | None, noise_timestep: int, num_steps: int) -> Tensor:
+        """Noise images x [B, 3, H, W] in [0, 1] and denoise them: the same, on the CPU."""
+        noise = image_noise(x.shape[1:], self.seed, [str(i) for i in range(len(x))] if keys is None else keys)
+        x_t = add_noise(2 * x - 1, torch.full((len(x),), noise_timestep), noise, self.schedule_).to(self.torch_device)
+        x_hat = ddim_sample(self._eps, x_t, self.schedule_, self._timesteps(noise_timestep, num_steps))
+        return (x_hat.float().cpu() / 2 + 0.5).clamp(0, 1)
+
+    def _eps(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.unet_(x, t, return_dict=False)[0]
+
+    @staticmethod
+    def _timesteps(noise_timestep: int, num_steps: int) -> list[int]:
+        """Descending timesteps, from the noise level in equal strides; the last move goes to the clean image."""
+        if not 1 <= num_steps <= noise_timestep:
+            raise ValueError(
+                f"expected 1 <= num_steps <= noise_timestep, got {num_steps} steps from timestep {noise_timestep}"
+            )
+        return torch.linspace(noise_timestep, 0, num_steps + 1).round().long()[:-1].tolist()
+
+    def _train(self, x0: Tensor, checkpoint_folder: str | Path | None) -> TrainingLog:
+        """DDPM's simplified objective on images x0 [n, 3, H, W] in [-1, 1]."""
+
+        def loss_fn(model: UNet2DModel, generator: torch.Generator) -> Tensor:
+            chosen = torch.randint(len(x0), (self.train_batch_size,), generator=generator)
+            t = torch.randint(self.schedule_.T, (self.train_batch_size,), generator=generator)
+            noise = torch.randn(x0[chosen].shape, generator=generator)
+            x_t = add_noise(x0[chosen], t, noise, self.schedule_)
+            predicted = model(x_t.to(self.torch_device), t.to(self.torch_device), return_dict=False)[0]
+            return F.mse_loss(predicted.float(), noise.to(self.torch_device))
+
+        return train(
+            self.unet_, loss_fn, num_steps=self.train_steps, lr=self.learning_rate, warmup_steps=self.warmup_steps,
+            ema_decay=self.ema_decay, seed=self.seed, mixed_precision=self.mixed_precision,
+            checkpoint_folder=checkpoint_folder, description="pixel DDPM",
+        )  # fmt: skip
+
+    def _build(self) -> None:
+        """The network, with what is trained of it, and its noise schedule."""
+        if self.weights is None:
+            self.unet_, self.schedule_, self.weights_sha256_ = self._small_unet(), NoiseSchedule.linear(), None
+        else:
+            resolved = weights.resolve(self.weights)
+            self.unet_, self.schedule_ = load_ddpm(resolved.path)
+            self.weights_sha256_ = resolved.sha256
+            unfreeze(self.unet_, self.trainable)
+        if self.noise_timestep >= self.schedule_.T:
+            raise ValueError(
+                f"noise_timestep must be less than the model's {self.schedule_.T} timesteps, got {self.noise_timestep}"
+            )
+        step = 2 ** (len(self.unet_.config.block_out_channels) - 1)
+        if self.image_size % step:
+            raise ValueError(f"image_size must be a multiple of {step} with this network, got {self.image_size}")
+        self.unet_.to(self.torch_device).eval()
+
+    def _small_unet(self) -> UNet2DModel:
+        widths = tuple(self.block_out_channels)
+        plain = ("DownBlock2D",) * (len(widths) - 1), ("UpBlock2D",) * (len(widths) - 1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return UNet2DModel(
+                sample_size=self.image_size, layers_per_block=1, norm_num_groups=8, block_out_channels=widths,
+                down_block_types=(*plain[0], "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", *plain[1]),
+            )  # fmt: skip
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        self._require_fitted("calibration_")
+        values = {"calibration": self._calibration_values(), "weights_sha256": self.weights_sha256_}
+        return {name: p for name, p in self.unet_.named_parameters() if p.requires_grad}, values
+
+    def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self._build()
+        if self.weights_sha256_ != values["weights_sha256"]:
+            raise ValueError(
+                f"this detector was fitted from weights {str(values['weights_sha256'])[:12]}, but {self.weights!r} "
+                f"resolves to {str(self.weights_sha256_)[:12]} here"
+            )
+        unexpected = self.unet_.load_state_dict(tensors, strict=False).unexpected_keys
+        trained = {name for name, p in self.unet_.named_parameters() if p.requires_grad}
+        if unexpected or trained != set(tensors):
+            raise ValueError(f"the saved tensors are not those of this network: {len(set(tensors) ^ trained)} differ")
+        self.calibration_ = scoring.Calibration(**values["calibration"])
+
+
+def load_ddpm(folder: Path) -> tuple[UNet2DModel, NoiseSchedule]:
+    """The network and noise schedule of an unconditional DDPM of RGB images, from a diffusers folder.
+
+    Both layouts are read: parts in ``unet`` and ``scheduler``, and everything in one folder, as Google's models have
+    it. Without a scheduler's configuration the schedule is Ho et al.'s. Raises ``ValueError`` for another kind of
+    model, one that predicts something else than the noise, and tensors that are missing.
+    """
+    unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
+    kind = weights.read_json(unet_folder / "config.json").get("_class_name")
+    if kind != "UNet2DModel":
+        raise ValueError(f"pixel_ddpm: expected the config.json of a UNet2DModel in {unet_folder}, found {kind!r}")
+    unet, info = UNet2DModel.from_pretrained(
+        unet_folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+    )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"pixel_ddpm: {unet_folder} lacks {len(missing)} tensors, such as {', '.join(missing[:3])}. "
+            "Download it again"
+        )
+    config = unet.config
+    classes = config.num_class_embeds or config.class_embed_type
+    if (config.in_channels, config.out_channels, classes) != (3, 3, None):
+        raise ValueError(
+            f"pixel_ddpm: expected an unconditional model of RGB images with 3 channels in and out, {unet_folder} has "
+            f"{config.in_channels} in, {config.out_channels} out, classes: {classes}"
+        )
+    places = [place for place in (folder / "scheduler", folder) if (place / "scheduler_config.json").is_file()]
+    if not places:
+        return unet, NoiseSchedule.linear()
+    scheduler = DDPMScheduler.from_pretrained(places[0], local_files_only=True)
+    predicts = scheduler.config.prediction_type
+    if predicts != "epsilon":
+        raise ValueError(f"pixel_ddpm: expected a model that predicts the noise (epsilon), got {predicts!r}")
+    return unet, NoiseSchedule(scheduler.betas)
+
+
+def unfreeze(model: torch.nn.Module, blocks: Sequence[str]) -> None:
+    """Let only parameters be trained whose names begin with one of ``blocks`` ("mid_block"); ``ValueError`` if one
+    names none."""
+    names = [name for name, _ in model.named_parameters()]
+    unknown = [block for block in blocks if not any(name.startswith(f"{block}.") for name in names)]
+    if unknown or not blocks:
+        known = sorted({".".join(name.split(".")[: 2 if "blocks" in name else 1]) for name in names})
+        raise ValueError(f"trainable must name blocks of the network, got {[*blocks]}; it has {', '.join(known)}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(name.startswith(f"{block}.") for block in blocks))

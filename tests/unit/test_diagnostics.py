@@ -1,0 +1,249 @@
+"""Diagnostics on cases with known answers."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from diffusers import DDIMInverseScheduler, DDIMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffad_utils import diagnostics as dg
+from diffad_utils import scoring
+from diffad_utils.methods.img2img import ddim_schedule
+
+
+@pytest.fixture
+def pair():
+    """x_norm of grey 0.5, x_anom 0.2 brighter in an 8 x 8 square, for 2 images of 16 x 16."""
+    x_norm = torch.full((2, 3, 16, 16), 0.5)
+    mask = torch.zeros(2, 16, 16, dtype=torch.bool)
+    mask[:, 4:12, 4:12] = True
+    return x_norm + 0.2 * mask[:, None], x_norm, mask
+
+
+# -- removal and fidelity ----------------------------------------------------------------------------------------------
+
+
+def test_removal_is_1_for_the_twin_and_0_for_the_input(pair):
+    x_anom, x_norm, mask = pair
+    gone, stayed = dg.removal_and_drift(x_norm, *pair), dg.removal_and_drift(x_anom, *pair)
+    assert torch.allclose(gone["removal"], torch.ones(2))
+    assert torch.allclose(stayed["removal"], torch.zeros(2), atol=1e-6)
+    assert torch.allclose(gone["defect"], torch.tensor(0.2)) and gone["drift"].abs().max() == 0
+    assert torch.allclose(gone["fidelity"], torch.ones(2)) and torch.allclose(stayed["fidelity"], torch.ones(2))
+
+
+@given(removed=st.floats(-1, 1), drift=st.floats(0, 0.3))
+def test_removal_and_drift_are_read_off_apart(removed, drift):
+    x_norm = torch.full((1, 3, 16, 16), 0.5)
+    mask = torch.zeros(1, 16, 16, dtype=torch.bool)
+    mask[:, 4:12, 4:12] = True
+    x_anom = x_norm + 0.2 * mask[:, None]
+    x_hat = x_norm + (1 - removed) * 0.2 * mask[:, None] - drift * ~mask[:, None]
+    found = dg.removal_and_drift(x_hat, x_anom, x_norm, mask)
+    assert found["removal"].item() == pytest.approx(removed, abs=1e-5)
+    assert found["drift"].item() == pytest.approx(drift, abs=1e-6)
+    assert found["fidelity"].item() == pytest.approx(1 - drift / 0.2, abs=1e-5)
+    outside, inside = (~mask).sum().item(), mask.sum().item()
+    assert found["energy_ratio"].item() == pytest.approx(drift / 0.2 * math.sqrt(outside / inside), abs=1e-5)
+
+
+def test_a_normal_image_has_drift_and_nothing_to_remove(pair):
+    _, x_norm, mask = pair
+    found = dg.removal_and_drift(x_norm + 0.1, x_norm, x_norm, torch.zeros_like(mask))
+    assert torch.allclose(found["drift"], torch.tensor(0.1))
+    assert all(found[name].isnan().all() for name in ("removal", "fidelity", "energy_ratio", "defect"))
+
+
+def test_crossing():
+    met = dg.crossing([0.1, 0.3, 0.5], [0.0, 0.4, 0.8], [1.0, 0.8, 0.0])
+    assert met == pytest.approx((0.3 + 0.2 / 3, 0.4 + 0.4 / 3))
+    assert dg.crossing([0.1, 0.3], [0.5, 0.6], [0.5, 0.4]) == (0.1, 0.5)
+    assert dg.crossing([0.1, 0.3], [0.0, 0.2], [1.0, 0.8]) is None  # never meet
+    assert dg.crossing([0.1, 0.3], [0.9, 1.0], [0.5, 0.4]) is None  # met before the first point
+    for bad in ([0.3, 0.1], [0.1]):
+        with pytest.raises(ValueError, match="ascend"):
+            dg.crossing(bad, [0.0, 1.0], [1.0, 0.0])
+
+
+def test_pareto_front():
+    front = dg.pareto_front([0.1, 0.5, 0.5, 0.9, 0.4], [0.0, 0.2, 0.3, 0.4, 0.25])
+    assert front.tolist() == [True, True, False, True, False]
+    assert dg.pareto_front([0.5, 0.5], [0.2, 0.2]).tolist() == [True, True]  # equals do not beat one another
+
+
+# -- variance ----------------------------------------------------------------------------------------------------------
+
+
+def test_spread_over_seeds(pair):
+    x_anom, x_norm, mask = pair
+    shifts = torch.tensor([-0.1, 0.0, 0.1]).view(3, 1, 1, 1, 1)
+    assert torch.allclose(dg.reconstruction_spread(x_norm + shifts), torch.tensor(0.1), atol=1e-6)
+    found = dg.spread_against_defect(x_norm + shifts, *pair)
+    assert torch.allclose(found["ratio"], torch.tensor(0.5), atol=1e-5)
+    assert dg.reconstruction_spread(x_norm.expand(4, -1, -1, -1, -1)).abs().max() < 1e-6
+    with pytest.raises(ValueError, match="at least 2"):
+        dg.reconstruction_spread(x_norm[None])
+
+
+def test_amplification_of_a_linear_map():
+    x = torch.rand(3, 3, 8, 8)
+    moved = x + 0.01 * torch.randn(3, 3, 8, 8)
+    assert torch.allclose(dg.amplification(2.5 * x, 2.5 * moved, x, moved), torch.tensor(2.5), atol=1e-3)
+
+
+# -- round trip --------------------------------------------------------------------------------------------------------
+
+SD = dict(
+    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+    steps_offset=1,
+)  # fmt: skip
+
+
+def gaussian_eps(scheduler, variance=0.25):
+    """The exact noise prediction for Gaussian data of this variance."""
+    alphas = scheduler.alphas_cumprod.double()
+
+    def eps_fn(x, t):
+        alpha = alphas[t].view(-1, 1, 1, 1).to(x.dtype)
+        return (1 - alpha).sqrt() * x / (alpha * variance + 1 - alpha)
+
+    return eps_fn
+
+
+def test_round_trip_is_exact_where_the_prediction_does_not_depend_on_the_state():
+    schedule = ddim_schedule(DDIMScheduler(**SD), 20, 14)
+    z, eps = torch.randn(2, 4, 8, 8, dtype=torch.float64), torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    noise, back = dg.round_trip(lambda x, t: eps, z, schedule)
+    assert (back - z).abs().max() < 1e-9 and (noise - z).abs().max() > 0.1
+
+
+def test_round_trip_error_falls_with_the_number_of_steps():
+    scheduler, z = DDIMScheduler(**SD), 0.5 * torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    errors = []
+    for steps in (5, 10, 20, 50, 200):
+        back = dg.round_trip(gaussian_eps(scheduler), z, ddim_schedule(scheduler, steps, steps))[1]
+        errors.append(((back - z).norm() / z.norm()).item())
+    assert all(later < earlier for earlier, later in zip(errors, errors[1:]))
+    assert errors[0] > 0.05 > errors[-1]
+    assert errors[3] / errors[4] == pytest.approx(4, rel=0.3)  # first order: 4 times the steps, a quarter of the error
+
+
+def test_inversion_is_diffusers():
+    scheduler, inverse, z = DDIMScheduler(**SD), DDIMInverseScheduler(**SD), torch.randn(1, 4, 8, 8)
+    eps_fn = gaussian_eps(scheduler)
+    inverse.set_timesteps(20)
+    x = z
+    for t in inverse.timesteps:
+        x = inverse.step(eps_fn(x, t[None]), t, x).prev_sample
+    noise, _ = dg.round_trip(eps_fn, z, ddim_schedule(scheduler, 20, 20))
+    assert torch.allclose(noise, x, atol=1e-4)
+
+
+def test_round_trip_counts():
+    calls = []
+    schedule = ddim_schedule(DDIMScheduler(**SD), 20, 7)
+    dg.round_trip(lambda x, t: calls.append(t.tolist()) or torch.zeros_like(x), torch.zeros(2, 4, 8, 8), schedule)
+    assert len(calls) == 14 and calls[:7] == calls[7:][::-1]
+
+
+# -- right for the wrong reason ----------------------------------------------------------------------------------------
+
+
+def test_split_residual(pair):
+    x_anom, x_norm, mask = pair
+    mask = torch.stack([mask[0], torch.zeros_like(mask[0])])
+    residual = torch.where(mask, 0.8, 0.2)
+    split = dg.split_residual(residual, mask)
+    assert split["inside"][0] == pytest.approx(0.8) and split["inside"][1].isnan()
+    assert torch.allclose(split["outside"], torch.tensor([0.2, 0.2])) and split["outside"][1] == split["full"][1]
+    assert split["full"][0] == pytest.approx(0.2 + 0.6 * 64 / 256)
+
+
+def test_top_pixels_inside():
+    residual, mask = torch.zeros(2, 10, 10), torch.zeros(2, 10, 10, dtype=torch.bool)
+    mask[:, :2] = True
+    residual[0, 0, :5], residual[1, 9, :5] = 1.0, 1.0
+    assert dg.top_pixels_inside(residual, mask, 0.05).tolist() == [1.0, 0.0]
+
+
+def test_style_statistics():
+    x = torch.rand(2, 3, 16, 16)
+    brighter = x.clone()
+    brighter[:, 0] += 0.3
+    brighter[:, 1] += 0.4
+    same = dg.style_statistics(x, x)
+    assert all(values.abs().max() == 0 for values in same.values())
+    found = dg.style_statistics(x, brighter)
+    assert torch.allclose(found["colour_shift"], torch.tensor(0.5), atol=1e-5)
+    assert found["gradient_change"].max() < 1e-5 and found["gradient_of_change"].max() < 1e-5  # nothing but a shift
+    flat = x.mean(dim=(2, 3), keepdim=True).expand_as(x)
+    assert torch.allclose(dg.style_statistics(x, flat)["gradient_change"], dg.gradient_energy(x), atol=1e-6)
+    checkerboard = 0.1 * torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(8, 8)
+    assert torch.allclose(dg.style_statistics(x, x + checkerboard)["gradient_of_change"], torch.tensor(0.2), atol=1e-5)
+
+
+def test_without_defect(pair):
+    x_anom, x_norm, mask = pair
+    x_anom[:, :, 0, 0] = 0.9  # outside the mask: stays
+    healed = dg.without_defect(x_anom, x_norm, mask)
+    assert torch.equal(healed[:, :, 4:12, 4:12], x_norm[:, :, 4:12, 4:12]) and (healed[:, :, 0, 0] == 0.9).all()
+
+
+def explained(full, without, outside=None):
+    labels = [0] * 40 + [1] * 40
+    masks = torch.zeros(80, 8, 8, dtype=torch.bool)
+    masks[40:, 2:5, 2:5] = True
+    outside = full if outside is None else outside
+    style = {"colour_shift": outside}
+    return dg.wrong_reason(labels, full, outside, without, style, masks.float(), masks, bootstrap=200)
+
+
+def test_wrong_reason_verdicts():
+    rng = np.random.default_rng(0)
+    normal, noise = torch.from_numpy(rng.normal(0, 1, 40)), torch.from_numpy(rng.normal(0, 1, 40))
+    chance, shifted = torch.cat([normal, noise]), torch.cat([normal, noise + 2])
+    right = explained(shifted, chance)
+    assert right.verdict == "right for the right reason" and right.numbers["surviving_share"] < 0.5
+    wrong = explained(shifted, shifted)
+    assert wrong.verdict == "right for the wrong reason" and wrong.numbers["surviving_share"] == pytest.approx(1)
+    assert wrong.numbers["lost_without_defect"] == 0
+    blind = explained(chance, chance)
+    assert blind.verdict == "does not detect" and "surviving_share" not in blind.numbers
+    statistics = ["full residual", "outside the mask", "defect replaced by the twin", "colour_shift"]
+    assert list(right.table["statistic"]) == statistics
+    assert (right.table["low"] <= right.table["I-AUROC"]).all() and right.numbers["AUPRO"] == pytest.approx(1.0)
+
+
+# -- hybrid score and settings -----------------------------------------------------------------------------------------
+
+
+def test_alpha_curve():
+    rng = np.random.default_rng(0)
+    labels = [0] * 50 + [1] * 50
+    parts = {"mse": torch.from_numpy(rng.normal(0.02, 0.01, 100)), "clip": torch.from_numpy(rng.normal(0.2, 0.1, 100))}
+    parts["mse"][50:] += 0.03  # only the squared error knows
+    calibration = scoring.Calibration({"mse": 0.02, "clip": 0.2}, {"mse": 0.01, "clip": 0.1})
+    table = dg.alpha_curve(parts, labels, calibration, [0.0, 0.5, 1.0]).set_index(["kind", "alpha"])
+    assert table.loc[("raw", 0.5), "effective_alpha"] == pytest.approx(0.01 / 0.11)
+    assert table.loc[("calibrated", 0.5), "effective_alpha"] == pytest.approx(0.5)
+    for kind in ("raw", "calibrated"):
+        only_mse, only_clip = table.loc[(kind, 1.0)], table.loc[(kind, 0.0)]
+        assert only_mse["mse_share"] == pytest.approx(1) and only_clip["mse_share"] == pytest.approx(0)
+        assert only_mse["rank_mse"] == pytest.approx(1) and only_clip["rank_clip"] == pytest.approx(1)
+    assert table.loc[("raw", 0.5), "mse_share"] < 0.2 < table.loc[("calibrated", 0.5), "mse_share"]
+    assert table.loc[("raw", 0.5), "I-AUROC"] < table.loc[("calibrated", 0.5), "I-AUROC"] < 1
+
+
+def test_variance_explained():
+    table = pd.DataFrame([{"a": a, "b": b, "c": c, "y": 3 * a + b} for a in (0, 1) for b in (0, 1) for c in (0, 1, 2)])
+    shares = dg.variance_explained(table, ["a", "b", "c"], "y")
+    assert shares["a"] == pytest.approx(0.9) and shares["b"] == pytest.approx(0.1) and shares["c"] == pytest.approx(0)
+    product = table.assign(y=(2 * table["a"] - 1) * (2 * table["b"] - 1))  # an interaction and nothing else
+    assert sum(dg.variance_explained(product, ["a", "b"], "y").values()) == pytest.approx(0)
+    assert dg.variance_explained(table.assign(y=1.0), ["a"], "y") == {"a": 0.0}
+    with pytest.raises(ValueError, match="every combination"):
+        dg.variance_explained(table.iloc[:-1], ["a", "b", "c"], "y")
