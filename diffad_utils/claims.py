@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,41 @@ MARGIN = 0.02
 def published_claims(path: str | Path | None = None) -> pd.DataFrame:
     """The falsifiable claims of the sources, indexed by claim_id (columns source_id, statement, how_to_test, supported_by)."""
     return pd.read_csv(path or repository() / "data" / "published" / "claims.csv", dtype=str).set_index("claim_id")
+
+
+SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
+
+
+def finding(
+    claim: str, effect: float, low: float, high: float, n: int, *, measure: str, section: str, margin: float = 0.0, note: str = ""
+) -> dict:
+    """What one run says about one claim, as a row of ``claims.json``.
+
+    The rule is the same for every claim. ``effect`` is signed so that larger speaks for the claim, ``low`` and ``high``
+    are the ends of its 95 % interval, and the margin is stated with the measure: *supported* if the whole interval lies
+    above the margin, *not supported* if all of it lies below, *inconclusive* otherwise. A claim of "better" has margin
+    0 or the smallest difference that matters, a claim of "no worse" a negative margin.
+
+    Parameters
+    ----------
+    claim : id in ``data/published/claims.csv``.
+    n : number of images (or pairs, defects, ...) behind the interval.
+    measure : what the effect is, with its unit: "I-AUROC of ESM minus SGM".
+    section : heading of the notebook's section that computes it, for the link.
+    note : a restriction the reader must know, such as "a small model trained for a minute".
+
+    Raises ``ValueError`` for an unknown claim, a value that is not finite, or an interval that is not ordered.
+    """
+    if claim not in published_claims().index:
+        raise ValueError(f"claim {claim!r} is not in data/published/claims.csv")
+    effect, low, high, margin = float(effect), float(low), float(high), float(margin)
+    if not all(math.isfinite(value) for value in (effect, low, high, margin)) or low > high:
+        raise ValueError(f"{claim}: effect {effect}, interval [{low}, {high}], margin {margin}: must be finite and ordered")
+    judged = SUPPORTED if low > margin else NOT_SUPPORTED if high < margin else INCONCLUSIVE
+    return {
+        "claim_id": claim, "verdict": judged, "effect": effect, "interval": [low, high], "margin": margin, "n": int(n),
+        "measure": measure, "section": section, "note": note,
+    }  # fmt: skip
 
 
 def verdict(signs: Sequence[int]) -> str:

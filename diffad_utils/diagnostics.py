@@ -60,6 +60,21 @@ def removal_and_drift(x_hat: Tensor, x_anom: Tensor, x_norm: Tensor, mask: Tenso
     }  # fmt: skip
 
 
+def reconstruction_metrics(reconstruction: Tensor, batch: dict) -> dict[str, float]:
+    """What the comparison's table says of a reconstruction [B, 3, H, W] of ``batch`` (`data.collate`), as means over images.
+
+    SSIM, PSNR : against the input, over the normal images: what a method does to pictures it should leave alone. PSNR in dB.
+    removal, drift : `removal_and_drift` over the anomalous images; absent where the data set has no twins.
+    """
+    normal = batch["label"] == 0
+    quality = metrics.reconstruction(batch["image"][normal], reconstruction[normal])
+    values = {"SSIM": float(quality["ssim"].mean()), "PSNR": float(quality["psnr"].mean())}
+    if "twin" in batch:
+        done = removal_and_drift(*(x[~normal] for x in (reconstruction, batch["image"], batch["twin"], batch["mask"])))
+        values |= {name: float(done[name].nanmean()) for name in ("removal", "drift")}
+    return values
+
+
 def crossing(x: Sequence[float], rising: Sequence[float], falling: Sequence[float]) -> tuple[float, float] | None:
     """Where a rising curve first meets a falling one, both linear between the points x [K]: (x, value), or None.
 

@@ -600,10 +600,14 @@ def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT
 
 
 def is_current(plan: Plan, run: PlannedRun) -> bool:
-    """Whether the run's folder is complete and made with the plan's parameters."""
+    """Whether the run's folder and those of the other methods it recorded are complete, made with the plan's parameters."""
     if not all((run.folder / name).is_file() for name in ("metrics.json", "manifest.json", "run.ipynb")):
         return False
-    made = json.loads((run.folder / "manifest.json").read_text(encoding="utf-8"))["parameters"]
+    manifest = json.loads((run.folder / "manifest.json").read_text(encoding="utf-8"))
+    others = [study.run_folder(run.notebook.stem, run.parameters, method) for method in manifest.get("other_methods", [])]
+    if not all((folder / "metrics.json").is_file() for folder in others):
+        return False
+    made = manifest["parameters"]
     places = ("output_root", "data_root")
     planned = {name: value for name, value in run.parameters.items() if name not in places}
     return json.loads(study.to_json(planned, "parameters")) == {name: made.get(name) for name in planned}

@@ -370,7 +370,8 @@ def run_folder(notebook: str, parameters: dict, method: str | None = None) -> Pa
     method = method or method_of(notebook)
     if method is None:
         return root / re.sub(r"^\d+_", "", notebook)
-    return root / parameters["dataset"] / parameters["category"] / method / f"seed-{parameters['seed']}"
+    folder = method.replace(":", "_")  # anomalib:patchcore; a colon is no folder name everywhere
+    return root / parameters["dataset"] / parameters["category"] / folder / f"seed-{parameters['seed']}"
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -575,6 +576,7 @@ class Run:
         self._figures: list[dict] = []
         self._weights: list[dict] = []
         self._data: list[dict] = []
+        self._others: list[str] = []
         self._started = datetime.datetime.now(datetime.UTC)
         self._clock = time.perf_counter()
 
@@ -592,11 +594,14 @@ class Run:
                 prefix = f".{self.folder.name}.partial-"
                 self._staging = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=prefix))
                 self._staging.chmod(0o755)
-                atexit.register(shutil.rmtree, self._staging, ignore_errors=True)
+                atexit.register(self._discard)
             base = self._staging
         path = base / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def _discard(self) -> None:
+        shutil.rmtree(self._staging, ignore_errors=True)
 
     def note_weights(self, resolved) -> None:
         """Put a ``weights.Resolved`` (name, source, sha256, is_mini, message) into the manifest."""
@@ -658,6 +663,7 @@ class Run:
         maps: bool = False,
         intervals: dict | None = None,
         floor: dict | None = None,
+        claims: list[dict] | None = None,
     ) -> Path:
         """Write the run's files and put its folder in place of an earlier one.
 
@@ -671,6 +677,7 @@ class Run:
             maps: also write ``maps.npz``: key [N], anomaly_map float16 [N, h, w] (size-capped).
             intervals: metric name -> (low, high); None: bootstrap over images for I-AUROC and I-AP.
             floor: the trivial floor's metrics on the same data, if the notebook computed it.
+            claims: findings on published claims, each from ``claims.finding``; written as ``claims.json``.
 
         Returns:
             The run's folder.
@@ -696,15 +703,39 @@ class Run:
             "experiments": experiments or {},
         }
         text = to_json(result, "metrics.json")
+        if claims:
+            write_atomically(self.path("claims.json"), to_json({"claims": claims}, "claims.json"))
         write_atomically(self.path("manifest.json"), to_json(manifest, "manifest.json"))
         write_atomically(self.path("metrics.json"), text)
         self._publish()
         return self.folder
 
+    def record_method(self, method: str, prediction, batch: dict, metrics: dict, **more) -> Path:
+        """Write the run folder of another method that this notebook measured on the same data (05 has three, say).
+
+        It stands beside this run's folder, under the method's own name, with the same parameters, data and weights, so
+        that the comparison finds every method in the same way. Call it before `record`.
+
+        Args:
+            method: a name of ``methods.METHODS`` other than this run's.
+            prediction, batch, metrics: as for `record`. more: its keyword arguments.
+
+        Raises:
+            ValueError: the method is this run's own, or the run is recorded already.
+        """
+        if method == self.method or self._recorded:
+            raise ValueError(f"record_method({method!r}) is for other methods than {self.method!r}, before record()")
+        other = Run(self.notebook, self.parameters, method)
+        other._weights, other._data, other._started, other._clock = self._weights, self._data, self._started, self._clock
+        folder = other.record(prediction, batch, metrics, **more)
+        self._others.append(method)
+        return folder
+
     def _manifest(self, prediction, batch, detector, timing: dict) -> dict:
         manifest = {
             "notebook": self.notebook,
             "method": self.method,
+            "other_methods": self._others,
             "parameters": dict(self.parameters) | {"output_root": "", "data_root": ""},  # places are not settings
             "versions": versions(),
             "git": git_state(),
@@ -734,7 +765,7 @@ class Run:
         if self.folder.exists():
             os.rename(self.folder, old)
         os.rename(self._staging, self.folder)
-        atexit.unregister(shutil.rmtree)
+        atexit.unregister(self._discard)
         shutil.rmtree(old, ignore_errors=True)
         self._recorded = True
 
@@ -858,6 +889,7 @@ class RunRecord:
         folder: Path. dataset, category, method: str. seed: int.
         metrics, intervals, floor, experiments: dicts of ``metrics.json``.
         manifest: dict of ``manifest.json``. figures: list of dicts name, caption, provenance.
+        claims: list of dicts of ``claims.json`` (see ``claims.finding``); empty where the run judged none.
     """
 
     folder: Path
@@ -871,6 +903,7 @@ class RunRecord:
     experiments: dict
     manifest: dict = field(repr=False)
     figures: list = field(repr=False)
+    claims: list = field(repr=False, default_factory=list)
 
     @property
     def ms_per_image(self) -> float | None:
@@ -901,7 +934,7 @@ def load_run(folder: str | Path) -> RunRecord:
         raise FileNotFoundError(f"{folder}: no metrics.json, so no finished run; run its notebook first")
     result = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    captions = folder / "figures.json"
+    captions, findings = folder / "figures.json", folder / "claims.json"
     parameters = manifest["parameters"]
     return RunRecord(
         folder=folder,
@@ -915,6 +948,7 @@ def load_run(folder: str | Path) -> RunRecord:
         experiments=result["experiments"],
         manifest=manifest,
         figures=json.loads(captions.read_text(encoding="utf-8"))["figures"] if captions.is_file() else [],
+        claims=json.loads(findings.read_text(encoding="utf-8"))["claims"] if findings.is_file() else [],
     )
 
 

@@ -46,3 +46,24 @@ def test_strength_and_spread():
     gain = {"difference": 0.1, "low": 0.02, "high": 0.15}
     assert claims.spread_adds({"spread_gain": gain})[0] == 1
     assert claims.spread_adds({"spread_gain": {**gain, "low": -0.01}})[0] == 0
+
+
+@pytest.mark.parametrize(
+    "effect, low, high, margin, expected",
+    [
+        (0.1, 0.01, 0.2, 0.0, "supported"),
+        (0.1, 0.01, 0.2, 0.05, "inconclusive"),
+        (-0.1, -0.2, -0.01, 0.0, "not supported"),
+        (0.01, 0.001, 0.02, 0.05, "not supported"),
+        (-0.01, -0.015, 0.0, -0.02, "supported"),
+    ],
+)
+def test_a_finding_is_judged_by_its_interval_against_the_margin(effect, low, high, margin, expected):
+    row = claims.finding("C44", effect, low, high, 80, measure="I-AUROC of ESM minus SGM", section="Accuracy", margin=margin)
+    assert row["verdict"] == expected and row["interval"] == [low, high] and row["n"] == 80
+
+
+@pytest.mark.parametrize("claim, low, high, message", [("C999", 0, 1, "not in data/published"), ("C44", 1, 0, "ordered"), ("C44", 0, float("nan"), "finite")])
+def test_findings_are_checked(claim, low, high, message):
+    with pytest.raises(ValueError, match=message):
+        claims.finding(claim, 0.5, low, high, 10, measure="x", section="y")

@@ -58,6 +58,19 @@ def test_a_normal_image_has_drift_and_nothing_to_remove(pair):
     assert all(found[name].isnan().all() for name in ("removal", "fidelity", "energy_ratio", "defect"))
 
 
+def test_reconstruction_metrics_of_the_table(pair):
+    x_anom, x_norm, mask = pair
+    batch = {
+        "image": torch.cat([x_norm, x_anom]), "twin": torch.cat([x_norm, x_norm]), "label": torch.tensor([0, 0, 1, 1]),
+        "mask": torch.cat([torch.zeros_like(mask), mask]),
+    }  # fmt: skip
+    values = dg.reconstruction_metrics(batch["twin"] + 0.01, batch)
+    assert values["removal"] == pytest.approx(1 - 0.01 / 0.2, abs=1e-5) and values["drift"] == pytest.approx(0.01, abs=1e-6)
+    assert values["PSNR"] == pytest.approx(40, abs=0.01) and 0.99 < values["SSIM"] <= 1
+    del batch["twin"]
+    assert dg.reconstruction_metrics(batch["image"] + 0.01, batch).keys() == {"SSIM", "PSNR"}
+
+
 def test_crossing():
     met = dg.crossing([0.1, 0.3, 0.5], [0.0, 0.4, 0.8], [1.0, 0.8, 0.0])
     assert met == pytest.approx((0.3 + 0.2 / 3, 0.4 + 0.4 / 3))

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from diffad_utils import execution, metrics, study
+from diffad_utils import claims, execution, metrics, study
 
 OWN = """# Parameters: the smoke profile's values
 profile = "smoke"  # name
@@ -189,6 +189,20 @@ class TestRecord:
         (replaced,) = study.load_runs(tmp_path / "smoke")
         assert replaced.experiments == {"round": 2}
         assert not (new.folder / "left.txt").exists() and (new.folder / "figures/half.png").exists()
+
+    def test_another_method_gets_its_own_run_folder(self, tmp_path):
+        run = study.start("05_esm", session(tmp_path))
+        run.record_method("anomalib:patchcore", make_prediction(), make_batch(), {"I-AUROC": 1.0, "I-AP": 1.0})
+        with pytest.raises(ValueError, match="other methods"):
+            run.record_method("esm", make_prediction(), make_batch(), {"I-AUROC": 1.0})
+        finding = claims.finding("C44", 0.1, 0.05, 0.2, 8, measure="I-AUROC of ESM minus SGM", section="Accuracy")
+        run.record(make_prediction(), make_batch(), {"I-AUROC": 1.0, "I-AP": 1.0}, claims=[finding])
+        records = study.load_runs(tmp_path / "smoke")
+        assert [record.method for record in records] == ["anomalib:patchcore", "esm"]
+        assert records[0].folder.parent.name == "anomalib_patchcore"
+        assert records[1].manifest["other_methods"] == ["anomalib:patchcore"]
+        assert records[0].claims == [] and records[1].claims == [finding]
+        assert len(records[0].scores()) == 8
 
     def test_record_once(self, tmp_path):
         run = self.record(tmp_path)
