@@ -1,4 +1,4 @@
-"""The detector contract, kept by every method in METHODS, and what is particular to trivial and InvAD."""
+"""What is particular to trivial and InvAD; what all methods share is in test_contract.py."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffad_utils import data
-from diffad_utils.methods import METHODS, Detector, Prediction
+from diffad_utils.methods import METHODS, Prediction
 from diffad_utils.methods.trivial import PARTS, STATISTICS, best_statistic
 
 SMALL = {
@@ -26,78 +26,6 @@ def splits():
 @pytest.fixture(scope="module")
 def fitted(splits):
     return {name: METHODS[name](image_size=64, device="cpu", **SMALL[name]).fit(splits[0]) for name in SMALL}
-
-
-def test_registry():
-    assert set(SMALL) <= set(METHODS)
-    assert all(issubclass(cls, Detector) and cls.name == name for name, cls in METHODS.items())
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_prediction_shapes(name, fitted, splits):
-    batch = splits[1]
-    prediction = fitted[name].predict(batch["image"], batch["key"])
-    assert isinstance(prediction, Prediction)
-    assert prediction.score.shape == (6,) and prediction.score.dtype == torch.float32
-    assert prediction.anomaly_map.shape == (6, 64, 64)
-    assert all(part.shape == (6,) for part in prediction.parts.values())
-    assert torch.isfinite(prediction.score).all() and torch.isfinite(prediction.anomaly_map).all()
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_an_image_alone_equals_the_image_in_a_batch(name, fitted, splits):
-    batch = splits[1]
-    together = fitted[name].predict(batch["image"], batch["key"])
-    for i in (0, 4):
-        alone = fitted[name].predict(batch["image"][i : i + 1], [batch["key"][i]])
-        assert torch.allclose(alone.score, together.score[i : i + 1], atol=1e-5, rtol=1e-5)
-        assert torch.allclose(alone.anomaly_map, together.anomaly_map[i : i + 1], atol=1e-5, rtol=1e-5)
-    order = [5, 2, 0, 4, 1, 3]
-    shuffled = fitted[name].predict(batch["image"][order], [batch["key"][i] for i in order])
-    assert torch.allclose(shuffled.score, together.score[order], atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_save_and_load_give_the_same_predictions(name, fitted, splits, tmp_path):
-    batch = splits[1]
-    fitted[name].save(tmp_path)
-    loaded = METHODS[name].load(tmp_path, device="cpu")
-    before, after = (d.predict(batch["image"], batch["key"]) for d in (fitted[name], loaded))
-    assert torch.equal(before.score, after.score) and torch.equal(before.anomaly_map, after.anomaly_map)
-    other = next(n for n in SMALL if n != name)
-    with pytest.raises(ValueError, match=name):
-        METHODS[other].load(tmp_path)
-    with pytest.raises(FileNotFoundError, match="detector.json"):
-        METHODS[name].load(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_same_seed_same_detector(name, fitted, splits):
-    again = METHODS[name](image_size=64, device="cpu", **SMALL[name]).fit(splits[0])
-    assert torch.equal(again.predict(splits[1]["image"]).score, fitted[name].predict(splits[1]["image"]).score)
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_bad_input(name, fitted, splits):
-    detector = fitted[name]
-    for images in (torch.zeros(3, 64, 64), torch.zeros(1, 1, 64, 64), torch.zeros(1, 3, 64, 64, dtype=torch.uint8)):
-        with pytest.raises(ValueError, match=r"\[B, 3, H, W\]"):
-            detector.predict(images)
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        detector.predict(torch.full((1, 3, 64, 64), 255.0))
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        detector.predict(torch.full((1, 3, 64, 64), float("nan")))
-    with pytest.raises(RuntimeError, match="not fitted"):
-        METHODS[name](**SMALL[name]).predict(splits[1]["image"])
-    index = data.load_index("textures", category="carpet")
-    with pytest.raises(ValueError, match="anomalous"):
-        METHODS[name](**SMALL[name]).fit(data.ImageDataset(index[index["split"] == "test"], size=64))
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_any_image_size(name, fitted):
-    prediction = fitted[name].predict(torch.rand(2, 3, 50, 90))
-    assert prediction.anomaly_map.shape == (2, 50, 90)
 
 
 def test_predict_dataset_joins_batches(fitted, splits):

@@ -1,0 +1,62 @@
+"""Every registered method keeps the contract of `tests/contract.py`, with the shipped small models."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffad_utils.methods import METHODS, Detector
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from contract import DetectorContract
+
+MINI = {"allow_mini": True}
+SETTINGS = {
+    "trivial": {},
+    "invad": {"grid": 4, "width": 32, "depth": 1, "num_heads": 2, "train_steps": 150, "learning_rate": 3e-3, "warmup_steps": 5},
+    "clip_knn": {"image_size": 128},
+    "clip_zero_shot": {"image_size": 128},
+    "clip_probe": {"image_size": 128},
+    "img2img": {"image_size": 128, "num_inference_steps": 4, "strength": 0.5, "calibration_images": 4},
+    "latent_unet": {"width": 16, "train_steps": 6, "train_batch_size": 2},
+    "autoencoder": {"train_steps": 6, "train_batch_size": 2, "crop": 32},
+    "pixel_ddpm": {"image_size": 32, "train_steps": 6, "train_batch_size": 2, "num_steps": 2},
+}
+"""Fields of each method that make it small enough to be fitted in a second or two."""
+
+ATTRIBUTES = {
+    "trivial": {"trained": False},
+    "clip_knn": {"trained": False},
+    "clip_zero_shot": {"trained": False, "gross_auroc": None},
+    "img2img": {"trained": False},
+    "latent_unet": {"gross_auroc": None},
+    "autoencoder": {"gross_auroc": None},
+    "pixel_ddpm": {"gross_auroc": None},
+}
+"""Where the suite's defaults do not fit; see `contract`."""
+
+
+def _suite(name: str) -> type[DetectorContract]:
+    @classmethod
+    def make(cls) -> Detector:
+        return METHODS[name](**{"image_size": 64, "device": "cpu"} | SETTINGS[name])
+
+    return type(f"Test_{name.replace(':', '_')}", (DetectorContract,), {"make": make} | ATTRIBUTES.get(name, {}))
+
+
+for _name in SETTINGS:
+    globals()[f"Test_{_name.replace(':', '_')}"] = _suite(_name)
+
+
+def test_every_method_is_held_to_the_contract():
+    assert set(METHODS) == set(SETTINGS)
+
+
+def test_registry():
+    assert all(issubclass(cls, Detector) and cls.name == name for name, cls in METHODS.items())
+
+
+def test_the_suite_asks_for_a_detector():
+    with pytest.raises(NotImplementedError, match="override make"):
+        DetectorContract.make()
