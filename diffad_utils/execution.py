@@ -108,9 +108,34 @@ _Loader.add_implicit_resolver(
 )
 
 
+YAML_LIMIT = 100_000
+"""Values that a YAML text may stand for, anchors written out: nine lines of them can name a billion."""
+
+
 def read_yaml(text: str):
-    """YAML with plain types only; ``1e-4`` is a float."""
+    """YAML with plain types only; ``1e-4`` is a float.
+
+    Raises:
+        yaml.YAMLError: not YAML, another type than text, number, truth value, list and mapping, an anchor inside
+            itself, or more than `YAML_LIMIT` values.
+    """
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError("its lists or mappings are nested too deeply") from error
+    if _size(root, {}) > YAML_LIMIT:
+        raise yaml.YAMLError(f"its anchors stand for more than {YAML_LIMIT} values")
     return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+
+
+def _size(node, known: dict[int, float]) -> float:
+    """Number of values of a YAML node with every anchor written out; infinite inside itself."""
+    if id(node) not in known:
+        known[id(node)] = float("inf")  # until it is counted: met again before that, it holds itself
+        inner = [] if node is None or isinstance(node, yaml.ScalarNode) else node.value
+        parts = [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]
 
 
 def label_of(notebook: Path, parameters: dict) -> str:

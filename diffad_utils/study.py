@@ -238,14 +238,20 @@ def notebook_parameters(notebook: str | Path) -> dict:
     path = Path(notebook)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such notebook")
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ParameterError(f"{path} is not a notebook ({type(error).__name__}: {error})") from error
     if len(tagged) != 1:
         raise ParameterError(f"{path.name} has {len(tagged)} cells tagged `parameters`, expected exactly one")
     source = "".join(tagged[0]["source"])
     if not source.startswith(OWN_CELL):
         raise ParameterError(f"{path.name}: the parameters cell must start with the line `{OWN_CELL} ...`")
-    return default_parameters(source)
+    try:
+        return default_parameters(source)
+    except ParameterError as error:
+        raise ParameterError(f"{path.name}: {error}") from error
 
 
 def _same_type(value, default) -> bool:

@@ -9,6 +9,7 @@ refused, because the checksum and the licence of a data set end at its folder.
 from __future__ import annotations
 
 import csv
+import io
 import hashlib
 import json
 import os
@@ -85,6 +86,14 @@ def inside(root: Path, path: Path) -> Path:
 def below(root: Path, *parts: str) -> Path:
     """Join a path read from a table (CSV, JSON) to `root`; absolute paths and escapes raise DataError."""
     return inside(root, root.joinpath(*(part.replace("\\", "/") for part in parts)))
+
+
+def read_text(path: Path) -> str:
+    """Contents of a UTF-8 text file, a byte order mark left out. Raises DataError, naming the file, for other bytes."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
 def _entries(folder: Path, root: Path) -> list[os.DirEntry]:
@@ -240,15 +249,15 @@ def _visa_csv(root: Path) -> Path:
 
 def _visa_table(root: Path) -> list[dict[str, str]]:
     path = inside(root, _visa_csv(root))
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = {"object", "split", "label", "image", "mask"} - set(reader.fieldnames or ())
-        if missing:
-            raise DataError(
-                f"{path}: columns object, split, label, image, mask expected; missing {sorted(missing)}, "
-                f"got {reader.fieldnames}"
-            )
-        return list(reader)
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+        columns, rows = reader.fieldnames or (), list(reader)
+    except csv.Error as error:
+        raise DataError(f"{path}: not a CSV table ({error})") from error
+    missing = {"object", "split", "label", "image", "mask"} - set(columns)
+    if missing:
+        raise DataError(f"{path}: columns object, split, label, image, mask, separated by commas, expected; missing {sorted(missing)}, got {columns}")
+    return rows
 
 
 def _visa_categories(root: Path) -> list[str]:
@@ -390,7 +399,7 @@ def elpv_table(root: Path) -> list[tuple[str, str, str]]:
     """Lines of labels.csv as (path below root, defect name of the probability, "mono" or "poly")."""
     path = inside(root, root / "labels.csv")
     table = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         fields = line.split()
         if not fields:
             continue
@@ -457,7 +466,7 @@ def _read_real_iad(
         raise DataError(f"{root}: no folder {variant} with <category>.json files (option variant)")
     path = inside(root, jsons / f"{category}.json")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         meta = content.get("meta", {})
         prefix, normal = meta.get("prefix", f"{category}/"), meta.get("normal_class", "OK")
         entries = [(split, entry) for split in ("train", "test") for entry in content[split]]
