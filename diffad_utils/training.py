@@ -6,6 +6,7 @@ takes the very same steps as one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -149,7 +150,13 @@ def _save(path: Path, settings, trained, buffers, optimizer, scheduler, ema, log
         "seconds": log.seconds,
     }
     temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
+    try:
+        torch.save(state, temporary)
+    except (OSError, RuntimeError) as error:  # what torch says of a full disk is a RuntimeError
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        kept = "the earlier one is kept" if path.exists() else "there is no earlier one"
+        raise OSError(f"checkpoint {path} could not be written after {len(log.losses)} steps, {kept}: is the disk full? ({error})") from error
     os.replace(temporary, path)
 
 

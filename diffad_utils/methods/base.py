@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -96,22 +98,50 @@ class Detector(ABC):
         on_batch: Callable[[int, int], None] | None = None,
         predict: Callable[[Tensor, Sequence[str]], Prediction] | None = None,
     ) -> Prediction:
-        """``predict`` over a data set in batches; ``on_batch(done, total)`` is called after each."""
+        """``predict`` over a data set in batches; ``on_batch(done, total)`` is called after each.
+
+        Where the device's memory does not hold a batch, ``batch_size`` is halved, with a warning, until it does.
+        """
         predictions, done = [], 0
         for batch in batches(dataset, self.batch_size):
-            predictions.append((predict or self.predict)(batch["image"], batch["key"]))
+            predictions += self._in_memory(predict or self.predict, batch["image"], batch["key"])
             done += len(batch["key"])
             if on_batch is not None:
                 on_batch(done, len(dataset))
         return Prediction.concatenate(predictions)
+
+    def _in_memory(self, predict: Callable, images: Tensor, keys: Sequence[str]) -> list[Prediction]:
+        """Predictions of a batch, in pieces of ``batch_size``, which is halved when memory runs out."""
+        done: list[Prediction] = []
+        at = 0
+        while at < len(images):
+            piece = slice(at, at + self.batch_size)
+            try:
+                done.append(predict(images[piece], keys[piece]))
+            except torch.OutOfMemoryError:
+                count = len(images[piece])
+                if count == 1:
+                    raise
+                self.batch_size = count // 2
+                warnings.warn(f"{self.name}: out of memory with {count} images at once; going on with {self.batch_size}", stacklevel=3)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            at += self.batch_size
+        return done
 
     def save(self, folder: str | Path) -> None:
         """Write ``detector.json`` (class, hyperparameters, plain values) and ``detector.safetensors`` into ``folder``."""
         tensors, values = self._state()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / "detector.safetensors.tmp")
-        os.replace(folder / "detector.safetensors.tmp", folder / "detector.safetensors")
+        temporary = folder / "detector.safetensors.tmp"
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
+        except SafetensorError as error:  # a full disk, say
+            temporary.unlink(missing_ok=True)
+            raise OSError(f"{folder / 'detector.safetensors'} could not be written: {error}") from error
+        os.replace(temporary, folder / "detector.safetensors")
         record = {"method": self.name, "hyperparameters": dataclasses.asdict(self), "values": values}
         (folder / "detector.json.tmp").write_text(json.dumps(record, indent=1, sort_keys=True))
         os.replace(folder / "detector.json.tmp", folder / "detector.json")
