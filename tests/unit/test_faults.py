@@ -32,7 +32,7 @@ def mounted(tmp_path):
 
     yield mount
     for place in places:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
+        subprocess.run(["umount", "--lazy", str(place)], check=False)
 
 
 def remount_read_only(place: Path) -> None:

@@ -1,0 +1,54 @@
+"""What the README shows works as it stands: its example of a method keeps the contract, its links and commands exist."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffad_utils.methods import Detector
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+
+def code(section: str) -> list[str]:
+    """Python blocks of the section with this heading."""
+    text = README.split(f"## {section}\n", 1)[1].split("\n## ", 1)[0]
+    return re.findall(r"```python\n(.*?)```", text, flags=re.S)
+
+
+METHOD, TEST = code("Add a method")
+_names: dict = {"__name__": "readme_example"}
+sys.modules["readme_example"] = type(sys)("readme_example")  # dataclasses look their module up
+exec(METHOD, _names)
+exec(TEST, _names)
+
+TestEigenImages = _names["TestEigenImages"]
+
+
+def test_the_example_is_a_detector_of_about_forty_lines():
+    assert issubclass(_names["EigenImages"], Detector)
+    assert len([line for line in METHOD.splitlines() if line.strip()]) <= 45
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
+def test_links_lead_somewhere(target):
+    assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z][a-z-]*)\b", README)) - {"it", "sure"}))
+def test_make_targets_exist(target):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(rf"^{target}:", makefile, flags=re.M), target
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"(?:bin/)?diffad ((?:data |weights |kaggle )?[a-z]+)", README))))
+def test_commands_exist(command):
+    from diffad_utils import cli
+
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command.split(), "--help"])
+    assert stop.value.code == 0, command
