@@ -36,6 +36,7 @@ __all__ = [
     "image_ap",
     "image_auroc",
     "image_f1max",
+    "paired_aupro_difference",
     "paired_bootstrap_difference",
     "pixel_ap",
     "pixel_auroc",
@@ -578,3 +579,60 @@ def paired_bootstrap_difference(
         for times in _draws(labels, n, seed)
     ]
     return (float(metric(scores_a, checked) - metric(scores_b, labels)), *_percentiles(np.concatenate(values), level))
+
+
+def paired_aupro_difference(
+    maps_a, maps_b, masks, fpr_limit: float = 0.3, n: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Difference in :func:`aupro` between two methods on the same images, with its percentile bootstrap interval.
+
+    Images are drawn with all their pixels and regions, normal and anomalous ones separately, as in
+    :func:`paired_bootstrap_difference`. The difference itself is exact. For the resamples each image's pixels are
+    counted once, at 1000 thresholds a method that lie closer where the FPR is small, so that a resample is a weighted
+    sum of these counts; on the images as they are that moves AUPRO by less than 0.001 (measured in the tests).
+
+    Args:
+        maps_a, maps_b: [N, H, W] anomaly maps of the two methods in the same order. masks: as :func:`pixel_auroc`.
+        fpr_limit: as :func:`aupro`. n, seed, level: as :func:`bootstrap_interval`.
+
+    Returns:
+        (AUPRO of a - AUPRO of b, low, high)
+
+    Raises:
+        ValueError: as :func:`aupro` and :func:`bootstrap_interval`; no image without an anomalous pixel is fine.
+    """
+    _check_fpr_limit(fpr_limit)
+    _check_bootstrap(aupro, n, level)
+    tables = []
+    for maps in (maps_a, maps_b):
+        maps, checked = _pixel_input(maps, masks)
+        tables.append(_pro_tables(maps, checked))
+    times = np.concatenate([*_draws(checked.any(axis=(1, 2)), n, seed)])
+    a, b = (_resampled_aupro(*table, times, fpr_limit) for table in tables)
+    difference = aupro(maps_a, masks, fpr_limit) - aupro(maps_b, masks, fpr_limit)
+    return (difference, *_percentiles(a - b, level))
+
+
+def _pro_tables(maps: np.ndarray, masks: np.ndarray, thresholds: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+    """For each image and descending threshold, with the totals as the last column: normal pixels [N, K + 1] and summed
+    shares of regions [N, K + 1] at or above it."""
+    levels = np.quantile(maps[~masks], 1 - np.linspace(0, 1, thresholds) ** 2)
+    false, overlap = np.zeros((2, len(maps), thresholds + 1))
+    for image, (values, mask) in enumerate(zip(maps, masks, strict=True)):
+        normal, anomalous = np.sort(values[~mask]), values[mask]
+        false[image, :-1] = normal.size - np.searchsorted(normal, levels, side="left")
+        false[image, -1] = normal.size
+        if mask.any():
+            weights, regions = _region_weights(mask[None])
+            order = np.argsort(anomalous)
+            above = np.r_[np.cumsum(weights[order][::-1])[::-1], 0.0]
+            overlap[image, :-1] = above[np.searchsorted(anomalous[order], levels, side="left")]
+            overlap[image, -1] = regions
+    return false, overlap
+
+
+def _resampled_aupro(false: np.ndarray, overlap: np.ndarray, times: np.ndarray, fpr_limit: float) -> np.ndarray:
+    """AUPRO for each row of ``times`` [b, N], from `_pro_tables`."""
+    fpr, pro = times @ false, times @ overlap
+    fpr, pro = fpr / fpr[:, -1:], pro / pro[:, -1:]
+    return np.array([_area_to_limit(np.r_[0.0, x], np.r_[0.0, y], fpr_limit) for x, y in zip(fpr, pro, strict=True)])

@@ -7,11 +7,13 @@ takes the very same steps as one that was not.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 LossFn = Callable[[nn.Module, torch.Generator], Tensor]
+OPTIMIZERS = ("adamw", "adamw8bit")
 
 
 @dataclass
@@ -46,6 +49,23 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
+def make_optimizer(name: str, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
+    """torch's AdamW, or with "adamw8bit" that of bitsandbytes, which keeps its two moments in 8 bits (Dettmers et al., ICLR
+    2022) and needs a GPU.
+
+    Raises ``ValueError`` for another name, ``ImportError`` where bitsandbytes is not installed.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    try:
+        bitsandbytes = importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        raise ImportError("optimizer='adamw8bit' needs the package bitsandbytes: install it, or use optimizer='adamw'") from error
+    return bitsandbytes.optim.AdamW8bit(parameters, lr=lr, weight_decay=weight_decay)
+
+
 def train(
     model: nn.Module,
     loss_fn: LossFn,
@@ -63,6 +83,10 @@ def train(
     checkpoint_folder: str | Path | None = None,
     checkpoint_every: int = 500,
     description: str = "training",
+    optimizer: str = "adamw",
+    snapshot_steps: Sequence[int] = (),
+    on_snapshot: Callable[[int], None] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> TrainingLog:
     """Train ``model`` in place with AdamW on the device it is on, and leave it in eval mode with the EMA weights if any.
 
@@ -76,11 +100,16 @@ def train(
     mixed_precision : accelerate's "no", "fp16" or "bf16".
     checkpoint_folder : where to keep ``checkpoint.pt`` every ``checkpoint_every`` steps and to resume from; None for none.
         The finished run removes it: what is worth keeping is saved by the caller.
+    optimizer : a name for `make_optimizer`.
+    snapshot_steps, on_snapshot : after each of these steps ``on_snapshot(step)`` is called while the model holds the weights
+        that it would be left with (the averaged ones, with EMA). A resumed run calls it for the steps that are left.
+    settings : JSON values that the result depends on besides these arguments; a checkpoint with others is refused.
 
     Raises
     ------
     ValueError
-        If ``num_steps`` is not positive, or the checkpoint belongs to another configuration.
+        If ``num_steps`` is not positive, nothing in the model is to be trained, or the checkpoint belongs to another
+        configuration.
     FloatingPointError
         As soon as a loss is not finite.
     """
@@ -91,16 +120,23 @@ def train(
         mixed_precision=mixed_precision, gradient_accumulation_steps=gradient_accumulation_steps, cpu=device.type == "cpu"
     )
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay)
+    if not trained:
+        raise ValueError(f"{description}: no parameter of the model requires a gradient, so there is nothing to train")
+    optimizer = make_optimizer(optimizer, trained, lr, weight_decay)
     # The scheduler is stepped once an optimiser step by hand, so it is not handed to accelerate.
     scheduler = get_scheduler(lr_scheduler, optimizer, num_warmup_steps=warmup_steps, num_training_steps=num_steps)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     ema = EMAModel(trained, decay=ema_decay) if ema_decay is not None else None
     log = TrainingLog()
     checkpoint = Path(checkpoint_folder) / "checkpoint.pt" if checkpoint_folder is not None else None
-    settings = {"num_steps": num_steps, "lr": lr, "seed": seed, "ema_decay": ema_decay, "accumulation": gradient_accumulation_steps}
+    settings = dict(settings or {}) | {
+        "num_steps": num_steps, "lr": lr, "seed": seed, "ema_decay": ema_decay, "accumulation": gradient_accumulation_steps,
+    }  # fmt: skip
+    parts = {"optimizer": optimizer, "scheduler": scheduler}
+    if accelerator.scaler is not None:  # fp16: the loss scale is a state, too
+        parts["scaler"] = accelerator.scaler
     if checkpoint is not None and checkpoint.exists():
-        _resume(checkpoint, settings, trained, list(model.buffers()), optimizer, scheduler, ema, log)
+        _resume(checkpoint, settings, trained, list(model.buffers()), parts, ema, log)
 
     start, before = time.perf_counter(), log.seconds
     model.train()
@@ -125,26 +161,37 @@ def train(
             ema.step(trained)
         log.losses.append(total)
         progress.set_postfix(loss=f"{sum(log.losses[-50:]) / len(log.losses[-50:]):.4f}", refresh=False)
+        if on_snapshot is not None and step + 1 in snapshot_steps:
+            _snapshot(on_snapshot, step + 1, trained, ema)
         if checkpoint is not None and (step + 1) % checkpoint_every == 0 and step + 1 < num_steps:
             log.seconds = before + time.perf_counter() - start
-            _save(checkpoint, settings, trained, list(model.buffers()), optimizer, scheduler, ema, log)
+            _save(checkpoint, settings, trained, list(model.buffers()), parts, ema, log)
     log.seconds = before + time.perf_counter() - start
     if ema is not None:
         ema.copy_to(trained)
+    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)  # mixed precision had wrapped its forward
     model.eval()
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return log
 
 
-def _save(path: Path, settings, trained, buffers, optimizer, scheduler, ema, log) -> None:
+def _snapshot(on_snapshot: Callable[[int], None], step: int, trained: list[nn.Parameter], ema: EMAModel | None) -> None:
+    if ema is None:
+        return on_snapshot(step)
+    ema.store(trained)
+    ema.copy_to(trained)
+    on_snapshot(step)
+    ema.restore(trained)
+
+
+def _save(path: Path, settings, trained, buffers, parts, ema, log) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "settings": settings,
         "parameters": [p.detach().cpu() for p in trained],
         "buffers": [b.cpu() for b in buffers],  # the running statistics of batch normalisation among them
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
+        **{name: part.state_dict() for name, part in parts.items()},
         "ema": [p.cpu() for p in ema.shadow_params] if ema is not None else None,
         "losses": log.losses,
         "seconds": log.seconds,
@@ -160,7 +207,7 @@ def _save(path: Path, settings, trained, buffers, optimizer, scheduler, ema, log
     os.replace(temporary, path)
 
 
-def _resume(path: Path, settings, trained, buffers, optimizer, scheduler, ema, log) -> None:
+def _resume(path: Path, settings, trained, buffers, parts, ema, log) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
     if state["settings"] != settings:
         raise ValueError(f"{path} was written with {state['settings']}, this run has {settings}; remove it or use another folder")
@@ -169,8 +216,8 @@ def _resume(path: Path, settings, trained, buffers, optimizer, scheduler, ema, l
             p.copy_(saved)
         for b, saved in zip(buffers, state["buffers"], strict=True):
             b.copy_(saved)
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
     if ema is not None:
         ema.shadow_params = [saved.to(p.device) for saved, p in zip(state["ema"], trained, strict=True)]
         ema.optimization_step = len(state["losses"])

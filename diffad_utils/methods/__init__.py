@@ -6,15 +6,16 @@ from diffad_utils.methods.clip_detectors import ClipKNN, ClipProbe, ClipZeroShot
 from diffad_utils.methods.img2img import Img2Img
 from diffad_utils.methods.invad import InvAD
 from diffad_utils.methods.latent_unet import LatentUNet
+from diffad_utils.methods.lora import LoRA
 from diffad_utils.methods.pixel_ddpm import PixelDDPM
 from diffad_utils.methods.trivial import Trivial
 
 METHODS: dict[str, type[Detector]] = {
     cls.name: cls
-    for cls in (Trivial, InvAD, ClipKNN, ClipZeroShot, ClipProbe, Img2Img, LatentUNet, Autoencoder, PixelDDPM)
+    for cls in (Trivial, InvAD, ClipKNN, ClipZeroShot, ClipProbe, Img2Img, LoRA, LatentUNet, Autoencoder, PixelDDPM)
 }
 
 __all__ = [
     "METHODS", "Autoencoder", "ClipKNN", "ClipProbe", "ClipZeroShot", "Detector", "Img2Img", "InvAD", "LatentUNet",
-    "PixelDDPM", "Prediction", "Trivial",
+    "LoRA", "PixelDDPM", "Prediction", "Trivial",
 ]  # fmt: skip

@@ -409,3 +409,40 @@ def test_bootstrap_says_what_is_wrong():
         metrics.bootstrap_interval(metrics.image_auroc, scores, labels, n=0)
     with pytest.raises(ValueError, match="level"):
         metrics.bootstrap_interval(metrics.image_auroc, scores, labels, level=95)
+
+
+# -- paired AUPRO ------------------------------------------------------------------------------------------------------
+
+
+def blobs(count=30, side=32, seed=0):
+    """Masks with none, one or two regions, and two noisy maps of them, the second noisier."""
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((count, side, side), bool)
+    for i in range(0, count, 2):
+        for _ in range(1 + i % 4 // 2):
+            y, x, s = *rng.integers(2, side - 10, 2), rng.integers(3, 8)
+            masks[i, y : y + s, x : x + s] = True
+    maps = [1.0 * masks + noise * rng.normal(size=masks.shape) for noise in (0.7, 1.2)]
+    return *maps, masks
+
+
+def test_paired_aupro_difference():
+    good, poor, masks = blobs()
+    difference, low, high = metrics.paired_aupro_difference(good, poor, masks, n=200)
+    assert difference == metrics.aupro(good, masks) - metrics.aupro(poor, masks)
+    assert 0 < low < difference < high
+    flipped = metrics.paired_aupro_difference(poor, good, masks, n=200)
+    assert np.allclose(flipped, (-difference, -high, -low))
+    assert metrics.paired_aupro_difference(good, good, masks, n=50) == (0.0, 0.0, 0.0)
+
+
+def test_paired_aupro_counts_are_those_of_aupro():
+    for maps in (*blobs()[:2], np.round(blobs()[0], 1)):
+        masks = blobs()[2]
+        once = np.ones((1, len(masks)), int)
+        approximate = metrics._resampled_aupro(*metrics._pro_tables(maps, masks), once, 0.3)[0]
+        assert abs(approximate - metrics.aupro(maps, masks)) < 1e-3
+        twice = np.r_[np.arange(30), [0, 0, 3]]  # drawn more than once: as if it were there more than once
+        times = np.bincount(twice, minlength=30)[None]
+        resampled = metrics._resampled_aupro(*metrics._pro_tables(maps, masks), times, 0.3)[0]
+        assert abs(resampled - metrics.aupro(maps[twice], masks[twice])) < 1e-3
