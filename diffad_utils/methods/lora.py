@@ -85,13 +85,19 @@ def load_adapter(pipeline: StableDiffusionImg2ImgPipeline, path: str | Path) -> 
     place = {"weight_name": path.name} if path.is_file() else {}
     folder = path.parent if path.is_file() else path
     try:
-        pipeline.load_lora_weights(
-            str(folder), adapter_name=ADAPTER, use_safetensors=True, local_files_only=True, **place
+        state, alphas, metadata = pipeline.lora_state_dict(
+            str(folder), use_safetensors=True, local_files_only=True, return_lora_metadata=True, **place
         )
-    except (RuntimeError, OSError, IndexError, KeyError) as error:
+        parts = {name.partition(".")[0] for name in state}
+        if not parts or parts - {"unet", "text_encoder"} or not all("lora" in name for name in state):
+            raise ValueError("expected tensors of a LoRA, named unet.... or text_encoder....")
+        options = dict(network_alphas=alphas, metadata=metadata, adapter_name=ADAPTER, _pipeline=pipeline)
+        if "unet" in parts:
+            pipeline.load_lora_into_unet(state, unet=pipeline.unet, **options)
+        if "text_encoder" in parts:
+            pipeline.load_lora_into_text_encoder(state, text_encoder=pipeline.text_encoder, **options)
+    except (RuntimeError, OSError, IndexError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is no LoRA for these networks: {error}") from error
-    if ADAPTER not in getattr(pipeline.unet, "peft_config", {}):
-        raise ValueError(f"{path} has no tensors for the UNet: expected names that begin with unet. or lora_unet_")
 
 
 # --- what is trained and what is not ----------------------------------------------------------------------------------
@@ -130,7 +136,7 @@ def base_checksum(network: nn.Module) -> str:
     state = {name.replace(".base_layer", ""): value for name, value in network.state_dict().items() if ".lora_" not in name}
     for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else b"")
+        digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

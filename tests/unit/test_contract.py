@@ -19,6 +19,10 @@ SETTINGS = {
     "clip_zero_shot": {"image_size": 128},
     "clip_probe": {"image_size": 128},
     "img2img": {"image_size": 128, "num_inference_steps": 4, "strength": 0.5, "calibration_images": 4},
+    "lora": {
+        "image_size": 128, "num_inference_steps": 4, "strength": 0.5, "guidance_scale": 1.0, "rank": 2, "train_steps": 3,
+        "train_batch_size": 2, "gradient_accumulation_steps": 1, "holdout_fraction": 0.3,
+    },
     "latent_unet": {"width": 16, "train_steps": 6, "train_batch_size": 2},
     "autoencoder": {"train_steps": 6, "train_batch_size": 2, "crop": 32},
     "pixel_ddpm": {"image_size": 32, "train_steps": 6, "train_batch_size": 2, "num_steps": 2},
