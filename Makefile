@@ -10,10 +10,10 @@ NOTEBOOKS := $(sort $(wildcard notebooks/0[1-9]_*.ipynb))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test lab notebooks foundation lock clean
+.PHONY: help setup report test test-faults lab notebooks foundation lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Settings: PROFILE=smoke|kaggle|paper JOBS=<cores> PYTHON=<python 3.11 or newer>"
 	@echo "Without a GPU, for a small download: make setup TORCH_INDEX=<address of PyTorch's CPU wheel index>"
 
@@ -26,6 +26,9 @@ test: $(READY) ## run all tests, then the notebooks through nbval
 	$(PY) -m pytest tests
 	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && DIFFAD_REPORTS="$$scratch" OMP_NUM_THREADS=1 \
 	  $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 --override-ini=addopts= $(NOTEBOOKS)
+
+test-faults: $(READY) ## kill -9 a training, a sweep and a study at random moments, and compare (about 15 minutes)
+	$(PY) tests/faults/kills.py
 
 lab: $(READY) ## open JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,16 @@ def test_a_full_disk_while_saving_a_detector_leaves_the_earlier_one(mounted):
     with pytest.raises(OSError, match="detector"):
         detector.save(disk / "detector")
     assert contents(disk / "detector") == before
+
+
+# -- kill -9 -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_training_killed_at_random_moments_ends_with_the_same_weights(tmp_path):
+    sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
+    import kills
+
+    assert kills.check("training", tmp_path, kills=2, rng=random.Random(1)) == []
 
 
 # -- permissions -------------------------------------------------------------------------------------------------------
