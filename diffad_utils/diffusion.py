@@ -146,31 +146,56 @@ def ddim_sample(
     guidance_target: Tensor | None = None,
     guidance_weight: float = 0.0,
     return_trajectory: bool = False,
+    eta: float = 0.0,
+    noise: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Deterministic DDIM denoising, optionally pulled towards a target image.
+    """DDIM denoising, optionally pulled towards a target image; deterministic unless ``eta`` says otherwise.
 
     x_t: [B, ...], the state at ``timesteps[0]``. timesteps: descending ints, or an int tensor [steps, B] where images
-    differ. After the last one the state goes to alpha_bar = 1. With ``guidance_target`` y [B, ...] and weight w, the
-    predicted noise is corrected as in DDAD (Algorithm 1) and D3AD (Algorithm 1, lines 4-6):
+    differ; an image that needs fewer steps than others has -1 in front, and waits. After the last one the state goes to
+    alpha_bar = 1. With ``guidance_target`` y [B, ...] and weight w, the predicted noise is corrected as in DDAD
+    (Algorithm 1) and D3AD (Algorithm 1, lines 4-6):
     y_t = sqrt(alpha_bar_t) y + sqrt(1 - alpha_bar_t) eps;  eps' = eps - w sqrt(1 - alpha_bar_t) (y_t - x_t).
+    With ``eta`` > 0 each move from a to b adds ``noise`` [steps, B, ...] (standard normal) of standard deviation
+    eta sqrt((1 - a / b) (1 - b) / (1 - a)) (Song et al. 2021, eq. 16), which eta = 1 makes DDPM's.
 
     Returns the result [B, ...] in the dtype of ``x_t``, or with ``return_trajectory`` also the states
     [steps + 1, B, ...], ``x_t`` first. Raises ``ValueError`` if the timesteps are empty, not descending, outside
-    0 .. T-1, or not of batch size B.
+    0 .. T-1, or not of batch size B, or if ``eta`` > 0 and there is no noise for every step.
     """
     steps = _timesteps_per_image(timesteps, len(x_t), schedule.T)
+    if eta and (noise is None or noise.shape != (len(steps), *x_t.shape)):
+        got = None if noise is None else list(noise.shape)
+        raise ValueError(f"eta = {eta} needs noise {[len(steps), *x_t.shape]}, got {got}")
     alphas = torch.cat([schedule.alphas_cumprod[steps], torch.ones(1, len(x_t), dtype=torch.float64)])
+    guided = guidance_target is not None and guidance_weight != 0.0
     x, states = x_t, [x_t]
     for i, t in enumerate(steps):
-        eps = eps_fn(x, t.to(x.device))
-        if guidance_target is not None and guidance_weight != 0.0:
-            signal, sigma = _signal_and_noise(alphas[i], x)
-            target_t = signal * guidance_target + sigma * eps
-            eps = eps - guidance_weight * sigma * (target_t - x)
-        x = ddim_step(x, eps, alphas[i], alphas[i + 1])
+        rows = (t >= 0).nonzero()[:, 0]
+        here, alpha_from, alpha_to = x[rows.to(x.device)], alphas[i, rows], alphas[i + 1, rows]
+        eps = eps_fn(here, t[rows].to(x.device))
+        if guided:
+            signal, sigma = _signal_and_noise(alpha_from, here)
+            target_t = signal * guidance_target[rows.to(x.device)] + sigma * eps
+            eps = eps - guidance_weight * sigma * (target_t - here)
+        if eta:
+            here = _stochastic_ddim_step(here, eps, alpha_from, alpha_to, eta, noise[i, rows].to(here))
+        else:
+            here = ddim_step(here, eps, alpha_from, alpha_to)
+        x = here if len(rows) == len(x) else x.index_copy(0, rows.to(x.device), here)
         if return_trajectory:
             states.append(x)
     return (x, torch.stack(states)) if return_trajectory else x
+
+
+def _stochastic_ddim_step(x: Tensor, eps: Tensor, alpha_from: Tensor, alpha_to: Tensor, eta: float, noise: Tensor) -> Tensor:
+    """Song et al. 2021, eq. 12 and 16; from a noisier level to a cleaner one, alphas float64 [B]."""
+    variance = eta**2 * (1 - alpha_from / alpha_to) * (1 - alpha_to) / (1 - alpha_from)
+    signal_from, sigma_from = _signal_and_noise(alpha_from, x)
+    signal_to, _ = _signal_and_noise(alpha_to, x)
+    shape = (-1, *[1] * (x.ndim - 1))
+    direction, spread = ((v.clamp_min(0).sqrt().reshape(shape).to(x)) for v in (1 - alpha_to - variance, variance))
+    return signal_to * (x - sigma_from * eps) / signal_from + direction * eps + spread * noise
 
 
 def image_noise(shape: Sequence[int], seed: int, keys: Sequence[str]) -> Tensor:
@@ -199,6 +224,10 @@ def _timesteps_per_image(timesteps: Sequence[int] | Tensor, batch_size: int, T: 
         steps = steps[:, None].expand(-1, batch_size)
     if steps.ndim != 2 or steps.shape[1] != batch_size or len(steps) == 0:
         raise ValueError(f"timesteps must be [steps] or [steps, {batch_size}] and not empty, got shape {tuple(steps.shape)}")
-    if steps.min() < 0 or steps.max() >= T or bool((steps.diff(dim=0) >= 0).any()):
-        raise ValueError(f"timesteps must descend strictly and lie in 0 .. {T - 1}, got {steps[:, 0].tolist()} for the first image")
+    waiting = steps < 0
+    descends = (steps.diff(dim=0) < 0) | waiting[:-1]
+    if bool(waiting[-1].any()) or steps.min() < -1 or steps.max() >= T or bool((waiting.int().diff(dim=0) > 0).any() | ~descends.all()):
+        raise ValueError(
+            f"timesteps must descend strictly and lie in 0 .. {T - 1} (-1 only in front), got {steps[:, 0].tolist()} for the first image"
+        )
     return steps

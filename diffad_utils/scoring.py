@@ -8,12 +8,13 @@ kept under its source's name for comparison.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
 
 
 def channel_norm(z: Tensor) -> Tensor:
@@ -21,9 +22,68 @@ def channel_norm(z: Tensor) -> Tensor:
     return z.square().sum(dim=1).sqrt()
 
 
-def upsample_map(residual: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize (``align_corners=False``) of maps [B, h, w] to ``size`` = (H, W): [B, H, W]."""
-    return F.interpolate(residual[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+def upsample_map(residual: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+    """Bilinear resize of maps [B, h, w] to ``size`` = (H, W): [B, H, W]. DDAD's and D3AD's code align the corners."""
+    return F.interpolate(residual[:, None], size=tuple(size), mode="bilinear", align_corners=align_corners)[:, 0]
+
+
+def smooth_map(maps: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of maps [B, H, W] with ``sigma`` in pixels, cut at 4 sigma (DDAD: sigma 4, kernel 33 x 33).
+
+    At the border the map is mirrored without its edge pixel (scipy's "mirror"). Raises ``ValueError`` for maps that are not
+    larger than 4 sigma, which cannot be mirrored so.
+    """
+    radius = int(4 * sigma + 0.5)
+    if min(maps.shape[-2:]) <= radius:
+        raise ValueError(f"maps of {maps.shape[-2]} x {maps.shape[-1]} are too small for sigma = {sigma}: need more than {radius} pixels")
+    return gaussian_blur(maps[:, None], kernel_size=2 * radius + 1, sigma=sigma)[:, 0]
+
+
+def patchify(features: Tensor) -> Tensor:
+    """Mean over 3 x 3 neighbours of features [B, C, h, w], zeros beyond the border counted in it (DDAD's code)."""
+    return F.avg_pool2d(features, kernel_size=3, stride=1, padding=1)
+
+
+def cosine_map(a: Tensor, b: Tensor) -> Tensor:
+    """1 - cosine similarity over channels of features [B, C, h, w]: [B, h, w]."""
+    return 1 - F.cosine_similarity(a, b, dim=1)
+
+
+def feature_distance(a: Sequence[Tensor], b: Sequence[Tensor], size: tuple[int, int], patches: bool = False) -> Tensor:
+    """Sum over blocks of the cosine distance of features [B, C, h, w], upsampled with aligned corners: [B, H, W].
+
+    D3AD eq. 9 and DDAD's ``feature_distance``, which takes `patchify`-ed features (``patches``) of all levels but the
+    first: give the blocks that are to be summed.
+    """
+    pairs = [(patchify(f), patchify(g)) if patches else (f, g) for f, g in zip(a, b, strict=True)]
+    return sum(upsample_map(cosine_map(f, g), size, align_corners=True) for f, g in pairs)
+
+
+def pixel_distance(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Mean over channels of |x - x_hat|: [B, C, H, W] twice -> [B, H, W] (DDAD)."""
+    return (x - x_hat).abs().mean(dim=1)
+
+
+def ddad_map(pixel: Tensor, feature: Tensor, v: float, pixel_scale: float | Tensor, feature_scale: float | Tensor) -> Tensor:
+    """DDAD's map before smoothing: feature + v feature_scale / pixel_scale pixel, of maps [B, H, W].
+
+    The scales bring the two to one size. The public code takes the maxima over the *batch*, so that an image's map depends
+    on its neighbours; constants from normal training images do not.
+    """
+    return feature + v * feature_scale / pixel_scale * pixel
+
+
+def d3ad_map(latent: Tensor, feature: Tensor, weight: float) -> Tensor:
+    """D3AD eq. 9 before smoothing: lambda l_map + (1 - lambda) f_map of normalised maps [B, H, W]; lambda = ``weight``."""
+    return weight * latent + (1 - weight) * feature
+
+
+def min_max_over_batch(maps: Tensor) -> Tensor:
+    """Maps [B, H, W] scaled by minimum and maximum over all of them, as D3AD's public code does over the whole test set.
+
+    An image's map then depends on its company: for comparison only.
+    """
+    return (maps - maps.min()) / (maps.max() - maps.min())
 
 
 def gaussian_nll(z: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from diffad_utils.methods.autoencoder import Autoencoder
 from diffad_utils.methods.base import Detector, Prediction
 from diffad_utils.methods.clip_detectors import ClipKNN, ClipProbe, ClipZeroShot
+from diffad_utils.methods.d3ad import D3AD
+from diffad_utils.methods.ddad import DDAD
 from diffad_utils.methods.img2img import Img2Img
 from diffad_utils.methods.invad import InvAD
 from diffad_utils.methods.latent_unet import LatentUNet
@@ -12,10 +14,12 @@ from diffad_utils.methods.trivial import Trivial
 
 METHODS: dict[str, type[Detector]] = {
     cls.name: cls
-    for cls in (Trivial, InvAD, ClipKNN, ClipZeroShot, ClipProbe, Img2Img, LoRA, LatentUNet, Autoencoder, PixelDDPM)
-}
+    for cls in (
+        Trivial, InvAD, ClipKNN, ClipZeroShot, ClipProbe, Img2Img, LoRA, LatentUNet, Autoencoder, PixelDDPM, DDAD, D3AD,
+    )
+}  # fmt: skip
 
 __all__ = [
-    "METHODS", "Autoencoder", "ClipKNN", "ClipProbe", "ClipZeroShot", "Detector", "Img2Img", "InvAD", "LatentUNet",
-    "LoRA", "PixelDDPM", "Prediction", "Trivial",
+    "D3AD", "DDAD", "METHODS", "Autoencoder", "ClipKNN", "ClipProbe", "ClipZeroShot", "Detector", "Img2Img", "InvAD",
+    "LatentUNet", "LoRA", "PixelDDPM", "Prediction", "Trivial",
 ]  # fmt: skip

@@ -26,6 +26,8 @@ SETTINGS = {
     "latent_unet": {"width": 16, "train_steps": 6, "train_batch_size": 2},
     "autoencoder": {"train_steps": 6, "train_batch_size": 2, "crop": 32},
     "pixel_ddpm": {"image_size": 32, "train_steps": 6, "train_batch_size": 2, "num_steps": 2},
+    "ddad": {"block_out_channels": (8, 16), "train_steps": 6, "train_batch_size": 2, "num_steps": 2, "adaptation_epochs": 1},
+    "d3ad": {"block_out_channels": (16, 16), "train_steps": 6, "train_batch_size": 4, "num_steps": 2, "k": 3},
 }
 """Fields of each method that make it small enough to be fitted in a second or two."""
 
@@ -37,6 +39,7 @@ ATTRIBUTES = {
     "latent_unet": {"gross_auroc": None},
     "autoencoder": {"gross_auroc": None},
     "pixel_ddpm": {"gross_auroc": None},
+    "ddad": {"gross_auroc": None},
 }
 """Where the suite's defaults do not fit; see `contract`."""
 
