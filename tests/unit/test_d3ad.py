@@ -1,0 +1,198 @@
+"""D3AD and DDAD as detectors, and the domain adaptation: what the contract's suite does not ask."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from diffad_utils import adaptation, data
+from diffad_utils.diffusion import add_noise, ddim_sample, image_noise
+from diffad_utils.methods import D3AD, DDAD
+
+SMALL = {"image_size": 64, "device": "cpu", "train_steps": 4, "train_batch_size": 4, "warmup_steps": 1}
+KINDS = {
+    "d3ad": lambda **more: D3AD(**SMALL, **({"block_out_channels": (16, 16), "k": 3} | more)),
+    "ddad": lambda **more: DDAD(**SMALL, **({"block_out_channels": (8, 16), "num_steps": 5} | more)),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def splits():
+    index = data.load_index("textures", category="carpet")
+    train = index[index["split"] == "train"].head(12)
+    test = index[index["split"] == "test"].groupby("label", group_keys=False).head(3)
+    return data.ImageDataset(train, size=64), data.load_batch(data.ImageDataset(test, size=64))
+
+
+@pytest.fixture(scope="module")
+def fitted(splits):
+    return {name: make().fit(splits[0]) for name, make in KINDS.items()}
+
+
+def test_steps_of_a_batch_differ_and_equal_those_alone(fitted, splits):
+    """Images with different That in one batch, to 1e-5."""
+    detector, images = fitted["d3ad"], splits[1]["image"]
+    images = torch.cat([images, data.load_batch(splits[0])["image"]])
+    together = detector.reconstruction(images)
+    assert len(together.steps.unique()) > 1
+    for i in range(0, len(images), 3):
+        alone = detector.reconstruction(images[i : i + 1])
+        assert torch.equal(alone.steps, together.steps[i : i + 1])
+        assert torch.allclose(alone.state_hat, together.state_hat[i : i + 1], atol=1e-5)
+
+
+def test_full_noise_and_a_static_step_are_plain_ddim_reconstruction(fitted, splits):
+    detector = fitted["d3ad"].with_settings(noise_fraction=1.0, static_step=80)
+    images, keys = splits[1]["image"], splits[1]["key"]
+    done = detector.reconstruction(images, keys)
+    noise = image_noise(done.state.shape[1:], detector.seed, keys)
+    start = add_noise(done.state, torch.full((6,), 80), noise, detector.schedule)
+    with torch.inference_mode():
+        plain = ddim_sample(lambda x, t: detector.unet_(x, t).sample, start, detector.schedule, list(range(80, 0, -8)))
+    assert torch.allclose(done.state_hat, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_guidance_keeps_the_image(name, fitted, splits):
+    images, keys = splits[1]["image"], splits[1]["key"]
+    distance = []
+    for weight in (0.0, 4.0, 8.0):
+        done = fitted[name].with_settings(guidance_weight=weight, stochasticity=0.0, noise_fraction=0.0).reconstruction(images, keys)
+        distance.append((done.state_hat - done.state).abs().mean(dim=(1, 2, 3)))
+    assert bool((torch.stack(distance).diff(dim=0) < 0).all())
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("plan", ["paper", "code"])
+def test_both_plans_and_both_normalisations_run(name, plan, fitted, splits):
+    detector = fitted[name].with_settings(plan=plan, normalisation="batch")
+    together = detector.predict(splits[1]["image"], splits[1]["key"])
+    ours = detector.with_settings(normalisation="training").predict(splits[1]["image"], splits[1]["key"])
+    assert together.nfe == detector.num_steps and torch.isfinite(together.score).all()
+    rest = detector.predict(splits[1]["image"][:3], splits[1]["key"][:3])
+    assert not torch.allclose(rest.score, together.score[:3], rtol=1e-3), "scaling over the batch leaves no trace"
+    assert not torch.allclose(ours.score, together.score)
+
+
+def test_ddad_works_on_latents_too(splits):
+    detector = KINDS["ddad"](space="latent", block_out_channels=(16, 16)).fit(splits[0])
+    assert detector.predict(splits[1]["image"], splits[1]["key"]).reconstruction.shape == splits[1]["image"].shape
+
+
+def test_settings_that_need_a_training_are_refused(fitted, splits, tmp_path):
+    with pytest.raises(ValueError, match="another training"):
+        fitted["d3ad"].with_settings(train_steps=9)
+    with pytest.raises(ValueError, match="no setting"):
+        fitted["d3ad"].with_settings(omega=1.0)
+    fitted["d3ad"].save(tmp_path)
+    with pytest.raises(RuntimeError, match="loaded"):
+        D3AD.load(tmp_path, device="cpu").with_settings(noise_fraction=1.0)
+
+
+def test_the_training_features_are_mapped_not_read(fitted, tmp_path):
+    fitted["d3ad"].save(tmp_path)
+    loaded = D3AD.load(tmp_path, device="cpu")
+    bank = loaded.dynamic_step_.bank_
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("needs /proc")
+    lines = [line.split() for line in maps.read_text().splitlines() if line.endswith("detector.safetensors")]
+    bounds = [[int(end, 16) for end in line[0].split("-")] for line in lines]
+    assert any(low <= bank.data_ptr() < high for low, high in bounds)
+    assert torch.equal(bank, fitted["d3ad"].dynamic_step_.bank_)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("d3ad", {"plan": "leading"}), ("d3ad", {"noise_fraction": 1.5}), ("d3ad", {"map_weight": -0.1}), ("d3ad", {"t_max": 5}),
+        ("d3ad", {"static_step": 0}), ("d3ad", {"static_step": 25, "plan": "code"}), ("d3ad", {"block_out_channels": (12,)}),
+        ("ddad", {"space": "feature"}), ("ddad", {"start_timestep": 1000}), ("ddad", {"normalisation": "test"}),
+    ],
+)  # fmt: skip
+def test_bad_settings(name, settings):
+    with pytest.raises(ValueError, match="must|expected|needs|in 1"):
+        KINDS[name](**settings)
+
+
+def test_too_few_training_images_for_the_neighbours(splits):
+    with pytest.raises(ValueError, match="smaller k"):
+        KINDS["d3ad"](k=20).fit(splits[0])
+
+
+# --- domain adaptation ------------------------------------------------------------------------------------------------
+
+
+class Blocks(nn.Module):
+    """A small extractor of two blocks."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.requires_grad_(False)
+
+    def forward(self, x):
+        first = self.first(x)
+        return [first, self.second(first.relu())]
+
+
+def test_losses_of_equal_and_opposite_features():
+    x = [torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))]
+    assert adaptation.d3ad_loss(x, x) == pytest.approx(0, abs=1e-6)
+    assert adaptation.d3ad_loss(x, [-x[0]]) == pytest.approx(2, abs=1e-6)
+    assert adaptation.flattened_loss(x * 3, [5 * x[0]] * 3) == pytest.approx(0, abs=1e-5)
+    assert adaptation.ddad_loss(x, x, [-x[0]], [-x[0]], 0.1) == pytest.approx(0.1 * 4, abs=1e-5)
+
+
+def test_variance_sees_a_collapse():
+    generator = torch.Generator().manual_seed(0)
+    assert adaptation.feature_variance(torch.ones(4, 3, 2, 2)) == pytest.approx(0, abs=1e-12)
+    assert adaptation.feature_variance(torch.randn(64, 3, 8, 8, generator=generator)) > 0.9
+
+
+def _pairs(images):
+    def reconstruct(rows, generator):
+        return images[rows], (images[rows] + 0.3 * torch.randn(images[rows].shape, generator=generator)).clamp(0, 1)
+
+    return reconstruct
+
+
+@pytest.mark.parametrize("distillation_weight", [0.0, 0.1])
+def test_adaptation_brings_features_together_and_leaves_the_original(distillation_weight):
+    images = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    extractor = Blocks()
+    before = {name: tensor.clone() for name, tensor in extractor.state_dict().items()}
+    settings = {"epochs": 2, "distillation_weight": distillation_weight, "learning_rate": 5e-4, "batch_size": 8}
+    adapted, log = adaptation.adapt(extractor, images, _pairs(images), **settings)
+    assert all(torch.equal(before[name], tensor) for name, tensor in extractor.state_dict().items())
+    assert not any(p.requires_grad for p in adapted.parameters())
+    x, x_hat = _pairs(images)(torch.arange(32), torch.Generator().manual_seed(9))
+    assert adaptation.d3ad_loss(adapted(x), adapted(x_hat)) < adaptation.d3ad_loss(extractor(x), extractor(x_hat))
+    assert log.epochs == 2 and not log.undone and log.losses[1] < log.losses[0]
+    again, _ = adaptation.adapt(extractor, images, _pairs(images), **settings)
+    assert all(torch.equal(a, b) for a, b in zip(adapted.parameters(), again.parameters(), strict=True))
+
+
+def test_a_collapse_is_undone():
+    images = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    extractor = Blocks()
+    adapted, log = adaptation.adapt(extractor, images, _pairs(images), epochs=3, learning_rate=0.3, batch_size=4)
+    assert log.undone and log.epochs == 0 and log.variance_after == log.variance_before
+    assert all(torch.equal(a, b) for a, b in zip(adapted.parameters(), extractor.parameters(), strict=True))
+
+
+def test_no_epochs_is_a_copy():
+    images = torch.rand(4, 3, 8, 8)
+    adapted, log = adaptation.adapt(Blocks(), images, _pairs(images), epochs=0)
+    assert log == adaptation.AdaptationLog([], log.variance_before, log.variance_before)
+    assert len(log.variance_before) == 2 and not any(p.requires_grad for p in adapted.parameters())
