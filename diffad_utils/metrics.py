@@ -2,12 +2,12 @@
 
 Nothing here is binned or read off a grid of thresholds: every distinct score is a threshold, and equal scores are
 one threshold. A curve only bends at the scores of anomalous items, so it is enough to know, for each distinct
-anomalous score, how many normal items lie above it and how many share it. The normal scores are therefore sorted by
-value only (no index array), the few anomalous ones with their weights, and ROC, precision-recall and PRO curves all
-come out of the same counts.
+anomalous score, how many normal items lie above it and how many share it. ROC, precision-recall and PRO curves all come
+out of these counts, for pixels from one sort (`kernels.threshold_counts`): :func:`pixel_metrics` for maps in memory or
+on a GPU, :class:`PixelMetrics` for test sets that are larger.
 
 Scores: higher is more anomalous. Labels and masks: 0 or False is normal, 1 or True is anomalous. Every function takes
-numpy arrays, torch tensors (any device) or lists, and computes on the CPU in float64 or in integers.
+numpy arrays, torch tensors (any device) or lists, and computes in float64 or in integers.
 
 Sources
     ROC, AP: as in scikit-learn (``roc_auc_score``, ``average_precision_score``).
@@ -23,12 +23,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import ndimage
 from skimage.metrics import structural_similarity
+
+from diffad_utils.kernels import threshold_counts
 
 __all__ = [
     "IMAGE_METRICS",
     "PIXEL_METRICS",
+    "PixelMetrics",
     "aupro",
     "aupro_curve",
     "bootstrap_interval",
@@ -41,11 +43,9 @@ __all__ = [
     "pixel_ap",
     "pixel_auroc",
     "pixel_f1max",
+    "pixel_metrics",
     "reconstruction",
 ]
-
-# A defect may run diagonally: pixels that touch at a corner belong to one region (scipy's default is 4 neighbours).
-EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 # Upper bound on (resamples x images) held at once while bootstrapping: about 30 MB an array.
 BOOTSTRAP_BLOCK = 2**22
@@ -137,36 +137,25 @@ class _Counts(NamedTuple):
     Thresholds without an anomalous item may be left out: they change none of the metrics below.
     """
 
-    hits: np.ndarray  # anomalous items at the threshold (or their weight)
+    hits: np.ndarray  # anomalous items at the threshold
     false_above: np.ndarray  # normal items above the threshold
     false: np.ndarray  # normal items at or above it
-    anomalous: int  # all anomalous items (or their weight)
+    anomalous: int  # all anomalous items
     normal: int  # all normal items
 
 
-def _count(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> tuple[_Counts, np.ndarray]:
-    """Counts at every distinct anomalous score, and these scores, descending.
-
-    Args:
-        scores, labels: arrays of one shape; labels boolean.
-        weights: weight of each anomalous item, float64, in the order of ``scores[labels]``; 1 if absent.
-    """
-    normal = scores[~labels]
+def _count(scores: np.ndarray, labels: np.ndarray) -> _Counts:
+    """Counts at every distinct score of an anomalous item, descending; scores and boolean labels of one shape."""
+    normal, anomalous = scores[~labels], scores[labels]
     normal.sort()
-    anomalous = scores[labels]
-    if weights is None:
-        anomalous.sort()
-        anomalous = anomalous[::-1]
-    else:
-        order = np.argsort(anomalous)[::-1]
-        anomalous, weights = anomalous[order], weights[order]
+    anomalous.sort()
+    anomalous = anomalous[::-1]
     first = np.flatnonzero(np.r_[True, anomalous[1:] != anomalous[:-1]])
     thresholds = anomalous[first]
-    hits = np.diff(np.r_[first, anomalous.size]) if weights is None else np.add.reduceat(weights, first)
+    hits = np.diff(np.r_[first, anomalous.size])
     false_above = normal.size - np.searchsorted(normal, thresholds, side="right")
     false = normal.size - np.searchsorted(normal, thresholds, side="left")
-    total = anomalous.size if weights is None else hits.sum()
-    return _Counts(hits, false_above, false, total, normal.size), thresholds
+    return _Counts(hits, false_above, false, anomalous.size, normal.size)
 
 
 def _auroc(counts: _Counts) -> np.ndarray:
@@ -211,7 +200,7 @@ def image_auroc(scores, labels) -> float:
     """
     scores, labels = _image_input(scores, labels)
     _warn_if_constant(scores, "scores")
-    return float(_auroc(_count(scores, labels)[0]))
+    return float(_auroc(_count(scores, labels)))
 
 
 def image_ap(scores, labels) -> float:
@@ -220,7 +209,7 @@ def image_ap(scores, labels) -> float:
     This is scikit-learn's ``average_precision_score``; the trapezoid under the precision-recall curve is not the same.
     Arguments and errors as :func:`image_auroc`. Constant scores give the share of anomalous images.
     """
-    return float(_average_precision(_count(*_image_input(scores, labels))[0]))
+    return float(_average_precision(_count(*_image_input(scores, labels))))
 
 
 def image_f1max(scores, labels) -> float:
@@ -228,7 +217,7 @@ def image_f1max(scores, labels) -> float:
 
     Arguments and errors as :func:`image_auroc`.
     """
-    return float(_f1_max(_count(*_image_input(scores, labels))[0]))
+    return float(_f1_max(_count(*_image_input(scores, labels))))
 
 
 # --- Pixels -----------------------------------------------------------------------------------------------------------
@@ -251,42 +240,17 @@ def pixel_auroc(maps, masks) -> float:
     """
     maps, masks = _pixel_input(maps, masks)
     _warn_if_constant(maps, "map values")
-    return float(_auroc(_count(maps, masks)[0]))
+    return float(_auroc(_count(maps, masks)))
 
 
 def pixel_ap(maps, masks) -> float:
     """Average precision (:func:`image_ap`) over all pixels of all images. Arguments, errors: :func:`pixel_auroc`."""
-    return float(_average_precision(_count(*_pixel_input(maps, masks))[0]))
+    return float(_average_precision(_count(*_pixel_input(maps, masks))))
 
 
 def pixel_f1max(maps, masks) -> float:
     """Largest F1 over all thresholds, over all pixels of all images. Arguments and errors: :func:`pixel_auroc`."""
-    return float(_f1_max(_count(*_pixel_input(maps, masks))[0]))
-
-
-def _region_weights(masks: np.ndarray) -> tuple[np.ndarray, int]:
-    """1 / (size of its region) for each anomalous pixel, in the order of ``maps[masks]``, and the number of regions."""
-    weights, regions = [], 0
-    for mask in masks:
-        if mask.any():
-            labelled, count = ndimage.label(mask, structure=EIGHT_NEIGHBOURS)
-            region_of_pixel = labelled[mask]
-            weights.append(1.0 / np.bincount(region_of_pixel)[region_of_pixel])
-            regions += count
-    return np.concatenate(weights), regions
-
-
-def _pro_curve(counts: _Counts) -> tuple[np.ndarray, np.ndarray]:
-    """The PRO curve's corners, from (0, 0) to (1, 1): FPR and mean per-region overlap, both ascending."""
-    overlap = np.r_[0.0, np.cumsum(counts.hits) / counts.anomalous]
-    overlap[-1] = 1.0  # the weights' sum, free of rounding
-    fpr = np.empty(2 * counts.hits.size + 2)
-    pro = np.empty_like(fpr)
-    # Down to just above a threshold only normal pixels join (flat); at the threshold both may join (slanted).
-    fpr[1:-1:2], pro[1:-1:2] = counts.false_above / counts.normal, overlap[:-1]
-    fpr[2:-1:2], pro[2:-1:2] = counts.false / counts.normal, overlap[1:]
-    fpr[0], pro[0], fpr[-1], pro[-1] = 0.0, 0.0, 1.0, 1.0
-    return fpr, np.clip(pro, 0.0, 1.0)
+    return float(_f1_max(_count(*_pixel_input(maps, masks))))
 
 
 def aupro_curve(maps, masks, drop_intermediate: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -309,9 +273,8 @@ def aupro_curve(maps, masks, drop_intermediate: bool = True) -> tuple[np.ndarray
         ValueError: as :func:`pixel_auroc`.
     """
     maps, masks = _pixel_input(maps, masks)
-    weights, regions = _region_weights(masks)
-    counts, anomalous = _count(maps, masks, weights)
-    normal = np.sort(maps[~masks])
+    counts, normal, regions = threshold_counts.count(maps, masks)
+    anomalous = counts.thresholds
     if drop_intermediate:
         # Beside each anomalous score: the normal score next above it, where the flat piece before it ends; the last.
         above = np.searchsorted(normal, anomalous, side="right")
@@ -320,24 +283,61 @@ def aupro_curve(maps, masks, drop_intermediate: bool = True) -> tuple[np.ndarray
     else:
         thresholds = np.unique(maps)[::-1]
     fpr = (normal.size - np.searchsorted(normal, thresholds, side="left")) / normal.size
-    overlap = np.r_[0.0, np.cumsum(counts.hits) / regions]
-    overlap[-1] = 1.0
+    overlap = np.r_[0.0, np.cumsum(counts.overlap) / regions]
+    overlap[-1] = 1.0  # the sum of all weights, free of rounding
     thresholds = thresholds.astype(np.float64)
     reached = np.searchsorted(-anomalous.astype(np.float64), -thresholds, side="right")
     pro = np.clip(overlap[reached], 0.0, 1.0)
     return np.r_[0.0, fpr], np.r_[0.0, pro], np.r_[np.inf, thresholds]
 
 
-def _area_to_limit(fpr: np.ndarray, pro: np.ndarray, fpr_limit: float) -> float:
-    """Trapezoid area under the curve up to the limit, with the curve interpolated linearly there, over the limit."""
-    inside = int(np.searchsorted(fpr, fpr_limit, side="right"))
-    area = np.trapezoid(pro[:inside], fpr[:inside])
-    if inside < fpr.size:
-        left, right = inside - 1, inside
-        share = (fpr_limit - fpr[left]) / (fpr[right] - fpr[left])
-        at_limit = pro[left] + share * (pro[right] - pro[left])
-        area += 0.5 * (pro[left] + at_limit) * (fpr_limit - fpr[left])
-    return float(np.clip(area / fpr_limit, 0.0, 1.0))
+class _PixelSums:
+    """Running sums over thresholds in descending order, from which the four pixel metrics are read off.
+
+    anomalous, normal: all pixels of the kind. regions: all anomalous regions.
+    """
+
+    def __init__(self, anomalous: int, normal: int, regions: int, fpr_limit: float):
+        self.anomalous, self.normal, self.regions, self.fpr_limit = anomalous, normal, regions, fpr_limit
+        self.true = self.false = self.pairs_below_twice = 0
+        self.precision = self.f1 = self.pro = self.area = 0.0
+
+    def add(self, block: threshold_counts.Counts) -> None:
+        """Take in the next thresholds, all below those before."""
+        true = self.true + np.cumsum(block.hits)
+        self.pairs_below_twice += int((block.hits * (2 * self.normal - block.false - block.false_above)).sum())
+        self.precision += float((block.hits * (true / (true + block.false))).sum())
+        self.f1 = max(self.f1, float((2 * true / (true + block.false + self.anomalous)).max()))
+        pro = np.minimum(self.pro + np.cumsum(block.overlap) / self.regions, 1.0)
+        if true[-1] == self.anomalous:
+            pro[-1] = 1.0  # the sum of all weights, free of rounding
+        # Down to just above a threshold only normal pixels join (flat); at the threshold both may join (slanted).
+        before = np.r_[self.pro, pro[:-1]]
+        fpr = np.stack([block.false_above, block.false], axis=1).ravel() / self.normal
+        self._add_area(np.r_[self.false / self.normal, fpr], np.r_[self.pro, np.stack([before, pro], axis=1).ravel()])
+        self.true, self.false, self.pro = int(true[-1]), int(block.false[-1]), float(pro[-1])
+
+    def _add_area(self, fpr: np.ndarray, pro: np.ndarray) -> None:
+        """Trapezoid area under a piece of the PRO curve, up to the limit, with linear interpolation there."""
+        inside = int(np.searchsorted(fpr, self.fpr_limit, side="right"))
+        if inside == 0:
+            return
+        self.area += float(np.trapezoid(pro[:inside], fpr[:inside]))
+        if inside < fpr.size:
+            left, right = inside - 1, inside
+            share = (self.fpr_limit - fpr[left]) / (fpr[right] - fpr[left])
+            at_limit = pro[left] + share * (pro[right] - pro[left])
+            self.area += float(0.5 * (pro[left] + at_limit) * (self.fpr_limit - fpr[left]))
+
+    def result(self) -> dict[str, float]:
+        """P-AUROC, P-AP, P-F1max, AUPRO, after the last threshold."""
+        rest = max(0.0, self.fpr_limit - self.false / self.normal)  # below the last threshold the overlap stays 1
+        return {
+            "P-AUROC": self.pairs_below_twice / (2 * self.anomalous * self.normal),
+            "P-AP": self.precision / self.anomalous,
+            "P-F1max": self.f1,
+            "AUPRO": float(np.clip((self.area + rest) / self.fpr_limit, 0.0, 1.0)),
+        }
 
 
 def _check_fpr_limit(fpr_limit: float) -> None:
@@ -363,9 +363,107 @@ def aupro(maps, masks, fpr_limit: float = 0.3) -> float:
         ValueError: as :func:`pixel_auroc`; fpr_limit outside (0, 1].
     """
     _check_fpr_limit(fpr_limit)
+    return _in_memory(*_pixel_input(maps, masks), fpr_limit)["AUPRO"]
+
+
+def pixel_metrics(maps, masks, fpr_limit: float = 0.3) -> dict[str, float]:
+    """All of :data:`PIXEL_METRICS` from one sort: P-AUROC, P-AP, P-F1max, AUPRO.
+
+    Args:
+        maps, masks: as :func:`pixel_auroc`. Where ``maps`` is a CUDA tensor of 16 or 32-bit floats, the sorting is done
+            there (regions are found on the CPU); ``masks`` may then be on either side.
+        fpr_limit: of the AUPRO, see :func:`aupro`.
+
+    Returns:
+        what the single functions return, to rounding (1e-12; exact counts, sums in another order).
+
+    Raises:
+        ValueError: as :func:`aupro`. Constant maps warn as in :func:`pixel_auroc`.
+    """
+    _check_fpr_limit(fpr_limit)
+    if isinstance(maps, torch.Tensor) and maps.is_cuda and maps.dtype in (torch.float16, torch.bfloat16, torch.float32):
+        return _on_device(maps.detach(), masks, fpr_limit)
     maps, masks = _pixel_input(maps, masks)
-    weights, _ = _region_weights(masks)
-    return _area_to_limit(*_pro_curve(_count(maps, masks, weights)[0]), fpr_limit)
+    _warn_if_constant(maps, "map values")
+    return _in_memory(maps, masks, fpr_limit)
+
+
+def _in_memory(maps: np.ndarray, masks: np.ndarray, fpr_limit: float) -> dict[str, float]:
+    counts, normal, regions = threshold_counts.count(maps, masks)
+    sums = _PixelSums(maps.size - normal.size, normal.size, regions, fpr_limit)
+    sums.add(counts)
+    return sums.result()
+
+
+def _on_device(maps: torch.Tensor, masks, fpr_limit: float) -> dict[str, float]:
+    """:func:`pixel_metrics` with checks and sorting where the maps are; whatever is wrong is said by the checks on the CPU."""
+    if maps.ndim != 3 or not maps.numel() or not bool(maps.isfinite().all()):
+        _check_scores(maps, "maps", "NHW")
+    binary = torch.from_numpy(_check_binary(masks, tuple(maps.shape), "masks", "maps"))
+    _require_both(binary.numpy(), "pixel")
+    _warn_if_constant(maps, "map values")
+    counts, regions = threshold_counts.count_on_device(maps, binary.to(maps.device))
+    anomalous = int(counts.hits.sum())
+    sums = _PixelSums(anomalous, maps.numel() - anomalous, regions, fpr_limit)
+    sums.add(counts)
+    return sums.result()
+
+
+class PixelMetrics:
+    """:func:`pixel_metrics` of a test set that arrives in parts, exactly, in memory that does not grow with it.
+
+    Parts are kept as sorted runs in files (4 bytes a normal pixel, 8 an anomalous one) and merged a range of scores at
+    a time: nothing is binned, and the result is that of all maps at once, to rounding (1e-12).
+
+        with PixelMetrics() as collected:
+            for images, masks in loader:
+                collected.update(detector.predict(images).anomaly_map, masks)
+            results = collected.compute()
+
+    Args:
+        fpr_limit: of the AUPRO, see :func:`aupro`.
+        folder: for the runs; a temporary one if None.
+        run_pixels: pixels sorted and merged at once. Peak memory is about 60 bytes times this, 1 GB by default, beside
+            the largest part itself.
+    """
+
+    def __init__(self, fpr_limit: float = 0.3, folder=None, run_pixels: int = threshold_counts.RUN_PIXELS):
+        _check_fpr_limit(fpr_limit)
+        self.fpr_limit = fpr_limit
+        self._runs = threshold_counts.Runs(folder, run_pixels)
+
+    def __enter__(self) -> "PixelMetrics":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._runs.close()
+
+    def update(self, maps, masks) -> None:
+        """Take in maps and masks [B,H,W], as :func:`pixel_auroc`; parts may differ in H and W.
+
+        Raises ``ValueError`` as there, and for values that float32 does not hold exactly (float64, wide integers). A part
+        may be without anomalous or without normal pixels.
+        """
+        maps = _check_scores(maps, "maps", "NHW")
+        masks = _check_binary(masks, maps.shape, "masks", "maps")
+        if not np.can_cast(maps.dtype, np.float32, "safe"):
+            raise ValueError(f"parts are kept as float32, which does not hold {maps.dtype} exactly: convert the maps first")
+        self._runs.add(maps, masks)
+
+    def compute(self) -> dict[str, float]:
+        """P-AUROC, P-AP, P-F1max, AUPRO of all parts so far; more may follow.
+
+        Raises ``ValueError`` where there is no anomalous or no normal pixel.
+        """
+        runs = self._runs
+        for kind in ("anomalous", "normal"):
+            if not getattr(runs, kind):
+                raise ValueError(f"no {kind} pixel among {runs.anomalous + runs.normal}: the metrics are not defined")
+        _warn_if_constant(np.array([runs.lowest, runs.highest]), "map values")
+        sums = _PixelSums(runs.anomalous, runs.normal, runs.regions, self.fpr_limit)
+        for block in runs.counts():
+            sums.add(block)
+        return sums.result()
 
 
 # --- All together -----------------------------------------------------------------------------------------------------
@@ -412,20 +510,8 @@ def evaluate(prediction, batch) -> dict[str, float]:
     if contradictory.size:
         raise ValueError(f"images {contradictory[:5].tolist()} are labelled normal, but their masks are not empty")
     if labels.any() and marked[labels].all() and not masks.all():
-        results |= _pixel_metrics(maps, masks)
+        results |= pixel_metrics(maps, masks)
     return results
-
-
-def _pixel_metrics(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
-    """What the functions in PIXEL_METRICS return, with the normal pixels sorted once instead of four times."""
-    _warn_if_constant(maps, "map values")
-    weights, _ = _region_weights(masks)
-    weighted, thresholds = _count(maps, masks, weights)
-    anomalous = np.sort(maps[masks])
-    hits = np.searchsorted(anomalous, thresholds, side="right") - np.searchsorted(anomalous, thresholds, side="left")
-    counts = weighted._replace(hits=hits, anomalous=anomalous.size)
-    values = (_auroc(counts), _average_precision(counts), _f1_max(counts), _area_to_limit(*_pro_curve(weighted), 0.3))
-    return {name: float(value) for name, value in zip(PIXEL_METRICS, values, strict=True)}
 
 
 # --- Reconstruction ---------------------------------------------------------------------------------------------------
