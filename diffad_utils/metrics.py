@@ -26,8 +26,10 @@ import torch
 from skimage.metrics import structural_similarity
 
 from diffad_utils.kernels import threshold_counts
+from diffad_utils.kernels.threshold_counts import EIGHT_NEIGHBOURS
 
 __all__ = [
+    "EIGHT_NEIGHBOURS",
     "IMAGE_METRICS",
     "PIXEL_METRICS",
     "PixelMetrics",
