@@ -112,10 +112,11 @@ class DetectorContract:
         shuffled = fitted.predict(samples[1]["image"][order], [samples[1]["key"][i] for i in order])
         self._same(shuffled, predicted, order)
 
-    def _same(self, some: Prediction, of: Prediction, rows: list[int]) -> None:
-        assert _close(some.score, of.score[rows], of.score, self.tolerance)
+    def _same(self, some: Prediction, of: Prediction, rows: list[int], tolerance: float | None = None) -> None:
+        tolerance = tolerance or self.tolerance
+        assert _close(some.score, of.score[rows], of.score, tolerance)
         if self.localises:
-            assert _close(some.anomaly_map, of.anomaly_map[rows], of.anomaly_map, self.tolerance)
+            assert _close(some.anomaly_map, of.anomaly_map[rows], of.anomaly_map, tolerance)
 
     def test_predicting_teaches_it_nothing(self, fitted, predicted, samples):
         """No statistic of test images is kept: after very different images, the same prediction again, to the bit."""
@@ -130,6 +131,13 @@ class DetectorContract:
         state = torch.get_rng_state()
         assert torch.equal(fitted.predict(samples[1]["image"], samples[1]["key"]).score, predicted.score)
         assert torch.equal(torch.get_rng_state(), state), "predict draws from torch's global generator"
+
+    def test_the_number_of_threads_hardly_matters(self, fitted, predicted, samples):
+        torch.set_num_threads(2)
+        try:
+            self._same(fitted.predict(samples[1]["image"], samples[1]["key"]), predicted, list(range(6)), 10 * self.tolerance)
+        finally:
+            torch.set_num_threads(1)
 
     def test_calibration_is_made_without_test_data(self, samples):
         """`fit` sees training images only: it refuses a data set with anomalous images in it."""
