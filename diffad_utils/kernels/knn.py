@@ -3,22 +3,31 @@
 The search has three steps, for a tile of queries at a time:
 
 1. *Candidates.* Tile by tile over the bank, a fast lower bound of every distance in the input's own precision: for L2
-   |q|^2 + |b|^2 - 2 q.b by matrix multiplication, for L1 the sum of absolute differences; in both cases less a bound
-   on the rounding error. A running list keeps the ``c`` smallest, ``c`` somewhat larger than ``k``.
+   |q|^2 + |b|^2 - 2 q.b by matrix multiplication, for L1 the sum of absolute differences (on a GPU by the Triton kernel
+   of `l1_triton`, where Triton is there); in both cases less a bound on the rounding error. A running list keeps the ``c`` smallest, ``c`` somewhat larger than ``k``.
 2. *Re-ranking.* The candidates' distances from direct differences in float64.
 3. *Certificate.* If the k-th distance is below the c-th lower bound, no row outside the list belongs to the answer.
    Queries for which it is not (many near-ties) go round again, first with at most k copies of each row in the bank
    (features of an empty background repeat thousands of times), then with a list eight times as long.
 
 So the answer is exact, not only likely, and memory stays bounded by the tiles: the [Q,M] distance matrix never exists.
+A bank may be a memory-mapped array (`open_bank`); its rows are read a tile at a time and never all in memory.
 """
 
+import json
 import operator
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 
-# Elements in one [queries, bank] tile of lower bounds, and in one [pairs, D] tile of differences.
+try:  # Triton comes with torch's builds for CUDA
+    from diffad_utils.kernels.l1_triton import l1_distances
+except ImportError:
+    l1_distances = None
+
+# Elements in one tile: [queries, bank] lower bounds, and rows [queries, D] and [bank, D] that meet in it.
 TILE_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}
 BANK_TILE = {"cpu": 4096, "cuda": 32768}
 
@@ -40,7 +49,8 @@ def knn(queries, bank, k: int, p: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
 
     Args:
         queries: [Q,D] array or tensor; Q may be 0.
-        bank: [M,D] array or tensor; on the queries' device if both are tensors.
+        bank: [M,D] array or tensor; on the queries' device if both are tensors. A ``numpy.memmap`` (`open_bank`) stays on
+            disk and goes to the queries' device a tile at a time.
         k: number of neighbours, 1 <= k <= M.
         p: 1 (sum of absolute differences) or 2 (Euclidean; not squared).
 
@@ -59,33 +69,95 @@ def knn(queries, bank, k: int, p: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     if p not in (1, 2):
         raise ValueError(f"p must be 1 or 2, got {p!r}")
     distance_type = queries.dtype
-    largest = max(_largest(queries, "queries"), _largest(bank, "bank"))
+    largest = max(_largest([queries], "queries"), _largest((tile for _, tile in bank.tiles()), "bank"))
     if largest > 1e15:  # squares and their sums would come close to float32's range
-        queries, bank = queries.double(), bank.double()
+        queries, bank.dtype = queries.double(), torch.float64
     distances = torch.empty(len(queries), k, dtype=distance_type, device=queries.device)
     indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
     with torch.autocast(queries.device.type, enabled=False):
-        centre = bank.mean(0)
-        kept, reduced = torch.arange(len(bank), device=bank.device), False
+        centre = bank.mean() if p == 2 else None
+        reduced = False
         pending, count = torch.arange(len(queries), device=queries.device), min(len(bank), k + SPARE)
         while len(pending):
             open_rows = []
-            for rows in pending.split(_rows_per_tile(bank, count)):
+            for rows in pending.split(_queries_per_tile(bank, count)):
                 exact, found, certain = _search(queries[rows], bank, centre, k, count, p)
                 distances[rows[certain]] = exact[certain].to(distance_type)
-                indices[rows[certain]] = kept[found[certain]]
+                indices[rows[certain]] = bank.row_numbers(found[certain])
                 open_rows.append(rows[~certain])
             pending = torch.cat(open_rows)
             if len(pending) and not reduced:
-                kept, reduced = _first_copies(bank, k), True
-                bank = bank[kept]
+                bank.kept, reduced = _first_copies(bank, k), True
             elif len(pending):
                 count = 8 * count
             count = min(len(bank), count)
     return distances, indices
 
 
-def _check_inputs(queries, bank) -> tuple[torch.Tensor, torch.Tensor]:
+def open_bank(path: str | Path, name: str) -> np.memmap:
+    """One tensor of a safetensors file as a read-only memory map, for ``knn(queries, bank, ...)``.
+
+    A detector's bank in ``detector.safetensors`` can so be searched without loading it.
+
+    Raises:
+        FileNotFoundError: no such file. KeyError: no tensor of that name (the names there are listed). ValueError: a
+            dtype that numpy has not (bfloat16).
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    if name not in header:
+        raise KeyError(f"{path} has no tensor {name!r}, but {sorted(key for key in header if key != '__metadata__')}")
+    entry, types = header[name], {"F16": "<f2", "F32": "<f4", "F64": "<f8", "U8": "u1", "I32": "<i4", "I64": "<i8"}
+    if entry["dtype"] not in types:
+        raise ValueError(f"{path}: {name!r} is {entry['dtype']}; a mapped bank is one of {sorted(types)}")
+    offset = 8 + size + entry["data_offsets"][0]
+    return np.memmap(path, types[entry["dtype"]], mode="r", offset=offset, shape=tuple(entry["shape"]))
+
+
+class _Bank:
+    """Rows of the bank as tensors of one dtype on one device, a tile at a time.
+
+    values : tensor [M,D], or memory map [M,D]. kept : rows that take part, int64 ascending; None for all.
+    """
+
+    def __init__(self, values, device: torch.device, dtype: torch.dtype):
+        self.values, self.device, self.dtype, self.kept = values, device, dtype, None
+
+    def __len__(self) -> int:
+        return len(self.values) if self.kept is None else len(self.kept)
+
+    @property
+    def columns(self) -> int:
+        return self.values.shape[1]
+
+    def rows(self, chosen) -> torch.Tensor:
+        """Rows [n,D] for a slice or an int64 tensor of positions."""
+        if self.kept is not None:
+            chosen = self.kept[chosen]
+        if isinstance(self.values, torch.Tensor):
+            return self.values[chosen].to(self.dtype)
+        chosen = chosen if isinstance(chosen, slice) else chosen.cpu().numpy()
+        return torch.from_numpy(np.array(self.values[chosen], copy=True)).to(self.device, self.dtype)
+
+    def row_numbers(self, positions: torch.Tensor) -> torch.Tensor:
+        return positions if self.kept is None else self.kept[positions]
+
+    def tiles(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """(first position, rows [n,D]) through all rows."""
+        height = min(BANK_TILE[self.device.type], max(64, TILE_ELEMENTS[self.device.type] // self.columns))
+        for start in range(0, len(self), height):
+            yield start, self.rows(slice(start, start + height))
+
+    def mean(self) -> torch.Tensor:
+        total = torch.zeros(self.columns, dtype=torch.float64, device=self.device)
+        for _, tile in self.tiles():
+            total += tile.sum(0, dtype=torch.float64)
+        return (total / len(self)).to(self.dtype)
+
+
+def _check_inputs(queries, bank) -> tuple[torch.Tensor, _Bank]:
     named = {"queries": queries, "bank": bank}
     devices = {value.device for value in named.values() if isinstance(value, torch.Tensor)}
     if len(devices) > 1:
@@ -93,6 +165,9 @@ def _check_inputs(queries, bank) -> tuple[torch.Tensor, torch.Tensor]:
     device = devices.pop() if devices else torch.device("cpu")
     tensors = {}
     for name, value in named.items():
+        if name == "bank" and isinstance(value, np.memmap):
+            tensors[name] = _as_mapped(value)
+            continue
         tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(_as_array(value, name), device=device)
         if tensor.ndim != 2 or tensor.shape[1] == 0:
             raise ValueError(f"{name} must have shape [rows, D] with D > 0, got {list(tensor.shape)}")
@@ -102,8 +177,19 @@ def _check_inputs(queries, bank) -> tuple[torch.Tensor, torch.Tensor]:
     queries, bank = tensors.values()
     if queries.shape[1] != bank.shape[1]:
         raise ValueError(f"queries have D = {queries.shape[1]} columns, bank has {bank.shape[1]}: they must be equal")
+    if isinstance(bank, np.memmap):
+        common = torch.float64 if bank.dtype == np.float64 else queries.dtype
+        return queries.to(common).contiguous(), _Bank(bank, device, common)
     common = torch.promote_types(queries.dtype, bank.dtype)
-    return queries.to(common).contiguous(), bank.to(common).contiguous()
+    return queries.to(common).contiguous(), _Bank(bank.to(common).contiguous(), device, common)
+
+
+def _as_mapped(bank: np.memmap) -> np.memmap:
+    if bank.ndim != 2 or bank.shape[1] == 0:
+        raise ValueError(f"bank must have shape [rows, D] with D > 0, got {list(bank.shape)}")
+    if bank.dtype.kind not in "biuf" or not bank.dtype.isnative:
+        raise ValueError(f"a memory-mapped bank must be real numbers in this machine's byte order, got dtype {bank.dtype!r}")
+    return bank
 
 
 def _as_array(value, name: str) -> np.ndarray:
@@ -132,26 +218,52 @@ def _check_k(k: int, rows: int) -> int:
     return k
 
 
-def _largest(values: torch.Tensor, name: str) -> float:
+def _largest(tiles, name: str) -> float:
     """Largest absolute value (0 for no rows); NaN goes through ``amax``, so one pass checks everything."""
-    largest = float(torch.maximum(values.amax(), -values.amin())) if values.numel() else 0.0
-    if not largest < 1e150:
-        raise ValueError(f"{name} must be finite and below 1e150 in size, got NaN, infinite or larger values")
+    largest = 0.0
+    for values in tiles:
+        here = float(torch.maximum(values.amax(), -values.amin())) if values.numel() else 0.0
+        if not here < 1e150:
+            raise ValueError(f"{name} must be finite and below 1e150 in size, got NaN, infinite or larger values")
+        largest = max(largest, here)
     return largest
 
 
-def _first_copies(bank: torch.Tensor, k: int) -> torch.Tensor:
-    """Ascending indices of the bank without the copies of a row after its k-th: they are in no answer."""
-    row_kind = torch.unique(bank, dim=0, return_inverse=True)[1]
+def _first_copies(bank: _Bank, k: int) -> torch.Tensor:
+    """Ascending indices of the bank without the copies of a row after its k-th: they are in no answer.
+
+    Equal rows have equal hashes; whether rows of one hash are equal is then looked up, so that a collision costs time only.
+    """
+    everything = torch.arange(len(bank), device=bank.device)
+    row_kind = torch.unique(_row_hashes(bank), dim=0, return_inverse=True)[1]
     kinds, order = row_kind.sort(stable=True)
     first_of_kind = torch.searchsorted(kinds, kinds)
-    copy = torch.arange(len(bank), device=bank.device) - first_of_kind
-    return order[copy < k].sort().values
+    model = torch.empty_like(order)
+    model[order] = order[first_of_kind]  # the first row of each row's kind
+    for start, tile in bank.tiles():
+        if not torch.equal(tile, bank.rows(model[start : start + len(tile)])):
+            return everything
+    return order[everything - first_of_kind < k].sort().values
 
 
-def _rows_per_tile(bank: torch.Tensor, count: int) -> int:
+def _row_hashes(bank: _Bank) -> torch.Tensor:
+    """Two 64-bit hashes of every row's bits, int64 [M,2]: sums of bit patterns times fixed random odd numbers."""
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randint(-(2**62), 2**62, (2, bank.columns), generator=generator).to(bank.device) * 2 + 1
+    integers = torch.int64 if bank.dtype == torch.float64 else torch.int32
+    hashes = torch.empty(len(bank), 2, dtype=torch.int64, device=bank.device)
+    for start, tile in bank.tiles():
+        for part in range(0, len(tile), 64):
+            bits = (tile[part : part + 64] + 0.0).view(integers).long()
+            for which in range(2):
+                hashes[start + part : start + part + len(bits), which] = (bits * factors[which]).sum(1)
+    return hashes
+
+
+def _queries_per_tile(bank: _Bank, count: int) -> int:
+    elements = TILE_ELEMENTS[bank.device.type]
     columns = min(BANK_TILE[bank.device.type], len(bank)) + 2 * count
-    return max(1, TILE_ELEMENTS[bank.device.type] // columns)
+    return max(1, min(elements // columns, max(64, elements // bank.columns)))
 
 
 def _search(queries, bank, centre, k: int, count: int, p: int):
@@ -161,7 +273,7 @@ def _search(queries, bank, centre, k: int, count: int, p: int):
     powers = _exact_powers(queries, bank, candidates, p)
     powers, order = powers.sort(dim=1, stable=True)
     powers, found = powers[:, :k], candidates.gather(1, order[:, :k])
-    rounding = 1.0 + bank.shape[1] * torch.finfo(torch.float64).eps
+    rounding = 1.0 + bank.columns * torch.finfo(torch.float64).eps
     certain = (powers[:, -1] * rounding < bounds[:, -1]) | (count == len(bank))
     return (powers if p == 1 else powers.sqrt()), found, certain
 
@@ -170,8 +282,8 @@ def _candidates(queries, bank, centre, count: int, p: int):
     """The ``count`` rows with the smallest lower bounds: float64 bounds [q,count] ascending, indices [q,count]."""
     lower_bound = _lower_bound_l1 if p == 1 else _lower_bound_l2_squared
     best = indices = None
-    for start in range(0, len(bank), BANK_TILE[bank.device.type]):
-        tile = lower_bound(queries, bank[start : start + BANK_TILE[bank.device.type]], centre)
+    for start, rows in bank.tiles():
+        tile = lower_bound(queries, rows, centre)
         values, columns = tile.topk(min(count, tile.shape[1]), dim=1, largest=False)
         columns += start
         if best is not None:
@@ -180,7 +292,7 @@ def _candidates(queries, bank, centre, count: int, p: int):
             columns = columns.gather(1, order)
         best, indices = values, columns
     # squares below the smallest normal number may have been lost
-    return best.double() - bank.shape[1] * torch.finfo(bank.dtype).tiny, indices
+    return best.double() - bank.columns * torch.finfo(bank.dtype).tiny, indices
 
 
 def _sum_error(values: torch.Tensor) -> float:
@@ -205,6 +317,8 @@ def _lower_bound_l2_squared(queries, rows, centre) -> torch.Tensor:
 
 
 def _lower_bound_l1(queries, rows, centre) -> torch.Tensor:
+    if rows.is_cuda and rows.dtype == torch.float32 and l1_distances is not None:
+        return l1_distances(queries, rows, PIECE).mul_(1.0 - _sum_error(rows))
     total = torch.zeros(len(queries), len(rows), dtype=rows.dtype, device=rows.device)
     for piece in _pieces(rows.shape[1]):
         if rows.is_cuda:
@@ -229,10 +343,10 @@ def _exact_powers(queries, bank, candidates, p: int) -> torch.Tensor:
     pairs = torch.empty(candidates.numel(), dtype=torch.float64, device=bank.device)
     rows = torch.arange(len(queries), device=bank.device).repeat_interleave(candidates.shape[1])
     flat = candidates.flatten()
-    step = max(1, TILE_ELEMENTS[bank.device.type] // 4 // bank.shape[1])
+    step = max(1, TILE_ELEMENTS[bank.device.type] // 16 // bank.columns)
     for start in range(0, len(pairs), step):
         part = slice(start, start + step)
-        difference = bank[flat[part]].double() - queries[rows[part]]
+        difference = bank.rows(flat[part]).double() - queries[rows[part]]
         pairs[part] = (difference.abs_() if p == 1 else difference.square_()).sum(1)
     return pairs.view_as(candidates)
 

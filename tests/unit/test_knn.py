@@ -1,7 +1,11 @@
 """Nearest neighbours: golden values, float64 brute force, hard cases, refused inputs."""
 
+import os
+import subprocess
+import sys
 import warnings
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +13,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from scipy.spatial.distance import cdist
 
-from diffad_utils.kernels import knn
+from diffad_utils.kernels import knn, open_bank
 
 implementation = import_module("diffad_utils.kernels.knn")  # the package exports a function of the same name
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "knn.npz")
@@ -110,7 +115,70 @@ def test_many_copies_and_many_near_copies(p):
     bank[1:200:2] = bank[0] * (1 + np.float32(2.0**-22))
     queries = np.concatenate([bank[:3], bank[401:404]])
     check(queries, bank, 7, p)
-    assert len(implementation._first_copies(torch.tensor(bank), 7)) == 2000 - 1000 + 7 - (100 - 7)
+    rows = implementation._Bank(torch.tensor(bank), torch.device("cpu"), torch.float32)
+    assert len(implementation._first_copies(rows, 7)) == 2000 - 1000 + 7 - (100 - 7)
+
+
+def test_a_collision_of_hashes_drops_no_row(monkeypatch):
+    generator = np.random.default_rng(0)
+    bank = generator.normal(size=(60, 3)).astype("f4")
+    bank[::2] = bank[0]
+    monkeypatch.setattr(implementation, "_row_hashes", lambda rows: torch.zeros(len(rows), 2, dtype=torch.int64))
+    check(bank[:4], bank, 5, 2)
+    check(bank[:4], bank, 5, 1)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("dtype", ["f4", "f2", "f8"])
+def test_a_bank_in_a_file_is_searched_where_it_lies(small_tiles, tmp_path, monkeypatch, p, dtype):
+    generator = np.random.default_rng(0)
+    bank = generator.normal(size=(400, 30)).astype(dtype)
+    bank[::3] = bank[0]  # so that the search for copies is needed too
+    save_file({"other": torch.zeros(3), "bank": torch.from_numpy(bank)}, tmp_path / "detector.safetensors")
+    mapped = open_bank(tmp_path / "detector.safetensors", "bank")
+    np.testing.assert_array_equal(mapped, bank)
+    read, original = [], implementation._Bank.rows
+    monkeypatch.setattr(implementation._Bank, "rows", lambda self, chosen: read.append(original(self, chosen)) or read[-1])
+    queries = np.concatenate([bank[:2], generator.normal(size=(9, 30)).astype(dtype)])
+    distances, indices = knn(queries, mapped, 6, p=p)
+    assert max(tile.numel() for tile in read) <= 64 * 30 < bank.size
+    expected = knn(queries, bank, 6, p=p)
+    assert torch.equal(distances, expected[0]) and torch.equal(indices, expected[1])
+    for broken, message in ((mapped[0], "bank must have shape"), (mapped.astype(">f4"), "byte order")):
+        with pytest.raises(ValueError, match=message):
+            knn(queries, broken, 2)
+
+
+def test_open_bank_says_what_is_there(tmp_path):
+    save_file({"bank": torch.zeros(3, 2), "short": torch.zeros(3, 2, dtype=torch.bfloat16)}, tmp_path / "x.safetensors")
+    with pytest.raises(KeyError, match=r"no tensor 'rows', but \['bank', 'short'\]"):
+        open_bank(tmp_path / "x.safetensors", "rows")
+    with pytest.raises(ValueError, match="BF16"):
+        open_bank(tmp_path / "x.safetensors", "short")
+
+
+TRITON_ON_THE_CPU = """
+import numpy as np, torch
+from diffad_utils.kernels.l1_triton import l1_distances
+generator = np.random.default_rng({seed})
+for queries, rows, columns in ((1, 1, 1), (70, 66, 23), (3, 5, 129)):
+    a, b = (generator.normal(size=(n, columns)).astype("f4") + 5 for n in (queries, rows))
+    exact = np.abs(a.astype("f8")[:, None] - b[None]).sum(2)
+    found = l1_distances(torch.from_numpy(a), torch.from_numpy(b), 50).double().numpy()
+    np.testing.assert_allclose(found, exact, rtol=1e-5)
+    half = [torch.from_numpy(x).half() for x in (a, b)]
+    exact = (half[0].double()[:, None] - half[1].double()[None]).abs().sum(2)
+    torch.testing.assert_close(l1_distances(*half, 50).double(), exact, rtol=1e-5, atol=1e-9)
+"""
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
+def test_the_triton_kernel_in_tritons_interpreter():
+    # in a process of its own: the interpreter is chosen when Triton is imported; inputs drawn afresh
+    script = TRITON_ON_THE_CPU.format(seed=np.random.SeedSequence().entropy % 2**32)
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{script}\n{done.stderr}"
 
 
 @settings(deadline=None, max_examples=60)
