@@ -42,6 +42,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from diffad_utils import checkpoints
+from diffad_utils.places import reports, repository
+
 OWN_CELL = "# Parameters:"
 """First words of the parameters cell that a notebook is committed with."""
 
@@ -354,15 +357,9 @@ def parameters_of_session(notebook: str, namespace: dict) -> Parameters:
 # --- where things are ------------------------------------------------------------------------------------------------
 
 
-def repository() -> Path:
-    """The checkout that this package is used from, or the current directory if it is installed elsewhere."""
-    root = Path(__file__).resolve().parents[1]
-    return root if (root / "pyproject.toml").is_file() else Path.cwd()
-
-
 def reports_folder() -> Path:
     """``$DIFFAD_REPORTS`` if set (tests and re-execution in place use it), else ``reports`` of the checkout."""
-    return Path(os.environ.get("DIFFAD_REPORTS") or repository() / "reports")
+    return reports()
 
 
 def method_of(notebook: str) -> str | None:
@@ -370,9 +367,14 @@ def method_of(notebook: str) -> str | None:
     return METHOD_OF_NOTEBOOK.get(notebook, re.sub(r"^\d+_", "", notebook))
 
 
+def profile_folder(parameters: dict) -> Path:
+    """The folder of a profile's results (needs profile, output_root)."""
+    return Path(parameters.get("output_root") or reports_folder()) / parameters["profile"]
+
+
 def run_folder(notebook: str, parameters: dict, method: str | None = None) -> Path:
     """The folder of a run with these parameters (needs profile, dataset, category, seed, output_root)."""
-    root = Path(parameters.get("output_root") or reports_folder()) / parameters["profile"]
+    root = profile_folder(parameters)
     method = method or method_of(notebook)
     if method is None:
         return root / re.sub(r"^\d+_", "", notebook)
@@ -583,6 +585,7 @@ class Run:
         self._weights: list[dict] = []
         self._data: list[dict] = []
         self._others: list[str] = []
+        self._beside: Run | None = None
         self._started = datetime.datetime.now(datetime.UTC)
         self._clock = time.perf_counter()
 
@@ -714,6 +717,8 @@ class Run:
         write_atomically(self.path("manifest.json"), to_json(manifest, "manifest.json"))
         write_atomically(self.path("metrics.json"), text)
         self._publish()
+        if self._beside is None:
+            checkpoints.close_run()
         return self.folder
 
     def record_method(self, method: str, prediction, batch: dict, metrics: dict, **more) -> Path:
@@ -732,6 +737,7 @@ class Run:
         if method == self.method or self._recorded:
             raise ValueError(f"record_method({method!r}) is for other methods than {self.method!r}, before record()")
         other = Run(self.notebook, self.parameters, method)
+        other._beside = self
         other._weights, other._data, other._started, other._clock = self._weights, self._data, self._started, self._clock
         folder = other.record(prediction, batch, metrics, **more)
         self._others.append(method)
@@ -794,7 +800,11 @@ def start(notebook: str, namespace: dict, *, method: str | None = None) -> Run:
     if missing:
         raise ParameterError(f"{notebook}: the parameters cell lacks {', '.join(missing)}")
     seed_everything(parameters["seed"])
-    return Run(notebook, parameters, method)
+    run = Run(notebook, parameters, method)
+    settings = dict(parameters) | {"output_root": "", "data_root": "", "notebook": notebook}
+    root = profile_folder(parameters)
+    checkpoints.open_run(root / checkpoints.FOLDER / run.folder.relative_to(root), to_json(settings, "parameters"))
+    return run
 
 
 def provenance(parameters: dict, data: list[dict], weights: list[dict]) -> str:

@@ -1,13 +1,15 @@
 """The one training loop: accelerate, warm-up + cosine, gradient clipping, EMA, checkpoints that resume exactly.
 
 Everything random in a step comes from a generator seeded by (seed, step), so a run that was interrupted and resumed
-takes the very same steps as one that was not.
+takes the very same steps as one that was not. Under ``accelerate launch`` the processes share each step's batches: two
+processes do what one does with twice the gradient accumulation.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +23,8 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+
+from diffad_utils import checkpoints
 
 LossFn = Callable[[nn.Module, torch.Generator], Tensor]
 OPTIMIZERS = ("adamw", "adamw8bit")
@@ -44,9 +48,9 @@ def pick_device(device: str = "auto") -> torch.device:
     return torch.device(device)
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """CPU generator of one training step, a function of (seed, step) alone."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+def step_generator(seed: int, step: int, batch: int = 0) -> torch.Generator:
+    """CPU generator of one batch of a training step, a function of (seed, step, batch) alone."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step + batch * 2_147_483_659) % 2**63)
 
 
 def make_optimizer(name: str, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
@@ -93,13 +97,14 @@ def train(
     Parameters
     ----------
     loss_fn : ``loss_fn(model, generator) -> scalar tensor``. Draws its own batch, timesteps and noise from the CPU
-        ``generator`` it is given; with gradient accumulation it is called that many times a step.
+        ``generator`` it is given; with gradient accumulation it is called that many times a step, in each process.
     num_steps : optimiser steps. ``warmup_steps`` of them raise the rate linearly to ``lr``; ``lr_scheduler`` is a name
         of diffusers' ``get_scheduler``.
     ema_decay : decay of the exponential moving average (with diffusers' warm-up (1 + n) / (10 + n)), or None for none.
     mixed_precision : accelerate's "no", "fp16" or "bf16".
-    checkpoint_folder : where to keep ``checkpoint.pt`` every ``checkpoint_every`` steps and to resume from; None for none.
-        The finished run removes it: what is worth keeping is saved by the caller.
+    checkpoint_folder : where to keep ``checkpoint.pt`` every ``checkpoint_every`` steps and to resume from; the finished
+        training removes it: what is worth keeping is saved by the caller. None: that of the running notebook, if any,
+        every two minutes and kept until the run is recorded (`checkpoints`).
     optimizer : a name for `make_optimizer`.
     snapshot_steps, on_snapshot : after each of these steps ``on_snapshot(step)`` is called while the model holds the weights
         that it would be left with (the averaged ones, with EMA). A resumed run calls it for the steps that are left.
@@ -128,9 +133,11 @@ def train(
     prepared, optimizer = accelerator.prepare(model, optimizer)
     ema = EMAModel(trained, decay=ema_decay) if ema_decay is not None else None
     log = TrainingLog()
-    checkpoint = Path(checkpoint_folder) / "checkpoint.pt" if checkpoint_folder is not None else None
+    own = checkpoint_folder is not None
+    checkpoint = Path(checkpoint_folder) / "checkpoint.pt" if own else checkpoints.next_file() if on_snapshot is None else None
+    batches = gradient_accumulation_steps * accelerator.num_processes
     settings = dict(settings or {}) | {
-        "num_steps": num_steps, "lr": lr, "seed": seed, "ema_decay": ema_decay, "accumulation": gradient_accumulation_steps,
+        "num_steps": num_steps, "lr": lr, "seed": seed, "ema_decay": ema_decay, "accumulation": batches,
     }  # fmt: skip
     parts = {"optimizer": optimizer, "scheduler": scheduler}
     if accelerator.scaler is not None:  # fp16: the loss scale is a state, too
@@ -139,13 +146,14 @@ def train(
         _resume(checkpoint, settings, trained, list(model.buffers()), parts, ema, log)
 
     start, before = time.perf_counter(), log.seconds
+    saved = start
     model.train()
     progress = tqdm(range(len(log.losses), num_steps), desc=description, initial=len(log.losses), total=num_steps, mininterval=10.0)
     for step in progress:
-        generator = step_generator(seed, step)
-        total = 0.0
-        for _ in range(gradient_accumulation_steps):
+        total = torch.zeros((), device=accelerator.device)
+        for i in range(accelerator.process_index, batches, accelerator.num_processes):
             with accelerator.accumulate(prepared):
+                generator = step_generator(seed, step, i)
                 with accelerator.autocast():
                     loss = loss_fn(prepared, generator)
                 accelerator.backward(loss)
@@ -153,8 +161,9 @@ def train(
                     accelerator.clip_grad_norm_(trained, max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
-            total += loss.item() / gradient_accumulation_steps
-        if not torch.isfinite(torch.tensor(total)):
+            total += loss.detach() / gradient_accumulation_steps
+        total = accelerator.reduce(total, "mean").item()
+        if not math.isfinite(total):
             raise FloatingPointError(f"{description}: the loss is {total} at step {step}; lower lr ({lr}) or use mixed_precision='no'")
         scheduler.step()
         if ema is not None:
@@ -163,16 +172,25 @@ def train(
         progress.set_postfix(loss=f"{sum(log.losses[-50:]) / len(log.losses[-50:]):.4f}", refresh=False)
         if on_snapshot is not None and step + 1 in snapshot_steps:
             _snapshot(on_snapshot, step + 1, trained, ema)
-        if checkpoint is not None and (step + 1) % checkpoint_every == 0 and step + 1 < num_steps:
-            log.seconds = before + time.perf_counter() - start
+        if step + 1 == num_steps:
+            break
+        now, up = time.perf_counter(), checkpoints.time_is_up()
+        due = (step + 1) % checkpoint_every == 0 if own else now - saved > checkpoints.SECONDS
+        if checkpoint is not None and (due or up) and accelerator.is_main_process:
+            log.seconds, saved = before + now - start, now
             _save(checkpoint, settings, trained, list(model.buffers()), parts, ema, log)
+        if up:
+            checkpoints.pause(f"{description}: step {step + 1} of {num_steps}, the session's time is up")
     log.seconds = before + time.perf_counter() - start
+    if checkpoint is not None and accelerator.is_main_process:
+        if own:
+            checkpoint.unlink(missing_ok=True)
+        elif log.seconds > checkpoints.SECONDS and log.resumed_from < num_steps:
+            _save(checkpoint, settings, trained, list(model.buffers()), parts, ema, log)
     if ema is not None:
         ema.copy_to(trained)
     accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)  # mixed precision had wrapped its forward
     model.eval()
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
     return log
 
 
@@ -193,6 +211,7 @@ def _save(path: Path, settings, trained, buffers, parts, ema, log) -> None:
         "buffers": [b.cpu() for b in buffers],  # the running statistics of batch normalisation among them
         **{name: part.state_dict() for name, part in parts.items()},
         "ema": [p.cpu() for p in ema.shadow_params] if ema is not None else None,
+        "random": torch.get_rng_state(),  # for what draws outside of the step's generator, such as dropout
         "losses": log.losses,
         "seconds": log.seconds,
     }
@@ -221,5 +240,6 @@ def _resume(path: Path, settings, trained, buffers, parts, ema, log) -> None:
     if ema is not None:
         ema.shadow_params = [saved.to(p.device) for saved, p in zip(state["ema"], trained, strict=True)]
         ema.optimization_step = len(state["losses"])
+    torch.set_rng_state(state["random"])
     log.losses, log.seconds = list(state["losses"]), state["seconds"]
     log.resumed_from = len(log.losses)
