@@ -10,15 +10,15 @@ NOTEBOOKS := $(sort $(wildcard notebooks/0[1-9]_*.ipynb))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test test-faults lab notebooks foundation lock clean
+.PHONY: help setup report test test-faults test-slurm lab notebooks foundation lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Settings: PROFILE=smoke|kaggle|paper JOBS=<cores> PYTHON=<python 3.11 or newer>"
+	@echo "Settings: PROFILE=smoke|kaggle|paper|<file.yaml> JOBS=<cores> ONLY=<runs> CLUSTER=<folder> PYTHON=<python 3.11 or newer>"
 	@echo "Without a GPU, for a small download: make setup TORCH_INDEX=<address of PyTorch's CPU wheel index>"
 
 report: $(READY) ## run the study (PROFILE) and write reports/<profile>/index.html
-	@$(PY) -m diffad_utils.cli study $(PROFILE) --jobs $(JOBS)
+	@$(PY) -m diffad_utils.cli study "$(PROFILE)" --jobs $(JOBS) $(if $(ONLY),--only $(ONLY)) $(if $(CLUSTER),--cluster "$(CLUSTER)")
 
 # The notebooks' own runs go to a scratch folder, so that testing leaves reports/ alone. One thread, as in the smoke profile:
 # the same numbers, and no slowdown where cores are shared.
@@ -29,6 +29,9 @@ test: $(READY) ## run all tests, then the notebooks through nbval
 
 test-faults: $(READY) ## kill -9 a training, a sweep and a study at random moments, and compare (about 15 minutes)
 	$(PY) tests/faults/kills.py
+
+test-slurm: $(READY) ## run a grid on a one-machine SLURM cluster (Debian, root: installs slurm-wlm and munge)
+	DIFFAD_SLURM=1 $(PY) -m pytest tests/slurm
 
 lab: $(READY) ## open JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks

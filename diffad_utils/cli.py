@@ -49,7 +49,7 @@ def run(options) -> int:
     parameters = _typed({name: (value, text.partition("=")[2]) for text, name, value in pairs}, defaults)
     study.check_parameters(notebook.name, parameters, defaults)
     together = defaults | parameters
-    root = Path(together.get("output_root") or study.reports_folder()) / together["profile"]
+    root = study.profile_folder(together)
     place = [] if study.method_of(notebook.stem) is None else [together["dataset"], together["category"]]
     tail = [*place, f"seed-{together['seed']}"] if place else []
     # papermill adds its cell only if there is something to put into it
@@ -65,9 +65,24 @@ def run(options) -> int:
 def study_command(options) -> int:
     """Run what is not up to date of a profile and write its report."""
     return execution.run_study(
-        options.profile, jobs=options.jobs, notebooks=options.notebooks, profiles=options.profiles,
-        output_root=options.output, state=options.state, arguments=tuple(shlex.split(options.snakemake)),
+        options.profile, jobs=options.jobs, only=tuple(options.only), cluster=options.cluster, notebooks=options.notebooks,
+        profiles=options.profiles, output_root=options.output, state=options.state,
+        arguments=tuple(shlex.split(options.snakemake)),
     )  # fmt: skip
+
+
+def status(options) -> int:
+    """Show a profile's grid: which runs are done, running, failed, changed or missing, with times."""
+    import pandas as pd
+
+    plan = execution.load_plan(
+        options.profile, notebooks=options.notebooks, profiles=options.profiles, output_root=options.output
+    )
+    rows = execution.status(plan)
+    print(pd.DataFrame(rows).to_string(index=False, justify="left", max_colwidth=100))
+    counts = {name: sum(row["state"] == name for row in rows) for name in ("done", "running", "failed", "changed", "missing")}
+    print(f"\n{len(rows)} runs: " + ", ".join(f"{count} {name}" for name, count in counts.items() if count))
+    return 0
 
 
 def write_report(options) -> int:
@@ -153,12 +168,19 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--minutes", type=int, default=execution.DEFAULT_MINUTES, help="time limit (default %(default)s)")
     sub.add_argument("--notebooks", type=Path, help="folder of the notebooks (default: the repository's)")
 
-    sub = command("study", study_command)
-    sub.add_argument("profile", nargs="?", default="smoke", help="smoke (default), kaggle, paper")
+    def planned(name: str, function):
+        sub = command(name, function)
+        sub.add_argument("profile", nargs="?", default="smoke", help="smoke (default), kaggle, paper, or the path of a YAML file")
+        sub.add_argument("--notebooks", type=Path, help="folder of the notebooks (default: the repository's)")
+        sub.add_argument("--profiles", type=Path, help="folder of the profiles (default: workflow/profiles)")
+        sub.add_argument("--output", type=Path, help="folder of the results (default: reports)")
+        return sub
+
+    planned("status", status)
+    sub = planned("study", study_command)
     sub.add_argument("-j", "--jobs", type=int, default=2, help="cores to use (default 2)")
-    sub.add_argument("--notebooks", type=Path, help="folder of the notebooks (default: the repository's)")
-    sub.add_argument("--profiles", type=Path, help="folder of the profiles (default: workflow/profiles)")
-    sub.add_argument("--output", type=Path, help="folder for the results (default: reports)")
+    sub.add_argument("--only", nargs="+", default=[], metavar="RUN", help="names of runs, beginnings of them, or patterns")
+    sub.add_argument("--cluster", type=Path, metavar="FOLDER", help="Snakemake profile of a batch system: workflow/cluster/slurm")
     sub.add_argument("--state", type=Path, help="folder for Snakemake's records (default: the repository)")
     sub.add_argument("--snakemake", default="", metavar="ARGUMENTS", help="further arguments for Snakemake, as one text")
 

@@ -1,290 +1,48 @@
-"""From a profile to executed notebooks: the plan of a study, one headless run, the whole workflow.
+"""From a plan to executed notebooks: one headless run, the whole workflow.
 
-A profile (``workflow/profiles/<name>.yaml``) has one section a notebook::
-
-    defaults:
-      seed: [0]            # every notebook runs once for each seed
-      minutes: 30          # time limit of one run
-      parameters: {size: 256}
-    07_invad:
-      grid:
-        - {dataset: elpv, category: mono}
-        - {dataset: textures, category: [carpet, grid]}
-      parameters: {epochs: 20}
-    08_comparison: {}      # joins all runs: once, after all the others
-
-`load_plan` expands it and checks every name and value before anything runs; ``workflow/Snakefile`` turns the
-plan into jobs; `run_notebook` is one job.
+`profiles.load_plan` turns a profile into a plan and checks every name and value before anything runs;
+``workflow/Snakefile`` turns the plan into jobs; `run_notebook` is one job.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import difflib
+import contextlib
+import datetime
+import fnmatch
+import functools
 import hashlib
 import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from diffad_utils import study
+from diffad_utils import checkpoints, study
+from diffad_utils.profiles import (  # noqa: F401 (also for those who look for them here)
+    DEFAULT_MINUTES, WORK, Plan, PlannedRun, ProfileError, label_of, load_plan, profile_names, read_yaml, yaml_text, check_data,
+)  # fmt: skip
 
 PACKAGE = Path(__file__).resolve().parent
-DEFAULT_MINUTES = 60
-KERNEL_ATTEMPTS = 2
-"""A run is tried again when its kernel dies or does not start; an exception in a cell would only repeat."""
-
 HEARTBEAT_SECONDS = 30
-WORK = ".workflow"
-"""Folder in a profile's output with one folder a run: parameters.yaml, run.log, done or run.failed.ipynb."""
-
-
-class ProfileError(ValueError):
-    """A profile names an unknown notebook, key or parameter, or a value out of range."""
 
 
 class RunFailed(RuntimeError):
-    """A notebook run did not finish; its message says where and why."""
+    """A notebook run did not finish; its message says where and why, `traceback` has the cell's, if it was a cell."""
 
-
-# --- plan ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One papermill run.
-
-    Attributes:
-        name: ``07_invad/elpv/mono/seed-0``, also its folder below ``.workflow``.
-        notebook: path of the notebook. parameters: what is injected. folder: where its results will be.
-        threads: cores it may use. minutes: time limit. joins: reads the other runs, so runs after them.
-    """
-
-    name: str
-    notebook: Path
-    parameters: dict
-    folder: Path
-    threads: int
-    minutes: int
-    joins: bool
-
-    @property
-    def label(self) -> str:
-        """``07_invad elpv/mono seed 0``, for people."""
-        return label_of(self.notebook, self.parameters)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All runs of a profile; `root` is the profile's output folder."""
-
-    profile: str
-    root: Path
-    runs: tuple[PlannedRun, ...]
-
-    def work(self, run: PlannedRun) -> Path:
-        """The run's folder for parameters, log and stamp."""
-        return self.root / WORK / run.name
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads ``1e-4`` as a number (YAML 1.1 takes it for text)."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
-)
-
-
-YAML_LIMIT = 100_000
-"""Values that a YAML text may stand for, anchors written out: nine lines of them can name a billion."""
-
-
-def read_yaml(text: str):
-    """YAML with plain types only; ``1e-4`` is a float.
-
-    Raises:
-        yaml.YAMLError: not YAML, another type than text, number, truth value, list and mapping, an anchor inside
-            itself, or more than `YAML_LIMIT` values.
-    """
-    try:
-        root = yaml.compose(text, Loader=_Loader)
-    except RecursionError as error:
-        raise yaml.YAMLError("its lists or mappings are nested too deeply") from error
-    if _size(root, {}) > YAML_LIMIT:
-        raise yaml.YAMLError(f"its anchors stand for more than {YAML_LIMIT} values")
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-
-
-def _size(node, known: dict[int, float]) -> float:
-    """Number of values of a YAML node with every anchor written out; infinite inside itself."""
-    if id(node) not in known:
-        known[id(node)] = float("inf")  # until it is counted: met again before that, it holds itself
-        inner = [] if node is None or isinstance(node, yaml.ScalarNode) else node.value
-        parts = [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
-        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
-    return known[id(node)]
-
-
-def label_of(notebook: Path, parameters: dict) -> str:
-    if study.method_of(Path(notebook).stem) is None:
-        return f"{Path(notebook).stem} ({parameters['profile']})"
-    place = f"{parameters['dataset']}/{parameters['category']}"
-    return f"{Path(notebook).stem} {place} seed {parameters['seed']}"
-
-
-def _check_keys(where: str, section, known: tuple[str, ...]) -> dict:
-    section = {} if section is None else section
-    if not isinstance(section, dict):
-        raise ProfileError(f"{where}: expected keys ({', '.join(known)}), got {section!r}")
-    for key in section:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f" (did you mean `{close[0]}`?)" if close else ""
-            raise ProfileError(f"{where}: unknown key `{key}`{hint}; known: {', '.join(known)}")
-    return section
-
-
-def _count(where: str, key: str, value) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ProfileError(f"{where}: `{key}` is {value!r}, expected a whole number of at least 1")
-    return value
-
-
-def _places(where: str, section: dict, joins: bool) -> list[dict]:
-    """The dataset/category pairs of a section; a joining notebook has the one empty pair."""
-    grid = section.get("grid")
-    if joins:
-        if grid is not None:
-            raise ProfileError(f"{where}: this notebook joins all runs and takes no `grid`")
-        return [{}]
-    if not isinstance(grid, list) or not grid:
-        raise ProfileError(f"{where}: `grid` must list {{dataset: ..., category: ...}} entries")
-    places = []
-    for i, entry in enumerate(grid):
-        entry = _check_keys(f"{where}: grid[{i}]", entry, ("dataset", "category"))
-        if set(entry) != {"dataset", "category"}:
-            raise ProfileError(f"{where}: grid[{i}] needs both dataset and category, got {entry}")
-        categories = entry["category"] if isinstance(entry["category"], list) else [entry["category"]]
-        places += [{"dataset": entry["dataset"], "category": category} for category in categories]
-    return places
-
-
-def profile_names(profiles: Path | None = None) -> list[str]:
-    """Names of the profiles in a folder (default: the repository's)."""
-    return sorted(path.stem for path in (profiles or study.repository() / "workflow" / "profiles").glob("*.yaml"))
-
-
-def load_plan(
-    profile: str,
-    *,
-    notebooks: str | Path | None = None,
-    profiles: str | Path | None = None,
-    output_root: str | Path | None = None,
-) -> Plan:
-    """Expand a profile into runs, checking everything that can be checked without data.
-
-    Args:
-        profile: name of a YAML file in `profiles`.
-        notebooks, profiles, output_root: folders; defaults ``notebooks``, ``workflow/profiles`` and
-            ``reports`` of the repository.
-
-    Raises:
-        ProfileError: unknown profile, notebook, key or parameter; value of the wrong type or out of range;
-            the same run twice.
-    """
-    repository = study.repository()
-    profiles = Path(profiles or repository / "workflow" / "profiles")
-    notebooks = Path(notebooks or repository / "notebooks")
-    file = profiles / f"{profile}.yaml"
-    if not file.is_file():
-        raise ProfileError(f"no profile {profile!r}; there are: {', '.join(profile_names(profiles)) or 'none'}")
-    try:
-        content = read_yaml(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ProfileError(f"{file.name} is not valid YAML: {error}") from error
-    known = sorted(path.stem for path in notebooks.glob("*.ipynb"))
-    content = _check_keys(file.name, content, ("defaults", *known))
-    defaults = _check_keys(f"{file.name}: defaults", content.pop("defaults", {}), _SECTION_KEYS[1:])
-    runs = []
-    for name in sorted(content):
-        runs += _section_runs(file.name, profile, notebooks / f"{name}.ipynb", content[name], defaults, output_root)
-    runs.sort(key=lambda run: run.joins)  # stable: joining notebooks last, the others in their order
-    names = [run.name for run in runs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ProfileError(f"{file.name}: listed twice: {', '.join(twice)}")
-    root = Path(output_root or study.reports_folder()) / profile
-    return Plan(profile, root, tuple(runs))
-
-
-_SECTION_KEYS = ("grid", "seed", "parameters", "minutes", "threads")
-
-
-def _section_runs(file: str, profile: str, notebook: Path, section, defaults: dict, output_root) -> list[PlannedRun]:
-    where = f"{file}: {notebook.stem}"
-    section = _check_keys(where, section, _SECTION_KEYS)
-    joins = study.method_of(notebook.stem) is None
-    try:
-        own = study.notebook_parameters(notebook)
-    except study.ParameterError as error:
-        raise ProfileError(str(error)) from error
-    common = {"profile": profile} | ({"output_root": str(Path(output_root).resolve())} if output_root else {})
-    # a default applies to the notebooks that have the parameter; a section's own must be known
-    shared = {name: value for name, value in (defaults.get("parameters") or {}).items() if name in own}
-    seeds = section.get("seed", defaults.get("seed", [0]))
-    seeds = seeds if isinstance(seeds, list) else [seeds]
-    threads = _count(where, "threads", section.get("threads", defaults.get("threads", 1)))
-    minutes = _count(where, "minutes", section.get("minutes", defaults.get("minutes", DEFAULT_MINUTES)))
-    runs = []
-    for place in _places(where, section, joins):
-        for seed in seeds[:1] if joins else seeds:
-            parameters = shared | (section.get("parameters") or {}) | common | place | {"seed": seed}
-            try:
-                study.check_parameters(where, parameters, own)
-            except study.ParameterError as error:
-                raise ProfileError(str(error)) from error
-            name = "/".join([notebook.stem, *map(str, place.values())] + ([] if joins else [f"seed-{seed}"]))
-            folder = study.run_folder(notebook.stem, parameters)
-            runs.append(PlannedRun(name, notebook, parameters, folder, threads, minutes, joins))
-    return runs
-
-
-def check_data(plan: Plan) -> None:
-    """Check that every data set of the plan is there and has the categories asked for.
-
-    Raises:
-        ProfileError, FileNotFoundError: with the known categories, or where a data set was looked for.
-    """
-    from diffad_utils import data
-
-    known: dict[tuple, list[str]] = {}
-    for run in (run for run in plan.runs if not run.joins):
-        place = (run.parameters["dataset"], run.parameters.get("data_root") or None)
-        if place not in known:
-            known[place] = list(data.categories(place[0], place[1]))
-        if run.parameters["category"] not in known[place]:
-            raise ProfileError(
-                f"{run.name}: {place[0]} has no category {run.parameters['category']!r};"
-                f" known: {', '.join(known[place])}"
-            )
-
-
-def yaml_text(parameters: dict) -> str:
-    """The parameters as the YAML that papermill reads."""
-    return yaml.safe_dump(parameters, sort_keys=True, allow_unicode=True)
+    def __init__(self, message: str, traceback: str = ""):
+        super().__init__(message)
+        self.traceback = traceback
 
 
 # --- what a run depends on -------------------------------------------------------------------------------------------
@@ -297,12 +55,17 @@ def notebook_source(notebook: Path) -> list[str]:
     return ["\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in text.split("\n")) for text in sources]
 
 
-def _imported_modules(source: str, where: str, module: str | None, package: Path) -> set[Path]:
-    """Files of `package` that `source` imports directly; `module` is its own dotted name, for relative imports."""
+@functools.lru_cache(maxsize=4096)
+def _tree(source: str, where: str) -> ast.Module:
     try:
-        tree = ast.parse(source)
+        return ast.parse(source)
     except SyntaxError as error:
         raise ProfileError(f"{where}: not valid Python: {error}") from error
+
+
+def _imported_modules(source: str, where: str, module: str | None, package: Path) -> set[Path]:
+    """Files of `package` that `source` imports directly; `module` is its own dotted name, for relative imports."""
+    tree = _tree(source, where)
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -352,14 +115,21 @@ def notebook_digest(notebook: Path) -> str:
     return _digest([json.dumps([cell["cell_type"], "".join(cell["source"])]).encode() for cell in cells])
 
 
+@functools.lru_cache(maxsize=4096)
+def _meaning(source: str, where: str) -> bytes:
+    """A module as its syntax tree: comments, line breaks and quotes do not count."""
+    return ast.dump(_tree(source, where)).encode()
+
+
 def code_digest(notebook: Path, package: Path = PACKAGE) -> str:
     """Checksum of the package's modules that the notebook uses, of the shipped models, and of the published
     numbers if the notebook names them. By content, so a fresh checkout or a touched file changes nothing."""
-    data = package.parent / "data"
-    files = modules_of(notebook, package) + sorted(path for path in data.glob("mini/*/*") if path.is_file())
+    data = package.parent / "data" if package != PACKAGE else study.repository() / "data"
+    parts = [part for file in modules_of(notebook, package) for part in (file.name.encode(), _meaning(file.read_text(encoding="utf-8"), str(file)))]
+    files = sorted(path for path in data.glob("mini/*/*") if path.is_file())
     if "published" in Path(notebook).read_text(encoding="utf-8"):
         files += sorted(data.glob("published/*.csv"))
-    return _digest([part for file in files for part in (file.name.encode(), file.read_bytes())])
+    return _digest(parts + [part for file in files for part in (file.name.encode(), file.read_bytes())])
 
 
 # --- one run ---------------------------------------------------------------------------------------------------------
@@ -377,12 +147,16 @@ def _headings(cells: list) -> list[str]:
 
 
 class _Progress:
-    """Prints which cell runs, and that it still runs; ends the process when the time is up or its parent gone."""
+    """Prints which cell runs, and that it still runs; ends the process when the time is up or its parent gone.
 
-    def __init__(self, label: str, headings: list[str], deadline: float):
-        self.label, self.headings, self.deadline = label, headings, deadline
+    What it prints is in `file`, too, for `running`: rewritten at every cell and every half minute, removed at the end.
+    """
+
+    def __init__(self, label: str, headings: list[str], deadline: float, file: Path | None = None):
+        self.label, self.headings, self.deadline, self.file = label, headings, deadline, file
         self.position, self.since = "starting the kernel", time.monotonic()
         self.began = self.since
+        self.beat()
         self.stopped = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -392,6 +166,17 @@ class _Progress:
         print(line, flush=True)
         logging.getLogger("papermill").info(line)
 
+    def beat(self) -> None:
+        if self.file is not None:
+            note = {"host": socket.gethostname(), "pid": os.getpid(), "position": self.position}
+            note["seconds"] = round(time.monotonic() - self.began)
+            study.write_atomically(self.file, study.to_json(note, self.file.name))
+
+    def stop(self) -> None:
+        self.stopped.set()
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
+
     def cell(self, cell, cell_index, **_) -> None:
         """Hook of nbclient, called before each cell; text needs no line of its own."""
         if cell["cell_type"] != "code":
@@ -399,6 +184,7 @@ class _Progress:
         heading = self.headings[cell_index] if cell_index < len(self.headings) else ""
         self.position = f"cell {cell_index + 1}/{len(self.headings)}" + (f" ({heading})" if heading else "")
         self.since = time.monotonic()
+        self.beat()
         self.say(self.position)
 
     def left(self, cell=None) -> float:
@@ -412,11 +198,14 @@ class _Progress:
             now = time.monotonic()
             if now - max(heartbeat, self.since) > HEARTBEAT_SECONDS:
                 heartbeat = now
+                self.beat()
                 self.say(f"still in {self.position}, {now - self.since:.0f} s")
             # nbclient's own limit covers running cells; this covers a kernel that never answers
             late = now > self.deadline + 30
             if late or (parent and not _alive(parent)):
                 self.say("time limit reached, stopping" if late else "the workflow is gone, stopping")
+                if self.file is not None:
+                    self.file.unlink(missing_ok=True)
                 _stop_children()
                 os._exit(124)
 
@@ -482,14 +271,28 @@ def _prepare_environment(threads: int) -> None:
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 
 
-def _log_to(path: Path) -> logging.Handler:
-    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+def _log_to(path: Path, append: bool) -> logging.Handler:
+    handler = logging.FileHandler(path, mode="a" if append else "w", encoding="utf-8")  # a second attempt keeps the first's
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("papermill")
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.addHandler(handler)
     return handler
+
+
+RUNNING = "running.json"
+
+
+def running(work: Path) -> dict | None:
+    """Who is at the run of this work folder: dict host, pid, position, seconds; None if nobody is (any more)."""
+    try:
+        age = time.time() - (work / RUNNING).stat().st_mtime
+        note = json.loads((work / RUNNING).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    here = note["host"] == socket.gethostname()
+    return note if age < 4 * HEARTBEAT_SECONDS and (not here or _alive(note["pid"])) else None
 
 
 def run_notebook(notebook: str | Path, parameters: dict, *, work: Path, threads: int = 1, minutes: int = 60) -> Path:
@@ -506,26 +309,32 @@ def run_notebook(notebook: str | Path, parameters: dict, *, work: Path, threads:
 
     Raises:
         study.ParameterError: before anything runs.
-        RunFailed: a cell failed, the kernel died twice, the time was up, or the notebook recorded nothing.
+        RunFailed: a cell failed, the kernel died, the time was up, the notebook recorded nothing, or another process
+            is at this very run.
     """
     notebook, work = Path(notebook).resolve(), Path(work).resolve()
     own = study.notebook_parameters(notebook)
     study.check_parameters(notebook.name, parameters, own)
     folder = study.run_folder(notebook.stem, own | parameters)
     work.mkdir(parents=True, exist_ok=True)
+    other = running(work)
+    if other is not None:
+        raise RunFailed(f"process {other['pid']} on {other['host']} is at this run already: wait for it or end it")
     failed = work / "run.failed.ipynb"
+    again = (work / "failed.json").is_file()
     for stale in (failed, work / "failed.json"):
         stale.unlink(missing_ok=True)
     _prepare_environment(threads)
-    handler = _log_to(work / "run.log")
+    handler = _log_to(work / "run.log", append=again)
     label, began = label_of(notebook, own | parameters), time.time()
     try:
-        _execute(notebook, failed, parameters, label, minutes * 60)
+        _execute(notebook, failed, parameters, label, minutes * 60, work / RUNNING)
         result = folder / "metrics.json"
         if not result.is_file() or result.stat().st_mtime < began - 2:  # 2 s: coarse clocks of some file systems
-            raise RunFailed("the notebook ran to its end but recorded nothing: it must call run.record(...)")
+            paused = "it paused, since the session's time is up" if checkpoints.time_is_up() else "it must call run.record(...)"
+            raise RunFailed(f"the notebook ran to its end but recorded nothing: {paused}")
     except RunFailed as error:
-        note = {"label": label, "error": str(error), "log": "run.log", "notebook": failed.name}
+        note = {"label": label, "error": str(error), "traceback": study.shorten(error.traceback)}
         study.write_atomically(work / "failed.json", study.to_json(note, "failed.json"))
         raise
     finally:
@@ -536,7 +345,7 @@ def run_notebook(notebook: str | Path, parameters: dict, *, work: Path, threads:
     return folder
 
 
-def _execute(notebook: Path, output: Path, parameters: dict, label: str, seconds: float) -> None:
+def _execute(notebook: Path, output: Path, parameters: dict, label: str, seconds: float, beat: Path | None = None) -> None:
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
@@ -544,32 +353,28 @@ def _execute(notebook: Path, output: Path, parameters: dict, label: str, seconds
     headings = _headings(cells)
     tagged = [i for i, cell in enumerate(cells) if "parameters" in cell.get("metadata", {}).get("tags", [])]
     headings.insert(tagged[0] + 1, headings[tagged[0]])  # the cell that papermill adds
-    deadline = time.monotonic() + seconds
-    for attempt in range(1, KERNEL_ATTEMPTS + 1):
-        progress = _Progress(label, headings, deadline)
-        try:
-            papermill.execute_notebook(
-                notebook, output, parameters, kernel_name="python3", language="python", cwd=notebook.parent,
-                progress_bar=False, log_output=True, start_timeout=120,
-                kernel_manager_class=_kernel_manager_class(), on_cell_start=progress.cell, timeout_func=progress.left,
-            )  # fmt: skip
-            progress.say("done")
-            return
-        except papermill.PapermillExecutionError as error:
-            message = f"cell {error.cell_index + 1}/{len(headings)}: {error.ename}: {error.evalue}"
-            progress.say(f"FAILED in {message}")
-            raise RunFailed(message) from error
-        except CellTimeoutError as error:
-            message = f"stopped in {progress.position}: the time limit of {seconds / 60:g} min was reached"
-            progress.say(f"FAILED, {message}")
-            raise RunFailed(message) from error
-        except (DeadKernelError, RuntimeError) as error:
-            # nbclient raises RuntimeError for a kernel that does not start ("Kernel didn't respond in ... seconds")
-            progress.say(f"the kernel died in {progress.position} (attempt {attempt} of {KERNEL_ATTEMPTS}): {error}")
-            if attempt == KERNEL_ATTEMPTS:
-                raise RunFailed(f"the kernel died in {progress.position}, twice (out of memory?)") from error
-        finally:
-            progress.stopped.set()
+    progress = _Progress(label, headings, time.monotonic() + seconds, beat)
+    message, traceback = "", ""
+    try:
+        papermill.execute_notebook(
+            notebook, output, parameters, kernel_name="python3", language="python", cwd=notebook.parent,
+            progress_bar=False, log_output=True, start_timeout=120,
+            kernel_manager_class=_kernel_manager_class(), on_cell_start=progress.cell, timeout_func=progress.left,
+        )  # fmt: skip
+        progress.say("done")
+    except papermill.PapermillExecutionError as error:
+        message = f"cell {error.cell_index + 1}/{len(headings)}: {error.ename}: {error.evalue}"
+        traceback = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+    except CellTimeoutError:
+        message = f"stopped in {progress.position}: the time limit of {seconds / 60:g} min was reached"
+    except (DeadKernelError, RuntimeError) as error:
+        # nbclient raises RuntimeError for a kernel that does not start ("Kernel didn't respond in ... seconds")
+        message = f"the kernel died in {progress.position} (out of memory?): {error}"
+    finally:
+        progress.stop()
+    if message:
+        progress.say(f"FAILED: {message}")
+        raise RunFailed(message, traceback)
 
 
 def _published(executed: Path, notebook: Path) -> str:
@@ -616,7 +421,7 @@ def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT
             except (CellExecutionError, CellTimeoutError) as error:
                 raise RunFailed(f"{path.name}, {progress.position}: {error}") from error
             finally:
-                progress.stopped.set()
+                progress.stop()
             study.write_atomically(path, nbformat.writes(content) + "\n")
             progress.say("saved")
 
@@ -638,6 +443,45 @@ def is_current(plan: Plan, run: PlannedRun) -> bool:
     return json.loads(study.to_json(planned, "parameters")) == {name: made.get(name) for name in planned}
 
 
+def stamp(run: PlannedRun) -> str:
+    """What the stamp of a finished run says: checksums of the notebook's cells and of the code it uses."""
+    return f"{notebook_digest(run.notebook)} {code_digest(run.notebook)}\n"
+
+
+def state(plan: Plan, run: PlannedRun) -> str:
+    """``done``, ``running``, ``failed``, ``changed`` (made by other code or parameters) or ``missing``."""
+    work = plan.work(run)
+    if running(work) is not None:
+        return "running"
+    if (work / "failed.json").is_file():
+        return "failed"
+    if not is_current(plan, run):
+        return "changed" if (run.folder / "metrics.json").is_file() else "missing"
+    done = work / "done"
+    return "done" if done.is_file() and done.read_text(encoding="utf-8") == stamp(run) else "changed"
+
+
+def status(plan: Plan) -> list[dict]:
+    """One dict a run, in the plan's order: run, state, when (recorded, UTC), time (of the run, or so far), note."""
+    rows = []
+    for run in plan.runs:
+        row = {"run": run.name, "state": state(plan, run), "when": "", "time": "", "note": ""}
+        if row["state"] == "running":
+            at = running(plan.work(run)) or {"position": "", "seconds": 0, "host": ""}
+            row |= {"time": _duration(at["seconds"]), "note": f"{at['position']} on {at['host']}"}
+        elif row["state"] == "failed":
+            row["note"] = json.loads((plan.work(run) / "failed.json").read_text(encoding="utf-8"))["error"].split("\n")[0]
+        elif row["state"] != "missing":
+            manifest = json.loads((run.folder / "manifest.json").read_text(encoding="utf-8"))
+            row |= {"when": manifest["started"][:16].replace("T", " "), "time": _duration(manifest["wall_s"])}
+        rows.append(row)
+    return rows
+
+
+def _duration(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
 def drop_stale_stamps(plan: Plan) -> None:
     """Remove the stamp of every run whose folder is gone, incomplete or made with other parameters."""
     for run in plan.runs:
@@ -646,18 +490,93 @@ def drop_stale_stamps(plan: Plan) -> None:
 
 
 def failures(root: Path) -> list[dict]:
-    """What failed in the last run of a profile: dicts label, error, log, notebook (paths)."""
+    """What failed in the last run of a profile: dicts run, label, error, traceback, log, notebook (paths)."""
     found = []
     for path in sorted((Path(root) / WORK).rglob("failed.json")):
-        note = json.loads(path.read_text(encoding="utf-8"))
-        found.append(note | {"log": str(path.parent / note["log"]), "notebook": str(path.parent / note["notebook"])})
+        files = {"log": str(path.with_name("run.log")), "notebook": str(path.with_name("run.failed.ipynb"))}
+        name = path.parent.relative_to(Path(root) / WORK).as_posix()
+        found.append(json.loads(path.read_text(encoding="utf-8")) | files | {"run": name})
     return found
+
+
+# --- GPUs ------------------------------------------------------------------------------------------------------------
+
+
+def visible_gpus() -> list[str]:
+    """Names of the CUDA devices this process may use: those of ``CUDA_VISIBLE_DEVICES``, else all that nvidia-smi lists."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip()]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [str(i) for i in range(listed.stdout.count("GPU "))] if listed.returncode == 0 else []
+
+
+_claimed = []  # open files: a lock goes with its process
+
+
+def claim_gpus(count: int) -> list[str]:
+    """Wait for `count` GPUs that no other run has, reserve them for this process and show it no others.
+
+    A machine without GPUs, and a batch system that gives each job its own, are left as they are.
+
+    Raises:
+        RunFailed: the machine has fewer.
+    """
+    devices = visible_gpus()
+    if not devices or sys.platform == "win32" or "SLURM_JOB_ID" in os.environ:
+        return devices
+    if len(devices) < count:
+        raise RunFailed(f"the run needs {count} GPUs, this machine has {len(devices)}")
+    import fcntl
+
+    while len(_claimed) < count:
+        for device in devices:
+            file = open(Path(tempfile.gettempdir(), f"diffad-{os.getuid()}-gpu-{device}.lock"), "w")  # noqa: SIM115
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                continue
+            _claimed.append((device, file))
+            if len(_claimed) == count:
+                break
+        else:  # too few are free: let go of those, so that two runs cannot wait for each other
+            while _claimed:
+                _claimed.pop()[1].close()
+            time.sleep(1.0)
+    mine = [device for device, _ in _claimed]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+    return mine
+
+
+# --- all runs --------------------------------------------------------------------------------------------------------
+
+
+def chosen_runs(plan: Plan, patterns: tuple[str, ...]) -> list[PlannedRun]:
+    """The plan's runs whose name matches one of the patterns (``07_invad/*``) or begins with one (``07_invad``).
+
+    Raises:
+        ProfileError: a pattern that no run matches.
+    """
+    for pattern in patterns:
+        if not any(_matches(run.name, pattern) for run in plan.runs):
+            raise ProfileError(f"no run matches {pattern!r}; there are: {', '.join(run.name for run in plan.runs)}")
+    return [run for run in plan.runs if not patterns or any(_matches(run.name, pattern) for pattern in patterns)]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(name, pattern) or name.startswith(pattern)
 
 
 def run_study(
     profile: str,
     *,
     jobs: int = 2,
+    only: tuple[str, ...] = (),
+    cluster: Path | None = None,
     notebooks: Path | None = None,
     profiles: Path | None = None,
     output_root: Path | None = None,
@@ -668,7 +587,10 @@ def run_study(
 
     Args:
         profile, notebooks, profiles, output_root: as in `load_plan`.
-        jobs: cores to use; runs go side by side.
+        jobs: cores to use; runs go side by side as far as cores, memory and GPUs allow.
+        only: names of runs, beginnings of them, or patterns; the others are left as they are.
+        cluster: folder of a Snakemake profile that sends the runs to a batch system (``workflow/cluster/slurm``);
+            `jobs` is then what that profile says.
         state: folder for Snakemake's own records (default: the repository).
         arguments: further arguments for Snakemake.
 
@@ -679,19 +601,31 @@ def run_study(
         ProfileError, FileNotFoundError: before anything runs.
     """
     plan = load_plan(profile, notebooks=notebooks, profiles=profiles, output_root=output_root)
+    chosen = chosen_runs(plan, tuple(only))
     check_data(plan)
+    gpus = [] if cluster else visible_gpus()
+    for run in chosen if gpus else []:
+        if run.gpus > len(gpus):
+            raise ProfileError(f"{run.name} needs {run.gpus} GPUs, this machine has {len(gpus)}")
     index = plan.root / "index.html"
     plan.root.mkdir(parents=True, exist_ok=True)
     with _only_one(plan.root / WORK):
+        _wait_for_orphans(plan)
         before = index.stat().st_mtime_ns if index.is_file() else None
-        code = _snakemake(profile, jobs, notebooks, profiles, output_root, state, arguments)
+        targets = [str(plan.work(run) / "done") for run in chosen] if only else []
+        resources = _cluster_arguments(cluster) if cluster else _local_arguments(jobs, gpus)
+        folders = {"notebooks": notebooks, "profiles": profiles, "output_root": output_root}
+        config = [f"profile={_absolute(profile)}", *(f"{name}={Path(value).resolve()}" for name, value in folders.items() if value)]
+        code = _snakemake([*targets, *resources, *arguments, "--config", *config], state, local=not cluster)
         failed = failures(plan.root)
-        if code != 0:
-            if failed:
+        if code != 0 or only:
+            if failed or only:
                 from diffad_utils import report
 
-                report.write(plan.root)
-            _print_failures(failed, index, plan.root / WORK)
+                with contextlib.suppress(FileNotFoundError):  # nothing to report on
+                    report.write(plan.root)
+        if code != 0:
+            _print_failures(failed, index, profile)
             return 1
     if before == index.stat().st_mtime_ns:
         print(f"nothing to do: {_pretty(index)} is up to date")
@@ -700,20 +634,49 @@ def run_study(
     return 0
 
 
-def _snakemake(profile, jobs, notebooks, profiles, output_root, state, arguments) -> int:
+def _absolute(profile: str) -> str:
+    """A profile's path as Snakemake needs it, which runs in another folder; a name stays."""
+    return str(Path(profile).resolve()) if Path(profile).suffix in (".yaml", ".yml") else profile
+
+
+def _local_arguments(jobs: int, gpus: list[str]) -> list[str]:
+    import psutil
+
+    memory = int(psutil.virtual_memory().total * 0.9 / 2**20)
+    limits = [f"mem_mb={memory}"] + ([f"gpu={len(gpus)}"] if gpus else [])
+    return ["--cores", str(jobs), "--resources", *limits]
+
+
+def _cluster_arguments(cluster: Path) -> list[str]:
+    folder = Path(cluster).resolve()
+    if not (folder / "config.yaml").is_file():
+        raise ProfileError(f"{folder} is not a Snakemake profile: it has no config.yaml")
+    return ["--profile", str(folder)]
+
+
+def _wait_for_orphans(plan: Plan) -> None:
+    """Runs of a start that was killed end themselves within seconds; on a cluster they may go on."""
+    for _ in range(10):
+        still = [(run, who) for run in plan.runs if (who := running(plan.work(run))) is not None]
+        if not still:
+            return
+        time.sleep(1.0)
+    names = ", ".join(f"{run.name} (process {who['pid']} on {who['host']})" for run, who in still)
+    raise ProfileError(f"an earlier start is still at {names}; wait for it, or end it (on SLURM: squeue, scancel)")
+
+
+def _snakemake(arguments: list[str], state: Path | None, local: bool) -> int:
     repository = study.repository()
-    folders = {"notebooks": notebooks, "profiles": profiles, "output_root": output_root}
-    config = [f"{name}={Path(folder).resolve()}" for name, folder in folders.items() if folder]
     command = [
-        sys.executable, "-m", "snakemake", "--snakefile", str(repository / "workflow" / "Snakefile"),
-        "--directory", str(state or repository), "--cores", str(jobs), "--keep-going", "--rerun-incomplete",
-        "--nolock", "--rerun-triggers", "mtime", "params", "input", "--quiet", "all",
-        "--config", f"profile={profile}", *config, *arguments,
+        sys.executable, "-m", "snakemake", *arguments, "--snakefile", str(repository / "workflow" / "Snakefile"),
+        "--directory", str(state or repository), "--keep-going", "--retries", "1", "--rerun-incomplete", "--nolock",
+        "--rerun-triggers", "mtime", "params", "input", "--quiet", "all",
     ]  # fmt: skip
     environment = os.environ | {
-        "DIFFAD_PARENT_PID": str(os.getpid()),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])),
     }
+    if local:  # runs end themselves when this process is gone
+        environment["DIFFAD_PARENT_PID"] = str(os.getpid())
     process = subprocess.Popen(command, env=environment)
     while True:
         try:
@@ -749,11 +712,12 @@ def _pretty(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _print_failures(failed: list[dict], index: Path, work: Path) -> None:
+def _print_failures(failed: list[dict], index: Path, profile: str) -> None:
     print(f"\n{len(failed)} run(s) FAILED:" if failed else "\nThe workflow stopped (see the messages above).")
     for note in failed:
         print(f"  {note['label']}\n    {note['error']}")
         print(f"    notebook {_pretty(note['notebook'])}\n    log      {_pretty(note['log'])}")
+        print(f"    again    diffad study {shlex.quote(profile)} --only {shlex.quote(note['run'])}")
     if failed and index.is_file():
         print(f"The report of what did finish is at {_pretty(index)}. Run the same command again to go on.")
 
@@ -765,10 +729,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("parameters", type=Path, help="YAML file; its folder takes the log")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--minutes", type=int, default=DEFAULT_MINUTES)
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs to reserve, where the machine has any (default 0: it sees none)")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so the kernel is shut down on the way out
     parameters = read_yaml(options.parameters.read_text(encoding="utf-8"))
     try:
+        claim_gpus(options.gpus)
         run_notebook(
             options.notebook, parameters, work=options.parameters.parent, threads=options.threads,
             minutes=options.minutes,

@@ -471,7 +471,7 @@ def describe_index(index: pd.DataFrame, content_limit: int = 512 * 2**20) -> dic
     return summary
 
 
-def _shorten(text: str) -> str:
+def shorten(text: str) -> str:
     """`text` with the checkout's and the user's folder replaced, since run folders get published."""
     return text.replace(str(repository()), ".").replace(str(Path.home()), "~")
 
@@ -615,7 +615,7 @@ class Run:
     def note_weights(self, resolved) -> None:
         """Put a ``weights.Resolved`` (name, source, sha256, is_mini, message) into the manifest."""
         entry = {key: getattr(resolved, key) for key in ("name", "source", "sha256", "is_mini")}
-        entry["message"] = _shorten(str(resolved.message))
+        entry["message"] = shorten(str(resolved.message))
         if entry not in self._weights:
             self._weights.append(entry)
 
