@@ -2,13 +2,15 @@
 
 Notation: ``alphas_cumprod[t]`` is alpha_bar_t of DDPM (Ho et al. 2020), t = 0 .. T-1. Alpha_bar = 1 is a clean sample,
 alpha_bar = 0 pure noise. ``eps_fn(x [B, ...], t int64 [B]) -> eps [B, ...]`` is a network that predicts the noise.
-Coefficients are computed in float64 and cast to the dtype of the state, which every function keeps.
+Coefficients are computed in float64 and cast to the dtype of the state, which every function keeps. The loops put all of
+them on the state's device before the first step, so that a step is the network and a few multiplications, and nothing in
+it waits for the host.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -72,10 +74,33 @@ def ddim_step(x: Tensor, eps: Tensor, alpha_from: Tensor | float, alpha_to: Tens
 
     x, eps: [B, ...]; alpha_from, alpha_to: alpha_bar as a number or [B] (float64). Returns [B, ...].
     """
-    signal_from, sigma_from = _signal_and_noise(alpha_from, x)
-    signal_to, sigma_to = _signal_and_noise(alpha_to, x)
-    x0 = (x - sigma_from * eps) / signal_from
-    return signal_to * x0 + sigma_to * eps
+    return _move(x, eps, *_signal_and_noise(alpha_from, x), *_signal_and_noise(alpha_to, x))
+
+
+def _move(x: Tensor, eps: Tensor, signal_from: Tensor, sigma_from: Tensor, signal_to: Tensor, sigma_to: Tensor) -> Tensor:
+    """signal_to x_0 + sigma_to eps with x_0 = (x - sigma_from eps) / signal_from, in one new tensor."""
+    x0 = (sigma_from * eps).neg_().add_(x).div_(signal_from)
+    return x0.mul_(signal_to).add_(sigma_to * eps)
+
+
+def ddim_moves(eps_fn: EpsFn, x: Tensor, timesteps: Tensor, alpha_from: Tensor, alpha_to: Tensor) -> Iterator[Tensor]:
+    """The states after each of S deterministic DDIM moves of x [B, ...], one network evaluation each.
+
+    timesteps: int64 [S, B], what the network is told; alpha_from, alpha_to: alpha_bar before and after each move, float64 [S]
+    or [S, B].
+    """
+    timesteps, coefficients = timesteps.to(x.device), _coefficients(alpha_from, alpha_to, x)
+    for i in range(len(timesteps)):
+        x = _move(x, eps_fn(x, timesteps[i]), *coefficients[:, i])
+        yield x
+
+
+def _coefficients(alpha_from: Tensor, alpha_to: Tensor, like: Tensor) -> Tensor:
+    """signal_from, sigma_from, signal_to, sigma_to of moves [S] or [S, B], in one transfer: [4, S, B or 1, 1, ...]."""
+    alphas = torch.stack([alpha_from, alpha_to])
+    stacked = torch.stack([alphas[0].sqrt(), (1 - alphas[0]).sqrt(), alphas[1].sqrt(), (1 - alphas[1]).sqrt()])
+    stacked = stacked if stacked.ndim == 3 else stacked[..., None]
+    return stacked.reshape(*stacked.shape, *[1] * (like.ndim - 1)).to(like.device, like.dtype)
 
 
 class InversionPlan(NamedTuple):
@@ -129,10 +154,11 @@ def ddim_invert(
     x0: [B, ...]. Returns the final latent [B, ...], or with ``return_trajectory`` also the states
     [num_steps + 1, B, ...], the input first. Network evaluations: ``num_steps``. See `inversion_plan` for ``spacing``.
     """
+    plan = inversion_plan(schedule, num_steps, spacing)
+    timesteps = torch.tensor(plan.timesteps)[:, None].repeat(1, len(x0))
+    levels = (torch.tensor(alphas, dtype=torch.float64) for alphas in (plan.alpha_from, plan.alpha_to))
     x, states = x0, [x0]
-    for t, alpha_from, alpha_to in zip(*inversion_plan(schedule, num_steps, spacing), strict=True):
-        eps = eps_fn(x, torch.full((len(x),), t, dtype=torch.int64, device=x.device))
-        x = ddim_step(x, eps, alpha_from, alpha_to)
+    for x in ddim_moves(eps_fn, x0, timesteps, *levels):
         if return_trajectory:
             states.append(x)
     return (x, torch.stack(states)) if return_trajectory else x
@@ -169,33 +195,75 @@ def ddim_sample(
         raise ValueError(f"eta = {eta} needs noise {[len(steps), *x_t.shape]}, got {got}")
     alphas = torch.cat([schedule.alphas_cumprod[steps], torch.ones(1, len(x_t), dtype=torch.float64)])
     guided = guidance_target is not None and guidance_weight != 0.0
+    coefficients, spreads = _coefficients(alphas[:-1], alphas[1:], x_t), _spreads(alphas[:-1], alphas[1:], x_t, eta) if eta else None
+    active = [None if len(rows) == len(x_t) else rows.to(x_t.device) for rows in ((t >= 0).nonzero()[:, 0] for t in steps)]
+    noise, visited = (None if noise is None else noise.to(x_t)), steps.to(x_t.device)
     x, states = x_t, [x_t]
-    for i, t in enumerate(steps):
-        rows = (t >= 0).nonzero()[:, 0]
-        here, alpha_from, alpha_to = x[rows.to(x.device)], alphas[i, rows], alphas[i + 1, rows]
-        eps = eps_fn(here, t[rows].to(x.device))
+    for i, rows in enumerate(active):
+        here, t, target, move = x, visited[i], guidance_target, coefficients[:, i]
+        if rows is not None:  # the others wait
+            here, t, target, move = x[rows], t[rows], target[rows] if guided else None, move[:, rows]
+        signal_from, sigma_from, signal_to, _ = move
+        eps = eps_fn(here, t)
         if guided:
-            signal, sigma = _signal_and_noise(alpha_from, here)
-            target_t = signal * guidance_target[rows.to(x.device)] + sigma * eps
-            eps = eps - guidance_weight * sigma * (target_t - here)
+            target_t = signal_from * target + sigma_from * eps
+            eps = eps - guidance_weight * sigma_from * (target_t - here)
         if eta:
-            here = _stochastic_ddim_step(here, eps, alpha_from, alpha_to, eta, noise[i, rows].to(here))
+            direction, spread = spreads[:, i] if rows is None else spreads[:, i, rows]
+            drawn = noise[i] if rows is None else noise[i, rows]
+            here = signal_to * (here - sigma_from * eps) / signal_from + direction * eps + spread * drawn
         else:
-            here = ddim_step(here, eps, alpha_from, alpha_to)
-        x = here if len(rows) == len(x) else x.index_copy(0, rows.to(x.device), here)
+            here = _move(here, eps, *move)
+        x = here if rows is None else x.index_copy(0, rows, here)
         if return_trajectory:
             states.append(x)
     return (x, torch.stack(states)) if return_trajectory else x
 
 
-def _stochastic_ddim_step(x: Tensor, eps: Tensor, alpha_from: Tensor, alpha_to: Tensor, eta: float, noise: Tensor) -> Tensor:
-    """Song et al. 2021, eq. 12 and 16; from a noisier level to a cleaner one, alphas float64 [B]."""
+def _spreads(alpha_from: Tensor, alpha_to: Tensor, like: Tensor, eta: float) -> Tensor:
+    """Weights of the predicted and of the added noise in stochastic moves [S, B] (Song et al. 2021, eq. 12 and 16): [2, S, B, 1, ...]."""
     variance = eta**2 * (1 - alpha_from / alpha_to) * (1 - alpha_to) / (1 - alpha_from)
-    signal_from, sigma_from = _signal_and_noise(alpha_from, x)
-    signal_to, _ = _signal_and_noise(alpha_to, x)
-    shape = (-1, *[1] * (x.ndim - 1))
-    direction, spread = ((v.clamp_min(0).sqrt().reshape(shape).to(x)) for v in (1 - alpha_to - variance, variance))
-    return signal_to * (x - sigma_from * eps) / signal_from + direction * eps + spread * noise
+    stacked = torch.stack([1 - alpha_to - variance, variance]).clamp_min(0).sqrt()
+    return stacked.reshape(*stacked.shape, *[1] * (like.ndim - 1)).to(like.device, like.dtype)
+
+
+def in_precision(eps_fn: EpsFn, dtype: torch.dtype) -> EpsFn:
+    """``eps_fn`` with its network in autocast to ``dtype`` (bfloat16, float16); the state, and so the result, stays as it was."""
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, dtype):
+            return eps_fn(x, t).to(x.dtype)
+
+    return predict
+
+
+def cuda_graph(eps_fn: EpsFn, x: Tensor, t: Tensor) -> EpsFn:
+    """``eps_fn`` as a recorded CUDA graph for inputs like x [B, ...] and t [B] on the GPU: one launch instead of hundreds.
+
+    The result lies in the graph's own memory until the next call, which is all that the loops here need; inputs of another
+    shape or dtype go to ``eps_fn`` itself. ``eps_fn`` must not wait for the host.
+    """
+    recorded_x, recorded_t = x.clone(), t.clone()
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside), torch.inference_mode():
+        for _ in range(3):  # libraries choose their algorithms before the recording
+            eps_fn(recorded_x, recorded_t)
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.inference_mode(), torch.cuda.graph(graph):
+        eps = eps_fn(recorded_x, recorded_t)
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        if x.shape != recorded_x.shape or x.dtype != recorded_x.dtype:
+            return eps_fn(x, t)
+        with torch.inference_mode():
+            recorded_x.copy_(x)
+            recorded_t.copy_(t)
+            graph.replay()
+        return eps
+
+    return predict
 
 
 def image_noise(shape: Sequence[int], seed: int, keys: Sequence[str]) -> Tensor:

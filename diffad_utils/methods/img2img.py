@@ -39,7 +39,7 @@ from torch import Tensor
 
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
-from diffad_utils.diffusion import EpsFn, ddim_step, image_noise
+from diffad_utils.diffusion import EpsFn, ddim_moves, ddim_step, image_noise
 from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, resize_images
 from diffad_utils.methods.clip_detectors import (
     ClipFeatures,
@@ -276,11 +276,11 @@ class Img2ImgEngine:
             draws = [image_noise(shape, s.seed, [key])[0] for s, key in zip(chosen, keys[rows], strict=True)]
             sample, noise = torch.stack(draws).to(self.device).unbind(dim=1)
             eps_fn = self.eps_fn(texts[rows], [s.guidance_scale for s in chosen])
-            steps = [torch.stack(column, dim=1) for column in zip(*schedules[rows], strict=True)]
+            timesteps, alpha_from, alpha_to = (torch.stack(column, dim=1) for column in zip(*schedules[rows], strict=True))
             clean = part.mean.to(self.device) + part.std.to(self.device) * sample
-            x = ddim_step(clean, noise, 1.0, steps[1][0])  # from alpha_bar = 1: the forward process
-            for t, alpha_from, alpha_to in zip(*steps, strict=True):
-                x = ddim_step(x, eps_fn(x, t), alpha_from, alpha_to)
+            x = ddim_step(clean, noise, 1.0, alpha_from[0])  # from alpha_bar = 1: the forward process
+            for x in ddim_moves(eps_fn, x, timesteps, alpha_from, alpha_to):
+                pass
             return x.cpu()
 
         with self.timed("unet"):

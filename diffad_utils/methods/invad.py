@@ -169,7 +169,7 @@ class InvAD(Detector):
         self._require_fitted("feature_mean_")
         return (self._raw_features(images) - self.feature_mean_) / self.feature_std_
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def invert(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """Final latents of the inversion: features [N, C, grid, grid] (standardised), labels [N] -> [N, C, grid, grid], CPU."""
         latents = []
@@ -187,7 +187,7 @@ class InvAD(Detector):
         anomaly_map = scoring.upsample_map(scoring.channel_norm(z), size)
         return Prediction(self.calibration_.combine(used), anomaly_map, parts=parts, nfe=self.num_steps)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def reconstruct(
         self, features: Tensor, keys: Sequence[str], noise_timestep: int, num_steps: int, labels: Tensor | None = None
     ) -> Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffad_utils import diffusion
 from diffad_utils.diffusion import NoiseSchedule, add_noise, ddim_invert, ddim_sample, image_noise, inversion_plan
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -144,3 +145,75 @@ def test_image_noise_depends_on_key_and_seed_only():
     assert not torch.equal(a[0], a[1])
     assert not torch.equal(a[0], image_noise((3, 4), 8, ["a"])[0])
     assert abs(image_noise((100, 100), 0, ["x"]).std().item() - 1) < 0.02
+
+
+def slow_moves(eps_fn, x, timesteps, alpha_from, alpha_to):
+    """One image at a time, one equation a line, coefficients from Python floats."""
+    states = []
+    for t, froms, tos in zip(timesteps, alpha_from, alpha_to, strict=True):
+        rows = []
+        for b in range(len(x)):
+            before, after = float(froms[b]), float(tos[b])
+            eps = eps_fn(x[b : b + 1], t[b : b + 1])
+            x0 = (x[b : b + 1] - (1 - before) ** 0.5 * eps) / before**0.5
+            rows.append(after**0.5 * x0 + (1 - after) ** 0.5 * eps)
+        x = torch.cat(rows)
+        states.append(x)
+    return states
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_precomputed_moves_are_the_equation_image_by_image(dtype, tolerance):
+    generator = torch.Generator().manual_seed(np.random.SeedSequence().entropy % 2**31)  # drawn afresh
+    seed = generator.initial_seed()
+    x = torch.randn(3, 2, 4, 4, generator=generator, dtype=dtype)
+    timesteps = torch.randint(1000, (5, 3), generator=generator)
+    alphas = 0.05 + 0.95 * torch.rand(6, 3, generator=generator, dtype=torch.float64)
+    eps_fn = analytic_eps(torch.randn(2, generator=generator), dtype)
+    found = list(diffusion.ddim_moves(eps_fn, x, timesteps, alphas[:-1], alphas[1:]))
+    for a, b in zip(found, slow_moves(eps_fn, x, timesteps, alphas[:-1], alphas[1:]), strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, msg=f"seed {seed}")
+
+
+def test_loops_leave_their_inputs_alone():
+    x, target = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    before = x.clone(), target.clone()
+    ddim_invert(lambda x, t: x, x, SCHEDULE, 3)
+    ddim_sample(lambda x, t: x, x, SCHEDULE, [9, 5, 0], target, 2.0)
+    assert torch.equal(x, before[0]) and torch.equal(target, before[1])
+
+
+def test_a_network_in_bfloat16_keeps_the_state_in_float32():
+    torch.manual_seed(0)
+    network, seen = torch.nn.Conv2d(3, 3, 1), []
+
+    def eps_fn(x, t):
+        seen.append((x.dtype, network(x).dtype))
+        return network(x)
+
+    x = torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        short = ddim_invert(diffusion.in_precision(eps_fn, torch.bfloat16), x, SCHEDULE, 3)
+        exact = ddim_invert(lambda x, t: network(x), x, SCHEDULE, 3)
+    assert set(seen) == {(torch.float32, torch.bfloat16)} and short.dtype == torch.float32
+    assert 0 < (short - exact).abs().max() < 0.02 * exact.abs().max()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_recorded_graph_gives_what_the_network_gives_and_nothing_waits_for_the_host():
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(3, 3, 3, padding=1).cuda()
+    x, t = torch.randn(2, 3, 8, 8, device="cuda"), torch.zeros(2, dtype=torch.int64, device="cuda")
+    graph = diffusion.cuda_graph(lambda x, t: network(x), x, t)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            ddim_invert(graph, x, SCHEDULE, 5), ddim_invert(lambda x, t: network(x), x, SCHEDULE, 5), rtol=1e-5, atol=1e-5
+        )
+        moves = diffusion.ddim_moves(graph, x, torch.zeros(4, 2, dtype=torch.int64), *torch.full((2, 4), 0.5).double())
+        next(moves)  # everything is on the device from here on
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            list(moves)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
