@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +11,7 @@ import pandas as pd
 from diffad_utils.study import RunRecord, repository
 
 MARGIN = 0.02
-"""I-AUROC differences below this are treated as no difference."""
+"""The smallest difference of an I-AUROC that matters; "no worse" means no more than this below."""
 
 
 def published_claims(path: str | Path | None = None) -> pd.DataFrame:
@@ -20,6 +20,8 @@ def published_claims(path: str | Path | None = None) -> pd.DataFrame:
 
 
 SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
+NOT_TESTED = "not tested here"
+VERDICTS = (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE, NOT_TESTED)
 
 
 def finding(
@@ -54,72 +56,48 @@ def finding(
     }  # fmt: skip
 
 
-def verdict(signs: Sequence[int]) -> str:
-    """One sign a data set: +1 speaks for the claim, -1 against it, 0 neither. A verdict needs all of them to agree."""
-    if signs and all(sign > 0 for sign in signs):
-        return "supported on this data"
-    if signs and all(sign < 0 for sign in signs):
-        return "not supported on this data"
-    return "inconclusive on this data"
+def pool(verdicts: Sequence[str]) -> str:
+    """The verdict on a claim from those of its findings, over runs, data sets and measures: all agree, else *inconclusive*.
+
+    Without any finding: *not tested here*.
+    """
+    if not verdicts:
+        return NOT_TESTED
+    return verdicts[0] if len(set(verdicts)) == 1 else INCONCLUSIVE
 
 
-def _sign(difference: float, low: float, high: float) -> int:
-    """+1 if the interval lies above 0, -1 if below, 0 if it contains 0 or the difference is below `MARGIN`."""
-    if abs(difference) < MARGIN:
-        return 0
-    return 1 if low > 0 else -1 if high < 0 else 0
-
-
-def few_steps(experiments: dict) -> tuple[int, str]:
-    """C33: three inversion steps reach the accuracy of the largest number tried (the recorded spacing's sweep)."""
-    rows = pd.DataFrame(experiments["steps"])
-    rows = rows[rows["spacing"] == "reference"].set_index("steps")
-    three, most = rows.loc[3], rows.loc[rows.index.max()]
-    behind = most["I-AUROC"] - three["I-AUROC"]
-    sign = 1 if behind < MARGIN else -1 if three["high"] < most["low"] else 0
-    return sign, f"I-AUROC {three['I-AUROC']:.3f} with 3 steps, {most['I-AUROC']:.3f} with {rows.index.max()}"
-
-
-def strength_matters_less(experiments: dict) -> tuple[int, str]:
-    """C34: I-AUROC varies more over the reconstruction's noise level than over the inversion's number of steps."""
-    rivals, steps = pd.DataFrame(experiments["rivals"]), pd.DataFrame(experiments["steps"])
-    noise = rivals.loc[rivals["method"].str.startswith("reconstruction"), "I-AUROC"]
-    inversion = steps.loc[steps["spacing"] == "reference", "I-AUROC"]
-    difference = float((noise.max() - noise.min()) - (inversion.max() - inversion.min()))
-    text = f"range over noise levels {noise.max() - noise.min():.3f}, over inversion steps {inversion.max() - inversion.min():.3f}"
-    return (0 if abs(difference) < MARGIN else 1 if difference > 0 else -1), text
-
-
-def inversion_adds(experiments: dict) -> tuple[int, str]:
-    """C37: the score on the final latent beats the same score on the features without any diffusion."""
-    control = experiments["no_diffusion"]
-    text = f"InvAD minus no diffusion {control['difference']:+.3f} [{control['low']:+.3f}, {control['high']:+.3f}]"
-    return _sign(control["difference"], control["low"], control["high"]), text
-
-
-def spread_adds(experiments: dict) -> tuple[int, str]:
-    """C39: NLL + spread separates better than NLL alone."""
-    gain = experiments["spread_gain"]
-    text = f"NLL + spread minus NLL {gain['difference']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
-    return _sign(gain["difference"], gain["low"], gain["high"]), text
-
-
-INVAD_CLAIMS: dict[str, Callable[[dict], tuple[int, str]]] = {
-    "C33": few_steps,
-    "C34": strength_matters_less,
-    "C37": inversion_adds,
-    "C39": spread_adds,
-}
-
-
-def invad_evidence(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """One row a claim about InvAD: claim, statement, evidence on each data set, verdict."""
-    statements = published_claims()["statement"]
+def findings(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Every finding of the runs, one row each: the keys of `finding` with ``low`` and ``high`` for the interval, and
+    dataset, category, seed, method, notebook, weights (names, with "mini" where a shipped one stood in) and folder."""
     rows = []
-    for claim, measure in INVAD_CLAIMS.items():
-        measured = {f"{r.dataset}/{r.category}": measure(r.experiments) for r in records}
-        evidence = "; ".join(f"{where}: {text}" for where, (_, text) in measured.items())
-        rows.append(
-            {"claim": claim, "statement": statements[claim], "evidence": evidence, "verdict": verdict([s for s, _ in measured.values()])}
-        )
+    for record in records:
+        names = [f"{entry['name']}{' (mini)' if entry['is_mini'] else ''}" for entry in record.manifest["weights"]]
+        where = {"dataset": record.dataset, "category": record.category, "seed": record.seed, "method": record.method,
+                 "notebook": record.manifest["notebook"], "weights": ", ".join(names) or "none", "folder": str(record.folder)}  # fmt: skip
+        for row in record.claims:
+            low, high = row["interval"]
+            rows.append({name: value for name, value in row.items() if name != "interval"} | {"low": low, "high": high} | where)
+    columns = [
+        "claim_id", "verdict", "effect", "low", "high", "margin", "n", "measure", "section", "note", "dataset", "category", "seed",
+        "method", "notebook", "weights", "folder",
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns).sort_values(["claim_id", "measure", "dataset", "category", "seed"], ignore_index=True)
+
+
+def ledger(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """One row a claim of ``claims.csv``, in its order: claim_id, source_id, statement, verdict (`pool`), and what it rests on.
+
+    findings : how many. notebooks, data, weights : which, joined by commas; empty without a finding.
+    """
+    found = findings(records)
+    groups = dict(tuple(found.groupby("claim_id", sort=False)))
+    joined = lambda values: ", ".join(dict.fromkeys(values))
+    rows = []
+    for claim, published in published_claims().iterrows():
+        part = groups.get(claim, found.iloc[:0])
+        rows.append({
+            "claim_id": claim, "source_id": published["source_id"], "statement": published["statement"],
+            "verdict": pool(part["verdict"].tolist()), "findings": len(part), "notebooks": joined(part["notebook"]),
+            "data": joined(part["dataset"] + "/" + part["category"]), "weights": joined(part["weights"]),
+        })  # fmt: skip
     return pd.DataFrame(rows)

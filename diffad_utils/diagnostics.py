@@ -60,19 +60,31 @@ def removal_and_drift(x_hat: Tensor, x_anom: Tensor, x_norm: Tensor, mask: Tenso
     }  # fmt: skip
 
 
+def reconstruction_table(reconstruction: Tensor, batch: dict) -> pd.DataFrame:
+    """What a reconstruction [B, 3, H, W] of ``batch`` (`data.collate`) did to each image, one row an image in its order.
+
+    Columns label; SSIM and PSNR (dB) against the input, for normal images; removal and drift
+    (`removal_and_drift`) for anomalous ones, where the data set has twins. What does not apply is NaN.
+    """
+    normal = np.asarray(batch["label"]) == 0
+    table = pd.DataFrame({"label": np.asarray(batch["label"]).astype(int)})
+    quality = metrics.reconstruction(batch["image"][normal], reconstruction[normal])
+    table.loc[normal, "SSIM"], table.loc[normal, "PSNR"] = quality["ssim"], quality["psnr"]
+    if "twin" in batch:
+        done = removal_and_drift(*(x[~normal] for x in (reconstruction, batch["image"], batch["twin"], batch["mask"])))
+        for name in ("removal", "drift"):
+            table.loc[~normal, name] = done[name].double().numpy()
+    return table
+
+
 def reconstruction_metrics(reconstruction: Tensor, batch: dict) -> dict[str, float]:
     """What the comparison's table says of a reconstruction [B, 3, H, W] of ``batch`` (`data.collate`), as means over images.
 
     SSIM, PSNR : against the input, over the normal images: what a method does to pictures it should leave alone. PSNR in dB.
     removal, drift : `removal_and_drift` over the anomalous images; absent where the data set has no twins.
     """
-    normal = batch["label"] == 0
-    quality = metrics.reconstruction(batch["image"][normal], reconstruction[normal])
-    values = {"SSIM": float(quality["ssim"].mean()), "PSNR": float(quality["psnr"].mean())}
-    if "twin" in batch:
-        done = removal_and_drift(*(x[~normal] for x in (reconstruction, batch["image"], batch["twin"], batch["mask"])))
-        values |= {name: float(done[name].nanmean()) for name in ("removal", "drift")}
-    return values
+    table = reconstruction_table(reconstruction, batch)
+    return {name: float(table[name].mean()) for name in ("SSIM", "PSNR", "removal", "drift") if name in table}
 
 
 def crossing(x: Sequence[float], rising: Sequence[float], falling: Sequence[float]) -> tuple[float, float] | None:

@@ -683,7 +683,8 @@ class Run:
             detector: the fitted detector; its class and number of weights go into the manifest.
             experiments: anything else the notebook measured that is a function of seed and data.
             timing: name -> number (``ms_per_image``, ``fit_s``, ...); goes into the manifest.
-            maps: also write ``maps.npz``: key [N], anomaly_map float16 [N, h, w] (size-capped).
+            maps: also write ``maps.npz``: key [N], anomaly_map float16 [N, h, w] (size-capped) and, where every anomalous
+                image has one, mask bool [N, H, W]. A reconstruction leaves ``reconstruction.parquet``, one row an image.
             intervals: metric name -> (low, high); None: bootstrap over images for I-AUROC and I-AP.
             floor: the trivial floor's metrics on the same data, if the notebook computed it.
             claims: findings on published claims, each from ``claims.finding``; written as ``claims.json``.
@@ -702,8 +703,13 @@ class Run:
                 intervals = image_intervals(scores, metrics or {})
             scores.to_parquet(self.path("scores.parquet"), index=False)
             if maps and prediction.anomaly_map is not None:
-                small = small_maps(prediction.anomaly_map)
-                np.savez_compressed(self.path("maps.npz"), key=scores["key"].to_numpy(str), anomaly_map=small)
+                arrays = {"key": scores["key"].to_numpy(str), "anomaly_map": small_maps(prediction.anomaly_map)}
+                np.savez_compressed(self.path("maps.npz"), **arrays, **usable_masks(batch))
+            if getattr(prediction, "reconstruction", None) is not None and "image" in batch:
+                from diffad_utils.diagnostics import reconstruction_table
+
+                images = reconstruction_table(prediction.reconstruction, batch).assign(key=scores["key"])
+                images.to_parquet(self.path("reconstruction.parquet"), index=False)
         manifest = self._manifest(prediction, batch, detector, timing or {})
         result = {
             "metrics": metrics or {},
@@ -897,6 +903,14 @@ def small_maps(maps, limit: int = MAPS_LIMIT_BYTES) -> np.ndarray:
     return maps.numpy().astype(np.float16)
 
 
+def usable_masks(batch: dict) -> dict[str, np.ndarray]:
+    """``{"mask": bool [N, H, W]}`` if every anomalous image of the batch has a mask, else nothing (see `metrics.evaluate`)."""
+    if batch.get("mask") is None:
+        return {}
+    mask, anomalous = np.asarray(batch["mask"], dtype=bool), np.asarray(batch["label"]) == 1
+    return {"mask": mask} if anomalous.any() and mask[anomalous].any(axis=(1, 2)).all() else {}
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """A finished run as read from its folder.
@@ -938,6 +952,19 @@ class RunRecord:
         with np.load(path, allow_pickle=False) as file:
             return file["key"], file["anomaly_map"]
 
+    def masks(self) -> np.ndarray | None:
+        """Ground truth bool [N, H, W] in the order of `maps`, or None if the run kept none or the data have none."""
+        path = self.folder / "maps.npz"
+        if not path.is_file():
+            return None
+        with np.load(path, allow_pickle=False) as file:
+            return file["mask"] if "mask" in file else None
+
+    def reconstructions(self) -> pd.DataFrame | None:
+        """One row an image: key, label, SSIM, PSNR and, with twins, removal and drift; None for methods that do not reconstruct."""
+        path = self.folder / "reconstruction.parquet"
+        return pd.read_parquet(path) if path.is_file() else None
+
 
 def load_run(folder: str | Path) -> RunRecord:
     """Read one complete run folder.
@@ -966,6 +993,16 @@ def load_run(folder: str | Path) -> RunRecord:
         figures=json.loads(captions.read_text(encoding="utf-8"))["figures"] if captions.is_file() else [],
         claims=json.loads(findings.read_text(encoding="utf-8"))["claims"] if findings.is_file() else [],
     )
+
+
+def unfinished_runs(profile_folder: str | Path) -> list[str]:
+    """Run folders without ``metrics.json``, as ``dataset/category/method/seed-<n>``: interrupted, failed, or still running."""
+    root = Path(profile_folder)
+    folders = [path for path in root.glob("*/*/*/*seed-*") if path.is_dir() and not (path / "metrics.json").is_file()]
+    partial = re.compile(r"^\.(seed-\d+)\.partial-.*$")
+    names = {path.relative_to(root).with_name(partial.sub(r"\1", path.name)).as_posix() for path in folders
+             if not any(part.startswith(".") for part in path.relative_to(root).parts[:-1])}  # fmt: skip
+    return sorted(names)
 
 
 def load_runs(profile_folder: str | Path) -> list[RunRecord]:

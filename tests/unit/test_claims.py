@@ -1,51 +1,59 @@
 """Verdicts follow the rule that was fixed in advance."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from diffad_utils import claims
 
-STEPS = [
-    {"spacing": "reference", "steps": s, "I-AUROC": a, "low": a - 0.05, "high": a + 0.05} for s, a in ((3, 0.80), (10, 0.81), (25, 0.805))
-]
+
+def run(*findings, dataset="textures", category="leather", notebook="05_esm", mini=True):
+    weights = [{"name": "resnet-mini", "is_mini": mini}]
+    return SimpleNamespace(dataset=dataset, category=category, seed=0, method="esm", folder="x", claims=list(findings),
+                           manifest={"notebook": notebook, "weights": weights})  # fmt: skip
+
+
+def found(claim, low, high, margin=0.0):
+    return claims.finding(claim, (low + high) / 2, low, high, 40, measure="I-AUROC of ESM minus SGM", section="Accuracy", margin=margin)
 
 
 def test_the_published_claims_are_there():
     table = claims.published_claims()
-    assert set(claims.INVAD_CLAIMS) <= set(table.index)
-    assert table["statement"].str.len().min() > 10
+    assert table.index.is_unique and table["statement"].str.len().min() > 10
 
 
 @pytest.mark.parametrize(
-    ("signs", "expected"),
-    [([1, 1], "supported"), ([-1, -1], "not supported"), ([1, 0], "inconclusive"), ([1, -1], "inconclusive"), ([], "inconclusive")],
+    ("verdicts", "expected"),
+    [
+        (["supported", "supported"], "supported"),
+        (["not supported", "not supported"], "not supported"),
+        (["supported", "inconclusive"], "inconclusive"),
+        (["supported", "not supported"], "inconclusive"),
+        (["inconclusive"], "inconclusive"),
+        ([], "not tested here"),
+    ],
 )
-def test_a_verdict_needs_all_data_sets_to_agree(signs, expected):
-    assert claims.verdict(signs) == f"{expected} on this data"
+def test_a_claim_needs_all_its_findings_to_agree(verdicts, expected):
+    assert claims.pool(verdicts) == expected
 
 
-def test_few_steps():
-    assert claims.few_steps({"steps": STEPS})[0] == 1
-    worse = [{**row, "I-AUROC": 0.6, "low": 0.55, "high": 0.65} if row["steps"] == 3 else row for row in STEPS]
-    assert claims.few_steps({"steps": worse})[0] == -1
-    unclear = [{**row, "I-AUROC": 0.75, "low": 0.6, "high": 0.85} if row["steps"] == 3 else row for row in STEPS]
-    assert claims.few_steps({"steps": unclear})[0] == 0
+def test_the_ledger_has_a_row_for_every_claim():
+    records = [
+        run(found("C44", 0.01, 0.1), found("C46", -0.1, 0.1)),
+        run(found("C44", 0.02, 0.1), found("C46", 0.01, 0.1), dataset="elpv", category="mono"),
+    ]
+    table = claims.ledger(records).set_index("claim_id")
+    assert list(table.index) == list(claims.published_claims().index)
+    assert table.loc["C44", "verdict"] == "supported" and table.loc["C44", "findings"] == 2
+    assert table.loc["C44", "data"] == "elpv/mono, textures/leather" and table.loc["C44", "weights"] == "resnet-mini (mini)"
+    assert table.loc["C46", "verdict"] == "inconclusive"
+    untested = table.drop(["C44", "C46"])
+    assert (untested["verdict"] == "not tested here").all() and (untested["notebooks"] == "").all()
 
 
-@pytest.mark.parametrize(
-    ("difference", "low", "high", "sign"), [(0.1, 0.05, 0.15, 1), (-0.1, -0.2, -0.05, -1), (0.1, -0.05, 0.2, 0), (0.01, 0.005, 0.015, 0)]
-)
-def test_inversion_adds(difference, low, high, sign):
-    experiments = {"no_diffusion": {"I-AUROC": 0.7, "difference": difference, "low": low, "high": high}}
-    measured, text = claims.inversion_adds(experiments)
-    assert measured == sign and f"{difference:+.3f}" in text
-
-
-def test_strength_and_spread():
-    rivals = [{"method": f"reconstruction from t = {t}", "I-AUROC": a} for t, a in ((100, 0.8), (800, 0.6))]
-    assert claims.strength_matters_less({"rivals": rivals, "steps": STEPS})[0] == 1
-    gain = {"difference": 0.1, "low": 0.02, "high": 0.15}
-    assert claims.spread_adds({"spread_gain": gain})[0] == 1
-    assert claims.spread_adds({"spread_gain": {**gain, "low": -0.01}})[0] == 0
+def test_findings_without_runs_are_an_empty_table():
+    assert claims.findings([]).empty and "effect" in claims.findings([])
+    assert set(claims.ledger([])["verdict"]) == {"not tested here"}
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,36 @@ class TestRecord:
         assert records[0].claims == [] and records[1].claims == [finding]
         assert len(records[0].scores()) == 8
 
+    def test_masks_and_reconstructions_are_kept_image_by_image(self, tmp_path):
+        run = study.start("07_invad", session(tmp_path))
+        batch = make_batch() | {"image": torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))}
+        batch["mask"] = torch.zeros(8, 16, 16, dtype=torch.bool)
+        batch["mask"][4:, 2:5, 2:5] = True
+        batch["twin"] = torch.where(batch["mask"][:, None], 0.5, batch["image"])
+        prediction = make_prediction()
+        prediction.reconstruction = batch["twin"]
+        run.record(prediction, batch, {"I-AUROC": 1.0}, maps=True)
+        (record,) = study.load_runs(tmp_path / "smoke")
+        assert np.array_equal(record.masks(), batch["mask"].numpy())
+        table = record.reconstructions()
+        assert table["key"].tolist() == record.scores()["key"].tolist()
+        assert table["SSIM"][:4].tolist() == [1.0] * 4 and table["SSIM"][4:].isna().all()
+        assert table["removal"][4:].tolist() == pytest.approx([1.0] * 4) and table["drift"][4:].tolist() == [0.0] * 4
+
+    def test_data_without_masks_leave_none(self, tmp_path):
+        run = study.start("07_invad", session(tmp_path))
+        run.record(make_prediction(), make_batch() | {"mask": torch.zeros(8, 16, 16, dtype=torch.bool)}, {"I-AUROC": 1.0}, maps=True)
+        (record,) = study.load_runs(tmp_path / "smoke")
+        assert record.maps() is not None and record.masks() is None and record.reconstructions() is None
+
+    def test_interrupted_runs_are_listed(self, tmp_path):
+        run = self.record(tmp_path)
+        assert study.unfinished_runs(tmp_path / "smoke") == []
+        (run.folder.parent.parent / "esm/.seed-0.partial-abc").mkdir(parents=True)
+        (run.folder.parent / "seed-1").mkdir()
+        assert study.unfinished_runs(tmp_path / "smoke") == ["textures/carpet/esm/seed-0", "textures/carpet/invad/seed-1"]
+        assert len(study.load_runs(tmp_path / "smoke")) == 1
+
     def test_record_once(self, tmp_path):
         run = self.record(tmp_path)
         with pytest.raises(ValueError, match="once"):
