@@ -41,7 +41,9 @@ __all__ = [
     "image_auroc",
     "image_f1max",
     "paired_aupro_difference",
+    "paired_bootstrap",
     "paired_bootstrap_difference",
+    "percentile_interval",
     "pixel_ap",
     "pixel_auroc",
     "pixel_f1max",
@@ -724,3 +726,27 @@ def _resampled_aupro(false: np.ndarray, overlap: np.ndarray, times: np.ndarray, 
     fpr, pro = times @ false, times @ overlap
     fpr, pro = fpr / fpr[:, -1:], pro / pro[:, -1:]
     return np.array([_area_to_limit(np.r_[0.0, x], np.r_[0.0, y], fpr_limit) for x, y in zip(fpr, pro, strict=True)])
+
+
+def paired_bootstrap(metric: Callable, scores, labels, n: int = 1000, seed: int = 0) -> np.ndarray:
+    """A metric of several methods on the same resampled images: float64 [n, K], for intervals of any function of them.
+
+    Args:
+        scores: K sequences [N], the methods' scores for the same images in the same order.
+        metric, labels, n, seed: as :func:`bootstrap_interval`, and with the same draws.
+
+    Raises:
+        ValueError: as :func:`bootstrap_interval`; no scores.
+    """
+    _check_bootstrap(metric, n, 0.95)
+    if len(scores) == 0:
+        raise ValueError("paired_bootstrap: no scores given, expected those of at least one method")
+    checked = [_image_input(values, labels) for values in scores]
+    labels = checked[0][1]
+    blocks = [np.stack([_resampled(metric, values, labels, times) for values, _ in checked], axis=1) for times in _draws(labels, n, seed)]
+    return np.concatenate(blocks)
+
+
+def percentile_interval(values, level: float = 0.95) -> tuple[float, float]:
+    """The central ``level`` of bootstrap values [n]: (low, high)."""
+    return _percentiles(np.asarray(values, dtype=np.float64), level)

@@ -1,5 +1,6 @@
 """Every method behind one interface; `METHODS` maps the names used in parameters and run folders to classes."""
 
+from diffad_utils.methods.anomalib_models import STFPM, FastFlow, PaDiM, PatchCore, WinCLIP
 from diffad_utils.methods.autoencoder import Autoencoder
 from diffad_utils.methods.base import Detector, Prediction
 from diffad_utils.methods.clip_detectors import ClipKNN, ClipProbe, ClipZeroShot
@@ -16,10 +17,11 @@ METHODS: dict[str, type[Detector]] = {
     cls.name: cls
     for cls in (
         Trivial, InvAD, ClipKNN, ClipZeroShot, ClipProbe, Img2Img, LoRA, LatentUNet, Autoencoder, PixelDDPM, DDAD, D3AD,
+        PatchCore, PaDiM, FastFlow, STFPM, WinCLIP,
     )
 }  # fmt: skip
 
 __all__ = [
-    "D3AD", "DDAD", "METHODS", "Autoencoder", "ClipKNN", "ClipProbe", "ClipZeroShot", "Detector", "Img2Img", "InvAD",
-    "LatentUNet", "LoRA", "PixelDDPM", "Prediction", "Trivial",
+    "D3AD", "DDAD", "METHODS", "STFPM", "Autoencoder", "ClipKNN", "ClipProbe", "ClipZeroShot", "Detector", "FastFlow", "Img2Img",
+    "InvAD", "LatentUNet", "LoRA", "PaDiM", "PatchCore", "PixelDDPM", "Prediction", "Trivial", "WinCLIP",
 ]  # fmt: skip

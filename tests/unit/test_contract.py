@@ -1,15 +1,19 @@
 """Every registered method keeps the contract of `tests/contract.py`, with the shipped small models."""
 
+import atexit
+import functools
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from diffad_utils.methods import METHODS, Detector
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from contract import DetectorContract
+from tiny_models import write_clip
 
 MINI = {"allow_mini": True}
 SETTINGS = {
@@ -28,6 +32,11 @@ SETTINGS = {
     "pixel_ddpm": {"image_size": 32, "train_steps": 6, "train_batch_size": 2, "num_steps": 2},
     "ddad": {"block_out_channels": (8, 16), "train_steps": 6, "train_batch_size": 2, "num_steps": 2, "adaptation_epochs": 1},
     "d3ad": {"block_out_channels": (16, 16), "train_steps": 6, "train_batch_size": 4, "num_steps": 2, "k": 3},
+    "anomalib:patchcore": {"coreset_ratio": 0.05},
+    "anomalib:padim": {"n_features": 24},
+    "anomalib:fastflow": {"train_steps": 20, "train_batch_size": 4, "flow_steps": 2},
+    "anomalib:stfpm": {"train_steps": 20, "train_batch_size": 4},
+    "anomalib:winclip": {},  # with a tiny vision transformer, see `_suite`
 }
 """Fields of each method that make it small enough to be fitted in a second or two."""
 
@@ -40,14 +49,24 @@ ATTRIBUTES = {
     "autoencoder": {"gross_auroc": None},
     "pixel_ddpm": {"gross_auroc": None},
     "ddad": {"gross_auroc": None},
+    "anomalib:winclip": {"trained": False, "gross_auroc": None},
 }
 """Where the suite's defaults do not fit; see `contract`."""
+
+
+@functools.cache
+def _tiny_vit() -> Path:
+    """A CLIP with a vision transformer, which the shipped one is not."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return write_clip(Path(folder.name), "vit")
 
 
 def _suite(name: str) -> type[DetectorContract]:
     @classmethod
     def make(cls) -> Detector:
-        return METHODS[name](**{"image_size": 64, "device": "cpu"} | SETTINGS[name])
+        settings = {"clip": str(_tiny_vit())} if name == "anomalib:winclip" else SETTINGS[name]
+        return METHODS[name](**{"image_size": 64, "device": "cpu"} | settings)
 
     return type(f"Test_{name.replace(':', '_')}", (DetectorContract,), {"make": make} | ATTRIBUTES.get(name, {}))
 

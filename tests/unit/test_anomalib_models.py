@@ -1,0 +1,64 @@
+"""The anomalib baselines beyond the contract: what they say when something is missing, and that their scores are the papers'."""
+
+import importlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from diffad_utils import data, kernels
+from diffad_utils.methods import METHODS, FastFlow, PatchCore, WinCLIP, anomalib_models
+
+
+@pytest.fixture(scope="module")
+def train():
+    index = data.load_index("textures", category="carpet")
+    return data.ImageDataset(index[index["split"] == "train"].head(6), size=64)
+
+
+def test_importing_the_methods_does_not_import_anomalib():
+    code = "import sys, diffad_utils.methods; sys.exit(any(name.split('.')[0] == 'anomalib' for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_anomalib_the_error_says_what_to_install(train, monkeypatch):
+    def absent(name):
+        raise ImportError(f"No module named {name.split('.')[0]!r}")
+
+    monkeypatch.setattr(anomalib_models.importlib, "import_module", absent)
+    with pytest.raises(ImportError, match=r"No module named 'anomalib'.*diffad_utils\[baselines\]"):
+        PatchCore(image_size=64, device="cpu").fit(train)
+    assert importlib.import_module is absent  # the patch was in place
+
+
+def test_patchcore_is_the_distance_to_the_coreset(train):
+    """With one neighbour the score is the largest distance of a patch to the memory bank (Roth et al., eq. 6)."""
+    detector = PatchCore(image_size=64, device="cpu", coreset_ratio=0.1, num_neighbors=1).fit(train)
+    images = data.load_batch(train)["image"][:2]
+    model = detector.model_
+    pooled = {name: model.feature_pooler(f) for name, f in model.feature_extractor(images).items()}
+    patches = model.reshape_embedding(model.generate_embedding(pooled))
+    assert len(model.memory_bank) == int(0.1 * len(patches) * 3)  # six training images, two here
+    distances, _ = kernels.knn(patches, model.memory_bank, k=1)
+    expected = distances.reshape(2, -1).amax(dim=1)
+    assert torch.allclose(detector.predict(images).score, expected.float(), atol=1e-3)
+
+
+def test_fitting_leaves_the_global_generators_as_they_were(train):
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    PatchCore(image_size=64, device="cpu", coreset_ratio=0.1).fit(train)
+    assert torch.equal(torch.get_rng_state(), torch_state) and np.array_equal(np.random.get_state()[1], numpy_state)
+
+
+def test_settings_that_cannot_work_are_refused(train):
+    with pytest.raises(ValueError, match="vision transformer, got ModifiedResNet"):
+        WinCLIP(image_size=64, clip="clip-mini", device="cpu").fit(train)
+    with pytest.raises(ValueError, match="multiple of 16, got 72"):
+        FastFlow(image_size=72, device="cpu").fit(train)
+
+
+def test_every_baseline_is_registered():
+    names = {name for name in METHODS if name.startswith("anomalib:")}
+    assert names == {f"anomalib:{name}" for name in ("patchcore", "padim", "fastflow", "stfpm", "winclip")}
