@@ -35,6 +35,7 @@ __all__ = [
     "PixelMetrics",
     "aupro",
     "aupro_curve",
+    "bootstrap_draws",
     "bootstrap_interval",
     "evaluate",
     "image_ap",
@@ -569,8 +570,8 @@ def reconstruction(x, x_hat, window: str = "uniform") -> dict[str, np.ndarray]:
 _FROM_COUNTS = {image_auroc: _auroc, image_ap: _average_precision, image_f1max: _f1_max}
 
 
-def _draws(labels: np.ndarray, n: int, seed: int):
-    """Blocks [b,N] of how often each image is drawn; each class keeps its size (stratified).
+def bootstrap_draws(labels: np.ndarray, n: int, seed: int):
+    """Blocks [b,N] of how often each image is drawn in ``n`` resamples; each class keeps its size (stratified).
 
     Each class has its own generator, so that the draws do not depend on the size of the blocks.
     """
@@ -639,7 +640,7 @@ def bootstrap_interval(
     """
     _check_bootstrap(metric, n, level)
     scores, labels = _image_input(scores, labels)
-    values = [_resampled(metric, scores, labels, times) for times in _draws(labels, n, seed)]
+    values = [_resampled(metric, scores, labels, times) for times in bootstrap_draws(labels, n, seed)]
     return _percentiles(np.concatenate(values), level)
 
 
@@ -666,7 +667,7 @@ def paired_bootstrap_difference(
     scores_b, labels = _image_input(scores_b, labels)
     values = [
         _resampled(metric, scores_a, labels, times) - _resampled(metric, scores_b, labels, times)
-        for times in _draws(labels, n, seed)
+        for times in bootstrap_draws(labels, n, seed)
     ]
     return (float(metric(scores_a, checked) - metric(scores_b, labels)), *_percentiles(np.concatenate(values), level))
 
@@ -697,7 +698,7 @@ def paired_aupro_difference(
     for maps in (maps_a, maps_b):
         maps, checked = _pixel_input(maps, masks)
         tables.append(_pro_tables(maps, checked))
-    times = np.concatenate([*_draws(checked.any(axis=(1, 2)), n, seed)])
+    times = np.concatenate([*bootstrap_draws(checked.any(axis=(1, 2)), n, seed)])
     a, b = (_resampled_aupro(*table, times, fpr_limit) for table in tables)
     difference = aupro(maps_a, masks, fpr_limit) - aupro(maps_b, masks, fpr_limit)
     return (difference, *_percentiles(a - b, level))
@@ -743,7 +744,7 @@ def paired_bootstrap(metric: Callable, scores, labels, n: int = 1000, seed: int 
         raise ValueError("paired_bootstrap: no scores given, expected those of at least one method")
     checked = [_image_input(values, labels) for values in scores]
     labels = checked[0][1]
-    blocks = [np.stack([_resampled(metric, values, labels, times) for values, _ in checked], axis=1) for times in _draws(labels, n, seed)]
+    blocks = [np.stack([_resampled(metric, values, labels, times) for values, _ in checked], axis=1) for times in bootstrap_draws(labels, n, seed)]
     return np.concatenate(blocks)
 
 

@@ -1,7 +1,8 @@
-"""The pages of a report: one overview and every executed notebook, readable from disk and without a network.
+"""The pages of a report: a front page and every executed notebook, readable from disk and without a network.
 
-`write` reads only what the runs left in their folders (`study.load_runs`). Pictures are embedded, formulas
-become MathML, and no page loads anything from elsewhere.
+`write` reads only what the runs left in their folders (`study.load_runs`); the table, the answer and the figures of the
+front page are those that the comparison (08) recorded, the ledger is made of the runs' own findings. Pictures are
+embedded, formulas become MathML, and no page loads anything from elsewhere or is larger than `PAGE_LIMIT_BYTES`.
 """
 
 from __future__ import annotations
@@ -9,127 +10,41 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import itertools
 import json
-import math
 import os
-import statistics
+import re
 import sys
-from dataclasses import dataclass
+import urllib.parse
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 import markupsafe
+import pandas as pd
 from PIL import Image
 
-from diffad_utils import execution, study
+from diffad_utils import claims, execution, study
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-FLOOR_METHOD = "trivial"
-COLUMNS = ("I-AUROC", "I-AP", "P-AUROC", "AUPRO")
 COMPARISON = "comparison"
+PAGE_LIMIT_BYTES = 5_000_000
+FRONT_FIGURES = ("pareto", "conventions")
+"""Figures of the comparison on the front page; the others are on its own page."""
+FRONT_COLUMNS = (
+    "I-AUROC", "I-AP", "I-F1max", "P-AUROC", "P-AP", "AUPRO", "removal", "drift", "SSIM", "NFE", "parameters", "training s", "ms an image",
+    "memory GiB",
+)  # fmt: skip
 
 
 def code_digest() -> str:
     """Checksum of what makes the pages: this module, what it reads with, and the templates."""
-    files = [Path(__file__), Path(study.__file__), *sorted(TEMPLATES.iterdir())]
+    here = Path(__file__)
+    files = [here, *(here.with_name(name) for name in ("study.py", "claims.py", "comparison.py")), *sorted(TEMPLATES.iterdir())]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
-# --- the table of results --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the results: a method on a category, over its seeds.
-
-    Attributes:
-        metrics: name -> (value, low, high); the bounds are a 95 % interval over images with one seed, and
-            mean -+ standard deviation over seeds with more; None where there is none.
-        floor: I-AUROC of the trivial floor on the same data, or None.
-        verdict: ``"floor"``, ``"above"``, ``"not clearly above"``, ``"below"`` or ``""`` without a floor.
-    """
-
-    dataset: str
-    category: str
-    method: str
-    seeds: int
-    metrics: dict
-    floor: float | None
-    verdict: str
-    ms_per_image: float | None
-    nfe: int | None
-
-
-def _pool(records: list[study.RunRecord], name: str) -> tuple[float, float | None, float | None] | None:
-    values = [record.metrics[name] for record in records if name in record.metrics]
-    if not values:
-        return None
-    mean = statistics.fmean(values)
-    if len(values) > 1:
-        spread = statistics.stdev(values)
-        return mean, mean - spread, mean + spread
-    return mean, *next((record.intervals[name] for record in records if name in record.intervals), (None, None))
-
-
-def against_floor(value: tuple[float, float | None, float | None] | None, floor: float | None) -> str:
-    """How an I-AUROC (value, low, high) stands to the floor: ``above`` only if its lower bound is."""
-    if value is None or floor is None:
-        return ""
-    mean, low, _ = value
-    if mean < floor:
-        return "below"
-    return "above" if low is not None and low > floor else "not clearly above"
-
-
-def result_rows(records: list[study.RunRecord]) -> list[Row]:
-    """One `Row` for each data set, category and method, the floor first, then by I-AUROC."""
-    groups: dict[tuple, list[study.RunRecord]] = {}
-    for record in records:
-        groups.setdefault((record.dataset, record.category, record.method), []).append(record)
-    rows = []
-    for (dataset, category, method), members in groups.items():
-        metrics = {name: pooled for name in COLUMNS if (pooled := _pool(members, name)) is not None}
-        floor = _floor_of(members, groups.get((dataset, category, FLOOR_METHOD), []))
-        is_floor = method == FLOOR_METHOD
-        times = [record.ms_per_image for record in members if record.ms_per_image is not None]
-        rows.append(
-            Row(
-                dataset, category, method, len(members), metrics, floor,
-                "floor" if is_floor else against_floor(metrics.get("I-AUROC"), floor),
-                statistics.fmean(times) if times else None, members[0].manifest.get("nfe"),
-            )
-        )  # fmt: skip
-    best = {id(row): row.metrics.get("I-AUROC", (-1.0,))[0] for row in rows}
-    return sorted(rows, key=lambda row: (row.dataset, row.category, row.verdict != "floor", -best[id(row)]))
-
-
-def _floor_of(members: list[study.RunRecord], floors: list[study.RunRecord]) -> float | None:
-    """The floor's I-AUROC: the best single statistic of the trivial runs on the same data, else as `members`
-    recorded it, else the trivial runs' own score."""
-    for source in ([r.floor for r in floors], [r.floor for r in members], [r.metrics for r in floors]):
-        values = [found["I-AUROC"] for found in source if "I-AUROC" in found]
-        if values:
-            return statistics.fmean(values)
-    return None
-
-
-def sentence(row: Row) -> str:
-    """The row in words, for the verdicts above the table."""
-    mean, low, high = row.metrics["I-AUROC"]
-    interval = f" ({low:.3f} to {high:.3f})" if low is not None else ""
-    how = {
-        "above": "above the trivial floor",
-        "below": "below the trivial floor: it has learnt nothing that mean, spread or sharpness do not show already",
-        "not clearly above": "not clearly above the trivial floor",
-    }[row.verdict]
-    return f"I-AUROC {mean:.3f}{interval}, {how} of {row.floor:.3f}"
-
-
 # --- pages -----------------------------------------------------------------------------------------------------------
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _environment() -> jinja2.Environment:
@@ -137,24 +52,29 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters["number"] = _number
     environment.globals["css"] = markupsafe.Markup((TEMPLATES / "page.css").read_text(encoding="utf-8"))
     return environment
 
 
-def data_uri(path: Path) -> str:
-    """A PNG file as a ``data:`` address, with 256 colours where that makes it smaller (a third, for most figures)."""
-    content = Path(path).read_bytes()
+def small_png(content: bytes, scale: float = 1.0) -> bytes:
+    """A PNG with 256 colours where that makes it smaller (a third, for most figures), and ``scale`` times its width."""
     with Image.open(io.BytesIO(content)) as image:
-        small = io.BytesIO()
-        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-    content = min(content, small.getvalue(), key=len)
-    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
+        picture = image.convert("RGB")
+    if scale < 1:
+        picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.LANCZOS)
+    small = io.BytesIO()
+    picture.quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return small.getvalue() if scale < 1 else min(content, small.getvalue(), key=len)
 
 
-def _figures(record: study.RunRecord) -> list[dict]:
+def data_uri(path: Path) -> str:
+    """A PNG file as a ``data:`` address."""
+    return "data:image/png;base64," + base64.b64encode(small_png(Path(path).read_bytes())).decode("ascii")
+
+
+def _figures(record: study.RunRecord, names: Sequence[str]) -> list[dict]:
     found = []
-    for figure in record.figures:
+    for figure in sorted((f for f in record.figures if f["name"] in names), key=lambda f: names.index(f["name"])):
         path = record.folder / "figures" / f"{figure['name']}.png"
         if path.is_file():
             found.append(figure | {"uri": data_uri(path), "tail": figure["provenance"]})
@@ -198,25 +118,39 @@ def _exporter():
     return exporter
 
 
-def notebook_page(path: Path, *, title: str, back: str) -> str:
-    """An executed notebook as one HTML page.
+def notebook_page(path: Path, *, title: str, back: str, limit: int = PAGE_LIMIT_BYTES) -> str:
+    """An executed notebook as one HTML page of at most ``limit`` bytes: its pictures are made smaller until it fits.
 
     Args:
-        path: the ``.ipynb`` file. title: page title. back: relative address of the overview.
+        path: the ``.ipynb`` file. title: page title. back: relative address of the front page.
     """
     import nbformat
     from pygments.formatters import HtmlFormatter
 
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
-                output["data"].pop("text/html", None)
-    body, _ = _exporter().from_notebook_node(notebook)
-    pygments = HtmlFormatter(style="default").get_style_defs(".highlight")
-    return _environment().get_template("notebook.html").render(
-        title=title, back=back, body=markupsafe.Markup(body), pygments=markupsafe.Markup(pygments)
-    )  # fmt: skip
+    styles = {name: markupsafe.Markup(HtmlFormatter(style=style).get_style_defs(".highlight"))
+              for name, style in (("pygments", "default"), ("pygments_dark", "github-dark"))}  # fmt: skip
+    for scale in (1.0, 0.7, 0.5, 0.35, 0.2):
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            _prepare_outputs(cell.get("outputs", []), scale)
+        body, _ = _exporter().from_notebook_node(notebook)
+        page = _environment().get_template("notebook.html").render(title=title, back=back, body=markupsafe.Markup(body), **styles)
+        if len(page.encode()) <= limit:
+            break
+    return page
+
+
+def _prepare_outputs(outputs: list, scale: float) -> None:
+    """Pictures smaller, and with the caption that follows them as their alternative text."""
+    for output, following in itertools.zip_longest(outputs, outputs[1:], fillvalue={}):
+        picture = output.get("data", {}).get("image/png")
+        if picture is None:
+            continue
+        output["data"].pop("text/html", None)
+        output["data"]["image/png"] = base64.b64encode(small_png(base64.b64decode(picture), scale)).decode("ascii")
+        caption = following.get("data", {}).get("text/markdown", "")
+        text = re.sub(r"\s*\*\(.*\)\*$", "", "".join(caption)).strip() or "figure of the cell above"
+        output.setdefault("metadata", {})["image/png"] = {"alt": text}
 
 
 def _export_notebook(record: study.RunRecord, root: Path) -> str | None:
@@ -238,26 +172,32 @@ def _title(record: study.RunRecord) -> str:
     return f"{record.method} on {record.dataset}/{record.category}, seed {record.seed}"
 
 
-def _describe(record: study.RunRecord, page: str | None) -> dict:
-    manifest = record.manifest
+def _run_page(record: study.RunRecord, root: Path) -> Path:
+    """The page that shows how a run was made: its own notebook's, or that of the notebook's main method beside it."""
+    own = record.folder / "run.html"
+    main = study.method_of(record.manifest["notebook"])
+    beside = root / record.dataset / record.category / str(main) / record.folder.name / "run.html"
+    return own if own.is_file() or main is None else beside
+
+
+def _describe(record: study.RunRecord, root: Path) -> dict:
+    manifest, page = record.manifest, _run_page(record, root)
     memory = manifest["peak_memory_bytes"]
-    parameters = manifest["parameters"]
     return {
         "title": _title(record),
-        "anchor": "-".join([record.method, record.dataset, record.category, str(record.seed)]).replace(" ", "_"),
         "notebook": manifest["notebook"],
-        "page": page,
-        "figures": _figures(record),
-        "provenance": study.provenance(parameters, manifest["data"], manifest["weights"]),
+        "page": page.relative_to(root).as_posix() if page.is_file() else None,
+        "place": f"{record.dataset}/{record.category}" if record.dataset else "all",
+        "method": record.method,
+        "seed": record.seed,
+        "provenance": study.provenance(manifest["parameters"], manifest["data"], manifest["weights"]),
         "started": manifest["started"].replace("T", " ").replace("+00:00", " UTC"),
         "wall": f"{manifest['wall_s']:.0f} s",
         "device": manifest["device"] if manifest["device"] == "cpu" else manifest["device_name"],
+        "cores": manifest.get("cpu_count"),
         "memory": " + ".join(f"{value / 2**30:.1f} GiB{' GPU' if k == 'cuda' else ''}" for k, value in memory.items()),
         "git": _revision(manifest["git"]),
         "manifest": json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False),
-        "metrics": json.dumps(
-            {"metrics": record.metrics, "intervals": record.intervals, "floor": record.floor}, indent=1, sort_keys=True
-        ),
     }
 
 
@@ -267,14 +207,63 @@ def _revision(git: dict) -> str:
     return git["revision"][:10] + (" + changes" if git.get("dirty") else "")
 
 
+def anchor(heading: str) -> str:
+    """The fragment of a heading on a notebook's page, as nbconvert names it, quoted for an address."""
+    return urllib.parse.quote(heading.strip().replace(" ", "-"))
+
+
+def ledger_rows(records: Sequence[study.RunRecord], root: Path) -> list[dict]:
+    """One row a claim, those with findings first: the columns of `claims.ledger` and ``evidence``, one entry a finding."""
+    found = claims.findings(records)
+    pages = {str(record.folder): _run_page(record, root) for record in records}
+    rows = []
+    for row in claims.ledger(records).to_dict("records"):
+        evidence = []
+        for item in found[found["claim_id"] == row["claim_id"]].to_dict("records"):
+            page = pages[item["folder"]]
+            address = f"{page.relative_to(root).as_posix()}#{anchor(item['section'])}" if page.is_file() else None
+            effect = f"{item['effect']:+.3f} [{item['low']:+.3f}, {item['high']:+.3f}]"
+            evidence.append(item | {"text": effect, "page": address, "place": f"{item['dataset']}/{item['category']}"})
+        rows.append(row | {"evidence": evidence})
+    return sorted(rows, key=lambda row: not row["evidence"])
+
+
+def _read_comparison(root: Path) -> dict | None:
+    """The table, the answer and the figures that the comparison recorded; None where it has no finished run."""
+    if not (root / COMPARISON / "metrics.json").is_file():
+        return None
+    record = study.load_run(root / COMPARISON)
+    found = {"record": record, "page": _export_notebook(record, root), "figures": _figures(record, FRONT_FIGURES),
+             "answer": record.experiments.get("answer", []), "table": None}  # fmt: skip
+    path = record.folder / "table.csv"
+    if path.is_file():
+        from diffad_utils import comparison  # brings torch, which the command line can do without
+
+        table = pd.read_csv(path)
+        table["above_floor"] = [None if pd.isna(value) else bool(value) for value in table["above_floor"]]
+        table["statistic"] = table["statistic"].fillna("") if "statistic" in table else ""
+        winners = {tuple(entry) for entry in record.experiments.get("winners", [])}
+        found["table"] = markupsafe.Markup(comparison.to_html(table, winners, FRONT_COLUMNS))
+    return found
+
+
+def _same_everywhere(records: Sequence[study.RunRecord]) -> dict[str, str]:
+    """Versions of the packages over all runs; several, joined, where runs differ."""
+    seen: dict[str, dict] = {}
+    for record in records:
+        for name, version in record.manifest.get("versions", {}).items():
+            seen.setdefault(name, {})[version] = None
+    return {name: ", ".join(versions) for name, versions in sorted(seen.items())}
+
+
 def write(root: str | Path) -> Path:
-    """Write ``index.html`` and one HTML page a notebook from the complete runs in a profile's folder.
+    """Write ``index.html`` and one HTML page an executed notebook from the complete runs in a profile's folder.
 
     Args:
         root: the profile's output, such as ``reports/smoke``.
 
     Returns:
-        Path of the overview.
+        Path of the front page.
 
     Raises:
         FileNotFoundError: the folder has neither a complete run nor a failed one.
@@ -284,25 +273,23 @@ def write(root: str | Path) -> Path:
     failed = execution.failures(root)
     if not records and not failed:
         raise FileNotFoundError(f"{root}: no complete run in it; run `make report PROFILE={root.name}` first")
-    runs = [_describe(record, _export_notebook(record, root)) for record in records]
-    comparison = None
-    if (root / COMPARISON / "metrics.json").is_file():
-        record = study.load_run(root / COMPARISON)
-        comparison = _describe(record, _export_notebook(record, root))
+    for record in records:
+        _export_notebook(record, root)
+    joined = _read_comparison(root)
+    runs = [_describe(record, root) for record in [*records, *([joined["record"]] if joined else [])]]
+    notebooks: dict[str, list[dict]] = {}
+    for run in runs:
+        notebooks.setdefault(run["notebook"], []).append(run)
     for note in failed:
         for kind in ("log", "notebook"):
             note[kind] = Path(note[kind]).relative_to(root).as_posix()
-    rows = result_rows(records)
-    weights = {entry["name"]: entry for record in records for entry in record.manifest["weights"]}
+    unique = lambda kind, key: list({entry[key]: entry for r in records for entry in r.manifest[kind]}.values())
+    ledger = ledger_rows(records, root)
     text = _environment().get_template("report.html").render(
-        profile=root.name,
-        rows=rows,
-        columns=[name for name in COLUMNS if any(name in row.metrics for row in rows)],
-        verdicts=[(row, sentence(row)) for row in rows if row.verdict not in ("", "floor")],
-        runs=runs,
-        comparison=comparison,
-        failed=failed,
-        weights=[weights[name] for name in sorted(weights)],
+        profile=root.name, comparison=joined, runs=runs, notebooks=dict(sorted(notebooks.items())), failed=failed,
+        ignored=study.unfinished_runs(root), ledger=[row for row in ledger if row["evidence"]],
+        untested=[row for row in ledger if not row["evidence"]], weights=unique("weights", "name"), data=unique("data", "sha256"),
+        versions=_same_everywhere(records),
         # from the runs, not the clock: the same runs give the same page
         latest=max((run["started"] for run in runs), default=""),
     )  # fmt: skip

@@ -369,7 +369,7 @@ def test_bootstrap_is_seeded_stratified_and_encloses_the_estimate():
     assert (low, high) != metrics.bootstrap_interval(metrics.image_auroc, scores, labels, seed=1)
     narrow = metrics.bootstrap_interval(metrics.image_auroc, scores, labels, level=0.5)
     assert low < narrow[0] < narrow[1] < high
-    for times in metrics._draws(labels, 20, 0):
+    for times in metrics.bootstrap_draws(labels, 20, 0):
         assert (times[:, labels].sum(1) == labels.sum()).all() and (times[:, ~labels].sum(1) == (~labels).sum()).all()
 
 

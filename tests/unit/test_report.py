@@ -1,23 +1,32 @@
 """The pages of a report."""
 
+import base64
+import io
 import re
 import types
+import urllib.parse
 
 import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
-from diffad_utils import cli, report, study
+from diffad_utils import claims, cli, report, study
 
 
-def finished(root, notebook: str, metrics: dict, intervals=None, category="carpet", seed=0, floor=None, figure=True, **timing):
+def finished(
+    root, notebook: str, metrics: dict, intervals=None, category="carpet", seed=0, floor=None, figure=True, claims=None, method=None,
+    notebook_file=True, **timing,
+):  # fmt: skip
     """A recorded run with an executed notebook; returns its folder."""
     parameters = study.Parameters(
         profile="smoke", dataset="textures", category=category, seed=seed, device="cpu", output_root=str(root)
     )
-    run = study.Run(notebook, parameters)
+    run = study.Run(notebook, parameters, method)
     if figure:
         fig, axis = plt.subplots(figsize=(2, 1))
         axis.plot([0, 1])
@@ -26,12 +35,14 @@ def finished(root, notebook: str, metrics: dict, intervals=None, category="carpe
     prediction = types.SimpleNamespace(score=score, anomaly_map=None, parts={}, nfe=3)
     keys = [f"textures/{category}/test/{'good' if i < 2 else 'hole'}/{i}" for i in range(4)]
     batch = {"key": keys, "label": (score >= 2).long()}
-    folder = run.record(prediction, batch, metrics, intervals=intervals or {}, floor=floor, timing=timing)
+    folder = run.record(prediction, batch, metrics, intervals=intervals or {}, floor=floor, timing=timing, claims=claims)
     cells = [
+        new_markdown_cell("## Is it, really?"),
         new_markdown_cell("# Title\n\n$$\\frac{a}{b} = \\sqrt{x_t}$$\n\nand $\\bar\\alpha_t$, and $\\nosuchcommand{x}$."),
         new_code_cell("print('<b>')", outputs=[new_output("stream", text="<b>\n")]),
     ]
-    nbformat.write(new_notebook(cells=cells), folder / "run.ipynb")
+    if notebook_file:
+        nbformat.write(new_notebook(cells=cells), folder / "run.ipynb")
     return folder
 
 
@@ -39,58 +50,92 @@ def finished(root, notebook: str, metrics: dict, intervals=None, category="carpe
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("reports")
     finished(root, "01_data", {"I-AUROC": 0.60, "I-AP": 0.7}, {"I-AUROC": (0.5, 0.7)}, floor={"I-AUROC": 0.65})
-    finished(root, "07_invad", {"I-AUROC": 0.90, "AUPRO": 0.8}, {"I-AUROC": (0.85, 0.95)}, ms_per_image=12.345)
-    finished(root, "07_invad", {"I-AUROC": 0.5}, {"I-AUROC": (0.4, 0.6)}, category="grid")
-    finished(root, "01_data", {"I-AUROC": 0.55}, category="grid")
-    finished(root, "08_comparison", {})
+    finished(root, "07_invad", {"I-AUROC": 0.90, "AUPRO": 0.8}, {"I-AUROC": (0.85, 0.95)}, ms_per_image=12.345, claims=FINDINGS)
+    finished(root, "07_invad", {"I-AUROC": 0.5}, {"I-AUROC": (0.4, 0.6)}, category="grid", claims=FINDINGS[:1])
+    compared(root)
+    (root / "smoke/textures/carpet/esm/.seed-0.partial-x").mkdir(parents=True)
     report.write(root / "smoke")
     return root / "smoke"
+
+
+def finding(claim, low, high):
+    return claims.finding(claim, (low + high) / 2, low, high, 40, measure="I-AUROC of this minus <that>", section="Is it, really?")
+
+
+FINDINGS = [finding("C37", 0.01, 0.1), finding("C39", -0.1, 0.1)]
+
+
+def compared(root):
+    """The comparison's run, as far as the pages read it."""
+    run = study.Run("08_comparison", study.Parameters(profile="smoke", seed=0, device="cpu", output_root=str(root)))
+    table = pd.DataFrame([
+        {"dataset": "textures", "category": "carpet", "method": "trivial", "seeds": 1, "above_floor": None, "statistic": "mean_low", "I-AUROC": 0.65},
+        {"dataset": "textures", "category": "carpet", "method": "invad", "seeds": 1, "above_floor": True, "I-AUROC": 0.9, "I-AUROC low": 0.85, "I-AUROC high": 0.95},
+        {"dataset": "textures", "category": "carpet", "method": "esm", "seeds": 1, "above_floor": False, "I-AUROC": 0.6, "I-AUROC low": 0.5, "I-AUROC high": 0.7},
+    ])  # fmt: skip
+    study.write_atomically(run.path("table.csv"), table.to_csv(index=False))
+    fig, axis = plt.subplots(figsize=(2, 1))
+    run.figure(fig, "pareto", "Accuracy <against> time.")
+    run.record(metrics={}, experiments={"answer": ["Yes & no.", "Because.", "Of many claims, some."], "winners": [["textures/carpet", "invad", "I-AUROC"]]})
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# 08")]), run.folder / "run.ipynb")
 
 
 def test_the_page_needs_nothing_from_elsewhere(root):
     for page in [root / "index.html", *root.rglob("run.html")]:
         text = page.read_text(encoding="utf-8")
         assert "<script" not in text and "<link" not in text and "@import" not in text
-        loaded = re.findall(r"""(?:src|href)=["']([^"'#]+)""", text)
+        loaded = re.findall(r"""(?:src|href)=["']([^"']+)""", text)
         for address in loaded:
-            if not address.startswith("data:"):
-                assert (page.parent / address).is_file(), address
+            if not address.startswith(("data:", "#")):
+                assert (page.parent / address.partition("#")[0]).is_file() or address.startswith("comparison/table."), address
 
 
-def test_the_table_has_value_interval_floor_and_time(root):
+def test_the_front_page_has_the_answer_the_table_and_the_figure_of_the_comparison(root):
     text = (root / "index.html").read_text(encoding="utf-8")
-    assert "0.900<small>0.850–0.950</small>" in text
-    assert "12.35" in text
-    assert '<tr class="below">' in text and '<tr class="floor">' in text
-    assert "I-AUROC 0.900 (0.850 to 0.950), above the trivial floor of 0.650" in text
-    assert "P-AUROC" not in re.search(r"<thead>.*?</thead>", text, re.DOTALL).group()  # nothing has it
-    assert "profile smoke · data textures/carpet · no pretrained weights" in text
-    assert "Scores &lt;of&gt; normal &amp; anomalous images." in text
+    assert text.index("Yes &amp; no.") < text.index("<table class='results'>") < text.index('id="ledger"')
+    assert "<b>0.900</b><small>0.850–0.950</small>" in text and "trivial floor (mean_low)" in text
+    assert "<tr class='grey'" in text and "<tr class='floor'" in text
+    assert 'alt="Accuracy &lt;against&gt; time."' in text
+    assert "Ignored, since not finished: textures/carpet/esm/seed-0." in text
 
 
-def test_rows(root):
-    rows = {(row.category, row.method): row for row in report.result_rows(study.load_runs(root))}
-    assert rows["carpet", "invad"].floor == 0.65  # the best single statistic, not the trivial method's own score
-    assert rows["grid", "invad"].floor == 0.55
-    assert rows["carpet", "invad"].verdict == "above"
-    assert rows["grid", "invad"].verdict == "below"
-    assert rows["carpet", "trivial"].verdict == "floor"
+def test_the_ledger_links_each_finding_to_its_section(root):
+    text = (root / "index.html").read_text(encoding="utf-8")
+    supported = re.search(r'<tr id="C37">.*?</tr>', text, re.DOTALL).group()
+    assert 'class="verdict supported"' in supported and supported.count('class="finding"') == 2
+    assert "+0.055 [+0.010, +0.100]</b> I-AUROC of this minus &lt;that&gt;; textures/carpet, n = 40" in supported
+    assert 'class="verdict inconclusive"' in re.search(r'<tr id="C39">.*?</tr>', text, re.DOTALL).group()
+    page, fragment = re.search(r'href="(textures/carpet[^"#]*)#([^"]*)"', supported).groups()
+    assert f'id="{urllib.parse.unquote(fragment)}"' in (root / page).read_text(encoding="utf-8")
+    assert len(re.findall(r'<li id="C\d+">', text)) == len(claims.published_claims()) - 2
 
 
-def test_against_floor():
-    assert report.against_floor((0.8, 0.7, 0.9), 0.75) == "not clearly above"
-    assert report.against_floor((0.8, 0.76, 0.9), 0.75) == "above"
-    assert report.against_floor((0.8, None, None), 0.75) == "not clearly above"
-    assert report.against_floor((0.7, 0.6, 0.9), 0.75) == "below"
-    assert report.against_floor(None, 0.75) == ""
+def test_without_the_comparison_the_page_says_so(tmp_path):
+    finished(tmp_path, "07_invad", {"I-AUROC": 0.9})
+    text = report.write(tmp_path / "smoke").read_text(encoding="utf-8")
+    assert "The comparison has not run" in text and "<table class='results'>" not in text and "07_invad" in text
 
 
-def test_several_seeds_are_averaged(tmp_path):
-    for seed, value in enumerate([0.8, 0.9, 1.0]):
-        finished(tmp_path, "07_invad", {"I-AUROC": value}, seed=seed, figure=False)
-    (row,) = report.result_rows(study.load_runs(tmp_path / "smoke"))
-    assert row.seeds == 3
-    assert row.metrics["I-AUROC"] == pytest.approx((0.9, 0.8, 1.0))
+def test_a_method_recorded_by_another_notebook_shares_that_notebooks_page(tmp_path):
+    folder = finished(tmp_path, "07_invad", {"I-AUROC": 0.9})
+    other = finished(tmp_path, "07_invad", {"I-AUROC": 0.8}, method="sgm", notebook_file=False, claims=FINDINGS)
+    text = report.write(tmp_path / "smoke").read_text(encoding="utf-8")
+    assert not (other / "run.html").exists()
+    assert (folder / "run.html").relative_to(tmp_path / "smoke").as_posix() + "#Is-it" in text
+
+
+def test_pages_stay_below_their_limit_and_pictures_have_an_alternative_text(tmp_path):
+    folder = finished(tmp_path, "07_invad", {"I-AUROC": 0.9})
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 400, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    noise.save(buffer, "PNG")
+    picture = new_output("display_data", data={"image/png": base64.b64encode(buffer.getvalue()).decode()})
+    caption = new_output("display_data", data={"text/markdown": "Noise, as seen. *(profile smoke)*"})
+    nbformat.write(new_notebook(cells=[new_code_cell("x", outputs=[picture, caption])]), folder / "run.ipynb")
+    whole = report.notebook_page(folder / "run.ipynb", title="t", back="b")
+    small = report.notebook_page(folder / "run.ipynb", title="t", back="b", limit=100_000)
+    assert len(whole) > 150_000 and len(small) <= 100_000
+    assert 'alt="Noise, as seen."' in small or "alt='Noise, as seen.'" in small
 
 
 def test_notebooks_keep_their_formulas_and_escape_their_output(root):

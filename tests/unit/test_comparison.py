@@ -1,0 +1,244 @@
+"""The comparison reads runs and nothing else: its intervals, marks, statistics, exports and sentences."""
+
+import json
+import re
+import shutil
+import types
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from diffad_utils import claims, comparison, metrics, study
+from diffad_utils.methods.trivial import PARTS
+
+ROOT = Path(__file__).parents[2]
+N = 40
+
+
+def recorded(root, method: str, strength: float, category="carpet", seed=0, masks=False, rebuilt=False, n=N, **more):
+    """A run whose scores separate the classes by ``strength`` standard deviations."""
+    notebook = "01_data" if method == "trivial" else "07_invad"
+    parameters = study.Parameters(profile="smoke", dataset="textures", category=category, seed=seed, device="cpu", output_root=str(root))
+    run = study.Run(notebook, parameters, method)
+    generator = np.random.default_rng([seed, len(method), *map(ord, category)])
+    label = (np.arange(n) % 2).astype(int)
+    noise = generator.normal(size=n)
+    keys = [f"textures/{category}/test/{'hole' if label[i] else 'good'}/{i:03d}" for i in range(n)]
+    batch = {"key": keys, "label": torch.from_numpy(label)}
+    parts = {name: torch.from_numpy(generator.normal(size=n)) for name in PARTS} if method == "trivial" else {}
+    prediction = types.SimpleNamespace(
+        score=torch.from_numpy(strength * label + noise), anomaly_map=None, reconstruction=None, parts=parts, nfe=int(method == "invad")
+    )
+    if masks:
+        mask = torch.zeros(n, 24, 24, dtype=torch.bool)
+        for i in np.flatnonzero(label):
+            mask[i, 5 : 9 + i % 9, 6:11] = True
+        batch["mask"], maps = mask, torch.from_numpy(generator.random((n, 24, 24)).astype(np.float32))
+        prediction.anomaly_map = maps + strength * 0.3 * mask
+    if rebuilt:
+        batch["image"] = torch.rand(n, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+        batch["twin"] = torch.where(mask[:, None], 0.5, batch["image"])
+        prediction.reconstruction = (batch["twin"] + 0.01).clamp(0, 1)
+    values = metrics.evaluate(prediction, batch)
+    if rebuilt:
+        from diffad_utils.diagnostics import reconstruction_metrics
+
+        values |= reconstruction_metrics(prediction.reconstruction, batch)
+    run.record(prediction, batch, values, maps=masks, timing={"fit_s": 2.0, "ms_per_image": 5.0 * (1 + len(method))}, **more)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("reports")
+    recorded(root, "trivial", 0.1, masks=True)
+    recorded(root, "invad", 3.0, masks=True, rebuilt=True)
+    recorded(root, "anomalib:padim", 0.3, masks=True)
+    return root / "smoke"
+
+
+@pytest.fixture(scope="module")
+def measured(root):
+    return comparison.measure(study.load_runs(root), n=300)
+
+
+def row(measured, method):
+    return next(r for r in measured if r.method == method)
+
+
+def test_values_are_the_exact_ones_and_lie_in_their_intervals(root, measured):
+    record = next(r for r in study.load_runs(root) if r.method == "invad")
+    found = row(measured, "invad")
+    for name in comparison.QUALITY:
+        assert found.values[name] == record.metrics[name]
+        low, high = found.interval(name)
+        assert low <= found.values[name] <= high, name
+        assert low < high or name in ("SSIM", "drift")
+    assert found.values["NFE"] == 1 and found.values["training s"] == 2.0 and found.interval("NFE") is None
+
+
+def test_image_intervals_are_those_of_the_plain_bootstrap(root, measured):
+    record = next(r for r in study.load_runs(root) if r.method == "invad")
+    images = comparison.images_of(record)
+    expected = metrics.bootstrap_interval(metrics.image_auroc, images["score"].to_numpy(), images["label"].to_numpy(), n=300)
+    assert row(measured, "invad").interval("I-AUROC") == expected
+
+
+def test_the_grid_of_thresholds_moves_pixel_metrics_by_less_than_two_thousandths(root):
+    """As said, on the test set itself and on resamples of it, against the exact metrics."""
+    record = next(r for r in study.load_runs(root) if r.method == "anomalib:padim")
+    _, maps, masks = comparison.maps_of(record)
+    times = np.concatenate([np.ones((1, N), dtype=int), *metrics.bootstrap_draws(masks.any(axis=(1, 2)), 3, 0)])
+    found = comparison.metrics_from_counts(comparison.pixel_counts(maps, masks), times)
+    for i, drawn in enumerate(times):
+        chosen = np.repeat(np.arange(N), drawn)
+        for name, function in metrics.PIXEL_METRICS.items():
+            assert found[name][i] == pytest.approx(function(maps[chosen], masks[chosen]), abs=2e-3), name
+
+
+def test_the_floor_is_marked_and_what_is_not_above_it_greyed(measured):
+    table = comparison.table(measured)
+    assert table["method"].tolist()[0] == "trivial" and table["statistic"][0] in PARTS
+    above = table.set_index("method")["above_floor"]
+    assert above["invad"] is True and above["anomalib:padim"] is False and above["trivial"] is None
+    winners = comparison.clear_winners(measured)
+    assert ("textures/carpet", "invad", "I-AUROC") in winners and not any(method == "trivial" for _, method, _ in winners)
+    text = comparison.to_markdown(table, winners)
+    assert "*trivial floor (" in text and "**1.000" in text or "**0.9" in text
+    assert re.search(r"color:#8a919b\">anomalib:padim", text)
+    latex = comparison.to_latex(table, winners)
+    assert r"\textcolor{gray}{anomalib:padim}" in latex and r"\textbf{" in latex and latex.count(r"\\") == len(table) + 1
+    page = comparison.to_html(table, winners)
+    assert "<tr class='grey'" in page and "<tr class='floor'" in page and "<b>" in page and page.count("<small>") > 10
+
+
+def test_no_bold_without_a_clear_winner(tmp_path):
+    recorded(tmp_path, "invad", 1.0)
+    recorded(tmp_path, "sigma", 1.0)
+    assert comparison.clear_winners(comparison.measure(study.load_runs(tmp_path / "smoke"), 200)) == set()
+
+
+def test_deleting_a_methods_runs_removes_its_rows_and_nothing_else(root, tmp_path, measured):
+    shutil.copytree(root, tmp_path / "smoke")
+    shutil.rmtree(tmp_path / "smoke/textures/carpet/anomalib_padim")
+    (tmp_path / "smoke/textures/carpet/esm/.seed-0.partial-xyz").mkdir(parents=True)
+    less = comparison.measure(study.load_runs(tmp_path / "smoke"), n=300)
+    before = comparison.table(measured).drop(columns="memory GiB")
+    expected = before[before["method"] != "anomalib:padim"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(comparison.table(less).drop(columns="memory GiB"), expected)
+    assert study.unfinished_runs(tmp_path / "smoke") == ["textures/carpet/esm/seed-0"]
+    shutil.rmtree(tmp_path / "smoke/textures/carpet/trivial")
+    alone = comparison.measure(study.load_runs(tmp_path / "smoke"), n=50)
+    assert comparison.table(alone)["method"].tolist() == ["invad"] and comparison.against_floor(alone).empty
+
+
+def test_methods_on_different_images_are_not_compared(tmp_path):
+    recorded(tmp_path, "invad", 1.0)
+    recorded(tmp_path, "esm", 1.0, n=30)
+    with pytest.raises(ValueError, match="different test images"):
+        comparison.measure(study.load_runs(tmp_path / "smoke"), 50)
+
+
+def test_several_seeds_have_students_interval(tmp_path):
+    for seed in range(3):
+        recorded(tmp_path, "invad", 1.0, seed=seed)
+    records = study.load_runs(tmp_path / "smoke")
+    (found,) = comparison.measure(records, 50)
+    values = np.array([r.metrics["I-AUROC"] for r in records])
+    low, high = found.interval("I-AUROC")
+    assert found.seeds == (0, 1, 2) and found.values["I-AUROC"] == pytest.approx(values.mean())
+    assert (high - low) / 2 == pytest.approx(4.302653 * values.std(ddof=1) / np.sqrt(3), rel=1e-5)
+
+
+class TestOverCategories:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def many(cls, tmp_path_factory):
+        root = tmp_path_factory.mktemp("many")
+        for category in ("carpet", "grid", "tile", "wood", "brick", "gravel"):
+            for method, strength in (("trivial", 0.0), ("invad", 3.0), ("esm", 1.0), ("ddad", 0.1)):
+                recorded(root, method, strength, category)
+        return comparison.measure(study.load_runs(root / "smoke"), n=100)
+
+    def test_ranks(self, many):
+        found = comparison.ranks(many)
+        assert found.places == 6 and found.average.index[0] == "invad" and found.p < 0.05
+        assert found.average["invad"] < 1.2 and found.average.sum() == pytest.approx(10)
+        assert found.pairs.loc["invad", "ddad"] < 0.05 < found.pairs.loc["invad", "esm"]
+        few = [r for r in many if r.category in ("carpet", "grid", "tile", "wood")]
+        assert comparison.ranks(few) is None
+
+    def test_a_method_without_every_category_is_left_out_of_the_ranks(self, many):
+        found = comparison.ranks([r for r in many if (r.method, r.category) != ("esm", "wood")])
+        assert sorted(found.average.index) == ["ddad", "invad", "trivial"]
+
+    def test_averages(self, many):
+        (average,) = [r for r in comparison.averages(many) if r.dataset == "textures" and r.method == "esm"]
+        single = [r.values["I-AUROC"] for r in many if r.method == "esm"]
+        assert average.values["I-AUROC"] == pytest.approx(np.mean(single))
+        width = [np.ptp(r.interval("I-AUROC")) for r in many if r.method == "esm"]
+        assert np.ptp(average.interval("I-AUROC")) < np.mean(width)  # six categories know more than one
+
+    def test_the_answer_counts_where_there_are_many(self, many):
+        first, *_ = comparison.answer(claims.ledger([]), many)
+        assert first.startswith("No diffusion") is False
+
+
+def test_recall_by_size(root):
+    table = comparison.recall_by_size(study.load_runs(root))
+    found = table[table["method"] == "invad"]
+    assert found["n"].sum() == N // 2 and found["area"].is_monotonic_increasing and (found["recall"] >= 0.5).all()
+    assert (table["low"] <= table["recall"]).all() and (table["recall"] <= table["high"]).all()
+
+
+def test_pareto(measured):
+    table = comparison.table(measured)
+    front = comparison.pareto(table)
+    names = set(table["method"][front])
+    assert "invad" in names and "anomalib:padim" not in names  # dearer than the floor's, and worse than invad
+
+
+def test_wall(root):
+    shown = comparison.wall(study.load_runs(root), 4)
+    assert len(shown.keys) == 4 and set(shown.maps) == {"invad", "anomalib:padim", "trivial"}
+    area = shown.masks.mean(axis=(1, 2))
+    assert (np.diff(area) >= 0).all() and area[0] > 0 and shown.maps["invad"].shape == (4, 24, 24)
+
+
+def test_published_numbers():
+    published = comparison.published_results()
+    assert published["value"].between(0, 1).all()
+    spread = comparison.disagreements(published)
+    assert (spread["range"] >= 0).all() and spread["range"].is_monotonic_decreasing and spread["values"].str.contains(";").all()
+    gaps = comparison.published_gaps(published)
+    assert (gaps["gap"] >= 0).all() and len(gaps) > 5
+    table = pd.DataFrame([{"dataset": "mvtec_ad", "category": "bottle", "method": "anomalib:patchcore", "I-AUROC": 0.9, "I-AUROC low": 0.8, "I-AUROC high": 0.95}])
+    found = comparison.beside_published(table, published, "paper")
+    assert set(found["metric"]) == {"I-AUROC"} and (found["published"] == 1.0).all() and (found["ours"] == 0.9).all()
+    assert comparison.beside_published(table, published, "smoke").empty
+    assert set(comparison.PUBLISHED_NAMES.values()) <= set(published["method"])
+
+
+def test_the_answer_follows_the_ledger(measured):
+    ledger = claims.ledger([])
+    first, second, third = comparison.answer(ledger, measured)
+    assert "1 of 1 diffusion methods are above the trivial floor" in first and "better than the best detector without diffusion" in first
+    assert "none is decided" in second and "0 were tested here" in third
+    decided = ledger.assign(verdict=ledger["claim_id"].map({"C07": "supported", "C30": "not supported"}).fillna("not tested here"))
+    _, second, third = comparison.answer(decided, measured)
+    assert "supported here: “No strength" in second and "(C07)" in second and "not supported here: “Latent diffusion" in second
+    assert "2 were tested here: 1 are supported, 1 are not" in third
+
+
+def test_no_result_stands_in_the_text_of_the_comparison_or_of_the_pages():
+    """Numbers come from cells and run files. What may stand in text: the notebook's own number and the 95 % of the intervals."""
+    cells = json.loads((ROOT / "notebooks/08_comparison.ipynb").read_text(encoding="utf-8"))["cells"]
+    texts = {f"cell {i}": "".join(c["source"]) for i, c in enumerate(cells) if c["cell_type"] == "markdown"}
+    for template in (ROOT / "diffad_utils/templates").glob("*.html"):
+        body = re.sub(r"<style>.*?</style>|{%.*?%}|{{.*?}}|{#.*?#}|<[^>]*>", " ", template.read_text(encoding="utf-8"), flags=re.DOTALL)
+        texts[template.name] = body
+    assert len(texts) > 10
+    for where, text in texts.items():
+        assert not re.findall(r"\d", re.sub(r"^# 08 |\b95 %", "", text)), where

@@ -1,0 +1,89 @@
+"""Each convention does what public code does, and differs from this study's rules in that alone."""
+
+import numpy as np
+import pytest
+
+from diffad_utils import conventions as cv
+from diffad_utils import metrics
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """Twelve maps with a bright defect in half of them; one defect is a diagonal line."""
+    generator = np.random.default_rng(0)
+    maps = generator.random((12, 32, 32)).astype(np.float32)
+    masks = np.zeros((12, 32, 32), dtype=bool)
+    for i in range(6, 12):
+        masks[i, 4 + i : 9 + i, 5:11] = True
+    masks[11] = np.eye(32, dtype=bool)
+    maps[masks] += generator.random(masks.sum()).astype(np.float32) * 0.8
+    return maps, masks, np.arange(12) >= 6
+
+
+def test_scaling_by_the_batch_makes_an_image_depend_on_its_company(scene):
+    maps = scene[0]
+    whole = cv.batch_scaled(maps, 12)
+    assert np.allclose(whole * maps.max(), maps)
+    small = cv.batch_scaled(maps, 4)
+    assert [small[i : i + 4].max() for i in (0, 4, 8)] == [1, 1, 1]
+    other = cv.batch_scaled(maps, 4, np.random.default_rng(1).permutation(12))
+    assert not np.allclose(small[0], other[0])
+
+
+def test_top_mean(scene):
+    maps = scene[0]
+    assert np.array_equal(cv.top_mean(maps, 1), maps.max(axis=(1, 2)))
+    assert np.allclose(cv.top_mean(maps, 3)[5], np.sort(maps[5].ravel())[-3:].mean())
+
+
+def test_choosing_on_the_test_set_is_optimistic_where_nothing_can_be_found():
+    generator = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    name, reported, honest = cv.chosen_on_test({str(i): generator.random(60) for i in range(30)}, labels)
+    assert name in map(str, range(30)) and reported > 0.6 and abs(honest - 0.5) < 0.1
+    good = {"right": labels + generator.random(60), "wrong": generator.random(60)}
+    name, reported, honest = cv.chosen_on_test(good, labels)
+    assert name == "right" and abs(reported - honest) < 0.02
+
+
+def test_own_neighbours_raise_false_alarms():
+    generator = np.random.default_rng(0)
+    without, with_itself = cv.own_neighbours(generator.normal(size=(200, 8)), generator.normal(size=(200, 8)))
+    assert abs(without - 0.05) < 0.06 and with_itself > 2 * without
+
+
+def test_the_exact_variants_agree_with_the_exact_metric_where_the_convention_makes_no_difference(scene):
+    maps, masks, _ = scene
+    exact = metrics.aupro(maps, masks)
+    assert cv.aupro_ties_in_order(maps, masks) == pytest.approx(exact, abs=1e-3)  # no ties in random floats
+    square = masks.copy()
+    square[11] = False
+    assert cv.aupro_four_neighbours(maps, square) == pytest.approx(metrics.aupro(maps, square), abs=1e-12)
+    assert cv.aupro_on_grid(maps, masks, thresholds=20000) == pytest.approx(exact, abs=0.01)
+
+
+def test_four_neighbours_are_those_of_scipy(scene, monkeypatch):
+    maps, masks, _ = scene
+    four = cv.aupro_four_neighbours(maps, masks)
+    assert abs(four - metrics.aupro(maps, masks)) > 1e-4
+    monkeypatch.setattr(metrics, "EIGHT_NEIGHBOURS", np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], dtype=bool))
+    assert four == pytest.approx(metrics.aupro(maps, masks), abs=1e-12)
+
+
+def test_miscounted_ties_never_hurt(scene):
+    maps, masks, _ = scene
+    coarse = cv.as_pictures(maps, 4)
+    assert len(np.unique(coarse)) == 4
+    assert cv.aupro_ties_in_order(coarse, masks) > metrics.aupro(coarse, masks)
+
+
+def test_masks_resized_without_binarising_grow_or_shrink(scene):
+    soft = cv.resized_masks(scene[1], 12)
+    assert 0 < soft.max() <= 1 and ((soft > 0) & (soft < 1)).any()
+    assert (soft > 0).sum() > (soft >= 0.5).sum() > (soft >= 1).sum()
+
+
+def test_centre_crop():
+    values = np.arange(2 * 256 * 256).reshape(2, 256, 256)
+    cropped = cv.centre_crop(values)
+    assert cropped.shape == (2, 224, 224) and cropped[0, 0, 0] == values[0, 16, 16] and cropped[1, -1, -1] == values[1, 239, 239]
