@@ -1,7 +1,7 @@
 """Every method on one ground: the table with its intervals, differences on the same images, ranks, published numbers.
 
 Reads finished runs (`study.load_runs`) and nothing else. Values are the exact ones that the runs recorded; only the
-*intervals* of pixel metrics use a grid of thresholds (`PixelCounts`), since a resample of exact curves takes seconds.
+*intervals* of pixel metrics use a grid of thresholds (`metrics.PixelCounts`), since a resample of exact curves takes seconds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import scikit_posthocs
-from scipy import ndimage, stats
+from scipy import stats
 
 from diffad_utils import metrics
 from diffad_utils.methods.trivial import PARTS, best_statistic
@@ -30,69 +30,6 @@ COST = ("NFE", "parameters", "training s", "ms an image", "memory GiB")
 LOWER_IS_BETTER = frozenset({"drift", *COST})
 FEWEST_PLACES = 5
 """Categories needed before average ranks are compared."""
-
-
-# --- bootstrap of pixel metrics -----------------------------------------------------------------------------------------
-
-
-class PixelCounts(NamedTuple):
-    """What each of K descending thresholds accepts in each of N images; float64 unless said otherwise.
-
-    normal, anomalous : [N, K] pixels at or above the threshold. overlap : [N, K] sum over the image's regions of the
-    share of the region at or above it. normals, anomalies, regions : [N] totals.
-    """
-
-    normal: np.ndarray
-    anomalous: np.ndarray
-    overlap: np.ndarray
-    normals: np.ndarray
-    anomalies: np.ndarray
-    regions: np.ndarray
-
-
-def pixel_counts(maps: np.ndarray, masks: np.ndarray, points: int = 600) -> PixelCounts:
-    """Counts of maps [N, H, W] with masks bool [N, H, W] on a grid of at most 3 ``points`` thresholds.
-
-    The thresholds are quantiles of the anomalous pixels, and of the normal ones evenly and towards their upper end,
-    where average precision and AUPRO are decided. With the default the grid moves each metric by less than 0.002.
-    """
-    normal, anomalous = np.sort(maps[~masks]), np.sort(maps[masks])
-    even, upper = np.linspace(0, 1, points), 1 - np.geomspace(1 / max(normal.size, 2), 1, points)
-    at = lambda values, shares: values[np.round(np.asarray(shares) * (values.size - 1)).astype(int)]
-    grid = np.unique(np.concatenate([at(normal, even), at(normal, upper), at(anomalous, even)]))[::-1]
-    above = lambda values: values.size - np.searchsorted(np.sort(values), grid, side="left")
-    shape = len(maps), len(grid)
-    counts = PixelCounts(*(np.zeros(shape) for _ in range(3)), (~masks).sum((1, 2)) * 1.0, masks.sum((1, 2)) * 1.0, np.zeros(len(maps)))
-    for i, (values, mask) in enumerate(zip(maps, masks, strict=True)):
-        counts.normal[i] = above(values[~mask])
-        if mask.any():
-            labelled, counts.regions[i] = ndimage.label(mask, structure=metrics.EIGHT_NEIGHBOURS)
-            counts.anomalous[i] = above(values[mask])
-            counts.overlap[i] = sum(above(values[labelled == r]) / (labelled == r).sum() for r in range(1, int(counts.regions[i]) + 1))
-    return counts
-
-
-def metrics_from_counts(counts: PixelCounts, times: np.ndarray) -> dict[str, np.ndarray]:
-    """P-AUROC, P-AP, P-F1max and AUPRO of resamples: ``times`` [b, N] says how often each image is drawn; float64 [b] each."""
-    fp, tp, overlap = (times @ part for part in (counts.normal, counts.anomalous, counts.overlap))
-    normals, anomalies, regions = ((times @ part)[:, None] for part in (counts.normals, counts.anomalies, counts.regions))
-    start = np.zeros((len(times), 1))
-    fpr, tpr, pro = (np.hstack([start, part]) for part in (fp / normals, tp / anomalies, overlap / regions))
-    precision = tp / np.maximum(tp + fp, 1)
-    return {
-        "P-AUROC": np.trapezoid(np.hstack([tpr, start + 1]), np.hstack([fpr, start + 1]), axis=1),
-        "P-AP": (np.diff(tpr, axis=1) * precision).sum(axis=1),
-        "P-F1max": (2 * tp / (tp + fp + anomalies)).max(axis=1),
-        "AUPRO": _area_up_to(fpr, pro, 0.3),
-    }
-
-
-def _area_up_to(fpr: np.ndarray, pro: np.ndarray, limit: float) -> np.ndarray:
-    """Area under rows of a curve [b, K] up to ``limit``, linear between points, over the limit: [b]."""
-    width = np.diff(fpr, axis=1)
-    inside = np.clip(limit - fpr[:, :-1], 0, width)
-    slope = np.divide(np.diff(pro, axis=1), width, out=np.zeros_like(width), where=width > 0)
-    return (inside * (pro[:, :-1] + slope * inside / 2)).sum(axis=1) / limit
 
 
 # --- one method on one category -----------------------------------------------------------------------------------------
@@ -183,7 +120,7 @@ def _measure_run(record: RunRecord, n: int, seed: int) -> tuple[dict[str, float]
     times = np.concatenate(list(metrics.bootstrap_draws(label == 1, n, seed)))
     maps = maps_of(record) if "AUPRO" in values else None
     if maps is not None:
-        samples |= {k: v for k, v in metrics_from_counts(pixel_counts(*maps[1:]), times).items() if k in values}
+        samples |= {k: v for k, v in metrics.metrics_from_counts(metrics.pixel_counts(*maps[1:]), times).items() if k in values}
     rebuilt = record.reconstructions()
     if rebuilt is not None:
         rebuilt = rebuilt.sort_values("key", ignore_index=True)

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import ndimage
 from skimage.metrics import structural_similarity
 
 from diffad_utils.kernels import threshold_counts
@@ -32,6 +33,7 @@ __all__ = [
     "EIGHT_NEIGHBOURS",
     "IMAGE_METRICS",
     "PIXEL_METRICS",
+    "PixelCounts",
     "PixelMetrics",
     "aupro",
     "aupro_curve",
@@ -41,12 +43,14 @@ __all__ = [
     "image_ap",
     "image_auroc",
     "image_f1max",
+    "metrics_from_counts",
     "paired_aupro_difference",
     "paired_bootstrap",
     "paired_bootstrap_difference",
     "percentile_interval",
     "pixel_ap",
     "pixel_auroc",
+    "pixel_counts",
     "pixel_f1max",
     "pixel_metrics",
     "reconstruction",
@@ -672,15 +676,74 @@ def paired_bootstrap_difference(
     return (float(metric(scores_a, checked) - metric(scores_b, labels)), *_percentiles(np.concatenate(values), level))
 
 
+class PixelCounts(NamedTuple):
+    """What each of K descending thresholds accepts in each of N images; float64 unless said otherwise.
+
+    normal, anomalous : [N, K] pixels at or above the threshold. overlap : [N, K] sum over the image's regions of the
+    share of the region at or above it. normals, anomalies, regions : [N] totals.
+    """
+
+    normal: np.ndarray
+    anomalous: np.ndarray
+    overlap: np.ndarray
+    normals: np.ndarray
+    anomalies: np.ndarray
+    regions: np.ndarray
+
+
+def pixel_counts(maps: np.ndarray, masks: np.ndarray, points: int = 600) -> PixelCounts:
+    """Counts of maps [N, H, W] with masks bool [N, H, W] on a grid of at most 3 ``points`` thresholds.
+
+    The thresholds are quantiles of the anomalous pixels, and of the normal ones evenly and towards their upper end,
+    where average precision and AUPRO are decided. With the default the grid moves each metric by less than 0.002.
+    """
+    normal, anomalous = np.sort(maps[~masks]), np.sort(maps[masks])
+    even, upper = np.linspace(0, 1, points), 1 - np.geomspace(1 / max(normal.size, 2), 1, points)
+    at = lambda values, shares: values[np.round(np.asarray(shares) * (values.size - 1)).astype(int)]
+    grid = np.unique(np.concatenate([at(normal, even), at(normal, upper), at(anomalous, even)]))[::-1]
+    above = lambda values: values.size - np.searchsorted(np.sort(values), grid, side="left")
+    shape = len(maps), len(grid)
+    counts = PixelCounts(*(np.zeros(shape) for _ in range(3)), (~masks).sum((1, 2)) * 1.0, masks.sum((1, 2)) * 1.0, np.zeros(len(maps)))
+    for i, (values, mask) in enumerate(zip(maps, masks, strict=True)):
+        counts.normal[i] = above(values[~mask])
+        if mask.any():
+            labelled, counts.regions[i] = ndimage.label(mask, structure=EIGHT_NEIGHBOURS)
+            counts.anomalous[i] = above(values[mask])
+            counts.overlap[i] = sum(above(values[labelled == r]) / (labelled == r).sum() for r in range(1, int(counts.regions[i]) + 1))
+    return counts
+
+
+def metrics_from_counts(counts: PixelCounts, times: np.ndarray, fpr_limit: float = 0.3) -> dict[str, np.ndarray]:
+    """P-AUROC, P-AP, P-F1max and AUPRO of resamples: ``times`` [b, N] says how often each image is drawn; float64 [b] each."""
+    fp, tp, overlap = (times @ part for part in (counts.normal, counts.anomalous, counts.overlap))
+    normals, anomalies, regions = ((times @ part)[:, None] for part in (counts.normals, counts.anomalies, counts.regions))
+    start = np.zeros((len(times), 1))
+    fpr, tpr, pro = (np.hstack([start, part]) for part in (fp / normals, tp / anomalies, overlap / regions))
+    precision = tp / np.maximum(tp + fp, 1)
+    return {
+        "P-AUROC": np.trapezoid(np.hstack([tpr, start + 1]), np.hstack([fpr, start + 1]), axis=1),
+        "P-AP": (np.diff(tpr, axis=1) * precision).sum(axis=1),
+        "P-F1max": (2 * tp / (tp + fp + anomalies)).max(axis=1),
+        "AUPRO": _area_up_to(fpr, pro, fpr_limit),
+    }
+
+
+def _area_up_to(fpr: np.ndarray, pro: np.ndarray, limit: float) -> np.ndarray:
+    """Area under rows of a curve [b, K] up to ``limit``, linear between points, over the limit: [b]."""
+    width = np.diff(fpr, axis=1)
+    inside = np.clip(limit - fpr[:, :-1], 0, width)
+    slope = np.divide(np.diff(pro, axis=1), width, out=np.zeros_like(width), where=width > 0)
+    return (inside * (pro[:, :-1] + slope * inside / 2)).sum(axis=1) / limit
+
+
 def paired_aupro_difference(
     maps_a, maps_b, masks, fpr_limit: float = 0.3, n: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float, float]:
     """Difference in :func:`aupro` between two methods on the same images, with its percentile bootstrap interval.
 
     Images are drawn with all their pixels and regions, normal and anomalous ones separately, as in
-    :func:`paired_bootstrap_difference`. The difference itself is exact. For the resamples each image's pixels are
-    counted once, at 1000 thresholds a method that lie closer where the FPR is small, so that a resample is a weighted
-    sum of these counts; on the images as they are that moves AUPRO by less than 0.001 (measured in the tests).
+    :func:`paired_bootstrap_difference`. The difference itself is exact. The resamples use
+    :func:`pixel_counts`; on the images as they are that moves AUPRO by less than 0.001 (measured in the tests).
 
     Args:
         maps_a, maps_b: [N, H, W] anomaly maps of the two methods in the same order. masks: as :func:`pixel_auroc`.
@@ -694,39 +757,11 @@ def paired_aupro_difference(
     """
     _check_fpr_limit(fpr_limit)
     _check_bootstrap(aupro, n, level)
-    tables = []
-    for maps in (maps_a, maps_b):
-        maps, checked = _pixel_input(maps, masks)
-        tables.append(_pro_tables(maps, checked))
-    times = np.concatenate([*bootstrap_draws(checked.any(axis=(1, 2)), n, seed)])
-    a, b = (_resampled_aupro(*table, times, fpr_limit) for table in tables)
+    pairs = [_pixel_input(maps, masks) for maps in (maps_a, maps_b)]
+    times = np.concatenate([*bootstrap_draws(pairs[0][1].any(axis=(1, 2)), n, seed)])
+    a, b = (metrics_from_counts(pixel_counts(*pair), times, fpr_limit)["AUPRO"] for pair in pairs)
     difference = aupro(maps_a, masks, fpr_limit) - aupro(maps_b, masks, fpr_limit)
     return (difference, *_percentiles(a - b, level))
-
-
-def _pro_tables(maps: np.ndarray, masks: np.ndarray, thresholds: int = 1000) -> tuple[np.ndarray, np.ndarray]:
-    """For each image and descending threshold, with the totals as the last column: normal pixels [N, K + 1] and summed
-    shares of regions [N, K + 1] at or above it."""
-    levels = np.quantile(maps[~masks], 1 - np.linspace(0, 1, thresholds) ** 2)
-    false, overlap = np.zeros((2, len(maps), thresholds + 1))
-    for image, (values, mask) in enumerate(zip(maps, masks, strict=True)):
-        normal, anomalous = np.sort(values[~mask]), values[mask]
-        false[image, :-1] = normal.size - np.searchsorted(normal, levels, side="left")
-        false[image, -1] = normal.size
-        if mask.any():
-            weights, regions = _region_weights(mask[None])
-            order = np.argsort(anomalous)
-            above = np.r_[np.cumsum(weights[order][::-1])[::-1], 0.0]
-            overlap[image, :-1] = above[np.searchsorted(anomalous[order], levels, side="left")]
-            overlap[image, -1] = regions
-    return false, overlap
-
-
-def _resampled_aupro(false: np.ndarray, overlap: np.ndarray, times: np.ndarray, fpr_limit: float) -> np.ndarray:
-    """AUPRO for each row of ``times`` [b, N], from `_pro_tables`."""
-    fpr, pro = times @ false, times @ overlap
-    fpr, pro = fpr / fpr[:, -1:], pro / pro[:, -1:]
-    return np.array([_area_to_limit(np.r_[0.0, x], np.r_[0.0, y], fpr_limit) for x, y in zip(fpr, pro, strict=True)])
 
 
 def paired_bootstrap(metric: Callable, scores, labels, n: int = 1000, seed: int = 0) -> np.ndarray:

@@ -91,7 +91,7 @@ def test_the_grid_of_thresholds_moves_pixel_metrics_by_less_than_two_thousandths
     record = next(r for r in study.load_runs(root) if r.method == "anomalib:padim")
     _, maps, masks = comparison.maps_of(record)
     times = np.concatenate([np.ones((1, N), dtype=int), *metrics.bootstrap_draws(masks.any(axis=(1, 2)), 3, 0)])
-    found = comparison.metrics_from_counts(comparison.pixel_counts(maps, masks), times)
+    found = metrics.metrics_from_counts(metrics.pixel_counts(maps, masks), times)
     for i, drawn in enumerate(times):
         chosen = np.repeat(np.arange(N), drawn)
         for name, function in metrics.PIXEL_METRICS.items():

@@ -441,9 +441,9 @@ def test_paired_aupro_counts_are_those_of_aupro():
     for maps in (*blobs()[:2], np.round(blobs()[0], 1)):
         masks = blobs()[2]
         once = np.ones((1, len(masks)), int)
-        approximate = metrics._resampled_aupro(*metrics._pro_tables(maps, masks), once, 0.3)[0]
+        approximate = metrics.metrics_from_counts(metrics.pixel_counts(maps, masks), once)["AUPRO"][0]
         assert abs(approximate - metrics.aupro(maps, masks)) < 1e-3
         twice = np.r_[np.arange(30), [0, 0, 3]]  # drawn more than once: as if it were there more than once
         times = np.bincount(twice, minlength=30)[None]
-        resampled = metrics._resampled_aupro(*metrics._pro_tables(maps, masks), times, 0.3)[0]
+        resampled = metrics.metrics_from_counts(metrics.pixel_counts(maps, masks), times)["AUPRO"][0]
         assert abs(resampled - metrics.aupro(maps[twice], masks[twice])) < 1e-3
