@@ -67,7 +67,7 @@ def pool(verdicts: Sequence[str]) -> str:
 
 
 def findings(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """Every finding of the runs, one row each: the keys of `finding` with ``low`` and ``high`` for the interval, and
+    """Every finding of the runs, one row each (one that joins runs names data set and category itself): the keys of `finding` with ``low`` and ``high`` for the interval, and
     dataset, category, seed, method, notebook, weights (names, with "mini" where a shipped one stood in) and folder."""
     rows = []
     for record in records:
@@ -76,7 +76,7 @@ def findings(records: Sequence[RunRecord]) -> pd.DataFrame:
                  "notebook": record.manifest["notebook"], "weights": ", ".join(names) or "none", "folder": str(record.folder)}  # fmt: skip
         for row in record.claims:
             low, high = row["interval"]
-            rows.append({name: value for name, value in row.items() if name != "interval"} | {"low": low, "high": high} | where)
+            rows.append(where | {name: value for name, value in row.items() if name != "interval"} | {"low": low, "high": high})
     columns = [
         "claim_id", "verdict", "effect", "low", "high", "margin", "n", "measure", "section", "note", "dataset", "category", "seed",
         "method", "notebook", "weights", "folder",

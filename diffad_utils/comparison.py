@@ -18,7 +18,7 @@ import pandas as pd
 import scikit_posthocs
 from scipy import stats
 
-from diffad_utils import metrics
+from diffad_utils import claims, metrics
 from diffad_utils.methods.trivial import PARTS, best_statistic
 from diffad_utils.study import RunRecord, repository
 
@@ -40,7 +40,8 @@ class Measured:
     """A method on a category, over its seeds.
 
     values : metric or cost -> mean over seeds. per_seed : metric -> values [S]. samples : metric -> bootstrap values
-    [n], mean over seeds, from the same draws of images for every method on the category. statistic : the floor's.
+    [n], mean over seeds, from the same draws of images for every method on the category. statistic : the floor's. images :
+    how many in the test set.
     """
 
     dataset: str
@@ -51,6 +52,7 @@ class Measured:
     per_seed: dict[str, np.ndarray] = field(repr=False)
     samples: dict[str, np.ndarray] = field(repr=False)
     statistic: str = ""
+    images: int = 0
 
     @property
     def place(self) -> str:
@@ -150,7 +152,7 @@ def measure(records: Sequence[RunRecord], n: int = 1000, seed: int = 0) -> list[
         samples = {name: np.mean([s[name] for _, s, _ in runs], axis=0) for name in shared if all(name in s for _, s, _ in runs)}
         costs = pd.DataFrame([costs_of(record) for record in members]).mean().to_dict()
         values = {name: float(v.mean()) for name, v in per_seed.items()} | costs
-        found.append(Measured(dataset, category, method, tuple(r.seed for r in members), values, per_seed, samples, runs[0][2]))
+        found.append(Measured(dataset, category, method, tuple(r.seed for r in members), values, per_seed, samples, runs[0][2], members[0].manifest["images"]))
     return found
 
 
@@ -428,17 +430,21 @@ def beside_published(found: pd.DataFrame, published: pd.DataFrame, profile: str)
 
 
 def disagreements(published: pd.DataFrame) -> pd.DataFrame:
-    """Published averages of one method on one data set, setting and metric that stand in several places: dataset, setting,
-    method, metric, low, high, range, values ("source, table: value; ..."), widest range first."""
+    """Published values of one method on one data set, category, setting and metric that stand in several places.
+
+    An independent reproduction, named in brackets after the method, is another source of the same quantity. Columns
+    dataset, category, setting, method, metric, low, high, range, values ("source, table: value; ..."), widest range first.
+    """
     rows = []
-    averages_only = published[published["category"] == "average"]
-    for key, part in averages_only.groupby(["dataset", "setting", "method", "metric"]):
-        if part.groupby(["source_id", "table"]).ngroups > 1:
+    base = published.assign(name=published["method"], method=published["method"].str.replace(r" \(.*\)$", "", regex=True))
+    for key, part in base.groupby(["dataset", "category", "setting", "method", "metric"]):
+        if part.groupby(["source_id", "table", "name"]).ngroups > 1:
             text = "; ".join(f"{r.source_id}, {r.table}: {r.value:.3f}" for r in part.itertuples())
             low, high = part["value"].min(), part["value"].max()
             rows.append([*key, low, high, high - low, text])
-    columns = ["dataset", "setting", "method", "metric", "low", "high", "range", "values"]
-    return pd.DataFrame(rows, columns=columns).sort_values("range", ascending=False, ignore_index=True)
+    columns = ["dataset", "category", "setting", "method", "metric", "low", "high", "range", "values"]
+    found = pd.DataFrame(rows, columns=columns).round({"range": 6})  # 0.97 - 0.97 in floating point is not a difference
+    return found.sort_values("range", ascending=False, ignore_index=True)
 
 
 def published_gaps(published: pd.DataFrame) -> pd.DataFrame:
@@ -523,6 +529,35 @@ def wall(records: Sequence[RunRecord], count: int) -> Wall | None:
     masks = None if with_masks is None else with_masks[2][[with_masks[0].tolist().index(key) for key in keys]]
     rows = lambda maps: maps[1][[maps[0].tolist().index(key) for key in keys]].astype(np.float32)
     return Wall(keys, masks, {name: rows(maps) for name, maps in kept.items()})
+
+
+CLAIMS_BETWEEN_METHODS = (
+    ("C15", "autoencoder", "img2img", "I-AUROC"),
+    ("C30", "anomalib:patchcore", "img2img", "I-AUROC"),
+    ("C30", "anomalib:patchcore", "img2img", "AUPRO"),
+)
+"""Claims that compare methods of different notebooks: the claim says that the first is better by the metric."""
+
+
+def findings_between_methods(measured: Sequence[Measured], section: str) -> list[dict]:
+    """A finding (`claims.finding`, with dataset and category) for each of `CLAIMS_BETWEEN_METHODS` and place that has both methods."""
+    at = {(row.place, row.method): row for row in measured}
+    found = []
+    for claim, better, worse, name in CLAIMS_BETWEEN_METHODS:
+        for place in dict.fromkeys(row.place for row in measured):
+            a, b = at.get((place, better)), at.get((place, worse))
+            effect = difference(a, b, name) if a is not None and b is not None else None
+            if effect is not None:
+                row = claims.finding(claim, *effect, a.images, measure=f"{name} of {better} minus {worse}", section=section)
+                found.append(row | {"dataset": a.dataset, "category": a.category})
+    return found
+
+
+def joining_record(records: Sequence[RunRecord], found: list[dict], folder: Path) -> RunRecord:
+    """The comparison's own findings in the form of a run's, with the weights of all runs, for `claims.ledger`."""
+    weights = {entry["name"]: entry for record in records for entry in record.manifest["weights"]}
+    manifest = {"notebook": "08_comparison", "weights": list(weights.values())}
+    return RunRecord(folder, "", "", "comparison", 0, {}, {}, {}, {}, manifest, [], found)
 
 
 # --- the answer ------------------------------------------------------------------------------------------------------------

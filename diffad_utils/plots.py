@@ -144,7 +144,7 @@ MARKERS = "osD^vPX<>*"
 def method_styles(methods: Sequence[str]) -> dict[str, dict]:
     """A colour and a marker for each method, the same in every figure of a notebook for the same list of methods."""
     colours = sns.color_palette("colorblind", 10)
-    return {name: {"color": colours[i % 10], "marker": MARKERS[(i // 10 + i) % len(MARKERS)]} for i, name in enumerate(sorted(set(methods)))}
+    return {name: {"color": colours[i % 10], "marker": MARKERS[(i + i // 10) % len(MARKERS)]} for i, name in enumerate(sorted(set(methods)))}
 
 
 def _legend_beside(figure: Figure, axis, title: str) -> None:

@@ -153,6 +153,15 @@ def _prepare_outputs(outputs: list, scale: float) -> None:
         output.setdefault("metadata", {})["image/png"] = {"alt": text}
 
 
+def _question(path: Path) -> str:
+    """The question that an executed notebook starts with, or nothing."""
+    if not path.is_file():
+        return ""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    found = re.search(r"\*\*Question\.\*\*\s*(.+)", "".join(cells[0]["source"]) if cells else "")
+    return re.sub(r"[*_`]", "", found.group(1)).strip() if found else ""
+
+
 def _export_notebook(record: study.RunRecord, root: Path) -> str | None:
     """Write run.html beside run.ipynb; returns its address relative to `root`, or None without a notebook."""
     source, target = record.folder / "run.ipynb", record.folder / "run.html"
@@ -174,8 +183,7 @@ def _title(record: study.RunRecord) -> str:
 
 def _run_page(record: study.RunRecord, root: Path) -> Path:
     """The page that shows how a run was made: its own notebook's, or that of the notebook's main method beside it."""
-    own = record.folder / "run.html"
-    main = study.method_of(record.manifest["notebook"])
+    own, main = record.folder / "run.html", study.method_of(record.manifest["notebook"])
     beside = root / record.dataset / record.category / str(main) / record.folder.name / "run.html"
     return own if own.is_file() or main is None else beside
 
@@ -277,14 +285,17 @@ def write(root: str | Path) -> Path:
         _export_notebook(record, root)
     joined = _read_comparison(root)
     runs = [_describe(record, root) for record in [*records, *([joined["record"]] if joined else [])]]
-    notebooks: dict[str, list[dict]] = {}
-    for run in runs:
-        notebooks.setdefault(run["notebook"], []).append(run)
+    notebooks: dict[str, dict] = {}
+    for record, run in zip([*records, *([joined["record"]] if joined else [])], runs, strict=True):
+        entry = notebooks.setdefault(run["notebook"], {"question": "", "pages": {}})
+        entry["question"] = entry["question"] or _question(record.folder / "run.ipynb")
+        label = run["place"] + (f", seed {run['seed']}" if record.seed else "")
+        entry["pages"].setdefault((label, run["page"]), []).append(run["method"])
     for note in failed:
         for kind in ("log", "notebook"):
             note[kind] = Path(note[kind]).relative_to(root).as_posix()
     unique = lambda kind, key: list({entry[key]: entry for r in records for entry in r.manifest[kind]}.values())
-    ledger = ledger_rows(records, root)
+    ledger = ledger_rows([*records, *([joined["record"]] if joined else [])], root)
     text = _environment().get_template("report.html").render(
         profile=root.name, comparison=joined, runs=runs, notebooks=dict(sorted(notebooks.items())), failed=failed,
         ignored=study.unfinished_runs(root), ledger=[row for row in ledger if row["evidence"]],

@@ -221,6 +221,18 @@ def test_published_numbers():
     assert set(comparison.PUBLISHED_NAMES.values()) <= set(published["method"])
 
 
+def test_claims_between_methods(tmp_path):
+    recorded(tmp_path, "anomalib:patchcore", 2.0, masks=True)
+    recorded(tmp_path, "img2img", 0.2, masks=True)
+    records = study.load_runs(tmp_path / "smoke")
+    found = comparison.findings_between_methods(comparison.measure(records, 200), "Section")
+    assert [(f["claim_id"], f["category"], f["n"]) for f in found] == [("C30", "carpet", N)] * 2
+    assert {f["verdict"] for f in found} == {"supported"} and "AUPRO of anomalib:patchcore minus img2img" in {f["measure"] for f in found}
+    ledger = claims.ledger([*records, comparison.joining_record(records, found, tmp_path)]).set_index("claim_id")
+    assert ledger.loc["C30", ["verdict", "data", "notebooks"]].tolist() == ["supported", "textures/carpet", "08_comparison"]
+    assert ledger.loc["C15", "verdict"] == "not tested here"  # no autoencoder here
+
+
 def test_the_answer_follows_the_ledger(measured):
     ledger = claims.ledger([])
     first, second, third = comparison.answer(ledger, measured)

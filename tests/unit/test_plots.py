@@ -62,3 +62,50 @@ def test_charts_have_labelled_axes(draw):
 def test_roc_legend_names_the_area():
     texts = [text.get_text() for text in plots.roc_curves(SCORES, LABELS).axes[0].get_legend().get_texts()]
     assert texts[0] == "a: 0.889" and texts[-1].startswith("chance")
+
+
+METHODS = pd.DataFrame({
+    "place": ["a/b"] * 3 + ["c/d"] * 3, "method": ["x", "y", "z"] * 2, "I-AUROC": [0.6, 0.7, 0.8, 0.5, 0.9, 0.7],
+    "I-AUROC low": [0.5] * 6, "I-AUROC high": [0.95] * 6, "ms an image": [1.0, 10.0, 500.0, 2.0, 20.0, 400.0], "training s": [1.0, 2.0, 3.0] * 2,
+    "NFE": [0, 3, 50] * 2, "area": [0.5, 2.0, 8.0] * 2, "recall": [0.1, 0.5, 0.9] * 2,
+})  # fmt: skip
+
+
+def test_method_scatter_has_a_panel_a_place_and_one_legend():
+    figure = plots.method_scatter(METHODS, "ms an image", "I-AUROC", "ms", "I-AUROC", pd.Series([True, False, True] * 2), log_x=True)
+    assert [axis.get_title() for axis in figure.axes] == ["a/b", "c/d"] and all(axis.get_xscale() == "log" for axis in figure.axes)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["x", "y", "z"]
+
+
+def test_a_method_looks_the_same_in_every_figure_and_different_from_the_others():
+    styles = plots.method_styles([f"m{i:02d}" for i in range(25)])
+    assert len({(style["color"], style["marker"]) for style in styles.values()}) == 25
+
+
+def test_difference_matrix_marks_what_is_unclear():
+    pairs = pd.DataFrame({"a": ["x", "x", "y"], "b": ["y", "z", "z"], "difference": [0.1, 0.3, 0.2], "low": [-0.1, 0.1, 0.1], "high": [0.2, 0.4, 0.3]})
+    axis = plots.difference_matrix(pairs, ["x", "y", "z"], "a/b", "I-AUROC").axes[0]
+    values = axis.images[0].get_array().filled(0)
+    assert values[0, 2] == 0.3 and values[2, 0] == -0.3
+    assert sorted(map(tuple, axis.collections[0].get_offsets().tolist())) == [(0.0, 1.0), (1.0, 0.0)]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.recall_chart(METHODS),
+        lambda: plots.cost_growth(METHODS, [1, 100]),
+        lambda: plots.range_chart(pd.DataFrame({"name": ["m", "n"], "low": [0.5, 0.6], "high": [0.7, 0.8]}), "name", "low", "high", "published"),
+        lambda: plots.critical_differences(
+            pd.Series({"x": 1.2, "y": 2.0, "z": 2.8}),
+            pd.DataFrame([[1.0, 0.2, 0.01], [0.2, 1.0, 0.3], [0.01, 0.3, 1.0]], index=list("xyz"), columns=list("xyz")),
+        ),
+        lambda: plots.convention_effects(
+            pd.DataFrame({"convention": ["crop", "ties"], "metric": ["AUPRO", "I-AUROC"], "change": [-0.3, 0.001]}), {"here": [0.1, 0.2], "there": []}
+        ),
+    ],
+)  # fmt: skip
+def test_charts_of_the_comparison_draw(draw, tmp_path):
+    figure = draw()
+    figure.savefig(tmp_path / "figure.png")
+    assert any(axis.get_xlabel() for axis in figure.axes)
