@@ -227,6 +227,34 @@ def study(record: RunRecord, batch_sizes: Sequence[int] = (8, 32), crop: float =
     return pd.DataFrame(rows, columns=["convention", "metric", "ours", "theirs", "change"])
 
 
+SETTINGS = {
+    "steps": "number of steps", "timesteps": "T_d", "strengths": "strength", "guidance": "guidance", "alphas": "alpha", "ranks": "rank of LoRA",
+    "stopping": "stopping step", "rivals": "noise level", "omegas": "omega",
+}  # fmt: skip
+"""Names of sweeps in the runs' ``experiments`` (lists of rows with an I-AUROC) -> the setting that they vary."""
+
+
+def chosen_settings(record: RunRecord) -> pd.DataFrame:
+    """What choosing a setting by the test set's I-AUROC gains over the middle of the sweep, for every sweep that a run recorded.
+
+    ours : the median of the sweep, what a choice without labels gets on average; theirs : its maximum. Rows that differ in
+    more than the setting (``variant``, ``spacing``, ``method``, ...: columns of text) are sweeps of their own; those with
+    fewer than three settings are left out. Columns as in `study`.
+    """
+    rows = []
+    for name, setting in SETTINGS.items():
+        found = record.experiments.get(name)
+        table = pd.DataFrame(found) if isinstance(found, list) and found and isinstance(found[0], dict) else pd.DataFrame()
+        if "I-AUROC" not in table:
+            continue
+        texts = [column for column in table if table[column].map(lambda value: isinstance(value, str)).all() and name != "rivals"]
+        for _, part in table.groupby(texts) if texts else [("", table)]:
+            if len(part) >= 3:
+                ours, theirs = part["I-AUROC"].median(), part["I-AUROC"].max()
+                rows.append((f"{setting} chosen on the test set", "I-AUROC", ours, theirs, theirs - ours))
+    return pd.DataFrame(rows, columns=["convention", "metric", "ours", "theirs", "change"])
+
+
 def _orders(label: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Folder order (all images of a kind together, as most loaders read them) and a shuffled one."""
     return {"folder order": np.arange(len(label)), "shuffled": np.random.default_rng(seed).permutation(len(label))}

@@ -188,8 +188,8 @@ def method_scatter(
 def _plain_ticks(axis) -> None:
     """Numbers instead of powers on a logarithmic axis, between decades too where it spans few of them."""
     low, high = axis.get_view_interval()
-    few = high / max(low, 1e-12) < 20
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    decades = high / max(low, 1e-12)
+    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8) if decades < 5 else (1, 2, 5) if decades < 50 else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

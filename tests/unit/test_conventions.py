@@ -1,5 +1,7 @@
 """Each convention does what public code does, and differs from this study's rules in that alone."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -81,6 +83,14 @@ def test_masks_resized_without_binarising_grow_or_shrink(scene):
     soft = cv.resized_masks(scene[1], 12)
     assert 0 < soft.max() <= 1 and ((soft > 0) & (soft < 1)).any()
     assert (soft > 0).sum() > (soft >= 0.5).sum() > (soft >= 1).sum()
+
+
+def test_settings_chosen_on_the_test_set():
+    steps = [{"spacing": spacing, "steps": i, "I-AUROC": 0.5 + 0.1 * i + (spacing == "paper")} for spacing in ("paper", "reference") for i in range(3)]
+    record = types.SimpleNamespace(experiments={"steps": steps, "ranks": [{"rank": 4, "I-AUROC": 0.7}], "strengths": {"not": "rows"}, "alphas": []})
+    found = cv.chosen_settings(record)
+    assert found["convention"].tolist() == ["number of steps chosen on the test set"] * 2
+    assert found["change"].tolist() == pytest.approx([0.1, 0.1]) and found["ours"].tolist() == pytest.approx([1.6, 0.6])
 
 
 def test_centre_crop():
