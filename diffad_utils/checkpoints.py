@@ -55,6 +55,16 @@ def next_file() -> Path | None:
     return None if _folder is None else _folder / f"training-{_count:02d}.pt"
 
 
+def folder(name: str) -> Path:
+    """A folder of this run for results that it keeps itself, such as a sweep's; gone once the run is recorded.
+
+    Raises ``RuntimeError`` outside of runs.
+    """
+    if _folder is None:
+        raise RuntimeError(f"no run is open to keep {name!r} for: call study.start first")
+    return _folder / name
+
+
 def time_is_up() -> bool:
     """Whether the session's limit, if it has one, is reached."""
     return time.time() > float(os.environ.get(DEADLINE) or "inf")

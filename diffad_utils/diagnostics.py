@@ -19,8 +19,8 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from diffad_utils import metrics, scoring
-from diffad_utils.diffusion import EpsFn, ddim_step
+from diffad_utils import metrics, resampling, scoring
+from diffad_utils.diffusion import EpsFn, ddim_step, image_noise
 from diffad_utils.methods.img2img import Schedule
 
 # --- removal and fidelity ---------------------------------------------------------------------------------------------
@@ -222,11 +222,11 @@ class WrongReason(NamedTuple):
 def wrong_reason(
     labels: Sequence[int],
     full: Tensor,
-    outside: Tensor,
-    without: Tensor,
+    outside: Tensor | None,
+    without: Tensor | None,
     style: Mapping[str, Tensor],
-    maps: Tensor,
-    masks: Tensor,
+    maps: Tensor | None,
+    masks: Tensor | None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> WrongReason:
@@ -235,42 +235,47 @@ def wrong_reason(
     Parameters
     ----------
     labels, full : [N], the score of the images as they are. outside : [N], the score of the residual outside the mask
-        (`split_residual`). without : [N], the score where the defect was replaced by the twin's pixels before the
-        reconstruction (`without_defect`), with the same noise; for normal images the full score.
-    style : global statistics [N] (`style_statistics`). maps, masks : [N, H, W].
+        (`split_residual`), or None without masks. without : [N], the score where the defect was replaced by the twin's
+        pixels before the reconstruction (`without_defect`), with the same noise, and for normal images the full score; or
+        None without twins.
+    style : global statistics [N] (`style_statistics`). maps, masks : [N, H, W], or None.
 
-    The share of detection that survives without the defect is (I-AUROC without - 0.5) / (I-AUROC full - 0.5). The
-    verdict follows a rule fixed beforehand, with 95 % bootstrap intervals over images:
+    The share of detection that survives without the defect is (I-AUROC without - 0.5) / (I-AUROC full - 0.5), and the
+    share that is there outside the mask accordingly. The verdict follows a rule fixed beforehand, with 95 % bootstrap
+    intervals over images:
 
     - "does not detect" if the interval of the full I-AUROC reaches down to 0.5;
     - else "right for the wrong reason" if the interval without the defect lies above 0.5 and at least half survives;
     - else "right for the right reason" if less than half survives and the paired difference lies above 0;
-    - else "undecided".
+    - else, and where there are no twins to tell, "undecided".
     """
     labels = np.asarray(labels)
     scores = {"full residual": full, "outside the mask": outside, "defect replaced by the twin": without, **style}
-    rows = {}
-    for name, values in scores.items():
-        low, high = metrics.bootstrap_interval(metrics.image_auroc, values, labels, bootstrap, seed)
-        rows[name] = {"I-AUROC": metrics.image_auroc(values, labels), "low": low, "high": high}
-    paired = metrics.paired_bootstrap_difference(metrics.image_auroc, full, without, labels, bootstrap, seed)
+    times, rows = resampling.multiplicities(labels, bootstrap, seed), {}
+    aurocs = {name: resampling.auroc(values, labels, times)[:, 0] for name, values in scores.items() if values is not None}
+    for name, values in aurocs.items():
+        value, low, high = resampling.interval(values)
+        rows[name] = {"I-AUROC": value, "low": low, "high": high}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("statistic").reset_index()
-    detected, left = rows["full residual"], rows["defect replaced by the twin"]
-    numbers = {
-        "I-AUROC": detected["I-AUROC"],
-        "AUPRO": metrics.aupro(maps, masks),
-        "P-AUROC": metrics.pixel_auroc(maps, masks),
-        "lost_without_defect": paired[0],
-        "lost_low": paired[1],
-        "lost_high": paired[2],
-    }
+    detected = rows["full residual"]
+    numbers = {"I-AUROC": detected["I-AUROC"]}
+    if maps is not None:
+        numbers |= {"AUPRO": metrics.aupro(maps, masks), "P-AUROC": metrics.pixel_auroc(maps, masks)}
+    if without is not None:
+        lost = resampling.interval(aurocs["full residual"] - aurocs["defect replaced by the twin"])
+        numbers |= dict(zip(("lost_without_defect", "lost_low", "lost_high"), lost, strict=True))
     if detected["low"] <= 0.5:
         return WrongReason(table, numbers, "does not detect")
+    if outside is not None:
+        numbers["outside_share"] = (rows["outside the mask"]["I-AUROC"] - 0.5) / (detected["I-AUROC"] - 0.5)
+    if without is None:
+        return WrongReason(table, numbers, "undecided")
+    left = rows["defect replaced by the twin"]
     share = (left["I-AUROC"] - 0.5) / (detected["I-AUROC"] - 0.5)
     numbers["surviving_share"] = share
     if share >= 0.5 and left["low"] > 0.5:
         return WrongReason(table, numbers, "right for the wrong reason")
-    right = share < 0.5 and paired[1] > 0
+    right = share < 0.5 and numbers["lost_low"] > 0
     return WrongReason(table, numbers, "right for the right reason" if right else "undecided")
 
 
@@ -317,3 +322,64 @@ def variance_explained(table: pd.DataFrame, factors: Sequence[str], value: str) 
     mean, total = table[value].mean(), table[value].var(ddof=0)
     effects = {f: ((table.groupby(f)[value].transform("mean") - mean) ** 2).mean() for f in factors}
     return {factor: float(effect / total) if total > 0 else 0.0 for factor, effect in effects.items()}
+
+
+def best_compromise(removal, fidelity, times: np.ndarray) -> np.ndarray:
+    """The larger of removal and fidelity's smaller over settings: max over s of min(mean removal, mean fidelity), [R].
+
+    removal, fidelity : [S, N] of S settings on N anomalous images. times : [R, N], `resampling.multiplicities`. A setting
+    that removes every defect and changes nothing else reaches 1; the best setting is chosen anew in each resample, so the
+    value is an estimate from above.
+    """
+    return np.minimum(resampling.means(removal, times), resampling.means(fidelity, times)).max(axis=1)
+
+
+def rank_agreement(a, b) -> np.ndarray:
+    """Spearman correlation over settings of two criteria [R, S], resample by resample: [R]; 0 where one is constant."""
+    constant = (np.ptp(a, axis=1) == 0) | (np.ptp(b, axis=1) == 0)
+    return np.array([0.0 if flat else spearmanr(x, y).statistic for x, y, flat in zip(a, b, constant, strict=True)])
+
+
+def sensitivity(scores, labels: Sequence[int], n: int = 1000, seed: int = 0) -> np.ndarray:
+    """I-AUROC of the best setting minus that of the worst, found on one half of the images and measured on the other: [n + 1].
+
+    scores : [S, N] of S settings. Both halves (drawn by ``seed``, stratified by label) play both parts and the mean is
+    taken. The range over settings on the images themselves would be above 0 even if all settings were equally good. As
+    `resampling.interval` takes it: the data first, then resamples of the half that is measured on.
+    """
+    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    rng, halves = np.random.default_rng(seed), np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        halves[members[: len(members) // 2]] = True
+    gaps = []
+    for chosen in (halves, ~halves):
+        found = resampling.auroc(scores[:, chosen], labels[chosen], np.ones((1, chosen.sum()), dtype=np.int64))[0]
+        ends = scores[[found.argmax(), found.argmin()]][:, ~chosen]
+        measured = resampling.auroc(ends, labels[~chosen], resampling.multiplicities(labels[~chosen], n, seed))
+        gaps.append(measured[:, 0] - measured[:, 1])
+    return (gaps[0] + gaps[1]) / 2
+
+
+def changes_of_equal_energy(images: Tensor, keys: Sequence[str], mse: float = 1e-3, seed: int = 0) -> dict[str, Tensor]:
+    """Images [B, 3, H, W] changed in three ways by one and the same mean squared error: what do score parts respond to?
+
+    spot : a disc on 1 % of the image, darker or lighter, at a place drawn by (seed, key): a local change. colour cast : one
+    colour added everywhere. contrast : every pixel's distance from the image's mean colour scaled: a change of the texture.
+    The error is ``mse`` before the result is clipped to [0, 1].
+    """
+    side = torch.tensor(images.shape[-2:]).float()
+    place = 0.15 + 0.7 * torch.special.ndtr(image_noise((2,), seed, list(keys)))[:, :, None, None] * torch.ones(1, 2, 1, 1)
+    y, x = (torch.arange(n, dtype=torch.float32) + 0.5 for n in images.shape[-2:])
+    distance = ((y[:, None] - place[:, 0] * side[0]) ** 2 + (x[None] - place[:, 1] * side[1]) ** 2).sqrt()
+    disc = (distance <= math.sqrt(0.01 * float(side.prod()) / math.pi)).float()[:, None]
+    below = (images * disc).sum(dim=(1, 2, 3)) / (3 * disc.sum(dim=(1, 2, 3)))
+    sign = torch.where(below > 0.5, -1.0, 1.0)[:, None, None, None]
+    centred = images - images.mean(dim=(2, 3), keepdim=True)
+    cast = torch.tensor([1.0, 0.0, -1.0]).view(1, 3, 1, 1) * math.sqrt(1.5)
+    changes = {
+        "spot": sign * disc / disc.mean(dim=(2, 3), keepdim=True).sqrt(),
+        "colour cast": cast.expand_as(images),
+        "contrast": centred / centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp_min(1e-6),
+    }
+    return {name: (images + math.sqrt(mse) * change).clamp(0, 1) for name, change in changes.items()}

@@ -73,6 +73,115 @@ def labelled_rows(rows: Mapping[str, Tensor], columns: Sequence[str] | None = No
     return figure
 
 
+def strength_strips(
+    images: Tensor, reconstructions: Tensor, masks: Tensor | None, strengths: Sequence[float], names: Sequence[str]
+) -> Figure:
+    """Two rows an image: it and its reconstructions over strength, and below its mask and the residuals |x - x_hat|.
+
+    images [D, 3, H, W]; reconstructions [K, D, 3, H, W] for ``strengths`` [K] (0: the autoencoder alone); masks [D, H, W]
+    bool or None; names [D]. All residuals are means over channels on one colour scale, up to their 99.8th percentile.
+    """
+    residuals = (reconstructions - images).abs().mean(dim=2)
+    limit = float(np.quantile(residuals.numpy(), 0.998))
+    side = WIDTH / (len(strengths) + 1.4)
+    figure, axes = plt.subplots(2 * len(images), len(strengths) + 1, figsize=(WIDTH, 2 * len(images) * side + 0.4), squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+    for d, name in enumerate(names):
+        picture_row, residual_row = axes[2 * d], axes[2 * d + 1]
+        _show(picture_row[0], images[d])
+        picture_row[0].set_ylabel(name, fontsize=8)
+        residual_row[0].set_ylabel("mask, |x - x̂|" if masks is not None else "|x - x̂|", fontsize=8)
+        if masks is None:
+            residual_row[0].axis("off")
+        else:
+            residual_row[0].imshow(masks[d].numpy(), cmap="gray", vmin=0, vmax=1)
+        for k in range(len(strengths)):
+            _show(picture_row[k + 1], reconstructions[k, d])
+            shown = residual_row[k + 1].imshow(residuals[k, d].numpy(), cmap="inferno", vmin=0, vmax=limit)
+    for axis, title in zip(axes[0], ["x", *(f"x̂, {s:g}" if s else "x̂, VAE only" for s in strengths)], strict=True):
+        axis.set_title(title, fontsize=8)
+    figure.colorbar(shown, ax=axes, shrink=0.5, pad=0.01, aspect=30, label="|x - x̂|, grey values").ax.tick_params(labelsize=7)
+    return figure
+
+
+def heat_maps(table: pd.DataFrame, values: Mapping[str, str], x: str, y: str, rows: str, labels: Mapping[str, str]) -> Figure:
+    """One panel a value and a ``rows`` setting: the value over ``x`` and ``y``, written into the cells.
+
+    values: column of ``table`` -> title; panels of one value share a colour scale. labels: axis names of x, y and rows.
+    """
+    settings = sorted(table[rows].unique())
+    size = (WIDTH, 0.9 + len(settings) * (0.55 + 0.42 * table[y].nunique()))
+    figure, axes = plt.subplots(len(settings), len(values), figsize=size, squeeze=False, sharex=True, sharey=True)
+    for r, setting in enumerate(settings):
+        for c, (column, title) in enumerate(values.items()):
+            panel = table[table[rows] == setting].pivot(index=y, columns=x, values=column).sort_index(ascending=False)
+            limits = table[column].min(), table[column].max()
+            sns.heatmap(
+                panel, ax=axes[r, c], annot=True, fmt=".2f", annot_kws={"size": 8}, cmap="viridis", cbar=False,
+                vmin=limits[0], vmax=limits[1],
+            )  # fmt: skip
+            axes[r, c].set(xlabel=labels[x] if r == len(settings) - 1 else "", ylabel="", title=title if r == 0 else "")
+            axes[r, c].tick_params(axis="y", rotation=0)
+        axes[r, 0].set_ylabel(f"{labels[rows]} {setting:g}\n{labels[y]}")
+    return figure
+
+
+def compromise(table: pd.DataFrame, x: str, curves: Mapping[str, str], xlabel: str, crossing: tuple[float, float] | None) -> Figure:
+    """Curves of ``table`` over ``x`` with bands, and where the first two cross.
+
+    curves: name -> label; the table has columns ``<name>``, ``<name> low`` and ``<name> high``.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 3.6))
+    for name, label in curves.items():
+        (line,) = axis.plot(table[x], table[name], marker="o", label=label)
+        axis.fill_between(table[x], table[f"{name} low"], table[f"{name} high"], color=line.get_color(), alpha=0.15, linewidth=0)
+    if crossing is not None:
+        axis.plot(*crossing, marker="*", markersize=13, color="black", linestyle="none", label=f"crossing at {crossing[0]:.2f}")
+    axis.axhline(1, color="grey", linestyle=":", linewidth=1)
+    axis.axhline(0, color="grey", linewidth=0.8)
+    axis.set(xlabel=xlabel, ylabel="mean over anomalous images")
+    axis.legend(fontsize=8)
+    return figure
+
+
+def pareto(table: pd.DataFrame, front: Sequence[bool], drift: str, removal: str, hue: str, limits: tuple[float, float]) -> Figure:
+    """Settings as points of drift and removal, those that nothing beats circled; ``limits`` (drift, removal) bound what would do."""
+    figure, axis = plt.subplots(figsize=(5.6, 3.8))
+    sns.scatterplot(table, x=drift, y=removal, hue=hue, palette="viridis", s=45, ax=axis, legend="full")
+    best = table[np.asarray(front)]
+    axis.scatter(best[drift], best[removal], s=130, facecolors="none", edgecolors="black", label="not beaten")
+    left, right = min(0.0, axis.get_xlim()[0]), axis.get_xlim()[1]
+    low, high = axis.get_ylim()[0], max(1.0, axis.get_ylim()[1])
+    axis.fill_between([left, limits[0]], limits[1], high, color="#6a994e", alpha=0.15, linewidth=0, label="would do")
+    axis.set(xlim=(left, right), ylim=(low, high), xlabel="drift outside the mask / size of the defect", ylabel="removal inside the mask")
+    axis.legend(fontsize=8, title=hue, title_fontsize=8, loc="best")
+    return figure
+
+
+def alpha_curves(table: pd.DataFrame, floor: float | None = None) -> Figure:
+    """Left: I-AUROC of the hybrid score over alpha, raw and calibrated. Right: what the squared error's weight comes to.
+
+    ``table`` is `diagnostics.alpha_curve`'s, with columns low and high for the I-AUROC.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.4))
+    for (kind, part), colour in zip(table.groupby("kind", sort=False), (ANOMALOUS, NORMAL), strict=False):
+        left.plot(part["alpha"], part["I-AUROC"], marker="o", color=colour, label=kind)
+        left.fill_between(part["alpha"], part["low"], part["high"], color=colour, alpha=0.15, linewidth=0)
+        right.plot(part["alpha"], part["effective_alpha"], color=colour, linestyle="--", label=f"{kind}: weight in equal units")
+        right.plot(part["alpha"], part["mse_share"], marker="o", color=colour, label=f"{kind}: share of the variance")
+    if floor is not None:
+        left.axhline(floor, color="grey", linestyle="--", linewidth=1.2, label="trivial floor")
+    for axis in (left, right):
+        axis.axvspan(0.3, 0.9, color="grey", alpha=0.08, linewidth=0)
+        axis.set_xlabel("alpha (shaded: the slides' range)")
+        axis.legend(fontsize=7)
+    left.set_ylabel("I-AUROC")
+    right.set(ylabel="of the squared error", ylim=(-0.05, 1.05))
+    return figure
+
+
 def roc_curves(scores: Mapping[str, Sequence[float]], labels: Sequence[int], title: str | None = None) -> Figure:
     """ROC curves of several scores [N] on the same labels [N], with the area in the legend."""
     figure, axis = plt.subplots(figsize=(4.8, 4.3))

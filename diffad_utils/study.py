@@ -51,7 +51,7 @@ OWN_CELL = "# Parameters:"
 INJECTED_CELL = "# Parameters"
 """First line, exactly, of the cell that papermill adds."""
 
-METHOD_OF_NOTEBOOK = {"01_data": "trivial", "08_comparison": None}
+METHOD_OF_NOTEBOOK = {"01_data": "trivial", "03_img2img_sweep": "img2img", "08_comparison": None}
 """Method folder of a notebook; None: one folder for the whole profile. Others: the name after the number."""
 
 MAPS_LIMIT_BYTES = 4_000_000
@@ -178,6 +178,12 @@ RULES: dict[str, Rule] = {
     "alpha": _FRACTION,
     "alphas": _FRACTION,
     "calibration_images": Rule(low=2),
+    "strip_strengths": Rule(above=0, high=1),
+    "pair_images": Rule(low=2),
+    "prompt": Rule(pattern=r".*\S.*"),
+    "negative_prompt": Rule(pattern=r".*"),
+    "weights": _WEIGHTS,
+    "clip": _WEIGHTS,
     "search_trials": Rule(low=0, high=100000),
     "threads": Rule(low=1, high=1024),
     "vae": _WEIGHTS,
@@ -844,9 +850,7 @@ def _show(fig, text: str) -> None:
 def _count_weights(detector) -> int:
     import torch
 
-    modules = [value for value in vars(detector).values() if isinstance(value, torch.nn.Module)]
-    if isinstance(detector, torch.nn.Module):
-        modules = [detector]
+    modules = [detector] if isinstance(detector, torch.nn.Module) else detector.networks()
     return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
 
 

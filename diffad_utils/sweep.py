@@ -29,9 +29,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from diffad_utils import metrics, scoring
-from diffad_utils.data import resize_mask
+from diffad_utils.data import ImageDataset, resize_mask
 from diffad_utils.methods.base import check_images
-from diffad_utils.methods.clip_detectors import clip_features
+from diffad_utils.methods.clip_detectors import clip_features, paste_defect
 from diffad_utils.methods.img2img import Img2ImgEngine, Setting, check_prompts, residual_parts
 from diffad_utils.models.clip import Clip
 from diffad_utils.study import write_atomically
@@ -248,6 +248,23 @@ def evaluate(
     return pd.DataFrame(rows)
 
 
+def validation_images(train_dataset: ImageDataset, count: int, seed: int = 0) -> tuple[Tensor, list[str], list[int]]:
+    """Labelled images for `search` that need no test image: normal training images, and copies with a synthetic defect.
+
+    ``count`` training images are drawn by the seed; a defect is pasted into a copy of each (`clip_detectors.paste_defect`,
+    its content from the next one). Returns (images [2 count, 3, H, W], keys, labels), first the normal ones.
+    Raises ``ValueError`` for a count below 2 or above the number of training images.
+    """
+    if not 2 <= count <= len(train_dataset):
+        raise ValueError(f"count must be from 2 to the {len(train_dataset)} training images, got {count}")
+    order = torch.randperm(len(train_dataset), generator=torch.Generator().manual_seed(seed))[:count].tolist()
+    samples = [train_dataset[i] for i in order]
+    normal, keys = [sample["image"] for sample in samples], [sample["key"] for sample in samples]
+    rngs = [np.random.default_rng([seed, i]) for i in order]
+    pasted = [paste_defect(image, normal[(i + 1) % count], rngs[i])[0] for i, image in enumerate(normal)]
+    return torch.stack(normal + pasted), keys + [f"{key}+pasted" for key in keys], [0] * count + [1] * count
+
+
 def search(
     engine: Img2ImgEngine,
     images: Tensor,
@@ -304,8 +321,13 @@ def search(
         parts = measure(torch.arange(len(keys)), x_hat)
         return metrics.image_auroc(scoring.hybrid_score(parts, value["alpha"]), labels)
 
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-    study.optimize(objective, n_trials=trials)
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line a trial would be; the history is in the record
+    try:
+        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+        study.optimize(objective, n_trials=trials)
+    finally:
+        optuna.logging.set_verbosity(verbosity)
     return {
         "best": dict(study.best_params), "best_value": float(study.best_value), "trials": trials,
         "space": {name: list(bounds) for name, bounds in space.items()}, "sampler": "TPE", "seed": seed,

@@ -171,6 +171,10 @@ class Detector(ABC):
     def torch_device(self) -> torch.device:
         return pick_device(self.device)
 
+    def networks(self) -> list[torch.nn.Module]:
+        """The networks that a prediction runs through, once they are there; their weights are counted in the manifest."""
+        return [value for value in vars(self).values() if isinstance(value, torch.nn.Module)]
+
     def _require_fitted(self, attribute: str) -> None:
         if not hasattr(self, attribute):
             raise RuntimeError(f"{type(self).__name__} is not fitted: call fit(train_dataset) or load(folder) first")

@@ -176,6 +176,9 @@ class ClipDetector(Detector):
         if not hasattr(self, "clip_"):
             self.clip_ = load_clip_for(self.clip, self.image_size, device=self.device, allow_mini=self.allow_mini)
 
+    def networks(self) -> list[torch.nn.Module]:
+        return [self.clip_.model] if hasattr(self, "clip_") else []
+
     def _features(self, images: Tensor) -> ClipFeatures:
         return clip_features(self.clip_, resize_images(check_images(images), self.image_size))
 

@@ -469,6 +469,12 @@ class Img2Img(Detector):
         engine.schedule(self.setting)
         self.engine_ = engine
 
+    def networks(self) -> list[torch.nn.Module]:
+        if not hasattr(self, "engine_"):
+            return []
+        clip = [self.clip_.model] if self.clip_ else []
+        return [self.engine_.unet, self.engine_.vae, self.engine_.pipeline.text_encoder, *clip]
+
     def _checksums(self) -> dict[str, str]:
         sha256 = {"weights": self.engine_.pipeline.resolved.sha256}
         return sha256 if self.clip_ is None else sha256 | {"clip": self.clip_.resolved.sha256}

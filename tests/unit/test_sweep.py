@@ -295,6 +295,7 @@ def random_optuna():
 
     module = types.ModuleType("optuna")
     module.create_study = lambda direction, sampler: Study(sampler)
+    module.logging = types.SimpleNamespace(WARNING=30, get_verbosity=lambda: 20, set_verbosity=lambda level: None)
     module.samplers = types.SimpleNamespace(TPESampler=lambda seed: seed)
     return module
 
