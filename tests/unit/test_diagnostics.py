@@ -231,6 +231,18 @@ def test_wrong_reason_verdicts():
     assert (right.table["low"] <= right.table["I-AUROC"]).all() and right.numbers["AUPRO"] == pytest.approx(1.0)
 
 
+def test_wrong_reason_without_twins_or_masks():
+    rng = np.random.default_rng(0)
+    labels, full = [0] * 40 + [1] * 40, torch.from_numpy(np.r_[rng.normal(0, 1, 40), rng.normal(2, 1, 40)])
+    found = dg.wrong_reason(labels, full, None, None, {"colour_shift": full}, None, None, bootstrap=100)
+    assert found.verdict == "undecided" and list(found.table["statistic"]) == ["full residual", "colour_shift"]
+    assert set(found.numbers) == {"I-AUROC"}
+    masks = torch.zeros(80, 8, 8, dtype=torch.bool)
+    masks[40:, 2:5, 2:5] = True
+    found = dg.wrong_reason(labels, full, full, None, {}, masks.float(), masks, bootstrap=100)
+    assert found.verdict == "undecided" and found.numbers["outside_share"] == pytest.approx(1)
+
+
 # -- hybrid score and settings -----------------------------------------------------------------------------------------
 
 
@@ -260,3 +272,45 @@ def test_variance_explained():
     assert dg.variance_explained(table.assign(y=1.0), ["a"], "y") == {"a": 0.0}
     with pytest.raises(ValueError, match="every combination"):
         dg.variance_explained(table.iloc[:-1], ["a", "b", "c"], "y")
+
+
+def test_best_compromise():
+    times = np.ones((1, 4), dtype=int)
+    removal, fidelity = np.full((3, 4), [[0.9], [0.6], [0.1]]), np.full((3, 4), [[0.1], [0.5], [0.9]])
+    assert dg.best_compromise(removal, fidelity, times) == pytest.approx([0.5])
+    assert dg.best_compromise(np.ones((1, 4)), np.ones((1, 4)), times) == pytest.approx([1.0])
+
+
+def test_rank_agreement():
+    a = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])
+    b = np.array([[0.1, 0.5, 0.9], [0.9, 0.5, 0.1], [0.1, 0.5, 0.9]])
+    assert dg.rank_agreement(a, b) == pytest.approx([1.0, -1.0, 0.0])
+
+
+def test_sensitivity_is_zero_in_the_mean_where_settings_are_equally_good():
+    rng, labels = np.random.default_rng(0), np.repeat([0, 1], 40)
+    noise = rng.normal(size=(20, 60, 80))
+    equal = [dg.sensitivity(scores, labels, n=1, seed=i)[0] for i, scores in enumerate(noise)]
+    ranges = [np.ptp([roc(s, labels) for s in scores]) for scores in noise]
+    assert abs(np.mean(equal)) < 0.05 < 0.15 < np.mean(ranges)  # the range on the same images is far from 0
+    telling = noise[0][:2] + np.stack([3.0 * labels, 0.0 * labels])
+    assert dg.resampling.interval(dg.sensitivity(telling, labels, n=200))[1] > 0.3
+
+
+def roc(scores, labels):
+    return dg.metrics.image_auroc(scores, labels)
+
+
+def test_changes_of_equal_energy():
+    images = 0.3 + 0.4 * torch.rand(5, 3, 32, 40, generator=torch.Generator().manual_seed(0))
+    keys = [f"textures/carpet/test/good/{i}" for i in range(5)]
+    changed = dg.changes_of_equal_energy(images, keys, mse=1e-3)
+    assert set(changed) == {"spot", "colour cast", "contrast"}
+    for image in changed.values():
+        assert (image - images).square().mean(dim=(1, 2, 3)) == pytest.approx(torch.full((5,), 1e-3), rel=0.15)
+    spot = (changed["spot"] - images).abs().amax(dim=1) > 0
+    assert spot.float().mean(dim=(1, 2)) == pytest.approx(torch.full((5,), 0.01), abs=0.004)
+    cast = changed["colour cast"] - images
+    assert cast.std(dim=(2, 3)).max() < 1e-5 and cast.mean(dim=(2, 3)).abs().amax(dim=1).min() > 0.03
+    alone = dg.changes_of_equal_energy(images[2:3], keys[2:3], mse=1e-3)
+    assert torch.equal(alone["spot"], changed["spot"][2:3])

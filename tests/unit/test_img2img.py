@@ -396,3 +396,11 @@ def test_residual_parts():
     assert torch.allclose(maps["mse"][1, :4], torch.tensor(0.04))
     with pytest.raises(ValueError, match="differ in shape"):
         residual_parts(x, x_hat[:, :, :4])
+
+
+def test_networks_are_those_that_a_prediction_runs_through(folders):
+    detector = Img2Img(**folders, image_size=64, device="cpu", alpha=1.0)
+    assert detector.networks() == []
+    detector._load_networks()
+    pipeline = detector.engine_.pipeline
+    assert detector.networks() == [pipeline.unet, pipeline.vae, pipeline.text_encoder]

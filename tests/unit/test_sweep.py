@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from test_img2img import count_rows
 from tiny_models import write_clip, write_stable_diffusion
 
-from diffad_utils import sweep
+from diffad_utils import data, sweep
 from diffad_utils.methods.img2img import Img2ImgEngine, Setting
 from diffad_utils.models.clip import load_clip
 from diffad_utils.models.stable_diffusion import load_pipeline
@@ -333,3 +333,16 @@ def test_search_with_optuna_itself(engine, clip, images):
     options = dict(test_keys=[], trials=3, num_inference_steps=10)
     record = sweep.search(engine, images, KEYS, [0, 0, 1, 1, 1], PROMPTS, clip, **options)
     assert len(record["history"]) == 3 and set(record["best"]) == set(sweep.SEARCH_SPACE)
+
+
+def test_validation_images_need_no_test_image():
+    train = data.load_index("textures", category="carpet")
+    train = data.ImageDataset(train[train["split"] == "train"].head(6), size=64)
+    images, keys, labels = sweep.validation_images(train, 4, seed=1)
+    assert images.shape == (8, 3, 64, 64) and labels == [0] * 4 + [1] * 4 and len(set(keys)) == 8
+    assert all("/train/" in key for key in keys) and keys[4] == f"{keys[0]}+pasted"
+    differing = (images[4:] != images[:4]).any(dim=1).float().mean(dim=(1, 2))
+    assert (differing > 0).all() and (differing < 0.12).all()
+    assert torch.equal(sweep.validation_images(train, 4, seed=1)[0], images)
+    with pytest.raises(ValueError, match="6 training images, got 7"):
+        sweep.validation_images(train, 7)
