@@ -850,7 +850,10 @@ def _show(fig, text: str) -> None:
 def _count_weights(detector) -> int:
     import torch
 
-    modules = [detector] if isinstance(detector, torch.nn.Module) else detector.networks()
+    modules = [detector] if isinstance(detector, torch.nn.Module) else list(vars(detector).values())
+    if hasattr(detector, "networks"):
+        modules = detector.networks()
+    modules = [module for module in modules if isinstance(module, torch.nn.Module)]
     return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
 
 
