@@ -10,7 +10,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/0[1-9]_*.ipynb))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test test-faults test-slurm lab notebooks foundation lock clean
+.PHONY: help setup report test test-faults test-slurm lab notebooks foundation lock clean bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ foundation: $(READY) ## train the models of data/mini anew: hours on a CPU, minu
 	$(PY) -m diffad_utils.cli run 00_foundation --minutes 1440
 	for model in clip sd; do rm -rf data/mini/$$model && cp -R reports/foundation/models/$$model data/mini/$$model; done
 	cp reports/foundation/models/resnet/* data/mini/resnet/
+
+bench: $(READY) ## measure speed and memory side by side with peers (CPU), into benchmarks/results
+	for topic in metrics knn sampling features; do $(PY) -m benchmarks.$$topic || exit 1; done
 
 setup: $(READY) ## only make .venv with the locked packages
 

@@ -24,7 +24,7 @@ import markupsafe
 import pandas as pd
 from PIL import Image
 
-from diffad_utils import claims, execution, study
+from diffad_utils import bench_report, claims, execution, study
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 COMPARISON = "comparison"
@@ -40,7 +40,8 @@ FRONT_COLUMNS = (
 def code_digest() -> str:
     """Checksum of what makes the pages: this module, what it reads with, and the templates."""
     here = Path(__file__)
-    files = [here, *(here.with_name(name) for name in ("study.py", "claims.py", "comparison.py")), *sorted(TEMPLATES.iterdir())]
+    files = [here, *(here.with_name(name) for name in ("study.py", "claims.py", "comparison.py", "bench_report.py")), *sorted(TEMPLATES.iterdir())]
+    files += bench_report.result_files()
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
@@ -300,7 +301,7 @@ def write(root: str | Path) -> Path:
         profile=root.name, comparison=joined, runs=runs, notebooks=dict(sorted(notebooks.items())), failed=failed,
         ignored=study.unfinished_runs(root), ledger=[row for row in ledger if row["evidence"]],
         untested=[row for row in ledger if not row["evidence"]], weights=unique("weights", "name"), data=unique("data", "sha256"),
-        versions=_same_everywhere(records),
+        versions=_same_everywhere(records), benchmarks=bench_report.write(root),
         # from the runs, not the clock: the same runs give the same page
         latest=max((run["started"] for run in runs), default=""),
     )  # fmt: skip

@@ -1,0 +1,53 @@
+"""The benchmarks' harness and the page made of what they leave."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from benchmarks import harness
+from diffad_utils import bench_report
+
+
+def test_rounds_are_interleaved_and_ratios_are_within_a_round():
+    order = []
+    work = {name: (lambda name=name: order.append(name) or name) for name in ("a", "b", "slow")}
+    rows, values = harness.interleave(work, 3, once=["slow"], reference="b")
+    assert order[:2] == ["a", "b"]  # warm-up, without what runs once
+    assert order[2:] == ["a", "b", "slow", "b", "a", "a", "b"]
+    assert [row["rounds"] for row in rows] == [3, 3, 1] and values["slow"] == "slow"
+    assert rows[1]["ratio"] == [1.0, 1.0, 1.0]
+    for row in rows:
+        median, low, high = row["ratio"]
+        assert low <= median <= high
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
+def test_growth_finds_the_exponent(exponent):
+    sizes = [1, 2, 4, 8]
+    assert harness.growth(sizes, [3 * size**exponent for size in sizes]) == pytest.approx(exponent)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_counts_what_comes_and_goes(capsys):
+    harness.measure_memory(lambda: np.ones(64 * 2**20, np.uint8).sum(), "cpu")
+    rise = json.loads(capsys.readouterr().out)["rise"]
+    assert 60 * 2**20 < rise < 100 * 2**20
+
+
+def test_results_are_written_and_become_a_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    rows = [{"name": "ours", "ratio": [1.0, 0.9, 1.1], "AUPRO": 0.123456}, {"name": "<theirs>", "memory_MB": 3.5}]
+    tables = [{"title": "Pixel metrics", "rows": rows, "note": "a note"}]
+    assert bench_report.write(tmp_path, tmp_path) is None  # nothing measured yet: no page
+    harness.write("metrics", SimpleNamespace(device="cpu", quick=True), tables)
+    assert not list(tmp_path.glob("*.json")) and "ours" in capsys.readouterr().out
+    harness.write("metrics", SimpleNamespace(device="cpu", quick=False), tables)
+    loaded = bench_report.load_results(tmp_path)
+    assert loaded[0]["tables"] == tables and loaded[0]["machine"]["cores"] >= 1
+    assert bench_report.write(tmp_path, tmp_path) == "benchmarks.html"
+    page = (tmp_path / "benchmarks.html").read_text()
+    assert "1 [0.9, 1.1]" in page and "0.1235" in page and "&lt;theirs&gt;" in page and "a note" in page
+    assert loaded[0]["machine"]["date"] in page and "<script" not in page
