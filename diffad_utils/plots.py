@@ -45,13 +45,16 @@ def image_grid(
     return figure
 
 
-def labelled_rows(rows: Mapping[str, Tensor], columns: Sequence[str] | None = None, cmap: str = "inferno") -> Figure:
+def labelled_rows(
+    rows: Mapping[str, Tensor], columns: Sequence[str] | None = None, cmap: str = "inferno", side: float | None = None
+) -> Figure:
     """One row a name: images [N, 3, H, W] as they are, maps [N, H, W] in colour on one scale a row, masks (bool) in grey.
 
-    ``columns`` [N] are titles above the first row.
+    ``columns`` [N] are titles above the first row. ``side`` : of a picture, inches; by default as large as fits. Below one
+    inch the names stand upright beside their rows.
     """
     n = len(next(iter(rows.values())))
-    side = min((WIDTH - 1.0) / n, 1.6)
+    side = min((WIDTH - 1.0) / n, 1.6) if side is None else side
     figure, axes = plt.subplots(len(rows), n, figsize=(1.0 + side * n, side * len(rows) + 0.3), squeeze=False)
     for r, (name, values) in enumerate(rows.items()):
         is_map = values.ndim == 3 and values.is_floating_point()
@@ -65,7 +68,8 @@ def labelled_rows(rows: Mapping[str, Tensor], columns: Sequence[str] | None = No
             else:
                 picture = axis.imshow(values[c].numpy(), cmap=cmap if is_map else "gray", **limits)
             if c == 0:
-                axis.set_ylabel(name, fontsize=8)
+                upright = {"rotation": 0, "ha": "right", "va": "center"} if side < 1 else {}
+                axis.set_ylabel(name, fontsize=8, **upright)
             if r == 0 and columns is not None:
                 axis.set_title(columns[c], fontsize=8)
         if is_map:
