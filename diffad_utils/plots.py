@@ -450,6 +450,60 @@ def training_curve(losses: Sequence[float], ylabel: str = "loss (mean squared er
     return figure
 
 
+def captioned_strips(rows: Mapping[str, Tensor], columns: Sequence[str], captions: Mapping[str, Sequence[str]]) -> Figure:
+    """One row a name of images [N, 3, H, W], with ``columns`` [N] above the first row and ``captions[name]`` [N] under each image."""
+    n = len(columns)
+    side = WIDTH / n
+    figure, axes = plt.subplots(len(rows), n, figsize=(WIDTH, len(rows) * (side + 0.3) + 0.3), squeeze=False)
+    for r, (name, images) in enumerate(rows.items()):
+        for c, axis in enumerate(axes[r]):
+            axis.set(xticks=[], yticks=[])
+            axis.grid(False)
+            _show(axis, images[c])
+            axis.set_xlabel(captions[name][c], fontsize=7)
+            if c == 0:
+                axis.set_ylabel(name, fontsize=9)
+            if r == 0:
+                axis.set_title(columns[c], fontsize=9)
+    return figure
+
+
+def fields(grid: Tensor, vectors: Mapping[str, Tensor], values: Mapping[str, Tensor], label: str) -> Figure:
+    """Vector fields and scalar fields on a square grid of points [s * s, 2], side by side: arrows for ``vectors`` [s * s, 2] in each
+    panel, all on one scale, over ``values`` [s * s] in colour, all on one scale. Both mappings have the same names."""
+    side = int(round(len(grid) ** 0.5))
+    figure, axes = plt.subplots(1, len(vectors), figsize=(WIDTH, WIDTH / len(vectors) * 0.95), sharey=True, squeeze=False)
+    low, high = min(float(v.min()) for v in values.values()), max(float(v.max()) for v in values.values())
+    longest = max(float(v.norm(dim=1).quantile(0.98)) for v in vectors.values())
+    x, y = (grid[:, i].reshape(side, side).numpy() for i in range(2))
+    for axis, (name, field) in zip(axes[0], vectors.items(), strict=True):
+        picture = axis.pcolormesh(x, y, values[name].reshape(side, side).numpy(), cmap="viridis", vmin=low, vmax=high, shading="nearest")
+        axis.quiver(grid[:, 0], grid[:, 1], field[:, 0], field[:, 1], color="white", scale=longest * 18, width=0.005)
+        axis.set(title=name, xlabel="first element of $x_t$")
+        axis.title.set_fontsize(9)
+        axis.set_aspect("equal")
+        axis.grid(False)
+    axes[0, 0].set_ylabel("second element of $x_t$")
+    figure.colorbar(picture, ax=axes[0, :], shrink=0.8, pad=0.01, label=label)
+    return figure
+
+
+def curves(tables: Mapping[str, pd.DataFrame], x: str, ys: Sequence[str], xlabel: str, ylabel: str, log_y: bool = False, rule: float | None = None) -> Figure:
+    """Columns ``ys`` of one or more tables over their column ``x``, one panel a table, with a dotted horizontal line at ``rule``."""
+    figure, axes = plt.subplots(1, len(tables), figsize=(min(WIDTH, 5.2 * len(tables)), 3.4), sharey=True, squeeze=False)
+    for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
+        for i, y in enumerate(ys):
+            axis.plot(table[x], table[y], marker="o", markersize=4, label=y, linestyle=["-", "--", ":", "-."][i % 4])
+        if rule is not None:
+            axis.axhline(rule, color="grey", linestyle=":", linewidth=1)
+        axis.set(xlabel=xlabel, title=title)
+        if log_y:
+            axis.set_yscale("log")
+    axes[0, 0].set_ylabel(ylabel)
+    axes[0, -1].legend(fontsize=7)
+    return figure
+
+
 def _show(axis, image: Tensor) -> None:
     axis.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy())
 

@@ -14,6 +14,7 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from diffad_utils import weights
@@ -21,6 +22,7 @@ from diffad_utils import weights
 # the architecture of weights that come without a timm config.json; where they have one, that decides
 ARCHITECTURES = {"resnet34": "resnet34", "wide_resnet50_2": "wide_resnet50_2", "efficientnet-b4": "tf_efficientnet_b4"}
 NAMES = (*ARCHITECTURES, "resnet-mini")
+TRANSFORMERS = {"dino-vits8": "vit_small_patch8_224"}  # the same of transformers, whose layers have one stride
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -94,6 +96,30 @@ def load_backbone(
     return Backbone(net, *normalisation, strides, resolved)
 
 
+def load_layers(name: str, *, allow_mini: bool = False, strides: tuple[int, ...] = (2, 4, 8), layers: int = 4) -> Backbone:
+    """A frozen backbone for multi-layer features of any timm network: as `load_backbone` where it has several strides, and of
+    a vision transformer the patch tokens after the last block of each of ``layers`` equal parts (`Backbone.strides` are
+    all its patch size). Images of any size: positions are interpolated, sides padded to the patch size.
+
+    name : "dino-vits8" (Caron et al., ICCV 2021), "vit_small_patch8_224.dino", or anything that `load_backbone` takes.
+    Raises as `load_backbone`; ``ValueError`` also for a transformer with fewer blocks than ``layers``.
+    """
+    resolved = weights.resolve(name, allow_mini=allow_mini)
+    config = read_config(resolved)
+    with torch.device("meta"):
+        whole = timm.create_model(config["architecture"], pretrained=False, **config.get("model_args", {}))
+    if not isinstance(whole, VisionTransformer):
+        return load_backbone(name, allow_mini=allow_mini, strides=strides)
+    blocks = len(whole.blocks)
+    if not 1 <= layers <= blocks:
+        raise ValueError(f"backbone: {config['architecture']} has {blocks} blocks, asked for {layers} layers")
+    indices = tuple(blocks * (i + 1) // layers - 1 for i in range(layers))
+    arguments = {**config.get("model_args", {}), "dynamic_img_size": True, "dynamic_img_pad": True}
+    net = timm.create_model(config["architecture"], pretrained=False, features_only=True, out_indices=indices, **arguments)
+    _load_strict(net.model, config, resolved.path)
+    return Backbone(net, *_normalisation(config), tuple(net.feature_info.reduction()), resolved)
+
+
 def read_config(resolved: weights.Resolved) -> dict[str, Any]:
     """The timm config of resolved weights: architecture, model_args, pretrained_cfg (mean, std).
 
@@ -118,7 +144,7 @@ def read_config(resolved: weights.Resolved) -> dict[str, Any]:
 
 def _architecture(name: str) -> str | None:
     """timm's architecture of a known name or a timm name, without the tag; None for other names."""
-    architecture = ARCHITECTURES.get(name, name.partition(".")[0])
+    architecture = (ARCHITECTURES | TRANSFORMERS).get(name, name.partition(".")[0])
     return architecture if timm.is_model(architecture) else None
 
 

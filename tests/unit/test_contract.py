@@ -16,6 +16,9 @@ from contract import DetectorContract
 from tiny_models import write_clip
 
 MINI = {"allow_mini": True}
+SCORE_MATCHING = {
+    "image_size": 32, "block_out_channels": (8, 16), "dsm_steps": 6, "train_steps": 6, "train_batch_size": 2, "noise_timestep": 20, "stride": 5,
+}  # fmt: skip
 SETTINGS = {
     "trivial": {},
     "invad": {"grid": 4, "width": 32, "depth": 1, "num_heads": 2, "train_steps": 150, "learning_rate": 3e-3, "warmup_steps": 5},
@@ -29,6 +32,9 @@ SETTINGS = {
     },
     "latent_unet": {"width": 16, "train_steps": 6, "train_batch_size": 2},
     "autoencoder": {"train_steps": 6, "train_batch_size": 2, "crop": 32},
+    "sgm": SCORE_MATCHING,
+    "esm": SCORE_MATCHING,
+    "esm_sigma": SCORE_MATCHING,
     "pixel_ddpm": {"image_size": 32, "train_steps": 6, "train_batch_size": 2, "num_steps": 2},
     "ddad": {"block_out_channels": (8, 16), "train_steps": 6, "train_batch_size": 2, "num_steps": 2, "adaptation_epochs": 1},
     "d3ad": {"block_out_channels": (16, 16), "train_steps": 6, "train_batch_size": 4, "num_steps": 2, "k": 3},
@@ -50,6 +56,9 @@ ATTRIBUTES = {
     "pixel_ddpm": {"gross_auroc": None},
     "ddad": {"gross_auroc": None},
     "anomalib:winclip": {"trained": False, "gross_auroc": None},
+    "sgm": {"gross_auroc": None},
+    "esm": {"gross_auroc": None},
+    "esm_sigma": {"gross_auroc": None},
 }
 """Where the suite's defaults do not fit; see `contract`."""
 
