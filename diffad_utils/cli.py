@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from diffad_utils import __version__, execution, report, study
+from diffad_utils import __version__, execution, kaggle, report, study
 
 
 def _find_notebook(name: str, folder: Path | None) -> Path:
@@ -83,6 +83,27 @@ def status(options) -> int:
     counts = {name: sum(row["state"] == name for row in rows) for name in ("done", "running", "failed", "changed", "missing")}
     print(f"\n{len(rows)} runs: " + ", ".join(f"{count} {name}" for name, count in counts.items() if count))
     return 0
+
+
+def kaggle_build(options) -> int:
+    """Write dist/kaggle: a data set with the package and one kernel a notebook, ready for `diffad kaggle push`."""
+    folder = kaggle.build(
+        options.owner, profile=options.profile, notebooks=options.notebooks, output=options.output, wheels=options.wheels,
+        dataset_sources=options.dataset_source, model_sources=options.model_source, internet=options.internet,
+        resume=options.resume,
+    )  # fmt: skip
+    kernels = sorted(path.parent.name for path in folder.glob("*/kernel-metadata.json"))
+    print(f"{folder} has the data set and {len(kernels)} kernel(s): {', '.join(kernels)}")
+    needed = kaggle.weights_needed(folder)
+    if needed and not options.internet:
+        print(f"They need these weights: {', '.join(needed)}. Attach them (--model-source, --dataset-source), or use --internet.")
+    return 0
+
+
+def kaggle_push(options) -> int:
+    """Upload a build with Kaggle's own client, in order, and wait. Exit code 1 if a kernel failed."""
+    states = kaggle.push(options.folder, parallel=options.parallel, poll=options.poll, wait=not options.no_wait)
+    return 0 if set(states.values()) <= {"complete", "pushed"} else 1
 
 
 def write_report(options) -> int:
@@ -192,6 +213,24 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("notebook", nargs="*", help="names or beginnings of them (default: all)")
     sub.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
 
+    kaggle_parser = commands.add_parser("kaggle", help="Build and push kernels for Kaggle.")
+    kaggle_commands = kaggle_parser.add_subparsers(dest="kaggle_command", required=True)
+    sub = command("build", kaggle_build, kaggle_commands)
+    sub.add_argument("--owner", required=True, help="your Kaggle user name")
+    sub.add_argument("--profile", default="kaggle", help="name or path of a profile (default kaggle)")
+    sub.add_argument("--notebooks", nargs="+", default=[], metavar="NAME", help="such as 03 06 (default: all of the profile)")
+    sub.add_argument("--output", type=Path, help="folder (default dist/kaggle)")
+    sub.add_argument("--dataset-source", action="append", default=[], metavar="OWNER/SLUG", help="data set to attach, too")
+    sub.add_argument("--model-source", action="append", default=[], metavar="OWNER/MODEL/FRAMEWORK/VARIATION/VERSION")
+    sub.add_argument("--wheels", type=Path, metavar="FOLDER", help="wheels of packages that Kaggle's image lacks")
+    sub.add_argument("--internet", action="store_true", help="let the kernels use the network")
+    sub.add_argument("--resume", action="store_true", help="attach each kernel's own last output, to go on from there")
+    sub = command("push", kaggle_push, kaggle_commands)
+    sub.add_argument("folder", nargs="?", type=Path, help="what build wrote (default dist/kaggle)")
+    sub.add_argument("--parallel", type=int, default=2, help="kernels at once (default %(default)s)")
+    sub.add_argument("--poll", type=float, default=30.0, help="seconds between two looks at Kaggle (default %(default)g)")
+    sub.add_argument("--no-wait", action="store_true", help="push and return; what joins the others is left out")
+
     data_parser = commands.add_parser("data", help="List, check or make data sets.")
     data_commands = data_parser.add_subparsers(dest="data_command", required=True)
     command("list", data_list, data_commands)
@@ -220,7 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:  # what the package raises for bad input; anything else is a bug
         print(f"diffad: {error}", file=sys.stderr)
         return 2
-    except execution.RunFailed as error:
+    except (execution.RunFailed, kaggle.KaggleError) as error:
         print(f"diffad: {error}", file=sys.stderr)
         return 1
 

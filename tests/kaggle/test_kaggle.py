@@ -1,0 +1,277 @@
+"""Bundles for Kaggle: what is in them, the push with the real client to a stand-in, a session in a copy of Kaggle's file tree."""
+
+import importlib.metadata
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_server import KEY, USER, FakeKaggle
+
+from diffad_utils import kaggle, profiles, study
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GRID = [{"dataset": "elpv", "category": "mono"}, {"dataset": "textures", "category": "leather"}]
+SMALL = {
+    "image_size": 64, "grid": 4, "width": 32, "depth": 1, "num_heads": 2, "train_steps": 8, "train_batch_size": 4,
+    "sweep_images": 6, "train_images": 10, "test_images": 10,
+}  # fmt: skip
+"""What makes a notebook quick, as far as it has such parameters."""
+
+
+def write_profile(folder: Path) -> Path:
+    """A profile `tiny` with two runs of 07 and the comparison."""
+    own = study.notebook_parameters(REPOSITORY / "notebooks" / "07_invad.ipynb")
+    parameters = {name: value for name, value in SMALL.items() if name in own}
+    content = {"defaults": {"gpus": 0, "minutes": 10}, "07_invad": {"grid": GRID, "parameters": parameters}, "08_comparison": None}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(content))
+    return folder / "tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundle")
+    return kaggle.build(USER, profile=str(write_profile(folder)), output=folder / "kaggle")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_two_builds_have_the_same_bytes(bundle, tmp_path):
+    before = os.umask(0o077)
+    try:
+        again = kaggle.build(USER, profile=str(bundle.parent / "tiny.yaml"), output=tmp_path / "kaggle")
+    finally:
+        os.umask(before)
+    assert contents(again) == contents(bundle)
+    assert contents(kaggle.build(USER, profile=str(bundle.parent / "tiny.yaml"), output=again)) == contents(bundle)
+
+
+def test_the_data_set_has_what_the_installed_package_needs(bundle):
+    names = set(contents(bundle / "dataset"))
+    assert {"data/published/claims.csv", "data/mini/sd/model_index.json", "notebooks/07_invad.ipynb"} <= names
+    assert "workflow/profiles/tiny.yaml" in names
+    (wheel,) = (bundle / "dataset").glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        inside = file.namelist()
+        assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+    assert {"diffad_utils/templates/report.html", "diffad_utils/kaggle.py"} <= set(inside)
+    packaged = {name for name in inside if name.startswith("diffad_utils/") and name.endswith(".py")}
+    assert packaged == {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "diffad_utils").rglob("*.py")}
+
+
+def test_kernels_are_chained_and_have_their_parameters(bundle):
+    invad = json.loads((bundle / "07_invad/kernel-metadata.json").read_text())
+    joined = json.loads((bundle / "08_comparison/kernel-metadata.json").read_text())
+    assert invad["id"] == f"{USER}/diffad-07-invad-tiny" and joined["kernel_sources"] == [invad["id"]]
+    assert not invad["enable_internet"] and invad["dataset_sources"] == [f"{USER}/diffad-utils"]
+    notebook = json.loads((bundle / "07_invad/07_invad.ipynb").read_text())
+    (injected,) = [cell for cell in notebook["cells"] if "injected-parameters" in cell["metadata"].get("tags", [])]
+    assert study.default_parameters("".join(injected["source"]))["train_steps"] == 8
+    assert not any(cell.get("outputs") for cell in notebook["cells"])
+
+
+def test_the_kaggle_profile_asks_for_a_gpu_mvtec_and_its_weights(tmp_path):
+    folder = kaggle.build(USER, notebooks=["07", "08"], output=tmp_path / "kaggle", resume=True, model_sources=["a/b/c/d/1"])
+    metadata = json.loads((folder / "07_invad/kernel-metadata.json").read_text())
+    assert metadata["enable_gpu"] and metadata["machine_shape"] == kaggle.MACHINE
+    assert metadata["dataset_sources"] == [f"{USER}/diffad-utils", "ipythonx/mvtec-ad"]
+    assert metadata["model_sources"] == ["a/b/c/d/1"] and metadata["kernel_sources"] == [metadata["id"]]
+    assert "efficientnet-b4" in kaggle.weights_needed(folder)
+    assert not (folder / "01_data").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"owner": "some one"}, "not a Kaggle user name"),
+        ({"notebooks": ["99"]}, "no notebook of the profile matches '99'"),
+        ({"dataset_sources": ["mvtec"]}, "dataset source 'mvtec' is not of the form owner/slug"),
+        ({"model_sources": ["a/b"]}, "owner/model/framework/variation/version"),
+    ],
+)
+def test_a_wrong_build_stops_with_one_sentence(tmp_path, change, message):
+    options = {"owner": USER, "output": tmp_path / "kaggle"} | change
+    with pytest.raises(ValueError, match=re.escape(message)):
+        kaggle.build(options.pop("owner"), **options)
+    assert not (tmp_path / "kaggle").exists()
+
+
+def test_other_peoples_folders_are_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match="has other files in it"):
+        kaggle.build(USER, output=tmp_path)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+# --- push ------------------------------------------------------------------------------------------------------------
+
+
+def push(server: FakeKaggle, bundle: Path, home: Path, **more) -> subprocess.CompletedProcess:
+    pytest.importorskip("slugify", reason="Kaggle's client is not installed")
+    command = [sys.executable, "-m", "diffad_utils.cli", "kaggle", "push", str(bundle), "--poll", "0.05"]
+    environment = os.environ | server.environment(home) | {"PYTHONPATH": str(REPOSITORY)} | more
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_push_uploads_the_data_set_then_the_kernels_in_order_and_waits(bundle, tmp_path):
+    server = FakeKaggle()
+    done = push(server, bundle, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, joined = f"{USER}/diffad-07-invad-tiny", f"{USER}/diffad-08-comparison-tiny"
+    assert list(server.kernels) == [first, joined]
+    assert server.calls.index("CreateDataset") < server.calls.index("SaveKernel")
+    # 08 only after 07 had finished
+    order = [call for call in server.calls if call in ("SaveKernel", "GetKernelSessionStatus")]
+    assert order == ["SaveKernel", "GetKernelSessionStatus", "GetKernelSessionStatus"] * 2
+    assert "does not resolve" not in done.stdout  # the client's check of title against slug
+    assert KEY not in done.stdout + done.stderr
+    (files,) = server.datasets[f"{USER}/diffad-utils"]
+    assert set(files) == {"data.zip", "notebooks.zip", "workflow.zip", next((bundle / "dataset").glob("*.whl")).name}
+    with zipfile.ZipFile(io.BytesIO(server.blobs["data.zip"])) as file:
+        assert "mini/sd/model_index.json" in file.namelist()
+    assert "# Parameters" in server.kernels[first][0]["text"]
+    assert server.kernels[joined][0]["kernelDataSources"] == [first]
+
+    again = push(server, bundle, tmp_path)
+    assert again.returncode == 0 and "new version" in again.stdout
+    assert len(server.datasets[f"{USER}/diffad-utils"]) == 2 and len(server.kernels[first]) == 2
+
+
+def test_push_reports_a_failed_kernel_and_goes_on(bundle, tmp_path):
+    server = FakeKaggle(failing=(f"{USER}/diffad-07-invad-tiny",))
+    done = push(server, bundle, tmp_path)
+    assert done.returncode == 1
+    assert "diffad-07-invad-tiny: out of memory" in done.stdout and len(server.kernels) == 2
+
+
+def test_push_without_credentials_says_so(bundle, tmp_path):
+    done = push(FakeKaggle(), bundle, tmp_path, KAGGLE_USERNAME="", KAGGLE_KEY="")
+    assert done.returncode in (1, 2) and not re.search("Traceback", done.stderr)
+    assert "signed in" in done.stderr or "Unauthenticated" in done.stderr
+
+
+# --- a session -------------------------------------------------------------------------------------------------------
+
+
+def closure(names: list[str]) -> dict[str, importlib.metadata.Distribution]:
+    """The installed distributions that the named ones need, without extras."""
+    from packaging.requirements import Requirement
+
+    found, todo = {}, list(names)
+    while todo:
+        name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
+        if name in found:
+            continue
+        try:
+            found[name] = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for text in found[name].requires or []:
+            requirement = Requirement(text)
+            extras = [""] + sorted(requirement.extras)
+            if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
+                todo.append(requirement.name)
+                todo += [  # what the extras that were asked for need
+                    Requirement(line).name
+                    for line in (importlib.metadata.requires(requirement.name) if requirement.extras else None) or []
+                    if Requirement(line).marker and any(Requirement(line).marker.evaluate({"extra": extra}) for extra in requirement.extras)
+                ]
+    return found
+
+
+def make_environment(folder: Path) -> Path:
+    """A fresh virtual environment with links to the package's dependencies and nothing else; returns its Python."""
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    needed = closure(["diffad-utils"])
+    del needed["diffad-utils"]
+    for distribution in needed.values():
+        for file in distribution.files or []:
+            top = file.parts[0]
+            source, target = Path(distribution.locate_file(top)), site / top
+            if top not in ("..", "__pycache__") and not target.exists() and not target.is_symlink():
+                target.symlink_to(source)
+    return folder / "bin" / "python"
+
+
+class Session:
+    """Runs built kernels one at a time in a copy of Kaggle's file tree: read-only inputs, no network."""
+
+    def __init__(self, root: Path, bundle: Path):
+        self.root, self.bundle = root, bundle
+        (root / "input").mkdir(parents=True)
+        self.python = make_environment(root / "venv")
+        slug = json.loads((bundle / "dataset/dataset-metadata.json").read_text())["id"].split("/")[1]
+        shutil.copytree(bundle / "dataset", root / "input" / slug, ignore=shutil.ignore_patterns("dataset-metadata.json"))
+
+    def run(self, name: str, attach: tuple[Path, ...] = (), change=lambda text: text) -> Path:
+        """Execute a kernel like Kaggle's own papermill does; returns the folder of its output."""
+        metadata = json.loads((self.bundle / name / "kernel-metadata.json").read_text())
+        working = self.root / "working"
+        working.mkdir()
+        (self.root / "kernel.ipynb").write_text(change((self.bundle / name / metadata["code_file"]).read_text()))
+        for output in attach:
+            shutil.copytree(output, self.root / "input" / output.name)
+        script = (
+            f'mount --bind "{self.root}/input" "{self.root}/input" && mount -o remount,ro,bind "{self.root}/input" && '
+            f'if touch "{self.root}/input/x" 2>/dev/null; then exit 9; fi; '
+            f'exec "{self.python}" -m papermill "{self.root}/kernel.ipynb" "{working}/__notebook__.ipynb" -k python3 --log-output'
+        )
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.root), "DIFFAD_KAGGLE": str(self.root), "OMP_NUM_THREADS": "1"}
+        environment |= {"JUPYTER_PLATFORM_DIRS": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"}
+        done = subprocess.run(
+            ["unshare", "-n", "-m", "bash", "-c", f"ip link set lo up 2>/dev/null; {script}"],
+            cwd=working, env=environment, capture_output=True, text=True, timeout=900,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        for output in attach:
+            shutil.rmtree(self.root / "input" / output.name)
+        result = self.root / "outputs" / f"{metadata['id'].split('/')[1]}"
+        shutil.rmtree(result, ignore_errors=True)
+        result.parent.mkdir(exist_ok=True)
+        working.rename(result)
+        return result
+
+
+def without_network() -> bool:
+    return shutil.which("unshare") is not None and subprocess.run(["unshare", "-n", "-m", "true"], capture_output=True).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not without_network(), reason="needs the right to take the network away (unshare)")
+def test_kernels_run_in_a_copy_of_kaggles_file_tree_and_go_on_from_an_earlier_session(bundle, tmp_path):
+    session = Session(tmp_path / "k", bundle)
+    # a session that is over at once: the training stops after a step, without an error, and the rest of the grid is left
+    first = session.run("07_invad", change=lambda text: text.replace(', \\"tiny\\")', ', \\"tiny\\", hours=0.0)', 1))
+    text = (first / "__notebook__.ipynb").read_text()
+    assert "PAUSED: InvAD denoiser: step 1 of 8" in text
+    assert list(first.glob("reports/tiny/.checkpoints/elpv/mono/invad/seed-0/*/training-01.pt"))
+    assert not list(first.glob("reports/tiny/*/*/*/*/metrics.json"))
+    # the next version has that output attached: the training goes on, then the other run of the grid
+    earlier = first.rename(first.with_name("earlier"))
+    second = session.run("07_invad", attach=(earlier,))
+    text = (second / "__notebook__.ipynb").read_text()
+    assert "2 of 2 runs are there." in text
+    records = study.load_runs(second / "reports/tiny")
+    assert [(record.dataset, record.category) for record in records] == [("elpv", "mono"), ("textures", "leather")]
+    assert all(record.manifest["versions"]["diffad_utils"] for record in records)
+    # a third version has nothing to do but its own cells, and an undisturbed one has the same numbers
+    third = session.run("07_invad")
+    for record in records:
+        name = record.folder.relative_to(second)
+        assert (third / name / "metrics.json").read_bytes() == (record.folder / "metrics.json").read_bytes()
+    joined = session.run("08_comparison", attach=(second,))
+    comparison = study.load_run(joined / "reports/tiny/comparison")
+    assert comparison.manifest["notebook"] == "08_comparison"
+    assert len(study.load_runs(joined / "reports/tiny")) == 2
+    plan = profiles.load_plan(str(bundle.parent / "tiny.yaml"))
+    assert len(plan.runs) == 3
