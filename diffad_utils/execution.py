@@ -322,7 +322,7 @@ def run_notebook(notebook: str | Path, parameters: dict, *, work: Path, threads:
         raise RunFailed(f"process {other['pid']} on {other['host']} is at this run already: wait for it or end it")
     failed = work / "run.failed.ipynb"
     again = (work / "failed.json").is_file()
-    for stale in (failed, work / "failed.json"):
+    for stale in (failed, failed.with_suffix(".html"), work / "failed.json"):
         stale.unlink(missing_ok=True)
     _prepare_environment(threads)
     handler = _log_to(work / "run.log", append=again)
@@ -483,10 +483,17 @@ def _duration(seconds: float) -> str:
 
 
 def drop_stale_stamps(plan: Plan) -> None:
-    """Remove the stamp of every run whose folder is gone, incomplete or made with other parameters."""
+    """Remove the stamp of every run that is not done with this code and these parameters, and outdated parameter files.
+
+    What is done is read from the files themselves, not from Snakemake's records, which a kill may leave behind.
+    """
     for run in plan.runs:
-        if not is_current(plan, run):
-            (plan.work(run) / "done").unlink(missing_ok=True)
+        work = plan.work(run)
+        done, parameters = work / "done", work / "parameters.yaml"
+        if done.is_file() and not (is_current(plan, run) and done.read_text(encoding="utf-8") == stamp(run)):
+            done.unlink()
+        if parameters.is_file() and parameters.read_text(encoding="utf-8") != yaml_text(run.parameters):
+            parameters.unlink()
 
 
 def failures(root: Path) -> list[dict]:
@@ -669,7 +676,7 @@ def _snakemake(arguments: list[str], state: Path | None, local: bool) -> int:
     repository = study.repository()
     command = [
         sys.executable, "-m", "snakemake", *arguments, "--snakefile", str(repository / "workflow" / "Snakefile"),
-        "--directory", str(state or repository), "--keep-going", "--retries", "1", "--rerun-incomplete", "--nolock",
+        "--directory", str(state or repository), "--keep-going", "--retries", "1", "--ignore-incomplete", "--nolock",
         "--rerun-triggers", "mtime", "params", "input", "--quiet", "all",
     ]  # fmt: skip
     environment = os.environ | {

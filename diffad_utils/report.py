@@ -265,6 +265,17 @@ def _same_everywhere(records: Sequence[study.RunRecord]) -> dict[str, str]:
     return {name: ", ".join(versions) for name, versions in sorted(seen.items())}
 
 
+def _failed_page(note: dict, root: Path) -> str | None:
+    """The half-executed notebook of a failed run as a page beside it; returns its address relative to `root`."""
+    source = Path(note["notebook"])
+    if not source.is_file():
+        return None
+    target = source.with_suffix(".html")
+    back = os.path.relpath(root / "index.html", target.parent).replace(os.sep, "/")
+    study.write_atomically(target, notebook_page(source, title=f"FAILED: {note['label']}", back=back))
+    return target.relative_to(root).as_posix()
+
+
 def write(root: str | Path) -> Path:
     """Write ``index.html`` and one HTML page an executed notebook from the complete runs in a profile's folder.
 
@@ -293,6 +304,7 @@ def write(root: str | Path) -> Path:
         label = run["place"] + (f", seed {run['seed']}" if record.seed else "")
         entry["pages"].setdefault((label, run["page"]), []).append(run["method"])
     for note in failed:
+        note["page"] = _failed_page(note, root)
         for kind in ("log", "notebook"):
             note[kind] = Path(note[kind]).relative_to(root).as_posix()
     unique = lambda kind, key: list({entry[key]: entry for r in records for entry in r.manifest[kind]}.values())

@@ -263,3 +263,25 @@ def test_memory_and_gpus_are_limits_for_snakemake():
     assert arguments[:2] == ["--cores", "4"] and "gpu=2" in arguments
     assert any(int(text.partition("=")[2]) > 100 for text in arguments if text.startswith("mem_mb="))
     assert study.repository() == REPOSITORY
+
+
+# --- cost ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_cost_is_jobs_times_measured_time(tmp_path):
+    sys.path.insert(0, str(REPOSITORY / "workflow"))
+    import cost
+
+    for notebook, method, category, seconds in (
+        ("07_invad", "invad", "a", 100.0), ("07_invad", "invad", "b", 300.0), ("07_invad", "other", "a", 999.0), ("08_comparison", None, "", 36.0),
+    ):  # fmt: skip
+        folder = tmp_path / category / str(method)
+        folder.mkdir(parents=True)
+        manifest = {"notebook": notebook, "method": method, "wall_s": seconds, "device": "cpu", "device_name": "x", "parameters": {"profile": "smoke"}}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        (folder / "metrics.json").write_text("{}")
+    text = cost.estimate(tmp_path, categories=15, seeds=3, workers=[1, 8], overhead=20.0, faster=1.0)
+    assert "| 07_invad | CPU | 2 | 200 (100 to 300) | 45 | 2.5 |" in text
+    assert "| 1 | 2.5 | 0.01 |" in text  # 45 x 200 s and the comparison
+    assert "| 8 | 0.4 | 0.01 |" in text  # six rounds of 220 s and the comparison
+    assert cost.makespan([3, 3, 2, 2, 2], 2) == 7  # longest first is not always the best

@@ -83,10 +83,11 @@ def write_profile(root: Path, parameters: dict, **sections) -> None:
     (root / "profiles" / "smoke.yaml").write_text(yaml.safe_dump(profile | sections))
 
 
-def run(root: Path) -> subprocess.CompletedProcess:
+def run(root: Path, *more: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "diffad_utils.cli", "study", "smoke", "-j", "2"]
     for option, folder in {"notebooks": "notebooks", "profiles": "profiles", "output": "out", "state": "."}.items():
         command += [f"--{option}", str(root / folder)]
+    command += more
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=280)
 
@@ -160,7 +161,20 @@ def test_a_failure_keeps_the_earlier_run_and_can_be_read(place):
     failed = place / "out/smoke/.workflow/07_invad/textures/grid/seed-0"
     assert "forced failure" in (failed / "run.failed.ipynb").read_text()
     assert "07_invad textures/grid seed 0: FAILED" in (failed / "run.log").read_text()
-    assert "forced failure" in (place / "out/smoke/index.html").read_text()
+    assert (failed / "run.log").read_text().count("starting the kernel") <= 2  # two attempts in one log
+    assert (failed / "run.log").read_text().count("FAILED") == 2
+    page = (place / "out/smoke/index.html").read_text()
+    assert "forced failure" in page and "<summary>traceback</summary>" in page
+    assert ".workflow/07_invad/textures/grid/seed-0/run.failed.html" in page
+    assert "forced failure" in (failed / "run.failed.html").read_text()
+    assert "--only 07_invad/textures/grid/seed-0" in done.stdout and "--only 07_invad/textures/grid/seed-0" in page
+
+
+def test_only_the_run_that_is_named_runs(place):
+    before = stamps(place)
+    write_profile(place, {"fail_on": "carpet"}, **{"01_data": RATE})
+    assert run(place, "--only", "07_invad/textures/grid").returncode == 0
+    assert changed(before, stamps(place)) == {GRID}
 
 
 def test_after_mending_only_what_failed_runs(place):
