@@ -48,6 +48,11 @@ REST = '''# The other runs of the profile's grid, as far as the session's time g
 kaggle.finish("{notebook}", "{profile}", globals())'''
 
 
+REPORT = '''# The report of everything that was attached: index.html among this version's output files
+from diffad_utils import report
+report.write(study.reports_folder() / "{profile}")'''
+
+
 class KaggleError(RuntimeError):
     """Kaggle refused something, or a kernel failed there."""
 
@@ -246,8 +251,8 @@ def _kernel(run: profiles.PlannedRun, plan: profiles.Plan, dataset: str) -> str:
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook = parameterize_notebook(notebook, run.parameters, report_mode=False)
     names = {"notebook": run.notebook.stem, "profile": plan.profile, "dataset": dataset}
-    first, last = (nbformat.v4.new_code_cell(text.format(**names)) for text in (INSTALL, REST))
-    notebook.cells = [first, *notebook.cells] + ([] if run.joins else [last])
+    first, last = (nbformat.v4.new_code_cell(text.format(**names)) for text in (INSTALL, REPORT if run.joins else REST))
+    notebook.cells = [first, *notebook.cells, last]
     for i, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{i}"  # nbformat draws new ones at random
         cell.metadata.pop("papermill", None)
