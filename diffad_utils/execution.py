@@ -132,6 +132,20 @@ def code_digest(notebook: Path, package: Path = PACKAGE) -> str:
     return _digest(parts + [part for file in files for part in (file.name.encode(), file.read_bytes())])
 
 
+@functools.lru_cache(maxsize=4096)
+def data_digest(dataset: str, category: str, data_root: str) -> str:
+    """Checksum of a category's files by name and size (reading gigabytes would take longer than many a run); ``-`` for
+    rendered data, which the code decides, and for data that is not here."""
+    from diffad_utils import data
+
+    try:
+        index = data.load_index(dataset, data_root or None, category)
+    except (OSError, ValueError):  # check_data says what is wrong with it
+        return "-"
+    files = sorted({str(path) for column in ("image", "mask") for path in index[column] if path and os.path.isfile(str(path))})
+    return _digest([f"{Path(file).name} {os.path.getsize(file)}".encode() for file in files]) if files else "-"
+
+
 # --- one run ---------------------------------------------------------------------------------------------------------
 
 
@@ -444,8 +458,9 @@ def is_current(plan: Plan, run: PlannedRun) -> bool:
 
 
 def stamp(run: PlannedRun) -> str:
-    """What the stamp of a finished run says: checksums of the notebook's cells and of the code it uses."""
-    return f"{notebook_digest(run.notebook)} {code_digest(run.notebook)}\n"
+    """What the stamp of a finished run says: checksums of the notebook's cells, of the code it uses, and of its data."""
+    place = [run.parameters.get(name) or "" for name in ("dataset", "category", "data_root")]
+    return f"{notebook_digest(run.notebook)} {code_digest(run.notebook)} {'-' if run.joins else data_digest(*place)}\n"
 
 
 def state(plan: Plan, run: PlannedRun) -> str:

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diffad_utils import metrics, scoring
+from diffad_utils import checkpoints, metrics, scoring
 from diffad_utils.data import ImageDataset, resize_mask
 from diffad_utils.methods.base import check_images
 from diffad_utils.methods.clip_detectors import clip_features, paste_defect
@@ -165,6 +165,8 @@ def run(
                 pending[number][image] = {name: values[row] for name, values in outputs.items()}
         for number in [n for n in dict.fromkeys(n for n, _ in rows) if len(pending.get(n, ())) == len(keys)]:
             _write(_file(folder, settings[number]), pending.pop(number))
+        if rows is not batches[-1] and checkpoints.time_is_up():
+            checkpoints.pause(f"img2img sweep: {len(settings) - len(pending)} of {len(settings)} settings done, the session's time is up")
             unfinished.remove(number)
         _note_sizes(folder, sizes, engine)
     spent = {stage: engine.seconds[stage] - seconds.get(stage, 0.0) for stage in engine.seconds}

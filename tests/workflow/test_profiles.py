@@ -189,6 +189,27 @@ def test_a_notebooks_text_reruns_that_notebook_and_its_outputs_nothing(copy):
     assert changes(copy, "notebooks/07_invad.ipynb", other_outputs) == set()
 
 
+def test_changed_data_files_rerun_what_reads_them(tmp_path):
+    sys.path.insert(0, str(REPOSITORY / "tests" / "unit"))
+    from test_layouts import mvtec_tree
+
+    for name in ("part", "other"):
+        mvtec_tree(tmp_path, name)
+
+    def digest(category: str) -> str:
+        execution.data_digest.cache_clear()
+        return execution.data_digest("folder", category, str(tmp_path))
+
+    part, other = digest("part"), digest("other")
+    image = next((tmp_path / "part" / "train").rglob("*.png"))
+    image.touch()
+    assert digest("part") == part != "-"
+    image.write_bytes(image.read_bytes() + b"0")
+    assert digest("part") != part and digest("other") == other
+    assert execution.data_digest("textures", "carpet", "") == "-"
+    assert execution.data_digest("folder", "nothing", str(tmp_path)) == "-"
+
+
 # --- GPUs ------------------------------------------------------------------------------------------------------------
 
 CLAIM = """
