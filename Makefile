@@ -27,8 +27,9 @@ test: $(READY) ## run all tests, then the notebooks through nbval
 	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && DIFFAD_REPORTS="$$scratch" OMP_NUM_THREADS=1 \
 	  $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 --override-ini=addopts= $(NOTEBOOKS)
 
-test-faults: $(READY) ## kill -9 a training, a sweep and a study at random moments, and compare (about 15 minutes)
+test-faults: $(READY) ## kill -9 trainings, sweeps and studies at random moments, and start many kernels at once (about half an hour)
 	$(PY) tests/faults/kills.py
+	$(PY) tests/faults/workflow.py
 
 test-slurm: $(READY) ## run a grid on a one-machine SLURM cluster (Debian, root: installs slurm-wlm and munge)
 	DIFFAD_SLURM=1 $(PY) -m pytest tests/slurm
