@@ -37,7 +37,7 @@ def ours(maps, masks) -> dict:
 
 
 def streaming(maps, masks) -> dict:
-    with metrics.PixelMetrics(run_pixels=2**22) as collected:
+    with metrics.PixelMetrics() as collected:
         for start in range(0, len(maps), 16):
             collected.update(maps[start : start + 16], masks[start : start + 16])
         return collected.compute()
@@ -125,7 +125,7 @@ def stream_a_thousand(count: int, side: int) -> dict:
     """Parts are made as they are needed, so that nothing but the metric holds more than one of them."""
     maps, masks = test_set(20, side)
     generator = np.random.default_rng(1)
-    with metrics.PixelMetrics(run_pixels=2**22) as collected:
+    with metrics.PixelMetrics() as collected:
         for _ in range(0, count, 20):
             collected.update(maps + generator.random(dtype=np.float32), masks)
         return collected.compute()

@@ -432,8 +432,8 @@ class PixelMetrics:
     Args:
         fpr_limit: of the AUPRO, see :func:`aupro`.
         folder: for the runs; a temporary one if None.
-        run_pixels: pixels sorted and merged at once. Peak memory is about 60 bytes times this, 1 GB by default, beside
-            the largest part itself.
+        run_pixels: pixels sorted at once. Peak memory is about 100 bytes times this, 400 MB by default, beside the part
+            that is being taken in (`benchmarks.metrics` measures it).
     """
 
     def __init__(self, fpr_limit: float = 0.3, folder=None, run_pixels: int = threshold_counts.RUN_PIXELS):

@@ -25,8 +25,8 @@ __all__ = ["Counts", "Runs", "count", "count_on_device", "pack", "regions", "unp
 # A defect may run diagonally: pixels that touch at a corner belong to one region (scipy's default is 4 neighbours).
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
-# Pixels of one class that are held before they become a sorted run, and pixels merged at once: 8 bytes each.
-RUN_PIXELS = 2**24
+# Pixels of one class that are held before they become a sorted run; anomalous ones are merged in blocks of a quarter of it.
+RUN_PIXELS = 2**22
 
 REGION_BITS = 32
 
@@ -139,7 +139,7 @@ class Runs:
     ----------
     folder : where the runs are written (8 bytes an anomalous pixel, 4 a normal one). A temporary folder, removed by
         ``close``, if None.
-    run_pixels : pixels of a class that are sorted, and later merged, at once.
+    run_pixels : pixels of a class that are sorted at once; later a quarter as many anomalous ones are merged at once.
 
     Attributes
     ----------
@@ -220,10 +220,11 @@ class Runs:
             yield Counts(thresholds[::-1], hits[::-1], overlap[::-1], above[::-1], at_or_above[::-1])
 
     def _splits(self, runs: list[np.ndarray]) -> np.ndarray:
-        """Packed values that cut the merged runs into blocks of about ``run_pixels``; equal scores stay together."""
-        stride = max(1, self._run_pixels // (4 * max(1, len(runs))))
+        """Packed values that cut the merged runs into blocks of about ``run_pixels`` / 4; equal scores stay together."""
+        block = max(1, self._run_pixels // 4)
+        stride = max(1, block // (4 * max(1, len(runs))))
         samples = np.sort(np.concatenate([run[::stride] for run in runs])) if runs else np.zeros(0, np.int64)
-        inner = samples[:: max(1, self._run_pixels // stride)][1:]
+        inner = samples[:: max(1, block // stride)][1:]
         inner = np.unique(inner >> REGION_BITS) << REGION_BITS  # the lowest region number of that score
         return np.r_[np.iinfo(np.int64).min, inner, np.iinfo(np.int64).max]
 

@@ -181,8 +181,15 @@ class Detector(ABC):
 
 
 def batches(dataset: ImageDataset, batch_size: int) -> Iterator[dict]:
-    """The samples of a data set in order, collated."""
-    return iter(DataLoader(dataset, batch_size=batch_size, shuffle=False, collate_fn=collate))
+    """The samples of a data set in order, collated.
+
+    ``$DIFFAD_WORKERS`` processes read and resize ahead (0, the default: this one does, and keeps what it has read). They
+    help where a GPU would wait for large files; the samples are the same.
+    """
+    workers = os.environ.get("DIFFAD_WORKERS", "0")
+    if not workers.isdecimal():
+        raise ValueError(f"DIFFAD_WORKERS must be a number of processes, 0 or more, got {workers!r}")
+    return iter(DataLoader(dataset, batch_size=batch_size, shuffle=False, collate_fn=collate, num_workers=int(workers)))
 
 
 def check_images(images: Tensor) -> Tensor:

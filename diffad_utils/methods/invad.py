@@ -34,6 +34,7 @@ from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import NoiseSchedule, add_noise, ddim_invert, ddim_sample, image_noise, in_precision, inversion_plan
 from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, resize_images
 from diffad_utils.models.backbones import load_backbone
+from diffad_utils.models.feature_cache import cached_features
 from diffad_utils.models.feature_dit import FeatureDiT
 from diffad_utils.training import TrainingLog, train
 
@@ -112,11 +113,11 @@ class InvAD(Detector):
         """
         check_train_dataset(train_dataset)
         self.categories_ = sorted(set(train_dataset.index["category"])) if self.class_conditional else []
-        raw, keys = [], []
-        for batch in batches(train_dataset, self.batch_size):
-            raw.append(self._raw_features(batch["image"]))
-            keys += batch["key"]
-        raw, labels = torch.cat(raw), self._class_labels(keys)
+        self._load_backbone()
+        description = {"features": "invad", "backbone": self.backbone_.resolved.sha256, "strides": list(self.strides),
+                       "grid": self.grid, "image_size": self.image_size, "device": self.torch_device.type}  # fmt: skip
+        raw, keys = cached_features(lambda: batches(train_dataset, self.batch_size), self._raw_features, description)
+        labels = self._class_labels(keys)
         fitted, held_out = scoring.holdout_split(len(raw), self.holdout_fraction, self.seed)
         self.feature_mean_, self.feature_std_ = self._channel_statistics(raw[fitted])
         features = (raw - self.feature_mean_) / self.feature_std_
@@ -232,12 +233,15 @@ class InvAD(Detector):
     @torch.no_grad()
     def _raw_features(self, images: Tensor) -> Tensor:
         """Backbone features of every stride, resized to the grid and concatenated: [B, C, grid, grid] on the CPU."""
-        if not hasattr(self, "backbone_"):
-            self.backbone_ = load_backbone(self.backbone, allow_mini=self.allow_mini, strides=tuple(self.strides)).to(self.torch_device)
+        self._load_backbone()
         images = resize_images(check_images(images), self.image_size).to(self.torch_device)
         levels = self.backbone_(images)
         resized = [F.interpolate(f, size=(self.grid, self.grid), mode="bilinear", align_corners=False) for f in levels]
         return torch.cat(resized, dim=1).float().cpu()
+
+    def _load_backbone(self) -> None:
+        if not hasattr(self, "backbone_"):
+            self.backbone_ = load_backbone(self.backbone, allow_mini=self.allow_mini, strides=tuple(self.strides)).to(self.torch_device)
 
     def _channel_statistics(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         if not self.standardise:

@@ -168,10 +168,14 @@ def _features_net(config: dict[str, Any], strides: tuple[int, ...]) -> nn.Module
             f"backbone: {config['architecture']} has features at strides {reductions}, asked for {list(strides)} "
             "(ascending, each once)"
         )
-    return timm.create_model(
+    net = timm.create_model(
         config["architecture"], pretrained=False, features_only=True,
         out_indices=tuple(reductions.index(stride) for stride in strides), **arguments,
     )
+    stage, _, last = net.feature_info.module_name()[-1].partition(".")
+    if stage == "blocks" and last.isdigit():  # timm cuts a ResNet behind the last layer that is asked for, but not an EfficientNet
+        net.blocks = net.blocks[: int(last) + 1]
+    return net
 
 
 def _load_strict(net: nn.Module, config: dict[str, Any], path: Path) -> None:
