@@ -40,8 +40,8 @@ class Measured:
     """A method on a category, over its seeds.
 
     values : metric or cost -> mean over seeds. per_seed : metric -> values [S]. samples : metric -> bootstrap values
-    [n], mean over seeds, from the same draws of images for every method on the category. statistic : the floor's. images :
-    how many in the test set.
+    [n], mean over seeds, from the same draws of images for every method with the same test images. statistic : the floor's.
+    scores : label [N] and one column of scores a seed, by key; averages over categories have no scores.
     """
 
     dataset: str
@@ -52,7 +52,7 @@ class Measured:
     per_seed: dict[str, np.ndarray] = field(repr=False)
     samples: dict[str, np.ndarray] = field(repr=False)
     statistic: str = ""
-    images: int = 0
+    scores: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
     @property
     def place(self) -> str:
@@ -110,8 +110,8 @@ def costs_of(record: RunRecord) -> dict[str, float]:
     return {name: float(value) for name, value in known.items() if value is not None}
 
 
-def _measure_run(record: RunRecord, n: int, seed: int) -> tuple[dict[str, float], dict[str, np.ndarray], str]:
-    """(values, bootstrap samples, floor's statistic) of one run."""
+def _measure_run(record: RunRecord, n: int, seed: int) -> tuple[dict[str, float], dict[str, np.ndarray], str, pd.DataFrame]:
+    """(values, bootstrap samples, floor's statistic, label and score by key) of one run."""
     images = images_of(record)
     label = images["label"].to_numpy()
     values = {name: record.metrics[name] for name in QUALITY if name in record.metrics}
@@ -131,41 +131,32 @@ def _measure_run(record: RunRecord, n: int, seed: int) -> tuple[dict[str, float]
                 known = rebuilt[name].notna().to_numpy()
                 drawn = times[:, known]
                 samples[name] = drawn @ rebuilt.loc[known, name].to_numpy() / drawn.sum(axis=1)
-    return values, samples, statistic
+    return values, samples, statistic, pd.DataFrame({"label": label, record.seed: score}, index=images["key"].to_numpy())
 
 
 def measure(records: Sequence[RunRecord], n: int = 1000, seed: int = 0) -> list[Measured]:
     """One `Measured` a data set, category and method, with ``n`` bootstrap resamples of the test images.
 
-    Raises ``ValueError`` if two methods on a category were measured on different test images.
+    Raises ``ValueError`` if the seeds of a method were measured on different test images.
     """
     groups: dict[tuple, list[RunRecord]] = {}
     for record in records:
         if (record.folder / "scores.parquet").is_file():
             groups.setdefault((record.dataset, record.category, record.method), []).append(record)
-    _check_same_images(groups)
     found = []
     for (dataset, category, method), members in groups.items():
         runs = [_measure_run(record, n, seed) for record in members]
-        shared = [name for name in QUALITY if all(name in values for values, _, _ in runs)]
-        per_seed = {name: np.array([values[name] for values, _, _ in runs]) for name in shared}
-        samples = {name: np.mean([s[name] for _, s, _ in runs], axis=0) for name in shared if all(name in s for _, s, _ in runs)}
+        scores = pd.concat([runs[0][3]["label"], *(run[3].drop(columns="label") for run in runs)], axis=1)
+        if scores.isna().any(axis=None):
+            folders = " and ".join(str(record.folder) for record in members)
+            raise ValueError(f"{folders} have different test images, so their seeds cannot be averaged; rerun the older ones")
+        shared = [name for name in QUALITY if all(name in run[0] for run in runs)]
+        per_seed = {name: np.array([run[0][name] for run in runs]) for name in shared}
+        samples = {name: np.mean([run[1][name] for run in runs], axis=0) for name in shared if all(name in run[1] for run in runs)}
         costs = pd.DataFrame([costs_of(record) for record in members]).mean().to_dict()
-        values = {name: float(v.mean()) for name, v in per_seed.items()} | costs
-        found.append(Measured(dataset, category, method, tuple(r.seed for r in members), values, per_seed, samples, runs[0][2], members[0].manifest["images"]))
+        values = {"images": float(len(scores))} | {name: float(v.mean()) for name, v in per_seed.items()} | costs
+        found.append(Measured(dataset, category, method, tuple(r.seed for r in members), values, per_seed, samples, runs[0][2], scores))
     return found
-
-
-def _check_same_images(groups: Mapping[tuple, list[RunRecord]]) -> None:
-    expected: dict[tuple, tuple[list, RunRecord]] = {}
-    for (dataset, category, _), members in groups.items():
-        for record in members:
-            keys = images_of(record)["key"].tolist()
-            first = expected.setdefault((dataset, category, record.seed), (keys, record))
-            if keys != first[0]:
-                raise ValueError(
-                    f"{record.folder} and {first[1].folder} have different test images, so they cannot be compared; rerun the older one"
-                )
 
 
 def averages(measured: Sequence[Measured]) -> list[Measured]:
@@ -187,7 +178,8 @@ def averages(measured: Sequence[Measured]) -> list[Measured]:
             mean = lambda part, name: np.mean([getattr(row, part)[name] for row in mine], axis=0)
             per_seed = {name: mean("per_seed", name) for name in shared if same and all(name in row.per_seed for row in mine)}
             samples = {name: mean("samples", name) for name in shared if all(name in row.samples for row in mine)}
-            found.append(Measured(dataset, "average", method, mine[0].seeds, values, per_seed, samples))
+            which = pd.concat([row.scores[["label"]] for row in mine])  # compared only with averages over the same images
+            found.append(Measured(dataset, "average", method, mine[0].seeds, values, per_seed, samples, scores=which))
     return found
 
 
@@ -195,10 +187,27 @@ def averages(measured: Sequence[Measured]) -> list[Measured]:
 
 
 def difference(a: Measured, b: Measured, name: str, level: float = 0.95) -> tuple[float, float, float] | None:
-    """a minus b of a metric on the same resampled images: (difference, low, high); None where one has no samples."""
+    """a minus b of a metric on the same resampled images: (difference, low, high); None where it is not known.
+
+    Methods that were measured on different test images are compared on those that they share (`_on_shared_images`).
+    """
     if name not in a.samples or name not in b.samples:
         return None
+    if not a.scores.index.equals(b.scores.index):
+        return _on_shared_images(a, b, name, level)
     return a.values[name] - b.values[name], *metrics.percentile_interval(a.samples[name] - b.samples[name], level)
+
+
+def _on_shared_images(a: Measured, b: Measured, name: str, level: float) -> tuple[float, float, float] | None:
+    """`difference` on the images of both, for image metrics; None for others, and with fewer than ten images of a class."""
+    shared = a.scores.index.intersection(b.scores.index)
+    label = a.scores.loc[shared, "label"].to_numpy() if len(shared) else np.zeros(0)
+    if name not in metrics.IMAGE_METRICS or a.scores.shape[1] < 2 or min((label == 0).sum(), (label == 1).sum()) < 10:
+        return None
+    n = len(a.samples[name])
+    rows = [metrics.paired_bootstrap_difference(metrics.IMAGE_METRICS[name], x, y, label, n, level=level)
+            for x, y in zip(a.scores.loc[shared].drop(columns="label").to_numpy().T, b.scores.loc[shared].drop(columns="label").to_numpy().T)]  # fmt: skip
+    return tuple(float(value) for value in np.mean(rows, axis=0))
 
 
 def against_floor(measured: Sequence[Measured], name: str = "I-AUROC") -> pd.DataFrame:
@@ -224,8 +233,10 @@ def pairwise(measured: Sequence[Measured], name: str = "I-AUROC") -> pd.DataFram
     for place in dict.fromkeys(row.place for row in measured):
         here = sorted((r for r in measured if r.place == place and name in r.samples), key=lambda r: -r.values[name])
         for i, a in enumerate(here):
-            rows += [dict(place=place, a=a.method, b=b.method, **dict(zip(("difference", "low", "high"), difference(a, b, name), strict=True)))
-                     for b in here[i + 1 :]]  # fmt: skip
+            for b in here[i + 1 :]:
+                found = difference(a, b, name)
+                if found is not None:
+                    rows.append(dict(zip(("place", "a", "b", "difference", "low", "high"), (place, a.method, b.method, *found), strict=True)))
     return pd.DataFrame(rows, columns=["place", "a", "b", "difference", "low", "high"])
 
 
@@ -242,7 +253,7 @@ def clear_winners(measured: Sequence[Measured]) -> set[tuple[str, str, str]]:
             best, *others = sorted(known, key=lambda row: -sign * row.values[name])
             level = 1 - 0.05 / len(others)
             gaps = [difference(best, other, name, level) for other in others]
-            if all((low if sign > 0 else -high) > 0 for _, low, high in gaps):
+            if all(gap is not None and (gap[1] if sign > 0 else -gap[2]) > 0 for gap in gaps):
                 found.add((place, best.method, name))
     return found
 
@@ -288,14 +299,14 @@ def table(measured: Sequence[Measured]) -> pd.DataFrame:
         verdict = verdicts.get((row.place, row.method))
         cells = {"dataset": row.dataset, "category": row.category, "method": row.method, "seeds": len(row.seeds),
                  "above_floor": None if verdict is None else verdict == "above the floor", "statistic": row.statistic}  # fmt: skip
-        for name in (name for name in (*QUALITY, *COST) if name in row.values):
+        for name in (name for name in ("images", *QUALITY, *COST) if name in row.values):
             cells[name] = row.values[name]
             bounds = row.interval(name)
             if bounds is not None:
                 cells[f"{name} low"], cells[f"{name} high"] = bounds
         rows.append(cells)
     found = pd.DataFrame(rows)
-    named = [column for name in (*QUALITY, *COST) for column in (name, f"{name} low", f"{name} high")]
+    named = [column for name in ("images", *QUALITY, *COST) for column in (name, f"{name} low", f"{name} high")]
     found = found[[c for c in found if c not in named] + [c for c in named if c in found]]  # one order, whatever methods there are
     order = found.assign(floor=found["method"] != FLOOR, best=-found.get("I-AUROC", pd.Series(0.0, index=found.index)))
     return found.loc[order.sort_values(["dataset", "category", "floor", "best"]).index].reset_index(drop=True)
@@ -312,7 +323,7 @@ def _text(row: pd.Series, name: str) -> str:
     value = row.get(name)
     if value is None or pd.isna(value):
         return "–"
-    if name in ("NFE", "parameters"):
+    if name in ("NFE", "parameters", "images"):
         return f"{value:,.0f}".replace(",", " ")
     if name in COST:
         return f"{value:.3g}"
@@ -327,7 +338,7 @@ def formatted(found: pd.DataFrame, winners: set[tuple[str, str, str]], mark: Cal
     ``mark(text, kind)`` decorates cells: kind "floor" (the floor's row), "grey" (not above the floor) or "bold" (better
     than every other method, `clear_winners`).
     """
-    columns = [name for name in (*QUALITY, *COST) if name in found]
+    columns = [name for name in ("images", *QUALITY, *COST) if name in found]
     rows = []
     for _, row in found.iterrows():
         place, method = f"{row['dataset']}/{row['category']}", row["method"]
@@ -355,7 +366,9 @@ def _escaped(text: str) -> str:
 
 def to_markdown(found: pd.DataFrame, winners: set[tuple[str, str, str]]) -> str:
     """The table in Markdown: the floor in italics, what is not above it in grey, clear winners in bold."""
-    return formatted(found, winners, _markdown_mark).to_markdown(index=False, disable_numparse=True) + "\n"
+    cells = formatted(found, winners, _markdown_mark)
+    rows = [cells.columns, [":--", ":--", *["--:"] * (cells.shape[1] - 2)], *cells.to_numpy()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
 def to_latex(found: pd.DataFrame, winners: set[tuple[str, str, str]]) -> str:
@@ -368,7 +381,7 @@ def to_latex(found: pd.DataFrame, winners: set[tuple[str, str, str]]) -> str:
 
 def to_html(found: pd.DataFrame, winners: set[tuple[str, str, str]], columns: Sequence[str] | None = None) -> str:
     """The table for a page, grouped by place: value with its interval in small print; marks as in `to_markdown`."""
-    columns = [name for name in columns or (*QUALITY, *COST) if name in found]
+    columns = [name for name in columns or ("images", *QUALITY, *COST) if name in found]
     lines = ["<table class='results'><thead><tr><th class='text'>Method</th>" + "".join(f"<th>{name}</th>" for name in columns) + "</tr></thead>"]
     for (dataset, category), part in found.groupby(["dataset", "category"], sort=False):
         place = f"{dataset}/{category}"
@@ -472,9 +485,10 @@ def recall_by_size(records: Sequence[RunRecord], false_alarms: float = 0.05, bin
     """
     areas: dict[tuple, pd.Series] = {}
     for record in records:
-        found = maps_of(record) if (record.dataset, record.category) not in areas else None
+        place, found = (record.dataset, record.category), maps_of(record)
         if found is not None:
-            areas[record.dataset, record.category] = pd.Series(found[2].mean(axis=(1, 2)) * 100, index=found[0])
+            here = pd.Series(found[2].mean(axis=(1, 2)) * 100, index=found[0])
+            areas[place] = here.combine_first(areas[place]) if place in areas else here
     rows = []
     for record in records:
         area = areas.get((record.dataset, record.category))
@@ -483,7 +497,7 @@ def recall_by_size(records: Sequence[RunRecord], false_alarms: float = 0.05, bin
         images = images_of(record).set_index("key")
         score = pd.Series(floor_scores(images.reset_index())[1], images.index) if record.method == FLOOR else images["score"]
         threshold = np.quantile(score[images["label"] == 0], 1 - false_alarms, method="higher")
-        hit = (score > threshold)[images["label"] == 1]
+        hit = (score > threshold)[(images["label"] == 1) & images.index.isin(area.index)]
         group = pd.qcut(area[hit.index].rank(method="first"), bins, labels=False)
         for b, part in hit.groupby(group):
             low, high = stats.binomtest(int(part.sum()), len(part)).proportion_ci(method="wilson")
@@ -521,10 +535,11 @@ def wall(records: Sequence[RunRecord], count: int) -> Wall | None:
         return None
     with_masks = next((m for record in first.values() if (m := maps_of(record)) is not None), None)
     if with_masks is None:
-        keys = [key for key in images_of(records[0]).query("label == 1")["key"] if all(key in maps[0] for maps in kept.values())]
+        keys = images_of(records[0]).query("label == 1")["key"].tolist()
     else:
         area = with_masks[2].mean(axis=(1, 2))
         keys = with_masks[0][np.argsort(area, kind="stable")][(area == 0).sum() :].tolist()
+    keys = [key for key in keys if all(key in maps[0] for maps in kept.values())]
     keys = [keys[i] for i in np.linspace(0, len(keys) - 1, min(count, len(keys))).round().astype(int)]
     masks = None if with_masks is None else with_masks[2][[with_masks[0].tolist().index(key) for key in keys]]
     rows = lambda maps: maps[1][[maps[0].tolist().index(key) for key in keys]].astype(np.float32)
@@ -548,7 +563,7 @@ def findings_between_methods(measured: Sequence[Measured], section: str) -> list
             a, b = at.get((place, better)), at.get((place, worse))
             effect = difference(a, b, name) if a is not None and b is not None else None
             if effect is not None:
-                row = claims.finding(claim, *effect, a.images, measure=f"{name} of {better} minus {worse}", section=section)
+                row = claims.finding(claim, *effect, len(a.scores), measure=f"{name} of {better} minus {worse}", section=section)
                 found.append(row | {"dataset": a.dataset, "category": a.category})
     return found
 

@@ -134,9 +134,26 @@ def test_deleting_a_methods_runs_removes_its_rows_and_nothing_else(root, tmp_pat
     assert comparison.table(alone)["method"].tolist() == ["invad"] and comparison.against_floor(alone).empty
 
 
-def test_methods_on_different_images_are_not_compared(tmp_path):
+def test_methods_on_different_images_are_compared_on_those_they_share(tmp_path):
+    recorded(tmp_path, "invad", 3.0)
+    recorded(tmp_path, "esm", 0.3, n=30)
+    records = study.load_runs(tmp_path / "smoke")
+    measured = comparison.measure(records, 200)
+    a, b = row(measured, "invad"), row(measured, "esm")
+    found = comparison.difference(a, b, "I-AUROC")
+    shared = comparison.images_of(records[0])["key"]
+    scores = [comparison.images_of(r).set_index("key").loc[shared] for r in (records[1], records[0])]
+    expected = metrics.paired_bootstrap_difference(metrics.image_auroc, scores[0]["score"], scores[1]["score"], scores[0]["label"].to_numpy(), 200)
+    assert found == pytest.approx(expected) and comparison.table(measured)["images"].tolist() == [40, 30]
+    recorded(tmp_path, "ddad", 0.3, n=12)
+    few = comparison.measure(study.load_runs(tmp_path / "smoke"), 50)
+    assert comparison.difference(row(few, "invad"), row(few, "ddad"), "I-AUROC") is None  # six of a class: too few
+    assert set(comparison.pairwise(few)["b"]) == {"esm"} and comparison.clear_winners(few) == set()
+
+
+def test_seeds_on_different_images_are_not_averaged(tmp_path):
     recorded(tmp_path, "invad", 1.0)
-    recorded(tmp_path, "esm", 1.0, n=30)
+    recorded(tmp_path, "invad", 1.0, n=30, seed=1)
     with pytest.raises(ValueError, match="different test images"):
         comparison.measure(study.load_runs(tmp_path / "smoke"), 50)
 
