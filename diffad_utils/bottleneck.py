@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from diffad_utils.data import ImageDataset, collate
+from diffad_utils.diffusion import image_noise
 from diffad_utils.metrics import EIGHT_NEIGHBOURS
 
 VAE = AutoencoderKL | AutoencoderTiny
@@ -92,6 +93,38 @@ def reconstruct(vae: VAE, images: Tensor) -> Tensor:
 def _latent_scale(vae: VAE) -> tuple[float, float]:
     """(shift, scale); a configuration may leave out the shift (Stable Diffusion 1.x) or both."""
     return vae.config.get("shift_factor") or 0.0, vae.config.get("scaling_factor") or 1.0
+
+
+def linear_bottleneck(images: Tensor, channels: int, downsampling: int) -> Reconstruct:
+    """The best linear autoencoder of a latent shape, in closed form: PCA of patches of images [N, 3, H, W].
+
+    Each patch of downsampling x downsampling pixels is kept as its ``channels`` largest principal components over all
+    patches of ``images`` (the minimum of a linear autoencoder's squared error: Baldi and Hornik, Neural Networks 1989).
+    Needs no training, so it shows what a bottleneck of that shape costs without the question whether training was long
+    enough; a network can look beyond the patch and do better. Raises ``ValueError`` for more channels than values in a
+    patch, or sides that are no multiples of the downsampling.
+    """
+    values = 3 * downsampling**2
+    if not 1 <= channels <= values:
+        raise ValueError(f"channels must be from 1 to {values}, the values of a patch, got {channels}")
+
+    def patches(x: Tensor) -> Tensor:
+        if x.shape[-2] % downsampling or x.shape[-1] % downsampling:
+            raise ValueError(f"images must have sides that are multiples of {downsampling}, got {list(x.shape[-2:])}")
+        return F.unfold(x.double().cpu(), downsampling, stride=downsampling).transpose(1, 2)
+
+    total, square, count = torch.zeros(values, dtype=torch.float64), torch.zeros(values, values, dtype=torch.float64), 0
+    for part in images.split(64):
+        flat = patches(part).flatten(0, 1)
+        total, square, count = total + flat.sum(dim=0), square + flat.T @ flat, count + len(flat)
+    mean = total / count
+    basis = torch.linalg.eigh(square / count - mean[:, None] * mean[None]).eigenvectors[:, -channels:]
+
+    def reconstruct(x: Tensor, keys: Sequence[str] | None = None) -> Tensor:
+        flat = (patches(x) - mean) @ basis @ basis.T + mean
+        return F.fold(flat.transpose(1, 2), x.shape[-2:], downsampling, stride=downsampling).float().clamp(0, 1)
+
+    return reconstruct
 
 
 def jpeg(images: Tensor, quality: int) -> Tensor:
@@ -374,6 +407,50 @@ def survival_table(reconstruct: Reconstruct, dataset: ImageDataset, batch_size: 
     return table
 
 
+def plant(images: Tensor, keys: Sequence[str], area: float, contrast: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Images [B, 3, H, W] in [0, 1] with a disc added to each, and where it is: masks bool [B, H, W].
+
+    For data without twins: the image before is the twin. area : of the disc, as a share of the image. contrast : what
+    is added, in grey values; subtracted where the image under the disc is lighter than mid-grey, so that little is
+    clipped. The edge is one pixel wide. The place comes from (seed, key), and is the same for every area and contrast
+    as far as the disc fits in. Raises ``ValueError`` for a disc smaller than a pixel or wider than the image.
+    """
+    height, width = images.shape[-2:]
+    radius = math.sqrt(area * height * width / math.pi)
+    if not 1 <= area * height * width or 2 * radius + 2 > min(height, width):
+        raise ValueError(f"a disc of area {area} does not fit images of {height} x {width}: it is {2 * radius:.2g} pixels wide")
+    places = torch.special.ndtr(image_noise((2,), seed, keys).double())  # uniform in (0, 1)
+    margin = radius + 1
+    centre = margin + places * (torch.tensor([height, width]) - 1 - 2 * margin)
+    rows, columns = torch.arange(height)[None, :, None], torch.arange(width)[None, None, :]
+    distance = torch.hypot(rows - centre[:, :1, None], columns - centre[:, 1:, None])
+    alpha = (radius + 0.5 - distance).clamp(0, 1)
+    mask = alpha > 0.5
+    sign = torch.where(masked_mean(images.mean(dim=1), mask) > 0.5, -1.0, 1.0)
+    return (images + (contrast * sign[:, None, None, None] * alpha[:, None]).float()).clamp(0, 1), mask
+
+
+def planted_table(
+    reconstruct: Reconstruct, images: Tensor, keys: Sequence[str], areas: Sequence[float], contrasts: Sequence[float], seed: int = 0
+) -> pd.DataFrame:
+    """What a reconstruction does to discs (`plant`) of every area and contrast on normal images [B, 3, H, W].
+
+    One row an image, area and contrast: key, area (nominal), planted (nominal contrast), and contrast, survival and
+    floor as in `survival_table`.
+    """
+    images_hat, rows = reconstruct(images, keys), []
+    for area in areas:
+        for contrast in contrasts:
+            changed, mask = plant(images, keys, area, contrast, seed)
+            rows.append(pd.DataFrame({
+                "key": list(keys), "area": area, "planted": contrast,
+                "contrast": masked_mean(squared_error(changed, images), mask).sqrt(),
+                "survival": defect_survival(changed, images, reconstruct(changed, keys), images_hat),
+                "floor": masked_mean(squared_error(images, images_hat), mask).sqrt(),
+            }))  # fmt: skip
+    return pd.concat(rows, ignore_index=True)
+
+
 # -- intervals ---------------------------------------------------------------------------------------------------------
 
 
@@ -400,6 +477,27 @@ def mean_interval(values: Tensor | np.ndarray, n: int = 1000, seed: int = 0, lev
     means = np.tensordot(times, values, axes=1) / len(values)  # one row a resample
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return Interval(values.mean(axis=0), low, high)
+
+
+def gain_table(
+    images: Tensor, plain: Tensor, others: Mapping[str, Tensor], bands: Sequence[float] = BANDS, n: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """How much nearer to the images other reconstructions [B, C, H, W] are than ``plain``, in dB, by band and over all.
+
+    One row a name and band: name, band (in words), gain (mean over images of -10 log10 of the ratio of the errors'
+    energies; below 0 is a loss), low, high (95 % interval), and recovered, the mean share of `recovered_energy`.
+    """
+    middle = [f"{a:.4g} to {b:.4g}" for a, b in zip(bands[1:-2], bands[2:-1], strict=True)]
+    edges = [f"below {bands[1]:.4g}", *middle, f"above {bands[-2]:.4g}"]
+    rows = []
+    for name, other in others.items():
+        shares = recovered_energy(images, plain, other, bands)
+        total = 1 - squared_error(images, other).mean(dim=(1, 2)) / squared_error(images, plain).mean(dim=(1, 2))
+        for band, share in zip([*edges, "all"], [*shares.T, total], strict=True):
+            gain = mean_interval(-10 * (1 - share).log10(), n, seed)
+            rows.append({"name": name, "band": band, "gain": float(gain.mean), "low": float(gain.low), "high": float(gain.high),
+                         "recovered": float(share.mean())})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def _same_shape(a: Tensor, b: Tensor) -> None:

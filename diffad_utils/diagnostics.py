@@ -20,6 +20,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from diffad_utils import metrics, resampling, scoring
+from diffad_utils.bottleneck import absolute_error, masked_mean
 from diffad_utils.diffusion import EpsFn, ddim_step, image_noise
 from diffad_utils.methods.img2img import Schedule
 
@@ -27,13 +28,8 @@ from diffad_utils.methods.img2img import Schedule
 
 
 def mean_where(values: Tensor, where: Tensor) -> Tensor:
-    """Mean of maps [B, H, W] over the pixels of ``where`` bool [B, H, W]: [B], NaN where there is none."""
-    return (values * where).sum(dim=(1, 2)) / where.sum(dim=(1, 2))
-
-
-def difference(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference over channels: [B, C, H, W] -> [B, H, W]."""
-    return (a - b).abs().mean(dim=1)
+    """`bottleneck.masked_mean` of maps [B, H, W] in their own dtype: [B], NaN where ``where`` bool [B, H, W] is empty."""
+    return masked_mean(values, where).to(values.dtype)
 
 
 def removal_and_drift(x_hat: Tensor, x_anom: Tensor, x_norm: Tensor, mask: Tensor) -> dict[str, Tensor]:
@@ -47,9 +43,9 @@ def removal_and_drift(x_hat: Tensor, x_anom: Tensor, x_norm: Tensor, mask: Tenso
     energy_ratio : L2 norm of x_hat - x_norm outside the mask over the L2 norm of x_anom - x_norm inside: the drift
         against the whole defect, which a small defect loses by its size.
     """
-    defect = mean_where(difference(x_anom, x_norm), mask)
-    drift = mean_where(difference(x_hat, x_norm), ~mask)
-    left = mean_where(difference(x_hat, x_norm), mask)
+    defect = mean_where(absolute_error(x_anom, x_norm), mask)
+    drift = mean_where(absolute_error(x_hat, x_norm), ~mask)
+    left = mean_where(absolute_error(x_hat, x_norm), mask)
     inside, outside = mask[:, None], ~mask[:, None]
     drift_norm = ((x_hat - x_norm) * outside).flatten(1).norm(dim=1)
     defect_norm = ((x_anom - x_norm) * inside).flatten(1).norm(dim=1)
@@ -131,7 +127,7 @@ def reconstruction_spread(x_hats: Tensor) -> Tensor:
 def spread_against_defect(x_hats: Tensor, x_anom: Tensor, x_norm: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """``spread`` of x_hats [K, B, 3, H, W] outside the mask, ``defect`` size inside, and their ``ratio``: [B] each."""
     spread = mean_where(reconstruction_spread(x_hats), ~mask)
-    defect = mean_where(difference(x_anom, x_norm), mask)
+    defect = mean_where(absolute_error(x_anom, x_norm), mask)
     return {"spread": spread, "defect": defect, "ratio": spread / defect}
 
 
@@ -171,9 +167,8 @@ def split_residual(residual: Tensor, mask: Tensor) -> dict[str, Tensor]:
 
     ``outside`` is a score that has not seen the defect; for a normal image, whose mask is empty, it is the full one.
     """
-    return {
-        "full": residual.mean(dim=(1, 2)), "inside": mean_where(residual, mask), "outside": mean_where(residual, ~mask),
-    }  # fmt: skip
+    where = {"full": torch.ones_like(mask), "inside": mask, "outside": ~mask}
+    return {name: mean_where(residual, pixels) for name, pixels in where.items()}
 
 
 def top_pixels_inside(residual: Tensor, mask: Tensor, share: float = 0.01) -> Tensor:

@@ -236,8 +236,10 @@ def lines_with_intervals(
     return figure
 
 
-def intervals_chart(table: pd.DataFrame, label: str, value: str, low: str, high: str, xlabel: str, group: str) -> Figure:
-    """Points with intervals, one row a ``label``, one panel a ``group``, on one axis."""
+def intervals_chart(
+    table: pd.DataFrame, label: str, value: str, low: str, high: str, xlabel: str, group: str, reference: float = 0.5
+) -> Figure:
+    """Points with intervals, one row a ``label``, one panel a ``group``, on one axis, and a dotted line at ``reference``."""
     groups = list(dict.fromkeys(table[group]))
     height = 0.9 + 0.32 * max(table.groupby(group).size())
     figure, axes = plt.subplots(1, len(groups), figsize=(WIDTH, height), sharex=True, squeeze=False)
@@ -245,7 +247,7 @@ def intervals_chart(table: pd.DataFrame, label: str, value: str, low: str, high:
         part = table[table[group] == name].iloc[::-1]
         error = np.stack([part[value] - part[low], part[high] - part[value]]).clip(0)
         axis.errorbar(part[value], part[label], xerr=error, fmt="o", color=NORMAL, ecolor=NORMAL, capsize=3)
-        axis.axvline(0.5, color="grey", linestyle=":", linewidth=1)
+        axis.axvline(reference, color="grey", linestyle=":", linewidth=1)
         axis.set(xlabel=xlabel, title=name)
         axis.margins(y=0.25)
     return figure
@@ -426,6 +428,83 @@ def range_chart(table: pd.DataFrame, label: str, low: str, high: str, xlabel: st
         axis.plot(table[side], table[label], "o", color=NORMAL, markersize=5)
     axis.set(xlabel=xlabel)
     axis.tick_params(axis="y", labelsize=8)
+
+
+def frequency_curves(panels: Mapping[str, Mapping[str, tuple]], limit: float) -> Figure:
+    """Curves over spatial frequency, one panel a y-label: label -> name -> (frequency [K], mean [K], low [K], high [K]).
+
+    Shown are frequencies above 0, the mean, up to 1/2; beyond that only the corners of the spectrum are left. A panel whose values span more than a factor of 100 is
+    logarithmic. ``limit`` is marked: the finest frequency of the latent's grid.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.4), squeeze=False)
+    for axis, (ylabel, curves) in zip(axes[0], panels.items(), strict=True):
+        for name, values in curves.items():
+            kept = (np.asarray(values[0]) > 0) & (np.asarray(values[0]) <= 0.5)
+            frequency, mean, low, high = (np.asarray(v)[kept] for v in values)
+            (line,) = axis.plot(frequency, mean, label=name, linewidth=1.6)
+            axis.fill_between(frequency, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        axis.axvline(limit, color="grey", linestyle="--", linewidth=1.2, label="finest of the latent's grid")
+        means = np.concatenate([line.get_ydata() for line in axis.lines[: len(curves)]])
+        wide = means.min() > 0 and means.max() > 100 * means.min()
+        axis.set(xlabel="spatial frequency, cycles per pixel", ylabel=ylabel, xscale="log", yscale="log" if wide else "linear")
+        axis.set_xticks([1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2], ["1/64", "1/32", "1/16", "1/8", "1/4", "1/2"])
+        axis.minorticks_off()
+        axis.legend(fontsize=8)
+    return figure
+
+
+def defect_survival(table: pd.DataFrame, hue: str = "defect") -> Figure:
+    """Defects (``bottleneck.survival_table``): size and contrast with survival as colour, and survival over contrast / floor.
+
+    Left: area in percent of the image and contrast in grey values, both logarithmic; the noise floor, the median over
+    defects of nearby area of what the reconstruction changes without any defect, is drawn in. Right: survival against
+    the ratio of contrast and floor of each defect, with the running median.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 4.6))
+    table = table.sort_values("area")
+    area, ratio = 100 * table["area"], table["contrast"] / table["floor"]
+    colour = dict(c=table["survival"], cmap="viridis", vmin=0, vmax=1)
+    points = axes[0].scatter(area, table["contrast"], s=22, edgecolor="grey", linewidth=0.3, **colour)
+    window = max(5, len(table) // 5)
+    floor = table["floor"].rolling(window, center=True, min_periods=3)
+    axes[0].plot(area, floor.median(), color=ANOMALOUS, linewidth=1.8, label="noise floor (median)")
+    band = floor.quantile(0.1), floor.quantile(0.9)
+    axes[0].fill_between(area, *band, color=ANOMALOUS, alpha=0.2, linewidth=0, label="10 to 90 % of defects")
+    axes[0].set(xscale="log", yscale="log", xlabel="area of the defect, % of the image", ylabel="contrast (RMS), grey values of [0, 1]")
+    ticks = [0.1, 0.3, 1, 3, 10, 30]
+    axes[0].set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axes[0].set_yticks([0.02, 0.05, 0.1, 0.2, 0.4], ["0.02", "0.05", "0.1", "0.2", "0.4"])
+    axes[0].minorticks_off()
+    axes[0].legend(fontsize=8, loc="upper left")
+    figure.colorbar(points, ax=axes[0], label="survival")
+    for number, (name, rows) in enumerate(table.groupby(hue)):
+        axes[1].scatter(ratio[rows.index], rows["survival"], s=16, label=name, marker="osD^vP*X<>p"[number % 11], alpha=0.75)
+    ordered = ratio.sort_values()
+    running = table.loc[ordered.index, "survival"].rolling(window, center=True, min_periods=3).median()
+    axes[1].plot(ordered, running, color="black", linewidth=1.5)
+    axes[1].axvline(1, color=ANOMALOUS, linewidth=1.5)
+    axes[1].axhline(0.5, color="grey", linestyle=":", linewidth=1)
+    axes[1].set(xscale="log", xlabel="contrast of the defect / noise floor at its place", ylabel="survival (1: kept, 0: gone)")
+    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if ratio.min() / 1.5 <= t <= ratio.max() * 1.5]
+    axes[1].set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axes[1].minorticks_off()
+    figure.legend(*axes[1].get_legend_handles_labels(), title=hue, fontsize=8, title_fontsize=8, ncols=6, loc="outside lower center")
+    return figure
+
+
+def band_gains(table: pd.DataFrame) -> Figure:
+    """Gain in dB by band of frequencies with its interval (``bottleneck.gain_table``), one group of points a band."""
+    figure, axis = plt.subplots(figsize=(WIDTH * 0.75, 3.4))
+    names, bands = list(dict.fromkeys(table["name"])), list(dict.fromkeys(table["band"]))
+    for number, name in enumerate(names):
+        part = table[table["name"] == name].set_index("band").loc[bands]
+        x = np.arange(len(bands)) + 0.16 * (number - (len(names) - 1) / 2)
+        error = np.stack([part["gain"] - part["low"], part["high"] - part["gain"]]).clip(0)
+        axis.errorbar(x, part["gain"], yerr=error, fmt="osD^v"[number % 5], capsize=3, label=name)
+    axis.axhline(0, color="grey", linewidth=1)
+    axis.set_xticks(range(len(bands)), bands)
+    axis.set(xlabel="band of spatial frequencies, cycles per pixel", ylabel="gain over the plain autoencoder, dB")
+    axis.legend(fontsize=8)
     return figure
 
 

@@ -51,7 +51,7 @@ OWN_CELL = "# Parameters:"
 INJECTED_CELL = "# Parameters"
 """First line, exactly, of the cell that papermill adds."""
 
-METHOD_OF_NOTEBOOK = {"01_data": "trivial", "03_img2img_sweep": "img2img", "08_comparison": None}
+METHOD_OF_NOTEBOOK = {"01_data": "trivial", "02_vae_bottleneck": "latent_unet", "03_img2img_sweep": "img2img", "08_comparison": None}
 """Method folder of a notebook; None: one folder for the whole profile. Others: the name after the number."""
 
 MAPS_LIMIT_BYTES = 4_000_000
@@ -209,6 +209,11 @@ RULES: dict[str, Rule] = {
     "noise_timestep": Rule(low=1, high=999),
     "latent_channels": Rule(low=1, high=256),
     "downsamplings": Rule(choices=(2, 4, 8, 16, 32)),
+    "survey_images": Rule(low=2),
+    "planted_images": Rule(low=2),
+    "planted_areas": Rule(above=0, high=0.25),
+    "planted_contrasts": Rule(above=0, high=0.5),
+    "bottleneck_steps": _COUNT,
 }
 """Allowed values by parameter name, the same in every notebook. A name without a rule is checked for its type only."""
 

@@ -39,9 +39,10 @@ class Autoencoder(ReconstructionDetector):
     vae : the autoencoder whose architecture is taken, a name for `models.stable_diffusion.load_vae`.
     allow_mini : whether the shipped small autoencoder may stand in where the real weights are not found.
     pretrained : begin with the weights of ``vae`` instead of random ones: what its own architecture can do on these
-        images.
-    latent_channels, downsampling : another bottleneck than that of ``vae``, whose weights do not fit then; None: the
-        same. The downsampling can only be less: levels are left out at the coarse end.
+        images. With ``latent_channels`` or ``downsampling`` given, of an AutoencoderKL only, the layers beside the
+        latent are new all the same (`warm_start`), so that bottlenecks are compared at equal terms, its own among them.
+    latent_channels, downsampling : another bottleneck than that of ``vae``; None: the same. The downsampling can only
+        be less: levels are left out at the coarse end.
     crop : side in pixels of the random crops that training sees, a multiple of the downsampling; None for whole images.
         The networks are convolutional (but for an attention in the middle of large ones), so that crops teach them as
         well and more of them fit into a step.
@@ -65,11 +66,6 @@ class Autoencoder(ReconstructionDetector):
     ema_decay: float | None = 0.98
     mixed_precision: str = "no"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pretrained and (self.latent_channels is not None or self.downsampling is not None):
-            raise ValueError("pretrained weights have their own bottleneck; leave out latent_channels and downsampling")
-
     @property
     def nfe(self) -> int:
         return 0
@@ -82,7 +78,9 @@ class Autoencoder(ReconstructionDetector):
         check_train_dataset(train_dataset)
         template = load_vae(self.vae, device="cpu", allow_mini=self.allow_mini)
         self._build(type(template), bottleneck_config(template, self.latent_channels, self.downsampling))
-        if self.pretrained:
+        if self.pretrained and (self.latent_channels is not None or self.downsampling is not None):
+            warm_start(self.model_, template)
+        elif self.pretrained:
             self.model_.load_state_dict(template.state_dict())
         self._check_sizes()
         images, held_out, held_out_keys = self._split(train_dataset)
@@ -159,3 +157,29 @@ def bottleneck_config(
         config |= {name: config[name][:levels] for name in ("encoder_block_out_channels", "num_encoder_blocks")}
         config |= {name: config[name][-levels:] for name in ("decoder_block_out_channels", "num_decoder_blocks")}
     return config | {"latent_channels": latent_channels or config["latent_channels"]}
+
+
+BESIDE_THE_LATENT = ("encoder.conv_out.", "quant_conv.", "post_quant_conv.", "decoder.conv_in.")
+
+
+def warm_start(model: AutoencoderKL, template: AutoencoderKL) -> int:
+    """Give ``model`` the tensors of ``template`` that fit it, all but those of `BESIDE_THE_LATENT`; returns how many values.
+
+    Where ``model`` lacks levels at the coarse end, its decoder's blocks, which begin there, take those that follow.
+    Raises ``ValueError`` for an AutoencoderTiny, whose layers have numbers instead of names.
+    """
+    if not isinstance(template, AutoencoderKL):
+        raise ValueError("pretrained weights fit another bottleneck only of an AutoencoderKL; use pretrained=False")
+    missing = len(template.config.block_out_channels) - len(model.config.block_out_channels)
+
+    def source(name: str) -> str:
+        parts = name.split(".")
+        if parts[:2] == ["decoder", "up_blocks"]:
+            parts[2] = str(int(parts[2]) + missing)
+        return ".".join(parts)
+
+    own, given = model.state_dict(), template.state_dict()
+    named = {name: given.get(source(name)) for name in own if not name.startswith(BESIDE_THE_LATENT)}
+    fitting = {name: value for name, value in named.items() if value is not None and value.shape == own[name].shape}
+    model.load_state_dict(own | fitting)
+    return sum(value.numel() for value in fitting.values())

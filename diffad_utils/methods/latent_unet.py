@@ -51,6 +51,7 @@ class LatentUNet(ReconstructionDetector):
     noise_std : standard deviation of the noise of "latent", for latents scaled to about unit variance.
     width : channels of the UNet's upper level; the lower one has twice as many. 64 makes 2.5 million parameters.
     train_steps, train_batch_size, learning_rate, warmup_steps, ema_decay, mixed_precision : training (AdamW, cosine).
+        With ``train_steps`` = 0 the repair stays zero: the plain autoencoder, scored in the same way.
 
     Prediction: parts ``mse`` and ``peak`` of the residual against the repaired image, and ``displacement``, the mean
     square of f(z): how far the repair moves the latent. nfe = 0: one pass of a network that is no diffusion model.
@@ -97,7 +98,7 @@ class LatentUNet(ReconstructionDetector):
         with torch.no_grad():
             latents = torch.cat([bottleneck.encode(self.vae_, part).cpu() for part in images.split(bottleneck.AT_ONCE)])
         self._build_unet()
-        self.training_log_ = self._train_unet(images, latents, checkpoint_folder)
+        self.training_log_ = self._train_unet(images, latents, checkpoint_folder) if self.train_steps else TrainingLog()
         self._calibrate(held_out, held_out_keys)
         return self
 

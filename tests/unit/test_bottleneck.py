@@ -392,3 +392,61 @@ def test_decoding_is_differentiable_beyond_the_range_of_images():
     z.requires_grad_()
     bn.decode(vae, z).sum().backward()
     assert z.grad.abs().sum() > 0
+
+
+# -- planted defects and gains -----------------------------------------------------------------------------------------
+
+
+def test_planted_discs_have_the_area_and_contrast_asked_for_and_stay_where_they_are():
+    images = torch.stack([torch.full((3, 64, 64), 0.3), torch.full((3, 64, 64), 0.7)])
+    changed, mask = bn.plant(images, ["a", "b"], area=0.02, contrast=0.1)
+    assert mask.double().mean(dim=(1, 2)).numpy() == pytest.approx([0.02, 0.02], rel=0.1)
+    inside = (changed - images).mean(dim=1)[mask]
+    assert inside.abs().max() == pytest.approx(0.1, abs=1e-6)
+    assert (changed[0] >= images[0]).all() and (changed[1] <= images[1]).all()  # away from the ends of the range
+    stronger = bn.plant(images, ["a", "b"], area=0.02, contrast=0.3)[1]
+    assert torch.equal(stronger, mask) and not torch.equal(mask[0], mask[1])
+    swapped = bn.plant(images.flip(0), ["b", "a"], area=0.02, contrast=0.1)
+    assert torch.equal(swapped[0].flip(0), changed)
+    for area in (1e-5, 0.9):
+        with pytest.raises(ValueError, match="does not fit"):
+            bn.plant(images, ["a", "b"], area, 0.1)
+
+
+def test_planted_table_of_known_maps():
+    images, keys = 0.3 + 0.1 * torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)), ["a", "b", "c"]
+    table = bn.planted_table(lambda x, k: 0.6 * x + 0.1, images, keys, [0.005, 0.05], [0.1, 0.2])
+    assert len(table) == 12 and np.allclose(table["survival"], 0.6)
+    assert np.allclose(table["contrast"], table["planted"], rtol=0.15)  # the edge is soft
+    blurred = bn.planted_table(lambda x, k: blur(x, sigma=2.0), images, keys, [0.005, 0.05], [0.1, 0.2])
+    means = blurred.groupby(["area", "planted"])["survival"].mean().to_numpy().reshape(2, 2)
+    assert (means[1] > means[0] + 0.1).all() and np.allclose(means[:, 0], means[:, 1], atol=1e-3)  # a filter: size counts
+
+
+def test_gain_table_of_a_residual_that_is_halved_in_one_band():
+    x = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    columns = torch.arange(64)
+    fine, coarse = (0.05 * torch.cos(2 * torch.pi * f * columns).expand(6, 3, 64, 64) for f in (24 / 64, 2 / 64))
+    others = {"half": x + fine / 2 + coarse, "same": x + fine + coarse}
+    table = bn.gain_table(x, others["same"], others, (0.0, 1 / 8, float("inf")), n=50)
+    gain = table.set_index(["name", "band"])["gain"]
+    assert gain["half", "above 0.125"] == pytest.approx(20 * np.log10(2), rel=1e-3)
+    assert gain["half", "below 0.125"] == pytest.approx(0, abs=1e-3)
+    assert gain["half", "all"] == pytest.approx(10 * np.log10(2 / 1.25), rel=1e-2)
+    assert np.allclose(gain["same"], 0) and set(table["band"]) == {"below 0.125", "above 0.125", "all"}
+
+
+def test_linear_bottleneck_is_exact_with_all_channels_and_loses_what_it_leaves_out():
+    images = 0.2 + 0.6 * torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(bn.linear_bottleneck(images, 12, 2)(images), images, atol=1e-6)
+    errors = [(bn.linear_bottleneck(images, channels, 2)(images) - images).square().mean().item() for channels in (1, 6, 11)]
+    variance = images.var(dim=(0, 2, 3)).mean().item()
+    assert errors == sorted(errors, reverse=True)
+    assert errors[1] == pytest.approx(variance * 6 / 12, rel=0.1)  # white noise: a share of the variance for each component
+    colours = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    flat = colours.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+    assert torch.allclose(bn.linear_bottleneck(flat, 3, 4)(flat), flat, atol=1e-6)  # one colour a patch
+    with pytest.raises(ValueError, match="from 1 to 12"):
+        bn.linear_bottleneck(images, 13, 2)
+    with pytest.raises(ValueError, match="multiples of 5"):
+        bn.linear_bottleneck(images, 3, 5)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from diffad_utils import study
 from diffad_utils.methods import METHODS, Detector
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
@@ -77,7 +78,11 @@ def _suite(name: str) -> type[DetectorContract]:
         settings = {"clip": str(_tiny_vit())} if name == "anomalib:winclip" else SETTINGS[name]
         return METHODS[name](**{"image_size": 64, "device": "cpu"} | settings)
 
-    return type(f"Test_{name.replace(':', '_')}", (DetectorContract,), {"make": make} | ATTRIBUTES.get(name, {}))
+    def test_its_weights_are_counted(self, fitted):
+        assert (study._count_weights(fitted) > 0) == (name != "trivial")
+
+    attributes = {"make": make, "test_its_weights_are_counted": test_its_weights_are_counted} | ATTRIBUTES.get(name, {})
+    return type(f"Test_{name.replace(':', '_')}", (DetectorContract,), attributes)
 
 
 for _name in SETTINGS:

@@ -135,3 +135,28 @@ def test_charts_of_the_comparison_draw(draw, tmp_path):
     figure = draw()
     figure.savefig(tmp_path / "figure.png")
     assert any(axis.get_xlabel() for axis in figure.axes)
+
+
+def test_frequency_curves_leave_out_the_mean_and_mark_the_limit():
+    frequency = torch.arange(0, 46) / 64  # beyond 1/2 there are only corners
+    curve = (frequency, *(scale / (frequency + 0.01) ** 2 for scale in (1.0, 0.9, 1.1)))
+    figure = plots.frequency_curves({"power": {"image": curve}, "gain": {"gain": (frequency, *[1 - frequency] * 3)}}, limit=1 / 16)
+    power, gain = figure.axes
+    assert (power.get_yscale(), gain.get_yscale()) == ("log", "linear")
+    assert power.lines[0].get_xdata().tolist() == frequency[1:33].tolist() and power.lines[1].get_xdata()[0] == 1 / 16
+
+
+def test_defect_survival_draws_every_defect_and_the_floor():
+    n = 24
+    values = torch.linspace(0.01, 1, n)
+    columns = {"area": values / 10, "contrast": values, "floor": 0.05, "survival": values}
+    table = pd.DataFrame(columns | {"defect": ["hole", "scratch"] * (n // 2)})
+    left, right = plots.defect_survival(table).axes[:2]
+    assert len(left.collections[0].get_offsets()) == n and left.lines[0].get_ydata()[n // 2] == pytest.approx(0.05)
+    assert sum(len(points.get_offsets()) for points in right.collections) == n
+
+
+def test_band_gains_has_a_point_for_each_name_and_band():
+    rows = [{"name": name, "band": band, "gain": 1.0, "low": 0.5, "high": 1.5} for name in ("a", "b") for band in ("low", "high", "all")]
+    axis = plots.band_gains(pd.DataFrame(rows)).axes[0]
+    assert len(axis.containers) == 2 and [t.get_text() for t in axis.get_xticklabels()] == ["low", "high", "all"]
