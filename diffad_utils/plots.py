@@ -428,13 +428,14 @@ def range_chart(table: pd.DataFrame, label: str, low: str, high: str, xlabel: st
         axis.plot(table[side], table[label], "o", color=NORMAL, markersize=5)
     axis.set(xlabel=xlabel)
     axis.tick_params(axis="y", labelsize=8)
+    return figure
 
 
 def frequency_curves(panels: Mapping[str, Mapping[str, tuple]], limit: float) -> Figure:
     """Curves over spatial frequency, one panel a y-label: label -> name -> (frequency [K], mean [K], low [K], high [K]).
 
-    Shown are frequencies above 0, the mean, up to 1/2; beyond that only the corners of the spectrum are left. A panel whose values span more than a factor of 100 is
-    logarithmic. ``limit`` is marked: the finest frequency of the latent's grid.
+    Shown are frequencies above 0, the mean, up to 1/2; beyond that only the corners of the spectrum are left. A panel
+    whose values span more than a factor of 100 is logarithmic. ``limit`` is marked: the finest frequency of the latent's grid.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.4), squeeze=False)
     for axis, (ylabel, curves) in zip(axes[0], panels.items(), strict=True):
