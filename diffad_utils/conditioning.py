@@ -41,7 +41,8 @@ class DynamicStep:
     t_max : T_max, the step of the last bin. minimum_bin : the smallest bin that is used.
     leave_one_out : whether a training image is left out of its own neighbours. The public code leaves it in, at distance
         0, so that the bins lie too low by (k - 1) / k and unseen normal images fall into higher ones.
-    round_to : That is rounded to the nearest multiple of it, halves up, and to at most ``t_max``.
+    round_to : That is rounded to the nearest multiple of it, halves up, and to at most ``t_max``. The code rounds
+        b / |B| T_max without the paper's floor, which comes to the same steps for T_max = 80.
 
     What `fit` leaves: ``bank_`` float [N, D], ``distances_`` float64 [N] of the training images, ``edges_`` float64
     [bins + 1]. Plain numbers in, plain numbers out: it can be used with any features.

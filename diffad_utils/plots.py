@@ -519,6 +519,40 @@ def defect_sizes(area_percent: Sequence[float]) -> Figure:
     return figure
 
 
+def bin_shares(bins: Mapping[str, Sequence[int]], last: int, xlabel: str = "bin") -> Figure:
+    """Share of the images of each group in each bin 0 .. ``last``, bars side by side."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 2.9))
+    table = pd.concat([pd.DataFrame({"bin": np.asarray(values, dtype=int), "images": name}) for name, values in bins.items()])
+    shares = table.groupby("images", sort=False)["bin"].value_counts(normalize=True).rename("share").reset_index()
+    sns.barplot(shares, x="bin", y="share", hue="images", order=range(last + 1), hue_order=list(bins), ax=axis)
+    axis.set(xlabel=xlabel, ylabel="share of the group's images")
+    axis.legend(fontsize=8, title=None)
+    return figure
+
+
+def points_by_size(table: pd.DataFrame, x: str, y: str, hue: str, xlabel: str, ylabel: str) -> Figure:
+    """One point an image, ``x`` on a logarithmic axis."""
+    figure, axis = plt.subplots(figsize=(7.2, 3.2))
+    sns.scatterplot(table, x=x, y=y, hue=hue, s=28, ax=axis)
+    axis.set(xlabel=xlabel, ylabel=ylabel, xscale="log")
+    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if table[x].min() / 2 <= t <= 2 * table[x].max()]
+    axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axis.minorticks_off()
+    axis.legend(title=hue, fontsize=7, title_fontsize=8, bbox_to_anchor=(1.01, 1), loc="upper left")
+    return figure
+
+
+def stage_times(milliseconds: Mapping[str, float]) -> Figure:
+    """Time an image of each stage, as horizontal bars with the share of the whole."""
+    figure, axis = plt.subplots(figsize=(6.4, 0.8 + 0.32 * len(milliseconds)))
+    names, values = list(milliseconds), list(milliseconds.values())
+    bars = axis.barh(names[::-1], values[::-1], color=NORMAL)
+    axis.bar_label(bars, [f" {value / sum(values):.0%}" for value in values[::-1]], fontsize=8)
+    axis.set(xlabel="milliseconds an image")
+    axis.margins(x=0.12)
+    return figure
+
+
 def training_curve(losses: Sequence[float], ylabel: str = "loss (mean squared error of the noise)", window: int = 25) -> Figure:
     """Loss of every training step, thin, and its running mean."""
     figure, axis = plt.subplots(figsize=(6.4, 2.8))

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from diffad_utils import scoring
 from diffad_utils.conditioning import DynamicStep, denoising_plan, pooled_features
+from diffad_utils.methods.base import batches
 from diffad_utils.methods.ddad import ConditionedDiffusion
 
 
@@ -86,13 +87,22 @@ class D3AD(ConditionedDiffusion):
             k=self.k, bins=self.bins, t_max=self.t_max, minimum_bin=self.minimum_bin, leave_one_out=self.leave_one_out
         )
 
-    def _fit_steps(self, features: Tensor) -> None:
-        self.dynamic_step_ = self._dynamic_step().fit(pooled_features(features))
+    def _fit_steps(self, new_extractor: bool) -> None:
+        dynamic = self._dynamic_step()
+        if new_extractor:
+            images = batches(self._fitted_images, self.batch_size)
+            self.dynamic_step_ = dynamic.fit(torch.cat([self._pooled(self.features(self._input(b["image"]))) for b in images]))
+        elif dynamic != self.dynamic_step_:  # other settings, the same features
+            self.dynamic_step_ = dynamic.fit(self.dynamic_step_.bank_)
 
-    def _steps(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        distances = self.dynamic_step_.distances(pooled_features(features))
+    @staticmethod
+    def _pooled(features: Sequence[Tensor]) -> Tensor:
+        return pooled_features(features[0]).cpu()
+
+    def _steps(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        distances = self.dynamic_step_.distances(self._pooled(features))
         if self.static_step is not None:
-            return torch.full((len(features),), self.static_step), distances
+            return torch.full((len(distances),), self.static_step), distances
         return self.dynamic_step_.step_of(self.dynamic_step_.bin_of(distances)), distances
 
     def residual_map(self, x: Tensor, x_hat: Tensor, state: Tensor, state_hat: Tensor) -> Tensor:
@@ -102,7 +112,7 @@ class D3AD(ConditionedDiffusion):
         if self.normalisation == "batch":
             residual, feature = scoring.min_max_over_batch(residual), scoring.min_max_over_batch(feature)
         else:
-            residual, feature = residual / self.residual_scale_, feature / self.feature_scale_
+            residual, feature = (values / scale for values, scale in zip((residual, feature), self.scales_, strict=True))
         return scoring.d3ad_map(residual, feature, self.map_weight)
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

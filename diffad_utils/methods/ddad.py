@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
 from torch import Tensor
+from torch.utils.data import Subset
 
 from diffad_utils import adaptation, bottleneck, scoring
 from diffad_utils.conditioning import PLANS, denoising_plan, scaled_start
@@ -56,6 +57,15 @@ class Reconstruction(NamedTuple):
     features: list[Tensor]
     steps: Tensor
     distances: Tensor | None
+
+
+class Maps(NamedTuple):
+    """reconstruction, and the two maps of its difference to the image: residual and feature [B, image_size, image_size],
+    neither normalised nor smoothed."""
+
+    reconstruction: Reconstruction
+    residual: Tensor
+    feature: Tensor
 
 
 @dataclass(kw_only=True)
@@ -140,12 +150,12 @@ class ConditionedDiffusion(Detector):
     # -- what differs between methods ----------------------------------------------------------------------------------
 
     @abstractmethod
-    def _fit_steps(self, features: Tensor) -> None:
-        """Learn how far images go from the training images' features of the first block, [N, C, h, w]."""
+    def _fit_steps(self, new_extractor: bool) -> None:
+        """Learn from the fitted images how far images go, if that is needed with these settings."""
 
     @abstractmethod
-    def _steps(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """That of images with these features [B, C, h, w], int64 [B], and their distances [B] if there are any."""
+    def _steps(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """That int64 [B] of images with these features, a map [B, C, h, w] a block, and distances [B] if there are any."""
 
     @property
     @abstractmethod
@@ -173,14 +183,13 @@ class ConditionedDiffusion(Detector):
         check_train_dataset(train_dataset)
         self._load_networks()
         fitted, held_out = scoring.holdout_split(len(train_dataset), self.holdout_fraction, self.seed)
-        self._fitted_images, self._held_out_images = (
-            ImageDataset(train_dataset.index.iloc[rows.tolist()], size=train_dataset.size) for rows in (fitted, held_out)
-        )
+        self._fitted_images, self._held_out_images = (Subset(train_dataset, rows.tolist()) for rows in (fitted, held_out))
         self._build_unet()
-        states = torch.cat([self._encode(self._input(batch["image"])) for batch in batches(self._fitted_images, self.batch_size)])
+        states = torch.cat([self.encode(self._input(batch["image"])) for batch in batches(self._fitted_images, self.batch_size)])
         self.training_log_ = self._train_unet(states, checkpoint_folder)
         self._adapt()
-        self._condition()
+        self._fit_steps(new_extractor=True)
+        self._scales = self._peaks_of_held_out()
         return self
 
     def with_settings(self, **changes: Any) -> Self:
@@ -201,9 +210,12 @@ class ConditionedDiffusion(Detector):
                 raise ValueError(f"{type(self).__name__} has no setting {name!r}")
             setattr(other, name, value)
         other.__post_init__()
-        if {name for name in changes if name.startswith(("adaptation", "distillation"))}:
+        adapts_anew = any(name.startswith(("adaptation", "distillation")) for name in changes)
+        if adapts_anew:
             other._adapt()
-        other._condition()
+        other._fit_steps(new_extractor=adapts_anew)
+        if not set(changes) <= {"map_weight", "v", "normalisation"}:  # these work on finished maps
+            other._scales = None
         return other
 
     def _train_unet(self, states: Tensor, checkpoint_folder: str | Path | None) -> TrainingLog:
@@ -240,24 +252,32 @@ class ConditionedDiffusion(Detector):
         x = images[rows].to(self.torch_device)
         tenth = max(self.deepest_step // 10 // self.num_steps, 1) * self.num_steps
         steps = torch.full((len(rows),), tenth * int(torch.randint(1, 11, (1,), generator=generator))).clamp_max(self.deepest_step)
-        state = self._encode(x).to(self.torch_device)
+        state = self.encode(x).to(self.torch_device)
         noise = torch.randn(1 + self.num_steps, *state.shape, generator=generator)
-        return x, self._decode(self._denoise(state, steps, state, self.guidance_weight, noise)).to(self.torch_device)
+        return x, self.decode(self._denoise(state, steps, state, self.guidance_weight, noise)).to(self.torch_device)
 
-    def _condition(self) -> None:
-        """What depends on the extractor: steps from the training features, constants of the maps from held-out normals."""
-        blocks = [self._features(self._input(batch["image"]))[0].cpu() for batch in batches(self._fitted_images, self.batch_size)]
-        self._fit_steps(torch.cat(blocks))
-        maps = [self._maps(self._input(batch["image"]), batch["key"])[1:] for batch in batches(self._held_out_images, self.batch_size)]
+    @property
+    def scales_(self) -> tuple[float, float]:
+        """Constants of the residual and the feature map; after `with_settings` taken when first needed."""
+        if self._scales is None:
+            self._scales = self._peaks_of_held_out()
+        return self._scales
+
+    def _peaks_of_held_out(self) -> tuple[float, float]:
+        """Mean over held-out normal images of the maximum of each map."""
+        maps = [self.maps(batch["image"], batch["key"])[1:] for batch in batches(self._held_out_images, self.batch_size)]
         peaks = [torch.cat(of_one).flatten(1).amax(dim=1).double().mean() for of_one in zip(*maps, strict=True)]
-        self.residual_scale_, self.feature_scale_ = (max(float(peak), 1e-8) for peak in peaks)
+        return tuple(max(float(peak), 1e-8) for peak in peaks)
 
     # -- predict -------------------------------------------------------------------------------------------------------
 
     def predict(self, images: Tensor, keys: Sequence[str] | None = None) -> Prediction:
-        self._require_fitted("feature_scale_")
-        size = tuple(images.shape[-2:])
-        done, residual, feature = self._maps(self._input(images), keys)
+        self._require_fitted("_scales")
+        return self.prediction_from_maps(self.maps(images, keys), images.shape[-2:])
+
+    def prediction_from_maps(self, maps: Maps, size: tuple[int, int]) -> Prediction:
+        """Scores and anomaly maps for images of ``size`` (H, W), from what `maps` gave."""
+        done, residual, feature = maps
         sigma = SMOOTHING * self.image_size
         anomaly_map = scoring.smooth_map(self._combine(residual, feature), sigma)
         parts = {"residual": residual, "features": feature}
@@ -265,29 +285,39 @@ class ConditionedDiffusion(Detector):
         parts["step"] = done.steps.float()
         if done.distances is not None:
             parts["distance"] = done.distances.float()
-        x_hat = F.interpolate(done.x_hat, size=size, mode="bilinear", antialias=True).clamp(0, 1)
+        x_hat = F.interpolate(done.x_hat, size=tuple(size), mode="bilinear", antialias=True).clamp(0, 1)
         score = anomaly_map.flatten(1).amax(dim=1)
         return Prediction(score, scoring.upsample_map(anomaly_map, size), x_hat, parts, self.num_steps)
+
+    @torch.inference_mode()
+    def maps(self, images: Tensor, keys: Sequence[str] | None = None) -> Maps:
+        """Reconstruction, residual map and feature map of images [B, 3, H, W] in [0, 1]."""
+        x = self._input(images)
+        done = self._reconstruct(x, keys)
+        with self._timed("features"):
+            feature = self.feature_map(done.features, done.x_hat)
+        return Maps(done, self.residual_map(x, done.x_hat, done.state, done.state_hat), feature)
 
     def reconstruct(self, images: Tensor, keys: Sequence[str] | None = None) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] as the model thinks they should be: [B, 3, image_size, image_size], CPU. ``keys`` [B]
         seed what is random."""
-        self._require_fitted("feature_scale_")
         return self.reconstruction(images, keys).x_hat
 
     def reconstruction(self, images: Tensor, keys: Sequence[str] | None = None) -> Reconstruction:
         """All that belongs to the reconstruction of images [B, 3, H, W] in [0, 1]."""
+        self._require_fitted("_scales")
         return self._reconstruct(self._input(images), keys)
 
     @torch.inference_mode()
     def _reconstruct(self, x: Tensor, keys: Sequence[str] | None) -> Reconstruction:
+        """x float32 [B, 3, image_size, image_size] in [0, 1]."""
         keys = [str(i) for i in range(len(x))] if keys is None else keys
         with self._timed("features"):
-            features = self._features(x)
+            features = self.features(x)
         with self._timed("neighbours"):
-            steps, distances = self._steps(features[0])
+            steps, distances = self._steps(features)
         with self._timed("encode"):
-            state = self._encode(x)
+            state = self.encode(x)
         with self._timed("denoise"):
             noise = None
             if self.noise_fraction or self.stochasticity:
@@ -295,7 +325,7 @@ class ConditionedDiffusion(Detector):
                 noise = drawn.transpose(0, 1)
             state_hat = self._denoise(state.to(self.torch_device), steps, state.to(self.torch_device), self.guidance_weight, noise).cpu()
         with self._timed("decode"):
-            x_hat = self._decode(state_hat.to(self.torch_device)).cpu()
+            x_hat = self.decode(state_hat.to(self.torch_device)).cpu()
         return Reconstruction(state, state_hat, x_hat, features, steps, distances)
 
     @torch.inference_mode()
@@ -310,17 +340,9 @@ class ConditionedDiffusion(Detector):
     def _eps(self, x: Tensor, t: Tensor) -> Tensor:
         return self.unet_(x, t, return_dict=False)[0]
 
-    @torch.inference_mode()
-    def _maps(self, x: Tensor, keys: Sequence[str] | None) -> tuple[Reconstruction, Tensor, Tensor]:
-        """Reconstruction, residual map and feature map [B, image_size, image_size] of x [B, 3, image_size, image_size]."""
-        done = self._reconstruct(x, keys)
-        with self._timed("features"):
-            feature = self.feature_map(done.features, done.x_hat)
-        return done, self.residual_map(x, done.x_hat, done.state, done.state_hat), feature
-
     def feature_map(self, features: Sequence[Tensor], x_hat: Tensor) -> Tensor:
         """Distance of the features of an image to those of x_hat [B, 3, image_size, image_size]: [B, image_size, image_size]."""
-        return scoring.feature_distance(features, self._features(x_hat), x_hat.shape[-2:], self.PATCHES).cpu()
+        return scoring.feature_distance(features, self.features(x_hat), x_hat.shape[-2:], self.PATCHES).cpu()
 
     # -- pieces --------------------------------------------------------------------------------------------------------
 
@@ -328,20 +350,22 @@ class ConditionedDiffusion(Detector):
         return resize_images(check_images(images), self.image_size).clamp(0, 1)
 
     @torch.inference_mode()
-    def _encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] -> states of the diffusion model, on the CPU."""
         if self.space == "pixel":
             return 2 * x.cpu() - 1
         return torch.cat([bottleneck.encode(self.vae_, part).float().cpu() for part in x.split(bottleneck.AT_ONCE)])
 
     @torch.inference_mode()
-    def _decode(self, state: Tensor) -> Tensor:
+    def decode(self, state: Tensor) -> Tensor:
+        """States [B, C, h, w] on the detector's device -> images [B, 3, H, W] in [0, 1]."""
         if self.space == "pixel":
             return (state / 2 + 0.5).clamp(0, 1)
         return torch.cat([bottleneck.decode(self.vae_, part).float().clamp(0, 1) for part in state.split(bottleneck.AT_ONCE)])
 
     @torch.no_grad()
-    def _features(self, x: Tensor) -> list[Tensor]:
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Images [B, 3, image_size, image_size] in [0, 1] -> a map [B, C, h, w] a block, of the adapted extractor."""
         return self.extractor_(x.to(self.torch_device))
 
     def _load_networks(self) -> None:
@@ -374,18 +398,24 @@ class ConditionedDiffusion(Detector):
     def _timed(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
+        if self.torch_device.type == "cuda":
+            torch.cuda.synchronize(self.torch_device)
         self.stage_seconds[stage] += time.perf_counter() - start
+
+    def networks(self) -> list[torch.nn.Module]:
+        names = ("unet_", "extractor_", "vae_")  # without the frozen copy of an adapted extractor
+        return [getattr(self, name) for name in names if hasattr(self, name)]
 
     def _checksums(self) -> dict[str, str]:
         sha256 = {"backbone": self._frozen.resolved.sha256}
         return sha256 | ({"vae": self.vae_.resolved.sha256} if self.space == "latent" else {})
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        self._require_fitted("feature_scale_")
+        self._require_fitted("_scales")
         tensors = {f"unet.{name}": tensor for name, tensor in self.unet_.state_dict().items()}
         if self.extractor_ is not self._frozen:
             tensors |= {f"extractor.{name}": tensor for name, tensor in self.extractor_.state_dict().items()}
-        return tensors, {"scales": [self.residual_scale_, self.feature_scale_], "sha256": self._checksums()}
+        return tensors, {"scales": list(self.scales_), "sha256": self._checksums()}
 
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self._load_networks()
@@ -401,7 +431,7 @@ class ConditionedDiffusion(Detector):
         if parts["extractor."]:
             self.extractor_ = copy.deepcopy(self._frozen)
             self.extractor_.load_state_dict(parts["extractor."])
-        self.residual_scale_, self.feature_scale_ = values["scales"]
+        self._scales = tuple(values["scales"])
 
 
 @dataclass(kw_only=True)
@@ -437,24 +467,22 @@ class DDAD(ConditionedDiffusion):
     def deepest_step(self) -> int:
         return self.start_timestep
 
-    def _fit_steps(self, features: Tensor) -> None:
+    def _fit_steps(self, new_extractor: bool) -> None:
         pass  # every image starts at the same step
 
-    def _steps(self, features: Tensor) -> tuple[Tensor, None]:
-        return torch.full((len(features),), self.start_timestep), None
+    def _steps(self, features: Sequence[Tensor]) -> tuple[Tensor, None]:
+        return torch.full((len(features[0]),), self.start_timestep), None
 
     def _adaptation_pair(self, images: Tensor, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         target = images[rows.roll(1)].to(self.torch_device)
-        state, steps = self._encode(images[rows]).to(self.torch_device), torch.full((len(rows),), self.start_timestep)
+        state, steps = self.encode(images[rows]).to(self.torch_device), torch.full((len(rows),), self.start_timestep)
         noise = torch.randn(1 + self.num_steps, *state.shape, generator=generator)
-        state_hat = self._denoise(state, steps, self._encode(target).to(state), self.adaptation_guidance, noise)
-        return target, self._decode(state_hat).to(self.torch_device)
+        state_hat = self._denoise(state, steps, self.encode(target).to(state), self.adaptation_guidance, noise)
+        return target, self.decode(state_hat).to(self.torch_device)
 
     def residual_map(self, x: Tensor, x_hat: Tensor, state: Tensor, state_hat: Tensor) -> Tensor:
         return scoring.pixel_distance(x, x_hat)
 
     def _combine(self, residual: Tensor, feature: Tensor) -> Tensor:
-        scales = self.residual_scale_, self.feature_scale_
-        if self.normalisation == "batch":
-            scales = residual.max(), feature.max()
+        scales = (residual.max(), feature.max()) if self.normalisation == "batch" else self.scales_
         return scoring.ddad_map(residual, feature, self.v, *scales)

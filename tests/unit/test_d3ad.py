@@ -129,6 +129,18 @@ def test_too_few_training_images_for_the_neighbours(splits):
         KINDS["d3ad"](k=20).fit(splits[0])
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", KINDS)
+def test_a_gpu_gives_what_the_cpu_gives(name, fitted, splits, tmp_path):
+    fitted[name].save(tmp_path)
+    images, keys = splits[1]["image"], splits[1]["key"]
+    there = type(fitted[name]).load(tmp_path, device="cuda").predict(images, keys)
+    here = fitted[name].predict(images, keys)
+    assert torch.equal(there.parts["step"], here.parts["step"])
+    assert torch.allclose(there.score, here.score, rtol=1e-2)
+
+
 # --- domain adaptation ------------------------------------------------------------------------------------------------
 
 

@@ -160,3 +160,15 @@ def test_band_gains_has_a_point_for_each_name_and_band():
     rows = [{"name": name, "band": band, "gain": 1.0, "low": 0.5, "high": 1.5} for name in ("a", "b") for band in ("low", "high", "all")]
     axis = plots.band_gains(pd.DataFrame(rows)).axes[0]
     assert len(axis.containers) == 2 and [t.get_text() for t in axis.get_xticklabels()] == ["low", "high", "all"]
+
+
+def test_bins_stages_and_points_by_size():
+    figure = plots.bin_shares({"training": [2, 3, 3], "defective": [3, 4]}, 5)
+    heights = [bar.get_height() for container in figure.axes[0].containers for bar in container]
+    assert sorted(round(height, 3) for height in heights if height) == [0.333, 0.5, 0.5, 0.667]
+    assert [text.get_text() for text in figure.axes[0].get_legend().texts] == ["training", "defective"]
+    figure = plots.stage_times({"encode": 1.0, "decode": 3.0})
+    assert figure.axes[0].get_xlabel() == "milliseconds an image" and "75%" in figure.axes[0].texts[0].get_text()
+    table = pd.DataFrame({"area": [0.2, 1.0, 8.0], "distance": [1.0, 2.0, 3.0], "defect": list("aab")})
+    axis = plots.points_by_size(table, "area", "distance", "defect", "area, %", "distance").axes[0]
+    assert axis.get_xscale() == "log" and "1" in [label.get_text() for label in axis.get_xticklabels()]
