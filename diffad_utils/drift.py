@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from skimage.color import rgb2lab
 from torch import Tensor
 
-from diffad_utils import bottleneck
-from diffad_utils.diagnostics import mean_where
+from diffad_utils import bottleneck, metrics
+from diffad_utils.diagnostics import mean_where, removal_and_drift
 from diffad_utils.diffusion import NoiseSchedule, add_noise, image_noise
+from diffad_utils.methods.clip_detectors import clip_features, cosine_distance
 from diffad_utils.methods.img2img import Img2ImgEngine
+from diffad_utils.models.clip import Clip
 
 # --- colour -----------------------------------------------------------------------------------------------------------
 
@@ -108,3 +112,99 @@ def denoising_loss(
             columns.append((predicted - target).square().mean(dim=(1, 2, 3)))
         losses.append(torch.stack(columns, dim=1))
     return torch.cat(losses)
+
+
+# --- all measures of an image -----------------------------------------------------------------------------------------
+
+MEASURES = {
+    "PSNR": "PSNR, dB", "SSIM": "SSIM", "CLIP similarity": "cosine of CLIP features", "MSE": "squared error",
+    "colour shift": "colour shift, ΔE", "colour difference": "colour difference, ΔE", "Gram distance": "Gram distance",
+    "spectrum distance": "spectrum distance, dB", "removal": "removal", "drift": "drift, grey values",
+}  # fmt: skip
+"""What `image_table` measures, with units."""
+AT_ONCE = 16
+"""Images whose features are held at once."""
+
+
+def image_table(
+    x_hat: Tensor, batch: dict, clip: Clip | None = None, features: Callable[[Tensor], Sequence[Tensor]] | None = None
+) -> pd.DataFrame:
+    """One row an image of ``batch`` (`data.collate`) and its reconstruction x_hat [B, 3, H, W]: key, label, and `MEASURES`.
+
+    PSNR in dB, SSIM, MSE : against the image, over all of it, so read them on normal images. CLIP similarity : cosine of
+    the image features (with ``clip``). Colour shift, colour difference, Gram distance (with ``features``), spectrum
+    distance : outside the mask, and NaN for an anomalous image without one. removal, drift : `diagnostics.removal_and_drift` of anomalous images with twins; else NaN.
+    """
+    parts = [
+        _measures(x_hat[rows], {name: values[rows] for name, values in batch.items() if name != "key"}, clip, features)
+        for rows in torch.arange(len(x_hat)).split(AT_ONCE)
+    ]
+    columns = {name: torch.cat([part[name].double() for part in parts]).numpy() for name in parts[0]}
+    table = pd.DataFrame({"key": batch["key"], "label": batch["label"].numpy(), **columns})
+    table["label"] = table["label"].astype(int)
+    return table
+
+
+def _measures(x_hat: Tensor, batch: dict, clip: Clip | None, features) -> dict[str, Tensor]:
+    x, mask = batch["image"], batch["mask"]
+    quality = metrics.reconstruction(x, x_hat)
+    values = {"PSNR": quality["psnr"], "SSIM": quality["ssim"], "MSE": quality["mse"]}
+    values = {name: torch.as_tensor(value) for name, value in values.items()}
+    if clip is not None:
+        image, other = (clip_features(clip, images).image for images in (x, x_hat))
+        values["CLIP similarity"] = 1 - cosine_distance(image, other)
+    known = torch.where((batch["label"] == 0) | mask.any(dim=(1, 2)), 1.0, torch.nan)  # where outside is
+    colour = colour_changes(x, x_hat, ~mask)
+    values |= {"colour shift": known * colour["colour_shift"], "colour difference": known * colour["colour_difference"]}
+    if features is not None:
+        values["Gram distance"] = known * gram_distance(features, x, x_hat, ~mask)
+    values["spectrum distance"] = known * spectrum_distance(x, x_hat, ~mask)
+    if "twin" in batch:
+        done = removal_and_drift(x_hat, x, batch["twin"], mask)
+        anomalous = torch.where(batch["label"] == 1, 1.0, torch.nan)
+        values |= {name: done[name] * anomalous for name in ("removal", "drift")}
+    return values
+
+
+def summary(table: pd.DataFrame, n: int = 1000, seed: int = 0) -> dict[str, float]:
+    """Means over the images of an `image_table` with 95 % bootstrap intervals: "<measure>", "<measure> low", "... high".
+
+    PSNR, SSIM, MSE and CLIP similarity are of the normal images, what a method should leave alone; the others of all that
+    have them.
+    """
+    values = {}
+    for name, (part,) in _common(table).items():
+        values |= dict(zip((name, f"{name} low", f"{name} high"), map(float, bottleneck.mean_interval(part, n, seed)), strict=True))
+    return values
+
+
+def paired_changes(before: pd.DataFrame, after: pd.DataFrame, n: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Two `image_table` of the same images: measure, before, after, change, low, high (95 % interval of the change) and n.
+
+    Raises ``ValueError`` if the images differ.
+    """
+    if before["key"].tolist() != after["key"].tolist():
+        raise ValueError("the two tables are not of the same images in the same order")
+    rows = []
+    for name, (old, new) in _common(before, after).items():
+        change = bottleneck.mean_interval(new - old, n, seed)
+        rows.append({
+            "measure": name, "before": old.mean(), "after": new.mean(), "change": float(change.mean),
+            "low": float(change.low), "high": float(change.high), "n": len(old),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _common(*tables: pd.DataFrame) -> dict[str, list[np.ndarray]]:
+    """Each measure that the tables have, over the images where all of them are finite (PSNR is not where nothing changed);
+    over normal images alone where it is about what should be left alone."""
+    found = {}
+    for name in MEASURES:
+        if not all(name in table for table in tables):
+            continue
+        rows = np.isfinite([table[name].to_numpy() for table in tables]).all(axis=0)
+        if name in ("PSNR", "SSIM", "MSE", "CLIP similarity"):
+            rows &= (tables[0]["label"] == 0).to_numpy()
+        if rows.sum() >= 2:
+            found[name] = [table[name].to_numpy()[rows] for table in tables]
+    return found

@@ -46,19 +46,22 @@ def image_grid(
 
 
 def labelled_rows(
-    rows: Mapping[str, Tensor], columns: Sequence[str] | None = None, cmap: str = "inferno", side: float | None = None
-) -> Figure:
+    rows: Mapping[str, Tensor], columns: Sequence[str] | None = None, cmap: str = "inferno", side: float | None = None,
+    shared_scale: bool = False,
+) -> Figure:  # fmt: skip
     """One row a name: images [N, 3, H, W] as they are, maps [N, H, W] in colour on one scale a row, masks (bool) in grey.
 
     ``columns`` [N] are titles above the first row. ``side`` : of a picture, inches; by default as large as fits. Below one
-    inch the names stand upright beside their rows.
+    inch the names stand upright beside their rows. ``shared_scale`` : one scale for the maps of all rows.
     """
     n = len(next(iter(rows.values())))
     side = min((WIDTH - 1.0) / n, 1.6) if side is None else side
+    maps = [values for values in rows.values() if values.ndim == 3 and values.is_floating_point()]
+    shared = {"vmin": min(float(m.min()) for m in maps), "vmax": max(float(m.max()) for m in maps)} if shared_scale and maps else None
     figure, axes = plt.subplots(len(rows), n, figsize=(1.0 + side * n, side * len(rows) + 0.3), squeeze=False)
     for r, (name, values) in enumerate(rows.items()):
         is_map = values.ndim == 3 and values.is_floating_point()
-        limits = {"vmin": float(values.min()), "vmax": float(values.max())} if is_map else {}
+        limits = (shared or {"vmin": float(values.min()), "vmax": float(values.max())}) if is_map else {}
         for c in range(n):
             axis = axes[r, c]
             axis.set(xticks=[], yticks=[])
@@ -233,6 +236,38 @@ def lines_with_intervals(
         axis.minorticks_off()
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.legend(title=hue, fontsize=8, title_fontsize=8)
+    return figure
+
+
+def panels_with_intervals(
+    table: pd.DataFrame, x: str, panels: Mapping[str, str], xlabel: str, hue: str | None = None,
+    floors: Mapping[str, float] | None = None, floor_label: str = "", columns: int = 4, lines: bool = True,
+) -> Figure:  # fmt: skip
+    """Small multiples: one panel a measure, the mean over ``x`` as points with intervals, joined by ``lines`` a ``hue``.
+
+    panels : column of ``table`` -> what to call it; "<column> low" and "<column> high" are the interval's ends. x is taken as
+    categories at equal distances, in order of appearance. floors : column -> value, a dashed line.
+    """
+    rows, columns = -(-len(panels) // columns), min(columns, len(panels))
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, 2.1 * rows + 0.5), squeeze=False)
+    places = {value: i for i, value in enumerate(dict.fromkeys(table[x]))}
+    for axis, (name, label) in zip(axes.flat, panels.items(), strict=False):
+        for part_name, part in table.groupby(hue, sort=False) if hue else [(None, table)]:
+            at, error = part[x].map(places), np.stack([part[name] - part[f"{name} low"], part[f"{name} high"] - part[name]])
+            style = dict(marker="o", markersize=4, capsize=2, linewidth=1.2, linestyle="-" if lines else "", label=part_name)
+            axis.errorbar(at, part[name], yerr=error.clip(0), **style)
+        if floors is not None and name in floors:
+            axis.axhline(floors[name], color="grey", linestyle="--", linewidth=1.2, label=floor_label)
+        axis.set_xticks([*places.values()], [f"{v:g}" if isinstance(v, float) else str(v) for v in places], fontsize=7)
+        axis.set_xlabel(xlabel, fontsize=8)
+        axis.set_title(label, fontsize=8)
+        axis.tick_params(axis="y", labelsize=7)
+        axis.margins(x=0.15)
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    handles, names = axes.flat[0].get_legend_handles_labels()
+    if names:
+        figure.legend(handles, names, loc="outside upper center", ncols=4, fontsize=8)
     return figure
 
 

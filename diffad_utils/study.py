@@ -118,13 +118,13 @@ class Rule:
 _COUNT = Rule(low=1)
 _NAME = Rule(pattern=r"[\w][\w .+-]*")  # becomes a folder's name, so no separators and no leading dot
 _FRACTION = Rule(low=0, high=1)
+_PROMPT = Rule(pattern=r"\S(.*\S)?")
+_DATASET = Rule(choices=("textures", "elpv", "mvtec_ad", "visa", "btad", "mpdd", "mtd", "real_iad", "bmad", "folder"))
 _WEIGHTS = Rule(pattern=r"\S(.*\S)?")  # a name, a path or a hub id: `weights.resolve` knows them
 
 RULES: dict[str, Rule] = {
     "profile": _NAME,
-    "dataset": Rule(
-        choices=("textures", "elpv", "mvtec_ad", "visa", "btad", "mpdd", "mtd", "real_iad", "bmad", "folder")
-    ),
+    "dataset": _DATASET,
     "category": _NAME,
     "categories": _NAME,
     "seed": Rule(low=0, high=2**31 - 1),
@@ -237,6 +237,26 @@ RULES: dict[str, Rule] = {
     "ddad_weights": Rule(low=0, high=100),
     "removal_images": Rule(low=2),
     "img2img_weights": _WEIGHTS,
+    "instance_prompt": _PROMPT,
+    "lora_prompt": Rule(pattern=r"|\S(.*\S)?"),
+    "base_prompt": _PROMPT,
+    "class_prompt": _PROMPT,
+    "rank": Rule(low=1, high=1024),
+    "ranks": Rule(low=1, high=1024),
+    "lora_alpha": Rule(low=0, high=4096),
+    "lora_dropout": Rule(low=0, high=0.9),
+    "target_modules": Rule(pattern=r"[\w.]+"),
+    "prior_weight": Rule(low=0, high=100),
+    "class_images": _COUNT,
+    "gradient_accumulation_steps": Rule(low=1, high=1024),
+    "mixed_precision": Rule(choices=("no", "fp16", "bf16")),
+    "optimizer": Rule(choices=("adamw", "adamw8bit")),
+    "holdout_fraction": Rule(above=0, high=0.5),
+    "snapshot_steps": _COUNT,
+    "study_images": Rule(low=4),
+    "loss_timesteps": Rule(low=0, high=999),
+    "other_dataset": _DATASET,
+    "other_category": Rule(pattern=r"|[\w][\w .+-]*"),
 }
 """Allowed values by parameter name, the same in every notebook. A name without a rule is checked for its type only."""
 

@@ -362,6 +362,8 @@ class LoRA(Img2Img):
     def _prior(self) -> Examples:
         """What the base model draws for the class prompts, in equal shares."""
         prompts = [*dict.fromkeys(fill_prompt(self.class_prompt, category) for category in self.prompts_)]
+        if self.class_images < len(prompts):
+            raise ValueError(f"class_images={self.class_images} is less than one for each of {len(prompts)} class prompts")
         setting = Setting(1.0, PRIOR_SAMPLING.guidance_scale, PRIOR_SAMPLING.num_inference_steps, self.seed)
         counts = [len(range(i, self.class_images, len(prompts))) for i in range(len(prompts))]
         latents = torch.cat([

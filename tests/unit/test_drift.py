@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from skimage.color import rgb2lab
 from tiny_models import write_stable_diffusion
 
-from diffad_utils import drift
+from diffad_utils import data, drift
 from diffad_utils.diffusion import NoiseSchedule, image_noise
 from diffad_utils.methods.img2img import Img2ImgEngine
 from diffad_utils.models.stable_diffusion import load_pipeline
@@ -85,6 +86,28 @@ def test_spectrum_distance_of_known_filters(images):
     assert brighter.max() < 1e-4  # the mean is colour
     scaled = drift.spectrum_distance(images, 0.5 + 0.5 * (images - 0.5), EVERYWHERE)
     assert torch.allclose(scaled, torch.full((2,), 20 * math.log10(2)).double(), atol=1e-3)
+
+
+def test_one_row_an_image_and_paired_changes():
+    index = data.load_index("textures", category="carpet")
+    index = index[index["split"] == "test"].groupby("label", group_keys=False).head(3)
+    batch = data.load_batch(data.ImageDataset(index, size=64))
+    perfect = drift.image_table(batch["twin"], batch, features=lambda x: [x])
+    assert perfect["key"].tolist() == batch["key"] and perfect["label"].tolist() == batch["label"].tolist()
+    anomalous = perfect[perfect["label"] == 1]
+    assert np.allclose(anomalous["removal"], 1) and np.allclose(anomalous["drift"], 0, atol=1e-6)
+    assert perfect[perfect["label"] == 0]["removal"].isna().all() and (perfect["Gram distance"] < 0.05).all()
+    nothing = drift.image_table(batch["image"], batch, features=lambda x: [x])
+    assert np.allclose(nothing.loc[nothing["label"] == 1, "removal"], 0) and np.allclose(nothing["colour shift"], 0)
+    darker = drift.image_table(0.9 * batch["image"], batch, features=lambda x: [x])
+    changes = drift.paired_changes(nothing, darker, n=50).set_index("measure")
+    assert (changes.loc[["colour shift", "Gram distance", "MSE"], "low"] > 0).all()
+    assert changes.loc["MSE", "n"] == 3 and changes.loc["colour shift", "n"] == 6 and changes.loc["removal", "n"] == 3
+    assert changes.loc["MSE", "after"] == pytest.approx((0.01 * batch["image"][batch["label"] == 0] ** 2).mean().item(), rel=1e-4)
+    values = drift.summary(darker, n=50)
+    assert values["SSIM low"] <= values["SSIM"] <= values["SSIM high"]
+    with pytest.raises(ValueError, match="same images"):
+        drift.paired_changes(nothing, darker.iloc[::-1])
 
 
 def test_denoising_loss_is_the_training_loss(images, tmp_path):

@@ -409,3 +409,20 @@ def test_half_precision_on_a_gpu(folders, train_set, images):
     assert torch.isfinite(detector.predict(images, KEYS).score).all()
     reference = load_pipeline(folders["weights"], device="cuda")
     assert base_checksum(detector.engine_.unet) == base_checksum(reference.unet)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_stable_diffusion_v15_trains_within_16_gigabytes(monkeypatch):
+    """The kaggle profile: 512 pixels, batch 1, 4 passes a step, fp16, gradient checkpointing."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    from lora_training import prepared
+
+    torch.cuda.reset_peak_memory_stats()
+    detector = LoRA(
+        image_size=512, device="cuda", mixed_precision="fp16", gradient_checkpointing=True, train_steps=3, train_batch_size=1,
+        gradient_accumulation_steps=4,
+    )  # fmt: skip
+    log = detector._train_adapter(prepared(detector), None, ())
+    assert len(log.losses) == 3 and detector.adapter_counts_.share < 0.02
+    assert torch.cuda.max_memory_allocated() < 16e9

@@ -49,6 +49,19 @@ def test_strength_strips_show_images_over_residuals(with_masks):
     assert [float(r.max()) > 0.4 for r in residuals] == [False] * 7 + [True]
 
 
+def test_maps_of_several_rows_on_one_scale():
+    rows = {"a": torch.rand(3, 8, 8), "b": 2 * torch.rand(3, 8, 8)}
+    limits = {axis.images[0].get_clim() for axis in plots.labelled_rows(rows, shared_scale=True).axes[:6]}
+    assert limits == {(min(float(m.min()) for m in rows.values()), max(float(m.max()) for m in rows.values()))}
+
+
+def test_one_panel_a_measure():
+    columns = {"x": [0.1, 0.5] * 2, "k": list("aabb")} | {f"{m}{end}": [1.0, 2.0, 3.0, 4.0] for m in "uvw" for end in ("", " low", " high")}
+    figure = plots.panels_with_intervals(pd.DataFrame(columns), "x", {m: m.upper() for m in "uvw"}, "strength", hue="k", columns=2)
+    assert [axis.get_title() for axis in figure.axes] == ["U", "V", "W", ""] and not figure.axes[3].axison
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     "draw",
     [
@@ -75,6 +88,10 @@ def test_strength_strips_show_images_over_residuals(with_masks):
         lambda: plots.intervals_chart(
             pd.DataFrame({"m": ["x", "y"], "v": [0.5, 0.7], "low": [0.4, 0.6], "high": [0.6, 0.8], "g": ["d", "d"]}),
             "m", "v", "low", "high", "I-AUROC", "g",
+        ),
+        lambda: plots.panels_with_intervals(
+            pd.DataFrame({"rank": [1, 8], "v": [0.5, 0.7], "v low": [0.4, 0.6], "v high": [0.6, 0.8]}), "rank", {"v": "SSIM"}, "rank",
+            floors={"v": 0.9}, floor_label="VAE",
         ),
     ],
 )  # fmt: skip

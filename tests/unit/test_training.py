@@ -89,3 +89,31 @@ def test_pick_device():
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="CUDA"):
             pick_device("cuda")
+
+
+def test_nothing_to_train_and_unknown_optimizers_are_refused():
+    frozen = network().requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing to train"):
+        train(frozen, regression, num_steps=1, lr=1e-3)
+    with pytest.raises(ValueError, match="adamw8bit"):
+        train(network(), regression, num_steps=1, lr=1e-3, optimizer="sgd")
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_a_snapshot_is_the_end_of_a_shorter_run(ema_decay):
+    settings = {"lr": 1e-2, "seed": 5, "ema_decay": ema_decay, "lr_scheduler": "constant"}
+    model, seen = network(), {}
+    train(model, regression, **settings, num_steps=6, snapshot_steps=[3, 6], on_snapshot=lambda step: seen.update({step: weights(model)}))
+    shorter, untouched = network(), network()
+    train(shorter, regression, **settings, num_steps=3)
+    train(untouched, regression, **settings, num_steps=6)
+    assert [*seen] == [3, 6] and torch.equal(seen[3], weights(shorter))
+    assert torch.equal(seen[6], weights(model)) and torch.equal(weights(model), weights(untouched))
+
+
+def test_only_what_requires_a_gradient_moves():
+    model = network()
+    model[0].requires_grad_(False)
+    before = [p.detach().clone() for p in model.parameters()]
+    train(model, regression, num_steps=3, lr=1e-2, weight_decay=0.5)
+    assert [torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True)] == [True, True, False, False]
