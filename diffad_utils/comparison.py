@@ -174,6 +174,7 @@ def averages(measured: Sequence[Measured]) -> list[Measured]:
                 continue
             shared = functools.reduce(lambda a, b: [name for name in a if name in b], (row.values for row in mine))
             values = {name: float(np.mean([row.values[name] for row in mine])) for name in shared}
+            values["images"] = sum(row.values["images"] for row in mine)
             same = len({row.seeds for row in mine}) == 1
             mean = lambda part, name: np.mean([getattr(row, part)[name] for row in mine], axis=0)
             per_seed = {name: mean("per_seed", name) for name in shared if same and all(name in row.per_seed for row in mine)}

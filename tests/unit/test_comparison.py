@@ -194,7 +194,7 @@ class TestOverCategories:
     def test_averages(self, many):
         (average,) = [r for r in comparison.averages(many) if r.dataset == "textures" and r.method == "esm"]
         single = [r.values["I-AUROC"] for r in many if r.method == "esm"]
-        assert average.values["I-AUROC"] == pytest.approx(np.mean(single))
+        assert average.values["I-AUROC"] == pytest.approx(np.mean(single)) and average.values["images"] == 6 * N
         width = [np.ptp(r.interval("I-AUROC")) for r in many if r.method == "esm"]
         assert np.ptp(average.interval("I-AUROC")) < np.mean(width)  # six categories know more than one
 
