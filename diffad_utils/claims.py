@@ -67,7 +67,8 @@ def pool(verdicts: Sequence[str]) -> str:
 
 
 def findings(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """Every finding of the runs, one row each (one that joins runs names data set and category itself): the keys of `finding` with ``low`` and ``high`` for the interval, and
+    """Every finding of the runs, one row each (a run that joins others names data set and category itself): the keys of
+    `finding` with ``low`` and ``high`` for the interval, and
     dataset, category, seed, method, notebook, weights (names, with "mini" where a shipped one stood in) and folder."""
     rows = []
     for record in records:

@@ -118,7 +118,8 @@ def _measure_run(record: RunRecord, n: int, seed: int) -> tuple[dict[str, float]
     statistic, score = floor_scores(images) if record.method == FLOOR else ("", images["score"].to_numpy())
     if statistic:
         values |= {name: float(function(score, label)) for name, function in metrics.IMAGE_METRICS.items()}
-    samples = {name: metrics.paired_bootstrap(f, [score], label, n, seed)[:, 0] for name, f in metrics.IMAGE_METRICS.items() if name in values}
+    image_metrics = {name: function for name, function in metrics.IMAGE_METRICS.items() if name in values}
+    samples = {name: metrics.paired_bootstrap(function, [score], label, n, seed)[:, 0] for name, function in image_metrics.items()}
     times = np.concatenate(list(metrics.bootstrap_draws(label == 1, n, seed)))
     maps = maps_of(record) if "AUPRO" in values else None
     if maps is not None:
@@ -205,9 +206,9 @@ def _on_shared_images(a: Measured, b: Measured, name: str, level: float) -> tupl
     label = a.scores.loc[shared, "label"].to_numpy() if len(shared) else np.zeros(0)
     if name not in metrics.IMAGE_METRICS or a.scores.shape[1] < 2 or min((label == 0).sum(), (label == 1).sum()) < 10:
         return None
-    n = len(a.samples[name])
-    rows = [metrics.paired_bootstrap_difference(metrics.IMAGE_METRICS[name], x, y, label, n, level=level)
-            for x, y in zip(a.scores.loc[shared].drop(columns="label").to_numpy().T, b.scores.loc[shared].drop(columns="label").to_numpy().T)]  # fmt: skip
+    n, function = len(a.samples[name]), metrics.IMAGE_METRICS[name]
+    seeds = [row.scores.loc[shared].drop(columns="label").to_numpy().T for row in (a, b)]
+    rows = [metrics.paired_bootstrap_difference(function, x, y, label, n, level=level) for x, y in zip(*seeds, strict=False)]
     return tuple(float(value) for value in np.mean(rows, axis=0))
 
 
@@ -230,15 +231,15 @@ def against_floor(measured: Sequence[Measured], name: str = "I-AUROC") -> pd.Dat
 
 def pairwise(measured: Sequence[Measured], name: str = "I-AUROC") -> pd.DataFrame:
     """Every pair of methods of a place, the better one as ``a``: place, a, b, difference, low, high (95 % each, not adjusted)."""
-    rows = []
+    rows, columns = [], ["place", "a", "b", "difference", "low", "high"]
     for place in dict.fromkeys(row.place for row in measured):
         here = sorted((r for r in measured if r.place == place and name in r.samples), key=lambda r: -r.values[name])
         for i, a in enumerate(here):
             for b in here[i + 1 :]:
                 found = difference(a, b, name)
                 if found is not None:
-                    rows.append(dict(zip(("place", "a", "b", "difference", "low", "high"), (place, a.method, b.method, *found), strict=True)))
-    return pd.DataFrame(rows, columns=["place", "a", "b", "difference", "low", "high"])
+                    rows.append([place, a.method, b.method, *found])
+    return pd.DataFrame(rows, columns=columns)
 
 
 def clear_winners(measured: Sequence[Measured]) -> set[tuple[str, str, str]]:
@@ -376,14 +377,15 @@ def to_latex(found: pd.DataFrame, winners: set[tuple[str, str, str]]) -> str:
     """The table for a paper: needs booktabs and xcolor; marks as in `to_markdown`."""
     cells = formatted(found, winners, _latex_mark)
     lines = [" & ".join(_escaped(str(cell)) for cell in row) + r" \\" for row in [cells.columns, *cells.to_numpy()]]
-    body = "\n".join(lines[1:])
-    return f"\\begin{{tabular}}{{ll{'r' * (cells.shape[1] - 2)}}}\n\\toprule\n{lines[0]}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+    start = f"\\begin{{tabular}}{{ll{'r' * (cells.shape[1] - 2)}}}"
+    return "\n".join([start, r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}", ""])
 
 
 def to_html(found: pd.DataFrame, winners: set[tuple[str, str, str]], columns: Sequence[str] | None = None) -> str:
     """The table for a page, grouped by place: value with its interval in small print; marks as in `to_markdown`."""
     columns = [name for name in columns or ("images", *QUALITY, *COST) if name in found]
-    lines = ["<table class='results'><thead><tr><th class='text'>Method</th>" + "".join(f"<th>{name}</th>" for name in columns) + "</tr></thead>"]
+    heads = "".join(f"<th>{name}</th>" for name in columns)
+    lines = [f"<table class='results'><thead><tr><th class='text'>Method</th>{heads}</tr></thead>"]
     for (dataset, category), part in found.groupby(["dataset", "category"], sort=False):
         place = f"{dataset}/{category}"
         lines.append(f"<tbody><tr class='place'><th class='text' colspan='{len(columns) + 1}'>{html.escape(place)}</th></tr>")
@@ -395,7 +397,8 @@ def to_html(found: pd.DataFrame, winners: set[tuple[str, str, str]], columns: Se
                 value, _, bounds = _text(row, name).partition(" [")
                 value = f"<b>{value}</b>" if (place, row["method"], name) in winners else value
                 cells.append(f"<td>{value}" + (f"<small>{bounds[:-1].replace(', ', '–')}</small>" if bounds else "") + "</td>")
-            lines.append(f"<tr class='{kind}' style='{style}'><td class='text'>{html.escape(display_name(row)).replace(':', ':<wbr>')}</td>{''.join(cells)}</tr>")
+            name = html.escape(display_name(row)).replace(":", ":<wbr>")
+            lines.append(f"<tr class='{kind}' style='{style}'><td class='text'>{name}</td>{''.join(cells)}</tr>")
         lines.append("</tbody>")
     return "\n".join([*lines, "</table>"])
 
@@ -436,8 +439,8 @@ def beside_published(found: pd.DataFrame, published: pd.DataFrame, profile: str)
             & (published["dataset"] == PUBLISHED_DATASETS.get(row["dataset"])) & (published["setting"] == "one-class")
         ]  # fmt: skip
         rows += [
-            [row["dataset"], row["category"], row["method"], t.metric, row[t.metric], row.get(f"{t.metric} low"), row.get(f"{t.metric} high"),
-             t.value, t.source_id, t.table, t.setting]
+            [row["dataset"], row["category"], row["method"], t.metric, row[t.metric], row.get(f"{t.metric} low"),
+             row.get(f"{t.metric} high"), t.value, t.source_id, t.table, t.setting]
             for t in theirs.itertuples() if t.metric in row and not pd.isna(row[t.metric])
         ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)

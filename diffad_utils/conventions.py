@@ -17,7 +17,7 @@ Where they stand in public code
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -189,7 +189,9 @@ def centre_crop(values: np.ndarray, share: float = 224 / 256) -> np.ndarray:
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 
-def study(record: RunRecord, batch_sizes: Sequence[int] = (8, 32), crop: float = 224 / 256, top_pixels: int = 100, seed: int = 0) -> pd.DataFrame:
+def study(
+    record: RunRecord, batch_sizes: Sequence[int] = (8, 32), crop: float = 224 / 256, top_pixels: int = 100, seed: int = 0
+) -> pd.DataFrame:
     """Every convention that the run's files allow: convention, metric, ours, theirs, change (theirs minus ours).
 
     ours : the same metric under this study's rules on the same recorded arrays, so that the convention is the only
@@ -217,10 +219,9 @@ def study(record: RunRecord, batch_sizes: Sequence[int] = (8, 32), crop: float =
         plain = metrics.image_auroc(maps.max(axis=(1, 2)), label)
         add(f"image score: mean of the top {top_pixels} pixels", "I-AUROC", plain, metrics.image_auroc(top_mean(maps, top_pixels), label))
         add("centre crop", "I-AUROC", plain, metrics.image_auroc(centre_crop(maps, crop).max(axis=(1, 2)), label))
-        for order_name, order in _orders(label, seed).items() if maps.min() >= 0 else ():  # a maximum below 0 scales nothing
-            for size in batch_sizes:
-                scaled = batch_scaled(maps, size, order)
-                add(f"maps scaled by the batch's maximum ({size}, {order_name})", "I-AUROC", plain, metrics.image_auroc(scaled.max(axis=(1, 2)), label))
+        for name, size, order in _batches(maps, label, batch_sizes, seed):
+            scaled = batch_scaled(maps, size, order).max(axis=(1, 2))
+            add(name, "I-AUROC", plain, metrics.image_auroc(scaled, label))
     both = maps_of(record)
     if both is not None:
         _pixel_conventions(*both[1:], label, batch_sizes, crop, seed, add)
@@ -228,8 +229,9 @@ def study(record: RunRecord, batch_sizes: Sequence[int] = (8, 32), crop: float =
 
 
 SETTINGS = {
-    "steps": "number of steps", "timesteps": "T_d", "strengths": "strength", "guidance": "guidance", "alphas": "alpha", "ranks": "rank of LoRA",
-    "stopping": "stopping step", "rivals": "noise level", "omegas": "omega",
+    "steps": "number of steps", "timesteps": "T_d", "strengths": "strength", "guidance": "guidance", "alphas": "alpha",
+    "ranks": "rank of LoRA",
+    "stopping": "stopping step", "rivals": "noise level", "omegas": "omega", "sweep": "strength, guidance and steps", "alpha": "alpha",
 }  # fmt: skip
 """Names of sweeps in the runs' ``experiments`` (lists of rows with an I-AUROC) -> the setting that they vary."""
 
@@ -244,6 +246,7 @@ def chosen_settings(record: RunRecord) -> pd.DataFrame:
     rows = []
     for name, setting in SETTINGS.items():
         found = record.experiments.get(name)
+        found = found.get("settings") if isinstance(found, dict) else found
         table = pd.DataFrame(found) if isinstance(found, list) and found and isinstance(found[0], dict) else pd.DataFrame()
         if "I-AUROC" not in table:
             continue
@@ -255,9 +258,13 @@ def chosen_settings(record: RunRecord) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["convention", "metric", "ours", "theirs", "change"])
 
 
-def _orders(label: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Folder order (all images of a kind together, as most loaders read them) and a shuffled one."""
-    return {"folder order": np.arange(len(label)), "shuffled": np.random.default_rng(seed).permutation(len(label))}
+def _batches(maps: np.ndarray, label: np.ndarray, sizes: Sequence[int], seed: int) -> Iterator[tuple[str, int, np.ndarray]]:
+    """(convention, batch size, order of the images) for `batch_scaled`: in folder order, all images of a kind together, as
+    most loaders read them, and shuffled. None for maps with negative values, which a maximum does not scale."""
+    orders = {"folder order": np.arange(len(label)), "shuffled": np.random.default_rng(seed).permutation(len(label))}
+    for name, order in orders.items() if maps.min() >= 0 else ():
+        for size in sizes:
+            yield f"maps scaled by the batch's maximum ({size}, {name})", size, order
 
 
 def _pixel_conventions(maps, masks, label, batch_sizes, crop, seed, add) -> None:
@@ -266,9 +273,8 @@ def _pixel_conventions(maps, masks, label, batch_sizes, crop, seed, add) -> None
     add("regions with 4 neighbours", "AUPRO", exact, aupro_four_neighbours(maps, masks))
     grey = as_pictures(maps)
     add("ties in any order, 8-bit maps", "AUPRO", metrics.aupro(grey, masks), aupro_ties_in_order(grey, masks))
-    for order_name, order in _orders(label, seed).items() if maps.min() >= 0 else ():
-        for size in batch_sizes:
-            add(f"maps scaled by the batch's maximum ({size}, {order_name})", "AUPRO", exact, metrics.aupro(batch_scaled(maps, size, order), masks))
+    for name, size, order in _batches(maps, label, batch_sizes, seed):
+        add(name, "AUPRO", exact, metrics.aupro(batch_scaled(maps, size, order), masks))
     cropped, visible = centre_crop(maps, crop), centre_crop(masks, crop)
     if visible.any():
         add("centre crop", "AUPRO", exact, metrics.aupro(cropped, visible))

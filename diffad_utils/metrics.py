@@ -779,8 +779,8 @@ def paired_bootstrap(metric: Callable, scores, labels, n: int = 1000, seed: int 
         raise ValueError("paired_bootstrap: no scores given, expected those of at least one method")
     checked = [_image_input(values, labels) for values in scores]
     labels = checked[0][1]
-    blocks = [np.stack([_resampled(metric, values, labels, times) for values, _ in checked], axis=1) for times in bootstrap_draws(labels, n, seed)]
-    return np.concatenate(blocks)
+    draws = bootstrap_draws(labels, n, seed)
+    return np.concatenate([np.stack([_resampled(metric, values, labels, times) for values, _ in checked], axis=1) for times in draws])
 
 
 def percentile_interval(values, level: float = 0.95) -> tuple[float, float]:

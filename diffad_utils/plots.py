@@ -294,7 +294,8 @@ MARKERS = "osD^vPX<>*"
 def method_styles(methods: Sequence[str]) -> dict[str, dict]:
     """A colour and a marker for each method, the same in every figure of a notebook for the same list of methods."""
     colours = sns.color_palette("colorblind", 10)
-    return {name: {"color": colours[i % 10], "marker": MARKERS[(i + i // 10) % len(MARKERS)]} for i, name in enumerate(sorted(set(methods)))}
+    names = enumerate(sorted(set(methods)))
+    return {name: {"color": colours[i % 10], "marker": MARKERS[(i + i // 10) % len(MARKERS)]} for i, name in names}
 
 
 def _legend_beside(figure: Figure, axis, title: str) -> None:
@@ -303,11 +304,11 @@ def _legend_beside(figure: Figure, axis, title: str) -> None:
 
 
 def method_scatter(
-    table: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str, front: pd.Series | None = None, log_x: bool = False, diagonal: bool = False
+    table: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str, front: pd.Series | None = None, log_x: bool = False
 ) -> Figure:
     """Methods as points of columns ``x`` and ``y``, one panel a place, with the intervals ``<name> low`` and ``high`` that there are.
 
-    ``front`` marks rows to join by a line (a Pareto front); ``diagonal`` draws x = y.
+    ``front`` marks rows to join by a line (a Pareto front).
     """
     table = table.dropna(subset=[x, y])
     places = list(dict.fromkeys(table["place"]))
@@ -322,8 +323,6 @@ def method_scatter(
         if front is not None:
             best = part[front[part.index]].sort_values(x)
             axis.plot(best[x], best[y], color="grey", linewidth=1, zorder=0, drawstyle="steps-post")
-        if diagonal:
-            axis.axline((0.5, 0.5), slope=1, color="grey", linestyle=":", linewidth=1)
         if log_x:
             axis.set_xscale("log")
             _plain_ticks(axis.xaxis)
@@ -425,9 +424,9 @@ def convention_effects(effects: pd.DataFrame, gaps: Mapping[str, Sequence[float]
     """Above: the change that each convention makes, one point a run (columns convention, metric, change); below, on the same
     axis: absolute differences between methods, by where they are from."""
     names = effects.groupby("convention")["change"].apply(lambda c: c.abs().median()).sort_values().index.tolist()
-    figure, (above, below) = plt.subplots(
-        2, 1, figsize=(WIDTH, 1.6 + 0.27 * (len(names) + len(gaps))), sharex=True, gridspec_kw={"height_ratios": [max(len(names), 1), max(len(gaps), 1)]}
-    )
+    heights = [max(len(names), 1), max(len(gaps), 1)]
+    size = (WIDTH, 1.6 + 0.27 * sum(heights))
+    figure, (above, below) = plt.subplots(2, 1, figsize=size, sharex=True, gridspec_kw={"height_ratios": heights})
     colours = dict(zip(sorted(effects["metric"].unique()), sns.color_palette("colorblind", 10), strict=False))
     for metric, part in effects.groupby("metric"):
         position = part["convention"].map({name: i for i, name in enumerate(names)}).to_numpy(float)

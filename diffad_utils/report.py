@@ -40,7 +40,8 @@ FRONT_COLUMNS = (
 def code_digest() -> str:
     """Checksum of what makes the pages: this module, what it reads with, and the templates."""
     here = Path(__file__)
-    files = [here, *(here.with_name(name) for name in ("study.py", "claims.py", "comparison.py", "bench_report.py")), *sorted(TEMPLATES.iterdir())]
+    modules = [here.with_name(name) for name in ("study.py", "claims.py", "comparison.py", "bench_report.py")]
+    files = [here, *modules, *sorted(TEMPLATES.iterdir())]
     files += bench_report.result_files()
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 

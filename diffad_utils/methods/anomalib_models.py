@@ -344,8 +344,8 @@ class WinCLIP(AnomalibDetector):
         self.pretrained_ = clip = load_clip(self.clip, device=self.device)
         if not hasattr(clip.model.visual, "patch_dropout"):
             raise ValueError(
-                f"anomalib:winclip needs a CLIP whose image encoder is open_clip's vision transformer, got {type(clip.model.visual).__name__} "
-                f"for clip={self.clip!r}; give the paper's ViT-B-16-plus-240/laion400m_e31 or another ViT"
+                "anomalib:winclip needs a CLIP whose image encoder is open_clip's vision transformer, got "
+                f"{type(clip.model.visual).__name__} for clip={self.clip!r}; give the paper's ViT-B-16-plus-240/laion400m_e31 or another ViT"
             )
         return _winclip(clip)
 

@@ -87,11 +87,16 @@ def test_masks_resized_without_binarising_grow_or_shrink(scene):
 
 
 def test_settings_chosen_on_the_test_set():
-    steps = [{"spacing": spacing, "steps": i, "I-AUROC": 0.5 + 0.1 * i + (spacing == "paper")} for spacing in ("paper", "reference") for i in range(3)]
-    record = types.SimpleNamespace(experiments={"steps": steps, "ranks": [{"rank": 4, "I-AUROC": 0.7}], "strengths": {"not": "rows"}, "alphas": []})
-    found = cv.chosen_settings(record)
-    assert found["convention"].tolist() == ["number of steps chosen on the test set"] * 2
-    assert found["change"].tolist() == pytest.approx([0.1, 0.1]) and found["ours"].tolist() == pytest.approx([1.6, 0.6])
+    cases = [(spacing, i) for spacing in ("paper", "reference") for i in range(3)]
+    experiments = {
+        "steps": [{"spacing": spacing, "steps": i, "I-AUROC": 0.5 + 0.1 * i + (spacing == "paper")} for spacing, i in cases],
+        "sweep": {"settings": [{"strength": s, "I-AUROC": s} for s in (0.1, 0.2, 0.6)]},
+        "ranks": [{"rank": 4, "I-AUROC": 0.7}], "strengths": {"not": "rows"}, "alphas": [],
+    }  # fmt: skip
+    found = cv.chosen_settings(types.SimpleNamespace(experiments=experiments))
+    names = ["number of steps", "number of steps", "strength, guidance and steps"]
+    assert found["convention"].tolist() == [f"{name} chosen on the test set" for name in names]
+    assert found["change"].tolist() == pytest.approx([0.1, 0.1, 0.4]) and found["ours"].tolist() == pytest.approx([1.6, 0.6, 0.2])
 
 
 def test_centre_crop():
