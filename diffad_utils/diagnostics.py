@@ -239,7 +239,8 @@ def wrong_reason(
     share that is there outside the mask accordingly. The verdict follows a rule fixed beforehand, with 95 % bootstrap
     intervals over images:
 
-    - "does not detect" if the interval of the full I-AUROC reaches down to 0.5;
+    - "ranks the wrong way round" if the whole interval of the full I-AUROC lies below 0.5;
+    - "does not detect" if it contains 0.5;
     - else "right for the wrong reason" if the interval without the defect lies above 0.5 and at least half survives;
     - else "right for the right reason" if less than half survives and the paired difference lies above 0;
     - else, and where there are no twins to tell, "undecided".
@@ -260,7 +261,7 @@ def wrong_reason(
         lost = resampling.interval(aurocs["full residual"] - aurocs["defect replaced by the twin"])
         numbers |= dict(zip(("lost_without_defect", "lost_low", "lost_high"), lost, strict=True))
     if detected["low"] <= 0.5:
-        return WrongReason(table, numbers, "does not detect")
+        return WrongReason(table, numbers, "ranks the wrong way round" if detected["high"] < 0.5 else "does not detect")
     if outside is not None:
         numbers["outside_share"] = (rows["outside the mask"]["I-AUROC"] - 0.5) / (detected["I-AUROC"] - 0.5)
     if without is None:

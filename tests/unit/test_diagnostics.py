@@ -226,6 +226,7 @@ def test_wrong_reason_verdicts():
     assert wrong.numbers["lost_without_defect"] == 0
     blind = explained(chance, chance)
     assert blind.verdict == "does not detect" and "surviving_share" not in blind.numbers
+    assert explained(-shifted, chance).verdict == "ranks the wrong way round"
     statistics = ["full residual", "outside the mask", "defect replaced by the twin", "colour_shift"]
     assert list(right.table["statistic"]) == statistics
     assert (right.table["low"] <= right.table["I-AUROC"]).all() and right.numbers["AUPRO"] == pytest.approx(1.0)
