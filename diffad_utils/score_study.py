@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -116,8 +117,11 @@ class Trace(NamedTuple):
     variance_high: Tensor
 
 
-def trace(detector: ScoreMatchingDetector, images: Tensor, keys: Sequence[str]) -> Trace:
-    """Every step of a detector's reverse process on images [B, 3, H, W]."""
+def trace(detector: ScoreMatchingDetector, images: Tensor, keys: Sequence[str], noise_timestep: int) -> Trace:
+    """Every step of a detector's reverse process from T_d = ``noise_timestep`` on images [B, 3, H, W]."""
+    detector = copy.copy(detector)  # not a variant: nothing is scored, so nothing need be calibrated
+    detector._check_steps(noise_timestep)
+    detector.noise_timestep_ = noise_timestep
     timesteps, states, estimates, low, high = [], [], [], [], []
 
     def observe(index: int, x: Tensor, moments: Moments) -> None:
@@ -168,7 +172,7 @@ def updates_over_floor(
     noise_edges, dt = step_edges(noise_timestep, detector.stride), matched_dt(detector.schedule_, noise_timestep)
     result = {}
     for floor in floors:
-        noised = detector.variant(noise_timestep=noise_timestep).noised(x0, keys)
+        noised = detector.noised(x0, keys, noise_timestep)
         forth = guided_forward(detector.network_.variance, x0, noise_edges, dt, detector.seed, keys, floor=floor)
         runs = {
             "ESM": lambda see: esm_reverse(detector.network_, noised, detector.schedule_, noise_edges, floor=floor, observe=see),
@@ -205,8 +209,7 @@ def variance_over_time(detector: ESM, images: Tensor, keys: Sequence[str], times
     x0 = detector.encode(detector._input(images))
     ratios = {}
     for t in timesteps:
-        x_t = detector.variant(noise_timestep=t).noised(x0, keys) if t > 1 else x0
-        ratios[t] = detector.variance(x_t, t - 1) / float(1 - detector.schedule_.alphas_cumprod[t - 1])
+        ratios[t] = detector.variance(detector.noised(x0, keys, t), t - 1) / float(1 - detector.schedule_.alphas_cumprod[t - 1])
     return ratios
 
 
@@ -243,12 +246,10 @@ def mean_interval(values, n: int = 1000, seed: int = 0) -> tuple[float, float, f
     return float(values.mean()), float(found.low), float(found.high)
 
 
-def recombined(detector: ScoreMatchingDetector, images: Tensor, x_hat: Tensor, held_out_hat: Tensor) -> Tensor:
-    """Scores [B] that ``detector``'s detectors give to reconstructions of another method, calibrated on that method's reconstructions
-    of the held-out normal images: what the score adds, at equal reconstructions."""
-    x0 = detector.encode(detector._input(images))
-    normal = detector.maps(detector.encode(detector.held_out_[0]), held_out_hat)
-    calibration = scoring.Calibration.fit({name: values.flatten() for name, values in normal.items()})
+def recombined(detector: ScoreMatchingDetector, x0: Tensor, x_hat: Tensor, held_out: tuple[Tensor, Tensor]) -> Tensor:
+    """Scores [B] that ``detector``'s detectors give to another method's reconstructions ``x_hat`` of X_0, calibrated on that method's
+    (X_0, X_0_hat) of ``held_out`` normal images: what the score adds, at equal reconstructions."""
+    calibration = scoring.Calibration.fit({name: values.flatten() for name, values in detector.maps(*held_out).items()})
     return detector.score(detector.combine(detector.maps(x0, x_hat), calibration=calibration))
 
 

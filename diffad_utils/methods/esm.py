@@ -30,7 +30,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -61,6 +61,16 @@ SAMPLING = ("noise_timestep", "noise_timesteps", "stride", "mean", "variance_flo
 """Fields that matter after training only; `ScoreMatchingDetector.variant` may change them."""
 
 
+class Measured(NamedTuple):
+    """B images and what a method makes of them: x0, x_hat [B, C, h, w] in the diffusion's space, decoded [B, 3, S, S] in [0, 1], and
+    the map of each detector [B, S, S], S = image_size."""
+
+    x0: Tensor
+    x_hat: Tensor
+    decoded: Tensor
+    maps: dict[str, Tensor]
+
+
 @dataclass(kw_only=True)
 class ScoreMatchingDetector(Detector):
     """What the three detectors share; see the module's text for the source.
@@ -83,6 +93,7 @@ class ScoreMatchingDetector(Detector):
     combination : "calibrated" or "plain sum" (the paper's).
     smoothing : standard deviation of the map's smoothing as a share of the side; 0 for none.
     holdout_fraction : share of the training images held out for calibration and the choice of T_d.
+    calibration_images : use at most this many of them; None for all.
 
     Prediction: a part for each detector, the N_a mean of its own map; reconstruction; nfe counts evaluations of the network,
     of one stream or both.
@@ -113,6 +124,7 @@ class ScoreMatchingDetector(Detector):
     combination: str = "calibrated"
     smoothing: float = SMOOTHING
     holdout_fraction: float = 0.1
+    calibration_images: int | None = None
 
     def __post_init__(self) -> None:
         for name, known in (("space", SPACES), ("combination", COMBINATIONS)):
@@ -156,6 +168,7 @@ class ScoreMatchingDetector(Detector):
         folder = None if checkpoint_folder is None else Path(checkpoint_folder)
         self._warm_up(x0, None if folder is None else folder / "dsm", warm_start)
         self.training_log_ = self._train(x0, None if folder is None else folder / "own")
+        held_out = held_out[: self.calibration_images]
         self.held_out_ = images[held_out], [keys[i] for i in held_out]
         self._tune()
         return self
@@ -264,21 +277,25 @@ class ScoreMatchingDetector(Detector):
     # --- prediction
 
     def predict(self, images: Tensor, keys: Sequence[str] | None = None) -> Prediction:
+        return self.prediction(self.measure(images, keys), tuple(images.shape[-2:]))
+
+    def measure(self, images: Tensor, keys: Sequence[str] | None = None) -> Measured:
+        """Reconstruct images [B, 3, H, W] and compare; `prediction` makes scores of it."""
         self._require_fitted("calibration_")
-        size = tuple(images.shape[-2:])
         x = self._input(images)
-        keys = [str(i) for i in range(len(x))] if keys is None else keys
-        x0, x_hat = self._sampled(x, keys)
+        x0, x_hat = self._sampled(x, [str(i) for i in range(len(x))] if keys is None else keys)
         decoded = self.decode(x_hat)
-        maps = self.maps(x0, x_hat, decoded)
-        combined = self.combine(maps)
-        parts = {name: self.score(values) for name, values in maps.items()}
-        reconstruction = nn.functional.interpolate(decoded, size=size, mode="bilinear", antialias=True).clamp(0, 1)
+        return Measured(x0, x_hat, decoded, self.maps(x0, x_hat, decoded))
+
+    def prediction(self, measured: Measured, size: tuple[int, int]) -> Prediction:
+        """Scores, map and reconstruction of images of ``size`` from what `measure` gave."""
+        combined = self.combine(measured.maps)
+        parts = {name: self.score(values) for name, values in measured.maps.items()}
+        reconstruction = nn.functional.interpolate(measured.decoded, size=size, mode="bilinear", antialias=True).clamp(0, 1)
         return Prediction(self.score(combined), scoring.upsample_map(combined, size), reconstruction, parts, self.nfe)
 
     def reconstruct(self, images: Tensor, keys: Sequence[str] | None = None, observe: Observer | None = None) -> Tensor:
-        """Reconstructions float32 [B, 3, image_size, image_size] in [0, 1] of images [B, 3, H, W]; ``observe`` sees every step of
-        the reverse process (`score_matching.Observer`), in the diffusion's space."""
+        """Reconstructions float32 [B, 3, image_size, image_size] in [0, 1] of images [B, 3, H, W]; ``observe`` as for `sample`."""
         self._require_fitted("calibration_")
         x = self._input(images)
         keys = [str(i) for i in range(len(x))] if keys is None else keys
@@ -304,14 +321,14 @@ class ScoreMatchingDetector(Detector):
 
     @torch.inference_mode()
     def sample(self, x0: Tensor, keys: Sequence[str], observe: Observer | None = None) -> Tensor:
-        """X_0 [B, C, h, w] noised up to T_d and taken back: X_0_hat of the same shape, on the CPU."""
+        """X_0 [B, C, h, w] noised up to T_d and taken back: X_0_hat of the same shape, on the CPU; ``observe`` sees every step."""
         x0 = x0.to(self.torch_device)
         return self._sample(x0, keys, observe).float().cpu()
 
-    def noised(self, x0: Tensor, keys: Sequence[str]) -> Tensor:
-        """X_(T_d) of X_0 [B, C, h, w] (eq. 1), with noise seeded by (seed, image key)."""
+    def noised(self, x0: Tensor, keys: Sequence[str], noise_timestep: int | None = None) -> Tensor:
+        """X_t of X_0 [B, C, h, w] (eq. 1) at T_d or at another t, with noise seeded by (seed, image key)."""
         noise = image_noise(x0.shape[1:], self.seed, keys).to(x0)
-        return add_noise(x0, torch.full((len(x0),), self.noise_timestep_ - 1), noise, self.schedule_)
+        return add_noise(x0, torch.full((len(x0),), (noise_timestep or self.noise_timestep_) - 1), noise, self.schedule_)
 
     def _sampled(self, images: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
         """X_0 and X_0_hat of images [B, 3, image_size, image_size], ``batch_size`` at a time."""
@@ -389,6 +406,7 @@ class ScoreMatchingDetector(Detector):
             self.backbone_ = load_layers(self.backbone, allow_mini=self.allow_mini).to(self.torch_device)
         if self.space == "latent" and not hasattr(self, "vae_"):
             self.vae_ = load_vae(self.vae, device=self.device, allow_mini=self.allow_mini)
+            self.vae_.to(memory_format=torch.channels_last)  # faster convolutions, on CPUs and on GPUs
         factor = 1 if self.space == "pixel" else bottleneck.downsampling(self.vae_)
         step = factor * 2 ** (len(self.block_out_channels) - 1)
         if self.image_size % step:

@@ -127,6 +127,8 @@ def test_combinations(esm, splits):
     only = esm.variant(weights={"re": 1.0})
     other = esm.variant(weights={"re": 5.0, "kl": 0.0})
     torch.testing.assert_close(5 * only.predict(images, keys).score, other.predict(images, keys).score)
+    capped = ESM(**SMALL | {"dsm_steps": 1, "train_steps": 1, "warmup_steps": 0, "holdout_fraction": 0.4, "calibration_images": 3}).fit(splits[0])
+    assert len(capped.held_out_[0]) == len(capped.held_out_[1]) == 3
     calibration = esm.calibration_.calibrate(esm.maps(*esm._sampled(*esm.held_out_)))
     for values in calibration.values():
         assert values.mean().abs() < 1e-3 and values.std() == pytest.approx(1, abs=1e-3)
