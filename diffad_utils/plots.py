@@ -636,7 +636,10 @@ def fields(grid: Tensor, vectors: Mapping[str, Tensor], values: Mapping[str, Ten
     return figure
 
 
-def curves(tables: Mapping[str, pd.DataFrame], x: str, ys: Sequence[str], xlabel: str, ylabel: str, log_y: bool = False, rule: float | None = None) -> Figure:
+def curves(
+    tables: Mapping[str, pd.DataFrame], x: str, ys: Sequence[str], xlabel: str, ylabel: str, log_x: bool = False, log_y: bool = False,
+    rule: float | None = None,
+) -> Figure:  # fmt: skip
     """Columns ``ys`` of one or more tables over their column ``x``, one panel a table, with a dotted horizontal line at ``rule``."""
     figure, axes = plt.subplots(1, len(tables), figsize=(min(WIDTH, 5.2 * len(tables)), 3.4), sharey=True, squeeze=False)
     for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
@@ -644,9 +647,7 @@ def curves(tables: Mapping[str, pd.DataFrame], x: str, ys: Sequence[str], xlabel
             axis.plot(table[x], table[y], marker="o", markersize=4, label=y, linestyle=["-", "--", ":", "-."][i % 4])
         if rule is not None:
             axis.axhline(rule, color="grey", linestyle=":", linewidth=1)
-        axis.set(xlabel=xlabel, title=title)
-        if log_y:
-            axis.set_yscale("log")
+        axis.set(xlabel=xlabel, title=title, xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
     axes[0, 0].set_ylabel(ylabel)
     axes[0, -1].legend(fontsize=7)
     return figure

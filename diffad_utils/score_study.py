@@ -57,19 +57,23 @@ def errors_over_time(
     return pd.DataFrame(rows)
 
 
-def ends_of_samplers(variance: float, schedule: NoiseSchedule, noise_timesteps: Sequence[int], n: int = 4000, seed: int = 1) -> pd.DataFrame:
+def ends_of_samplers(variance: float, schedule: NoiseSchedule, noise_timesteps: Sequence[int], n: int = 200, seed: int = 1) -> pd.DataFrame:
     """Variance that is left when Gaussian data of this ``variance`` is noised to T_d and taken back with the exact optimum.
 
     One row a T_d, as shares of ``variance``: "r"; for "SGM", "ESM" (reading "denoised"), "ESM, input" and "probability flow" (half of
-    the true score) what the sampler gave; "SGM, theory" and "ESM, theory" (`score_toys.final_variance`).
+    the true score) what the sampler gave; "SGM, theory" and "ESM, theory" (`score_toys.final_variance`). Everything is linear, so data
+    and noise are drawn with exactly the moments of their distributions: no sampling error is left.
     """
     mixture, alphas, rows = GaussianMixture.gaussian([0.0], [[variance]]), schedule.alphas_cumprod, []
 
     def moments_fn(x: Tensor, t: Tensor) -> Moments:
         return mixture.moments(x, float(alphas[t[0]]))
 
+    drawn = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    orthonormal = torch.linalg.qr(drawn - drawn.mean(dim=0)).Q * (n - 1) ** 0.5
+    x0, noise = variance**0.5 * orthonormal[:, :1], orthonormal[:, 1:]
     for timestep in noise_timesteps:
-        x0, x = _noised(mixture, timestep - 1, n, seed, schedule)
+        x = add_noise(x0, torch.full((n,), timestep - 1), noise, schedule)
         edges, alpha_bar = step_edges(timestep), float(alphas[timestep - 1])
         flow = x
         for high in edges[:-1]:
@@ -87,7 +91,7 @@ def ends_of_samplers(variance: float, schedule: NoiseSchedule, noise_timesteps: 
     return pd.DataFrame(rows)
 
 
-def powers_of_the_objective(mixture: GaussianMixture, schedule: NoiseSchedule, timestep: int, powers: Sequence[float], n: int = 400, seed: int = 1):
+def powers_of_the_objective(mixture: GaussianMixture, schedule: NoiseSchedule, timestep: int, powers: Sequence[float], n: int = 200, seed: int = 1):
     """Relative distance of DSM_l's optimum to the true score, ESM_l's, for each power l, at n draws of X_t: {l: [n]}.
 
     Each is |optimum - score| of a draw over the root mean square of the score; one-dimensional data.

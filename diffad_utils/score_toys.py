@@ -91,22 +91,20 @@ def relative_error(estimate: Tensor, truth: Tensor) -> float:
     return float((estimate.double() - truth.double()).norm() / truth.double().norm())
 
 
-def lp_minimiser(mixture: GaussianMixture, x: Tensor, alpha_bar: float, power: float, draws: int = 4001) -> Tensor:
+def lp_minimiser(mixture: GaussianMixture, x: Tensor, alpha_bar: float, power: float, draws: int = 2001) -> Tensor:
     """The number c at each x [n, 1] with the smallest E[|c - d log p(X_t | X_0)|^power given X_t = x]: what DSM_l (eq. 6, 7) leads to.
 
     Of one-dimensional data. For power 2 it is the score of p(X_t), which ESM_l leads to for every power; for the others it
     is another location of the posterior's. Found by quadrature over X_0 (``draws`` points) and bisection of the derivative.
     """
-    low = float((self_mean := mixture.means[:, 0]).min() - 8 * mixture.covariances.max().sqrt())
-    high = float(self_mean.max() + 8 * mixture.covariances.max().sqrt())
-    x0 = torch.linspace(low, high, draws, dtype=torch.float64)
-    std = mixture.covariances[:, 0, 0].sqrt()
-    prior = (mixture.weights / std * torch.exp(-0.5 * ((x0[:, None] - self_mean) / std) ** 2)).sum(dim=1)
+    means, std = mixture.means[:, 0], mixture.covariances[:, 0, 0].sqrt()
+    x0 = torch.linspace(float(means.min() - 8 * std.max()), float(means.max() + 8 * std.max()), draws, dtype=torch.float64)
+    prior = (mixture.weights / std * torch.exp(-0.5 * ((x0[:, None] - means) / std) ** 2)).sum(dim=1)
     conditional = -(x.double() - math.sqrt(alpha_bar) * x0) / (1 - alpha_bar)  # [n, draws]
     posterior = prior * torch.exp(-0.5 * (1 - alpha_bar) * conditional.square())
     posterior = posterior / posterior.sum(dim=1, keepdim=True)
     left, right = conditional.amin(dim=1), conditional.amax(dim=1)
-    for _ in range(80):
+    for _ in range(50):
         middle = (left + right) / 2
         gap = middle[:, None] - conditional
         slope = (posterior * gap.sign() * gap.abs() ** (power - 1)).sum(dim=1)
