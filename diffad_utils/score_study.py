@@ -18,8 +18,8 @@ from diffad_utils.diffusion import NoiseSchedule, add_noise
 from diffad_utils.methods.esm import ESM, ScoreMatchingDetector
 from diffad_utils.models.dual_stream import score_unet
 from diffad_utils.score_matching import (
-    Moments, MomentsFn, denoised, denoising_score, deviation, esm_reverse, explicit_score, guided_forward, guided_reverse, guided_variance,
-    matched_dt, reverse_step, sgm_reverse, step_edges,
+    Moments, MomentsFn, denoised, denoising_score, deviation, dsm_loss, esm_loss, esm_reverse, explicit_score, guided_forward,
+    guided_reverse, guided_variance, matched_dt, reverse_step, sgm_reverse, step_edges,
 )  # fmt: skip
 from diffad_utils.score_toys import GaussianMixture, final_variance, lp_minimiser, noise_to_signal, relative_error
 
@@ -50,8 +50,9 @@ def errors_over_time(
         learnt, best, truth = moments_fn(x, torch.full((n,), t)), mixture.moments(x, alpha_bar), mixture.score(x, alpha_bar)
         ours, theory = (explicit_score(deviation(x, m.eps, alpha_bar), m.variance) for m in (learnt, best))
         rows.append({
-            "t": t, "SGM (eq. 4)": relative_error(denoising_score(learnt.eps, alpha_bar), truth), "ESM (eq. 3)": relative_error(ours, truth),
-            "ESM, theory": relative_error(theory, truth), "ESM against theory": relative_error(ours, theory),
+            "t": t, "SGM (eq. 4)": relative_error(denoising_score(learnt.eps, alpha_bar), truth),
+            "ESM (eq. 3)": relative_error(ours, truth), "ESM, theory": relative_error(theory, truth),
+            "ESM against theory": relative_error(ours, theory),
             "sigma^2": relative_error(learnt.variance, best.variance),
         })  # fmt: skip
     return pd.DataFrame(rows)
@@ -91,7 +92,9 @@ def ends_of_samplers(variance: float, schedule: NoiseSchedule, noise_timesteps: 
     return pd.DataFrame(rows)
 
 
-def powers_of_the_objective(mixture: GaussianMixture, schedule: NoiseSchedule, timestep: int, powers: Sequence[float], n: int = 200, seed: int = 1):
+def powers_of_the_objective(
+    mixture: GaussianMixture, schedule: NoiseSchedule, timestep: int, powers: Sequence[float], n: int = 200, seed: int = 1
+) -> dict[float, np.ndarray]:
     """Relative distance of DSM_l's optimum to the true score, ESM_l's, for each power l, at n draws of X_t: {l: [n]}.
 
     Each is |optimum - score| of a draw over the root mean square of the score; one-dimensional data.
@@ -180,7 +183,9 @@ def updates_over_floor(
         forth = guided_forward(detector.network_.variance, x0, noise_edges, dt, detector.seed, keys, floor=floor)
         runs = {
             "ESM": lambda see: esm_reverse(detector.network_, noised, detector.schedule_, noise_edges, floor=floor, observe=see),
-            "ESM-sigma": lambda see: guided_reverse(detector.network_, forth, detector.schedule_, noise_edges, dt, floor=floor, observe=see),
+            "ESM-sigma": lambda see: guided_reverse(
+                detector.network_, forth, detector.schedule_, noise_edges, dt, floor=floor, observe=see
+            ),
         }  # fmt: skip
         result[floor] = {}
         for name, run in runs.items():
@@ -231,7 +236,8 @@ def detector_subsets(detector: ScoreMatchingDetector, maps: Mapping[str, Tensor]
             combined = detector.combine(maps, weights=dict.fromkeys(names, 1.0))
             score = detector.score(combined)
             low, high = metrics.bootstrap_interval(metrics.image_auroc, score, labels, n=n, seed=seed)
-            row = {"detectors": "+".join(names), "number": size, "I-AUROC": float(metrics.image_auroc(score, labels)), "low": low, "high": high}
+            auroc = float(metrics.image_auroc(score, labels))
+            row = {"detectors": "+".join(names), "number": size, "I-AUROC": auroc, "low": low, "high": high}
             rows.append(row | ({"P-AUROC": float(metrics.pixel_auroc(combined, masks))} if masks is not None else {}))
             scores["+".join(names)] = score
     return pd.DataFrame(rows), scores
@@ -260,8 +266,6 @@ def recombined(detector: ScoreMatchingDetector, x0: Tensor, x_hat: Tensor, held_
 def gradient_gap(detector: ESM, images: Tensor, seed: int = 0) -> float:
     """Largest relative difference, over the parameters of stream 1, of the gradients of eq. 10 with sigma_t^2 = 1 - alpha_bar_t and of
     the usual diffusion loss (claim C65), in float64."""
-    from diffad_utils.score_matching import dsm_loss, esm_loss
-
     x0 = detector.encode(detector._input(images)).double()
     generator, alphas = torch.Generator().manual_seed(seed), detector.schedule_.alphas_cumprod
     t = torch.randint(detector.schedule_.T, (len(x0),), generator=generator)
@@ -278,7 +282,9 @@ def gradient_gap(detector: ESM, images: Tensor, seed: int = 0) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(ours, usual, strict=True)) / largest
 
 
-def network_size(channels: int, image_size: int, block_out_channels: Sequence[int], layers_per_block: int, attention_levels: Sequence[int]) -> int:
+def network_size(
+    channels: int, image_size: int, block_out_channels: Sequence[int], layers_per_block: int, attention_levels: Sequence[int]
+) -> int:
     """Parameters of one stream of this size, counted without making it."""
     with torch.device("meta"):
         unet = score_unet(channels, image_size, block_out_channels, layers_per_block, attention_levels)

@@ -100,6 +100,7 @@ class ScoreMatchingDetector(Detector):
     """
 
     DETECTORS: ClassVar[tuple[str, ...]] = ("cos", "re")
+    STREAMS: ClassVar[int]
 
     image_size: int = 64
     space: str = "pixel"
@@ -184,7 +185,8 @@ class ScoreMatchingDetector(Detector):
         if not hasattr(self, "held_out_"):
             raise RuntimeError("a variant is calibrated on held-out training images, which saved detectors do not keep: fit it anew")
         if set(settings) - set(SAMPLING) or cls.STREAMS != self.STREAMS:
-            raise ValueError(f"a variant may change {SAMPLING}, between classes with the same streams; got {sorted(settings)} for {cls.name}")
+            got = f"{sorted(settings)} for {cls.name}"
+            raise ValueError(f"a variant may change {SAMPLING}, between classes with the same streams; got {got}")
         known = {field.name for field in dataclasses.fields(cls)}
         mine = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name in known}
         other = cls(**mine | {"noise_timestep": self.noise_timestep_} | settings)
@@ -381,8 +383,6 @@ class ScoreMatchingDetector(Detector):
     def nfe(self) -> int:
         """Evaluations of the network an image."""
 
-    STREAMS: ClassVar[int]
-
     @abstractmethod
     def _build(self, shape: Sequence[int]) -> None:
         """Make ``network_`` for X_0 of ``shape`` (C, h, w), untrained."""
@@ -459,7 +459,11 @@ class SGM(ScoreMatchingDetector):
 
     def _sample(self, x0: Tensor, keys: Sequence[str], observe: Observer | None) -> Tensor:
         edges = step_edges(self.noise_timestep_, self.stride)
-        return sgm_reverse(lambda x, t: self.network_(x, t, return_dict=False)[0].float(), self.noised(x0, keys), self.schedule_, edges, observe)
+
+        def eps_fn(x: Tensor, t: Tensor) -> Tensor:
+            return self.network_(x, t, return_dict=False)[0].float()
+
+        return sgm_reverse(eps_fn, self.noised(x0, keys), self.schedule_, edges, observe)
 
 
 @dataclass(kw_only=True)
@@ -547,7 +551,8 @@ class ESMSigma(ESM):
         ScoreMatchingDetector._check_steps(self, noise_timestep)
         dt = matched_dt(self.schedule_, noise_timestep, self.variance_floor) if self.dt is None else self.dt
         if not 0 < dt * self.stride < 2:
-            raise ValueError(f"steps of eq. 13 are stable for 0 < dt * stride < 2, got {dt:.3g} * {self.stride} from T_d = {noise_timestep}")
+            got = f"{dt:.3g} * {self.stride} from T_d = {noise_timestep}"
+            raise ValueError(f"steps of eq. 13 are stable for 0 < dt * stride < 2, got {got}")
 
     @property
     def nfe(self) -> int:

@@ -41,6 +41,10 @@ def learnt():
     return train_toy(TOY, SCHEDULE, train_steps=600, timesteps=200)[0]
 
 
+def mixture_of(weights, means, covariances):
+    return GaussianMixture(*(torch.tensor(values, dtype=torch.float64) for values in (weights, means, covariances)))
+
+
 def noised(mixture, t, n=20_000, seed=1):
     generator = torch.Generator().manual_seed(seed)
     x0 = mixture.sample(n, generator)
@@ -62,7 +66,7 @@ def exact(mixture):
 
 def test_moments_are_those_of_the_posterior():
     """E[eps | X_t] and alpha_bar Var[X_0 | X_t] by quadrature over X_0, for a mixture in one dimension."""
-    mixture = GaussianMixture(torch.tensor([0.3, 0.7]).double(), torch.tensor([[-1.0], [0.8]]).double(), torch.tensor([[[0.04]], [[0.25]]]).double())
+    mixture = mixture_of([0.3, 0.7], [[-1.0], [0.8]], [[[0.04]], [[0.25]]])
     x, alpha_bar = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None], 0.6
     x0 = torch.linspace(-6, 6, 40_001, dtype=torch.float64)
     prior = sum(w / s * torch.exp(-0.5 * ((x0 - m) / s) ** 2) for w, m, s in ((0.3, -1.0, 0.2), (0.7, 0.8, 0.5)))
@@ -77,7 +81,7 @@ def test_moments_are_those_of_the_posterior():
 
 
 def test_the_variance_is_the_diagonal_of_the_scores_jacobian():
-    mixture = GaussianMixture(torch.tensor([0.5, 0.5]).double(), torch.tensor([[-2.0, 0.0], [2.0, 1.0]]).double(), torch.stack([torch.eye(2)] * 2).double())
+    mixture = mixture_of([0.5, 0.5], [[-2.0, 0.0], [2.0, 1.0]], [[[1.0, 0.0], [0.0, 1.0]]] * 2)
     x, alpha_bar = torch.tensor([[0.3, -0.2], [1.0, 2.0]], dtype=torch.float64), 0.7
     jacobian = torch.autograd.functional.jacobian(lambda x: mixture.score(x, alpha_bar).sum(dim=0), x)
     diagonal = torch.stack([jacobian[i, :, i] for i in range(2)], dim=1)
@@ -272,7 +276,7 @@ def test_settling():
 
 def test_powers_of_the_objective():
     """Section 3.1: DSM_l and ESM_l have one optimum for l = 2, and not for others on data whose posterior is skewed (claim C48)."""
-    mixture = GaussianMixture(torch.tensor([0.3, 0.7]).double(), torch.tensor([[-1.0], [1.0]]).double(), torch.full((2, 1, 1), 0.1).double())
+    mixture = mixture_of([0.3, 0.7], [[-1.0], [1.0]], [[[0.1]]] * 2)
     x, alpha_bar = torch.linspace(-1.5, 1.5, 31, dtype=torch.float64)[:, None], 0.5
     errors = {power: relative_error(lp_minimiser(mixture, x, alpha_bar, power), mixture.score(x, alpha_bar)) for power in (1.5, 2, 3, 4)}
     assert errors[2] < 1e-6 and min(errors[power] for power in (1.5, 3, 4)) > 0.02
@@ -353,5 +357,6 @@ def test_detector_maps():
 def test_published_timesteps():
     assert published_noise_timestep("mvtec_ad", "zipper") == 280 and published_noise_timestep("mpdd", "tubes") == 1
     assert published_noise_timestep("visa", "capsules") == 50 and published_noise_timestep("textures", "leather") is None
-    printed = {published_noise_timestep("mvtec_ad", c) for c in ("bottle", "pill", "carpet", "cable", "screw", "capsule", "leather", "wood")}
+    categories = ("bottle", "pill", "carpet", "cable", "screw", "capsule", "leather", "wood")
+    printed = {published_noise_timestep("mvtec_ad", category) for category in categories}
     assert printed <= set(PAPER_T_D)
