@@ -501,10 +501,14 @@ def defect_survival(table: pd.DataFrame, hue: str = "defect") -> Figure:
     colour = dict(c=table["survival"], cmap="viridis", vmin=0, vmax=1)
     points = axes[0].scatter(area, table["contrast"], s=22, edgecolor="grey", linewidth=0.3, **colour)
     window = max(5, len(table) // 5)
-    floor = table["floor"].rolling(window, center=True, min_periods=3)
-    axes[0].plot(area, floor.median(), color=ANOMALOUS, linewidth=1.8, label="noise floor (median)")
+    if planted := area.nunique() <= 10:  # a few sizes, many of each
+        floor = table["floor"].groupby(area)
+    else:
+        floor = table["floor"].rolling(window, center=True, min_periods=3)
+    sizes = np.unique(area) if planted else area
+    axes[0].plot(sizes, floor.median(), color=ANOMALOUS, linewidth=1.8, label="noise floor (median)")
     band = floor.quantile(0.1), floor.quantile(0.9)
-    axes[0].fill_between(area, *band, color=ANOMALOUS, alpha=0.2, linewidth=0, label="10 to 90 % of defects")
+    axes[0].fill_between(sizes, *band, color=ANOMALOUS, alpha=0.2, linewidth=0, label="10 to 90 % of defects")
     axes[0].set(xscale="log", yscale="log", xlabel="area of the defect, % of the image", ylabel="contrast (RMS), grey values of [0, 1]")
     ticks = [0.1, 0.3, 1, 3, 10, 30]
     axes[0].set_xticks(ticks, [f"{t:g}" for t in ticks])

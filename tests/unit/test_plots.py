@@ -173,6 +173,12 @@ def test_defect_survival_draws_every_defect_and_the_floor():
     assert sum(len(points.get_offsets()) for points in right.collections) == n
 
 
+def test_defect_survival_of_a_few_sizes_has_one_floor_for_each():
+    columns = {"area": [0.01, 0.02] * 6, "contrast": 0.1, "floor": [0.1, 0.3] * 6, "survival": 0.5, "planted": [0.1] * 6 + [0.2] * 6}
+    left = plots.defect_survival(pd.DataFrame(columns), "planted").axes[0]
+    assert left.lines[0].get_xdata().tolist() == [1.0, 2.0] and left.lines[0].get_ydata().tolist() == [0.1, 0.3]
+
+
 def test_band_gains_has_a_point_for_each_name_and_band():
     rows = [{"name": name, "band": band, "gain": 1.0, "low": 0.5, "high": 1.5} for name in ("a", "b") for band in ("low", "high", "all")]
     axis = plots.band_gains(pd.DataFrame(rows)).axes[0]
