@@ -200,6 +200,8 @@ def make_environment(folder: Path) -> Path:
             source, target = Path(distribution.locate_file(top)), site / top
             if top not in ("..", "__pycache__") and not target.exists() and not target.is_symlink():
                 target.symlink_to(source)
+    (folder / "share").mkdir(exist_ok=True)
+    (folder / "share" / "jupyter").symlink_to(Path(sys.prefix) / "share" / "jupyter")  # kernels and page templates
     return folder / "bin" / "python"
 
 

@@ -84,7 +84,9 @@ def test_a_grid_with_one_job_killed_and_the_workflow_killed(cluster, place):
     study_process = start(place)
     wait_until(lambda: [s for s in states(place).values()].count("done") == 3 and states(place)[SLOW] == "running")
     # one job is killed: it counts as failed, is tried once more, and the others are not touched
-    (job,) = [name for name, state in cluster.jobs() if state == "RUNNING"]
+    running = lambda: [name for name, state in cluster.jobs() if state == "RUNNING"]  # noqa: E731
+    wait_until(lambda: len(running()) == 1)  # a job ends a moment after its run is recorded
+    (job,) = running()
     subprocess.run(["scancel", "--signal=KILL", "--full", job], check=True)
     wait_until(lambda: executions(place).count("grid") == 2)
     assert states(place)[SLOW] == "running"
