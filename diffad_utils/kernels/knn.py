@@ -15,6 +15,7 @@ A bank may be a memory-mapped array (`open_bank`); its rows are read a tile at a
 """
 
 import json
+import mmap
 import operator
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,7 +140,10 @@ class _Bank:
         if isinstance(self.values, torch.Tensor):
             return self.values[chosen].to(self.dtype)
         chosen = chosen if isinstance(chosen, slice) else chosen.cpu().numpy()
-        return torch.from_numpy(np.array(self.values[chosen], copy=True)).to(self.device, self.dtype)
+        tile = np.array(self.values[chosen], copy=True)
+        if hasattr(mmap, "MADV_DONTNEED"):  # or the whole bank would end up in this process's memory; it stays in the system's cache
+            self.values._mmap.madvise(mmap.MADV_DONTNEED)
+        return torch.from_numpy(tile).to(self.device, self.dtype)
 
     def row_numbers(self, positions: torch.Tensor) -> torch.Tensor:
         return positions if self.kept is None else self.kept[positions]

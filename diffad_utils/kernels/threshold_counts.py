@@ -11,6 +11,7 @@ kept as sorted runs in files (`Runs`); only the anomalous pixels are merged, a r
 
 from __future__ import annotations
 
+import mmap
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -231,4 +232,6 @@ class Runs:
 
 def _read(run: np.memmap, start: int, stop: int) -> np.ndarray:
     """Elements of a run, by reading and not by mapping, so that they leave memory with the array."""
+    if hasattr(mmap, "MADV_DONTNEED"):  # so do the pages that a search has touched
+        run._mmap.madvise(mmap.MADV_DONTNEED)
     return np.fromfile(run.filename, run.dtype, int(stop - start), offset=int(start) * run.dtype.itemsize)
