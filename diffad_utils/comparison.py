@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import scikit_posthocs
 from scipy import stats
 
 from diffad_utils import claims, metrics
@@ -280,6 +279,8 @@ def ranks(measured: Sequence[Measured], name: str = "I-AUROC") -> Ranks | None:
     table = table.pivot(index="place", columns="method", values=name).dropna(axis="columns")
     if len(table) < FEWEST_PLACES or table.shape[1] < 3:
         return None
+    import scikit_posthocs  # not in every image that notebooks run in, and needed with many categories only
+
     sign = 1 if name in LOWER_IS_BETTER else -1
     average = (sign * table).rank(axis="columns").mean().sort_values()
     p = stats.friedmanchisquare(*(table[column] for column in table)).pvalue
