@@ -250,8 +250,9 @@ class ConditionedDiffusion(Detector):
     def _adaptation_pair(self, images: Tensor, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Images [n, 3, H, W] of these rows and their reconstructions from a random tenth of T_max."""
         x = images[rows].to(self.torch_device)
-        tenth = max(self.deepest_step // 10 // self.num_steps, 1) * self.num_steps
-        steps = torch.full((len(rows),), tenth * int(torch.randint(1, 11, (1,), generator=generator))).clamp_max(self.deepest_step)
+        tenths = self.deepest_step * int(torch.randint(1, 11, (1,), generator=generator)) // 10
+        nearest = max((tenths + self.num_steps // 2) // self.num_steps, 1) * self.num_steps  # what every plan can take
+        steps = torch.full((len(rows),), min(nearest, self.deepest_step // self.num_steps * self.num_steps))
         state = self.encode(x).to(self.torch_device)
         noise = torch.randn(1 + self.num_steps, *state.shape, generator=generator)
         return x, self.decode(self._denoise(state, steps, state, self.guidance_weight, noise)).to(self.torch_device)
