@@ -265,9 +265,9 @@ def panels_with_intervals(
         axis.margins(x=0.15)
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
-    handles, names = axes.flat[0].get_legend_handles_labels()
-    if names:
-        figure.legend(handles, names, loc="outside upper center", ncols=4, fontsize=8)
+    named = {name: handle for axis in axes.flat for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if named:
+        figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=4, fontsize=8)
     return figure
 
 
