@@ -270,7 +270,7 @@ def _outside(rule: study.Rule) -> list:
     if rule.choices is not None:
         return ["no such choice"] if isinstance(rule.choices[0], str) else [-7]
     if rule.pattern is not None:
-        return ["", "../up"] if rule.pattern.startswith(r"[\w]") else [""]
+        return [value for value in ("", "../up", "\n") if not rule.allows(value)]
     low, high = rule.low if rule.low is not None else rule.above, rule.high
     return [low - 1 for low in [low] if low is not None] + [high * 2 + 1 for high in [high] if high is not None] + [float("nan"), float("inf")]
 
