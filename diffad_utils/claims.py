@@ -21,7 +21,6 @@ def published_claims(path: str | Path | None = None) -> pd.DataFrame:
 
 SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
 NOT_TESTED = "not tested here"
-VERDICTS = (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE, NOT_TESTED)
 
 
 def finding(

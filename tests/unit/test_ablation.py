@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffad_utils import ablation, metrics
+from diffad_utils import ablation, metrics, resampling
 from diffad_utils.methods import Prediction
 
 
@@ -41,7 +41,7 @@ def test_values_on_all_images_are_the_exact_metrics(case, quality):
 
 def test_draws_are_the_exact_metrics_of_resampled_images(case, quality):
     predictions, batch = case
-    times = ablation.resampled_weights(batch["label"], 60, 3)
+    times = resampling.multiplicities(batch["label"], 60, 3)
     assert (times[:, :12].sum(axis=1) == 12).all() and (times[0] == 1).all()
     for draw in (1, 30, 60):
         rows = np.repeat(np.arange(24), times[draw])
