@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -72,7 +73,7 @@ def labelled_rows(
                 picture = axis.imshow(values[c].numpy(), cmap=cmap if is_map else "gray", **limits)
             if c == 0:
                 upright = {"rotation": 0, "ha": "right", "va": "center"} if side < 1 else {}
-                axis.set_ylabel(name, fontsize=8, **upright)
+                axis.set_ylabel(textwrap.fill(name, 18), fontsize=8, **upright)  # a prompt is longer than its row is high
             if r == 0 and columns is not None:
                 axis.set_title(columns[c], fontsize=8)
         if is_map:

@@ -126,7 +126,7 @@ def test_a_read_only_data_folder_is_enough(mounted):
     remount_read_only(disk)
     index = data.load_index("folder", disk / "set")
     assert len(data.load_batch(data.ImageDataset(index, size=16))["key"]) == len(index)
-    assert isinstance(data.check("folder", disk / "set"), list)
+    assert data.check("folder", disk / "set") == []
 
 
 def test_reports_that_cannot_be_written_are_said_before_the_work(mounted, monkeypatch, capsys):
