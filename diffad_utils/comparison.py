@@ -614,8 +614,11 @@ def _how_good(measured: Sequence[Measured]) -> str:
     if not sentences:
         return "No diffusion method has a finished run here, so nothing can be said about their accuracy yet."
     if len(sentences) > 3:
-        counts = ", ".join(f"{outcomes.count(kind)} times {kind}" for kind in dict.fromkeys(outcomes))
-        return f"Over {len(sentences)} categories the best diffusion method is {counts} the best detector without diffusion."
+        counts = ", ".join(f"{kind} it on {outcomes.count(kind)}" for kind in dict.fromkeys(outcomes))
+        return (
+            f"{len(outcomes)} of {len(sentences)} categories also have a detector without diffusion: "
+            f"against the best of them, the best diffusion method is {counts}."
+        )
     text = "; ".join(sentences) + "."
     return text[0].upper() + text[1:]
 
