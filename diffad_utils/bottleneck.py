@@ -28,6 +28,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from diffad_utils import resampling
 from diffad_utils.data import ImageDataset, collate
 from diffad_utils.diffusion import image_noise
 from diffad_utils.metrics import EIGHT_NEIGHBOURS
@@ -473,7 +474,7 @@ def mean_interval(values: Tensor | np.ndarray, n: int = 1000, seed: int = 0, lev
     if len(values) < 2 or not np.isfinite(values).all():
         raise ValueError(f"an interval needs at least 2 images with finite values, got {len(values)}, "
                          f"{int((~np.isfinite(values)).sum())} values not finite")
-    times = np.random.default_rng(seed).multinomial(len(values), np.full(len(values), 1 / len(values)), size=n)
+    times = resampling.multiplicities(np.zeros(len(values)), n, seed)[1:]
     means = np.tensordot(times, values, axes=1) / len(values)  # one row a resample
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return Interval(values.mean(axis=0), low, high)

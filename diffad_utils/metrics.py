@@ -586,12 +586,14 @@ def bootstrap_draws(labels: np.ndarray, n: int, seed: int):
         times = np.empty((rows, labels.size), dtype=np.int64)
         for generator, members in zip(generators, (~labels, labels), strict=True):
             size = int(members.sum())
+            if size == 0:
+                continue
             times[:, members] = generator.multinomial(size, np.full(size, 1.0 / size), size=rows)
         yield times
 
 
-def _resampled(metric: Callable, scores: np.ndarray, labels: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """``metric`` for each row of ``times``: [b]."""
+def resampled(metric: Callable, scores: np.ndarray, labels: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """``metric`` of scores [N] with labels bool [N] for each row of ``times`` [b, N], how often each image is drawn: float64 [b]."""
     if metric not in _FROM_COUNTS:
         rows = (np.repeat(np.arange(labels.size), row) for row in times)
         return np.array([metric(scores[row], labels[row]) for row in rows], dtype=np.float64)
@@ -644,7 +646,7 @@ def bootstrap_interval(
     """
     _check_bootstrap(metric, n, level)
     scores, labels = _image_input(scores, labels)
-    values = [_resampled(metric, scores, labels, times) for times in bootstrap_draws(labels, n, seed)]
+    values = [resampled(metric, scores, labels, times) for times in bootstrap_draws(labels, n, seed)]
     return _percentiles(np.concatenate(values), level)
 
 
@@ -670,7 +672,7 @@ def paired_bootstrap_difference(
     scores_a, checked = _image_input(scores_a, labels)
     scores_b, labels = _image_input(scores_b, labels)
     values = [
-        _resampled(metric, scores_a, labels, times) - _resampled(metric, scores_b, labels, times)
+        resampled(metric, scores_a, labels, times) - resampled(metric, scores_b, labels, times)
         for times in bootstrap_draws(labels, n, seed)
     ]
     return (float(metric(scores_a, checked) - metric(scores_b, labels)), *_percentiles(np.concatenate(values), level))
@@ -780,7 +782,7 @@ def paired_bootstrap(metric: Callable, scores, labels, n: int = 1000, seed: int 
     checked = [_image_input(values, labels) for values in scores]
     labels = checked[0][1]
     draws = bootstrap_draws(labels, n, seed)
-    return np.concatenate([np.stack([_resampled(metric, values, labels, times) for values, _ in checked], axis=1) for times in draws])
+    return np.concatenate([np.stack([resampled(metric, values, labels, times) for values, _ in checked], axis=1) for times in draws])
 
 
 def percentile_interval(values, level: float = 0.95) -> tuple[float, float]:

@@ -14,20 +14,19 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from diffad_utils import metrics
+
 
 def multiplicities(labels: Sequence[int], n: int = 1000, seed: int = 0) -> np.ndarray:
-    """How often each image is drawn: int64 [n + 1, N], a row of ones and then ``n`` resamples, stratified by label [N].
+    """How often each image is drawn: int64 [n + 1, N], a row of ones and then the ``n`` resamples of `metrics.bootstrap_draws`,
+    stratified by label [N] (0 or 1; images of one kind may all be 0).
 
     Raises ``ValueError`` for no images.
     """
-    labels = np.asarray(labels)
+    labels = np.asarray(labels) == 1
     if len(labels) == 0:
         raise ValueError("nothing to resample: no images")
-    rng, times = np.random.default_rng(seed), np.ones((n + 1, len(labels)), dtype=np.int64)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        times[1:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n)
-    return times
+    return np.concatenate([np.ones((1, len(labels)), dtype=np.int64), *metrics.bootstrap_draws(labels, n, seed)])
 
 
 def means(values, times: np.ndarray) -> np.ndarray:
@@ -49,14 +48,7 @@ def auroc(scores, labels: Sequence[int], times: np.ndarray) -> np.ndarray:
     scores, anomalous = np.atleast_2d(np.asarray(scores, dtype=np.float64)), np.asarray(labels) == 1
     if not anomalous.any() or anomalous.all():
         raise ValueError("I-AUROC needs normal and anomalous images")
-    drawn, among = times[:, anomalous].astype(float), times[:, ~anomalous].astype(float)
-    pairs = drawn.sum(axis=1) * among.sum(axis=1)
-    columns = []
-    for row in scores:
-        high, low = row[anomalous][:, None], row[~anomalous][None]
-        above = (high > low) + 0.5 * (high == low)
-        columns.append(((drawn @ above) * among).sum(axis=1) / pairs)
-    return np.stack(columns, axis=1)
+    return np.stack([metrics.resampled(metrics.image_auroc, row, anomalous, times) for row in scores], axis=1)
 
 
 def each(statistic: Callable[[np.ndarray], float], times: np.ndarray) -> np.ndarray:
@@ -67,5 +59,4 @@ def each(statistic: Callable[[np.ndarray], float], times: np.ndarray) -> np.ndar
 
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
     """(value of the data, low, high) of a statistic over `multiplicities`, [R] with the data first."""
-    low, high = np.quantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
-    return float(values[0]), float(low), float(high)
+    return float(values[0]), *metrics.percentile_interval(values[1:], level)
