@@ -511,7 +511,7 @@ def describe_index(index: pd.DataFrame, content_limit: int = 512 * 2**20) -> dic
         same wherever the data lies), and for image files bytes and, below the limit, content_sha256.
         Rendered data has no files: there the names fix the content together with the git revision.
     """
-    names, content, total, files = hashlib.sha256(), hashlib.sha256(), 0, 0
+    names, content = hashlib.sha256(), hashlib.sha256()
     images = sorted(
         index[["category", "split", "defect", "label", "image"]].astype(str).itertuples(index=False),
         key=lambda row: (row.category, row.split, row.defect, Path(row.image).name),

@@ -17,22 +17,6 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def splits():
-    index = data.load_index("textures", category="carpet")
-    train = index[index["split"] == "train"].head(12)
-    test = index[index["split"] == "test"].groupby("label", group_keys=False).head(3)
-    return data.ImageDataset(train, size=64), data.load_batch(data.ImageDataset(test, size=64))
-
-
 @pytest.fixture(scope="module")
 def fitted(splits):
     return {name: make().fit(splits[0]) for name, make in KINDS.items()}

@@ -20,14 +20,6 @@ SMALL = dict(
 SOME_T_D = (1, 3, 50)  # all of the paper's tables: test_score_matching.py
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def splits():
     index = data.load_index("textures", category="carpet")

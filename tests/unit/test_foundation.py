@@ -13,15 +13,6 @@ from diffad_utils.metrics import image_auroc
 from diffad_utils.models.backbones import load_backbone
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small convolutions gain nothing from more threads, and lose much where other work shares the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def pool():
     return foundation.make_pool(24, 72, seed=3, progress=False)

@@ -14,15 +14,6 @@ from diffad_utils.foundation.captioned import FAMILIES, STATES
 from diffad_utils.foundation.records import obtain
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small convolutions gain nothing from more threads, and lose much where other work shares the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def pairs():
     return captioned.draw_pairs(36, seed=3)

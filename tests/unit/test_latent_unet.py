@@ -40,14 +40,6 @@ CASES = [("latent_unet", name) for name in AUTOENCODERS]
 CASES += [("autoencoder", name) for name in ("kl4", "kl16", "kl32", "tiny4")]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("autoencoders")

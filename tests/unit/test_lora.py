@@ -36,14 +36,6 @@ from diffad_utils.models.stable_diffusion import load_pipeline
 PROMPT = "a sks woven carpet"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(autouse=True)
 def short_prior(monkeypatch):
     monkeypatch.setattr(lora, "PRIOR_SAMPLING", Setting(1.0, 2.0, 3))

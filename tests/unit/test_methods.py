@@ -16,14 +16,6 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def splits():
-    index = data.load_index("textures", category="carpet")
-    train = index[index["split"] == "train"].head(12)
-    test = index[index["split"] == "test"].groupby("label", group_keys=False).head(3)
-    return data.ImageDataset(train, size=64), data.load_batch(data.ImageDataset(test, size=64))
-
-
-@pytest.fixture(scope="module")
 def fitted(splits):
     return {name: METHODS[name](image_size=64, device="cpu", **SMALL[name]).fit(splits[0]) for name in SMALL}
 

@@ -20,14 +20,6 @@ SMALL = dict(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def new_unet(**options):
     torch.manual_seed(0)
     levels = 4
@@ -44,14 +36,6 @@ def google(tmp_path_factory):
     new_unet().save_pretrained(folder)
     DDPMScheduler(beta_end=0.01).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def splits():
-    index = data.load_index("textures", category="carpet")
-    train = index[index["split"] == "train"].head(12)
-    test = index[index["split"] == "test"].groupby("label", group_keys=False).head(3)
-    return data.ImageDataset(train, size=64), data.load_batch(data.ImageDataset(test, size=64))
 
 
 @pytest.fixture(scope="module")

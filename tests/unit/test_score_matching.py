@@ -27,14 +27,6 @@ PAPER_T_D = (1, 2, 3, 10, 20, 45, 48, 49, 50, 100, 164, 200, 250, 280)
 """Every T_d of the paper's tables 6-8."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def learnt():
     """Both streams, trained with eq. 10 at times below 200."""

@@ -20,14 +20,6 @@ from diffad_utils.foundation import clip, quality
 from diffad_utils.foundation.captioned import FAMILIES
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def pipeline():
     opened = StableDiffusionImg2ImgPipeline.from_pretrained(weights.MINI_ROOT / "sd", dtype=torch.float32)
