@@ -65,8 +65,8 @@ class InvAD(Detector):
     holdout_fraction : share of the training images held out for calibrating the score.
     mixed_precision : accelerate's "no", "fp16" or "bf16", for training.
     inference_precision : of the denoiser's evaluations, "fp32", "bf16" or "fp16" (autocast; the state stays float32, and
-        calibration and prediction use the same). bf16 halves the time on GPUs and on CPUs that have it and moves latents
-        by about 1 % (`benchmarks.sampling` measures both).
+        calibration and prediction use the same). What bf16 gains in time and how far it moves the latents is
+        measured by `benchmarks.sampling`.
 
     Prediction: score = sum of the calibrated parts ``nll`` (nats) and ``spread``; anomaly_map = channel norm of the
     final latent, upsampled; no reconstruction; nfe = ``num_steps``.
