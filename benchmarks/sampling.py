@@ -25,7 +25,7 @@ from diffad_utils import data, diffusion
 from diffad_utils.conditioning import denoising_plan, pooled_features
 from diffad_utils.methods import METHODS, InvAD
 from diffad_utils.methods.img2img import Img2ImgEngine, Setting
-from diffad_utils.models.stable_diffusion import load_pipeline
+from diffad_utils.models.stable_diffusion import load_pipeline, load_vae
 
 CHANNELS = 272
 
@@ -206,19 +206,19 @@ def fitted_d3ad(device: str, train_images: int):
     return detector.fit(train), images
 
 
-def image_by_image(detector, images: torch.Tensor) -> torch.Tensor:
-    """Algorithm 1 for one image after the other; scores [B]."""
+def image_by_image(detector, vae, images: torch.Tensor) -> torch.Tensor:
+    """Algorithm 1 for one image after the other, with the autoencoder as diffusers opens it; scores [B]."""
     train = torch.cat([detector._input(sample["image"][None]) for sample in detector._fitted_images])
-    bank = np.stack([pooled_features(detector._features(image[None])[0].cpu()).flatten().numpy() for image in train])
+    bank = np.stack([pooled_features(detector.features(image[None])[0].cpu()).flatten().numpy() for image in train])
     neighbours = NearestNeighbors(n_neighbors=detector.k, algorithm="brute", metric="manhattan").fit(bank)
     scores, alphas = [], detector.schedule.alphas_cumprod
     with torch.no_grad():
         for image in images:
             x = detector._input(image[None])
-            query = pooled_features(detector._features(x)[0].cpu()).flatten(1).numpy()
+            query = pooled_features(detector.features(x)[0].cpu()).flatten(1).numpy()
             distance = torch.from_numpy(neighbours.kneighbors(query)[0]).double().mean(dim=1)
             step = detector.dynamic_step_.step_of(detector.dynamic_step_.bin_of(distance))
-            target = detector._encode(x).to(detector.torch_device)
+            target = vae.encode(2 * x.to(vae.device) - 1).latent_dist.mean * vae.config.scaling_factor
             z = alphas[step].sqrt().float().to(target.device) * target
             visited = denoising_plan(step, detector.num_steps, detector.deepest_step, detector.plan)[:, 0].tolist()
             for t, after in zip(visited, [*visited[1:], None], strict=True):
@@ -226,9 +226,9 @@ def image_by_image(detector, images: torch.Tensor) -> torch.Tensor:
                 eps = detector._eps(z, torch.tensor([t], device=z.device))
                 eps = eps - detector.guidance_weight * (1 - level).sqrt() * (level.sqrt() * target + (1 - level).sqrt() * eps - z)
                 z = following.sqrt() * (z - (1 - level).sqrt() * eps) / level.sqrt() + (1 - following).sqrt() * eps
-            x_hat = detector._decode(z).cpu()
+            x_hat = (vae.decode(z / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1).cpu()
             residual = detector.residual_map(x, x_hat, target.cpu(), z.cpu())
-            feature = detector.feature_map(detector._features(x), x_hat)
+            feature = detector.feature_map(detector.features(x), x_hat)
             smooth = diffusion_map(detector, residual, feature)
             scores.append(smooth.max())
     return torch.stack(scores)
@@ -244,7 +244,8 @@ def diffusion_map(detector, residual: torch.Tensor, feature: torch.Tensor) -> to
 def d3ad_throughput(options) -> dict:
     detector, images = fitted_d3ad(options.device, 12 if options.quick else 60)
     images = images[:4] if options.quick else images[:48]
-    bound = {"image by image": lambda: image_by_image(detector, images), "ours": lambda: detector.predict(images).score}
+    vae = load_vae("sd-mini", device=options.device, allow_mini=True).to(memory_format=torch.contiguous_format)
+    bound = {"image by image": lambda: image_by_image(detector, vae, images), "ours": lambda: detector.predict(images).score}
     rows, values = harness.interleave(bound, options.repeats or 3, device=options.device)
     which = "wall_s" if options.device != "cpu" else "cpu_s"
     for row in rows:

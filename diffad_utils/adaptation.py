@@ -38,6 +38,9 @@ def flattened_loss(x: Features, x_hat: Features) -> Tensor:
     return sum((1 - F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1)).mean() for a, b in zip(x, x_hat, strict=True))
 
 
+LOSSES = {"places": d3ad_loss, "flattened": flattened_loss}
+
+
 def ddad_loss(x: Features, x_hat: Features, frozen_x: Features, frozen_x_hat: Features, distillation_weight: float) -> Tensor:
     """DDAD's loss: `flattened_loss`, plus ``distillation_weight`` times the distance of either's features to those of the
     frozen extractor. A scalar."""
@@ -74,6 +77,7 @@ def adapt(
     reconstruct: Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]],
     *,
     epochs: int,
+    loss: str = "places",
     distillation_weight: float = 0.0,
     learning_rate: float = 1e-4,
     batch_size: int = 16,
@@ -87,7 +91,8 @@ def adapt(
     reconstruct : ``reconstruct(rows int64 [B], generator)`` -> (targets, reconstructions), both [B, 3, H, W]: images whose
         features should agree, for these rows of ``images``. Draws what is random from the CPU generator.
     epochs : passes over the images; 0 gives a plain copy.
-    distillation_weight : 0: D3AD's eq. 10. Larger: DDAD's loss with this weight.
+    loss : "places", D3AD's eq. 10 (`d3ad_loss`), or "flattened", as its public code has it (`flattened_loss`).
+    distillation_weight : 0: the loss above. Larger: DDAD's loss with this weight (`ddad_loss`).
     learning_rate : of AdamW, 1e-4 in both public codes.
     """
     adapted, log = copy.deepcopy(extractor), AdaptationLog()
@@ -103,13 +108,13 @@ def adapt(
             if distillation_weight:
                 with torch.no_grad():
                     frozen = extractor(targets), extractor(reconstructions)
-                loss = ddad_loss(x, x_hat, *frozen, distillation_weight)
+                value = ddad_loss(x, x_hat, *frozen, distillation_weight)
             else:
-                loss = d3ad_loss(x, x_hat)
+                value = LOSSES[loss](x, x_hat)
             optimizer.zero_grad()
-            loss.backward()
+            value.backward()
             optimizer.step()
-            losses.append(loss.item())
+            losses.append(value.item())
         log.losses.append(sum(losses) / len(losses))
         variances = _variances(adapted, images, batch_size)
         if any(after < KEPT_VARIANCE * start for after, start in zip(variances, log.variance_before, strict=True)):

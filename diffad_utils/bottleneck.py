@@ -64,9 +64,9 @@ def properties(vae: VAE, size: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def encode(vae: VAE, images: Tensor) -> Tensor:
-    """Latents [B, C, h, w] as diffusion models see them: (posterior mean - shift) * scale; differentiable, nothing is
-    drawn.
+def encode(vae: VAE, images: Tensor, noise: Tensor | None = None) -> Tensor:
+    """Latents [B, C, h, w] as diffusion models see them, (posterior mean - shift) * scale, differentiable; with ``noise``
+    [B, C, h, w] a draw from the posterior, mean + std * noise, instead of the mean (an AutoencoderTiny has std 0).
 
     Raises ``ValueError`` for images whose sides are no multiples of the downsampling.
     """
@@ -75,6 +75,8 @@ def encode(vae: VAE, images: Tensor) -> Tensor:
         raise ValueError(f"images must have sides that are multiples of {factor}, got {height} x {width}")
     output = vae.encode((2 * images - 1).to(vae.device, vae.dtype))
     raw = output.latent_dist.mean if hasattr(output, "latent_dist") else output.latents
+    if noise is not None and hasattr(output, "latent_dist"):
+        raw = raw + output.latent_dist.std * noise.to(raw)
     shift, scale = _latent_scale(vae)
     return (raw - shift) * scale
 

@@ -17,9 +17,9 @@ Where paper and public code differ, or ours from both:
 - *Training distances*: ``leave_one_out`` (`conditioning.DynamicStep`).
 - *Maps*: the paper normalises without saying how; the code takes minimum and maximum over the whole test set. Ours divides
   by constants from held-out normal training images (``normalisation="batch"``: over all images given to ``predict``).
-- *Latent*: the code draws it from the autoencoder's posterior, ours is the mean.
+- *Latent*: the code draws it from the autoencoder's posterior, ours is the mean (``posterior="draw"`` for theirs).
 - *Adaptation*: eq. 10 averages 1 - cosine over places, the code takes one cosine of the flattened block
-  (`adaptation.flattened_loss`). Both find neighbours with the adapted features.
+  (``adaptation_loss="flattened"``). Both find neighbours with the adapted features.
 - *Schedule*: 0.0015 to 0.0195, linear in beta as in the code; latent diffusion's own "linear" is linear in sqrt(beta).
 """
 

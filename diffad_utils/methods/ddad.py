@@ -43,8 +43,10 @@ from diffad_utils.models.backbones import load_backbone
 from diffad_utils.models.stable_diffusion import load_vae
 from diffad_utils.training import TrainingLog, train
 
-SPACES = ("pixel", "latent")
-NORMALISATIONS = ("training", "batch")
+OPTIONS = {
+    "space": ("pixel", "latent"), "posterior": ("mean", "draw"), "plan": PLANS, "normalisation": ("training", "batch"),
+    "adaptation_loss": tuple(adaptation.LOSSES),
+}  # fmt: skip
 
 
 class Reconstruction(NamedTuple):
@@ -74,8 +76,9 @@ class ConditionedDiffusion(Detector):
 
     Parameters
     ----------
-    space : "pixel" or "latent". vae : for "latent", a name for `models.stable_diffusion.load_vae`; the mean of its
-        posterior is taken (the public code of D3AD draws from it).
+    space : "pixel" or "latent". vae : for "latent", a name for `models.stable_diffusion.load_vae`. posterior : the latent
+        of an image is the "mean" of the autoencoder's posterior, or a "draw" from it (the public code of D3AD), one an
+        image and seed. Training takes the mean.
     backbone : of the feature map, a name for `models.backbones.load_backbone`; strides : its blocks that are used. 8 and 16
         are blocks 2 and 3 of a ResNet.
     allow_mini : whether the shipped small models may stand in for both where the real weights are not found.
@@ -92,7 +95,7 @@ class ConditionedDiffusion(Detector):
     stochasticity : DDIM's eta; noise in every step for values above 0.
     normalisation : of the maps before they are added, "training" or "batch" (the public codes'; an image's score then
         depends on what else is predicted with it).
-    adaptation_epochs, distillation_weight, adaptation_rate : see `adaptation.adapt`.
+    adaptation_epochs, adaptation_loss, distillation_weight, adaptation_rate : see `adaptation.adapt`.
     holdout_fraction : share of the training images held out for the constants of the maps.
 
     Prediction: score = maximum of the anomaly map; parts ``residual`` and ``features``, the maxima of the two smoothed
@@ -101,6 +104,7 @@ class ConditionedDiffusion(Detector):
 
     space: str = "pixel"
     vae: str = "sd-mini"
+    posterior: str = "mean"
     backbone: str = "resnet-mini"
     strides: Sequence[int] = (8, 16)
     allow_mini: bool = False
@@ -124,6 +128,7 @@ class ConditionedDiffusion(Detector):
     stochasticity: float = 0.0
     normalisation: str = "training"
     adaptation_epochs: int = 0
+    adaptation_loss: str = "places"
     distillation_weight: float = 0.0
     adaptation_rate: float = 1e-4
     holdout_fraction: float = 0.1
@@ -136,7 +141,7 @@ class ConditionedDiffusion(Detector):
     """Fields that `with_settings` cannot change, because they need another training."""
 
     def __post_init__(self) -> None:
-        for name, known in (("space", SPACES), ("plan", PLANS), ("normalisation", NORMALISATIONS)):
+        for name, known in OPTIONS.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         if not 0 <= self.noise_fraction <= 1 or self.guidance_weight < 0 or not 0 <= self.stochasticity <= 1:
@@ -243,8 +248,8 @@ class ConditionedDiffusion(Detector):
         images = torch.cat([self._input(batch["image"]) for batch in batches(self._fitted_images, self.batch_size)])
         self.extractor_, self.adaptation_log_ = adaptation.adapt(
             self._frozen, images, lambda rows, generator: self._adaptation_pair(images, rows, generator),
-            epochs=self.adaptation_epochs, distillation_weight=self.distillation_weight, learning_rate=self.adaptation_rate,
-            batch_size=self.train_batch_size, seed=self.seed,
+            epochs=self.adaptation_epochs, loss=self.adaptation_loss, distillation_weight=self.distillation_weight,
+            learning_rate=self.adaptation_rate, batch_size=self.train_batch_size, seed=self.seed,
         )  # fmt: skip
 
     def _adaptation_pair(self, images: Tensor, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -317,13 +322,15 @@ class ConditionedDiffusion(Detector):
             features = self.features(x)
         with self._timed("neighbours"):
             steps, distances = self._steps(features)
+        factor = bottleneck.downsampling(self.vae_) if self.space == "latent" else 1
+        shape = (self._channels, x.shape[-2] // factor, x.shape[-1] // factor)
         with self._timed("encode"):
-            state = self.encode(x)
+            drawn = self.posterior == "draw" and self.space == "latent"
+            state = self.encode(x, image_noise(shape, self.seed, [f"{key} posterior" for key in keys]) if drawn else None)
         with self._timed("denoise"):
             noise = None
             if self.noise_fraction or self.stochasticity:
-                drawn = image_noise((1 + self.num_steps * (self.stochasticity > 0), *state.shape[1:]), self.seed, keys)
-                noise = drawn.transpose(0, 1)
+                noise = image_noise((1 + self.num_steps * (self.stochasticity > 0), *shape), self.seed, keys).transpose(0, 1)
             state_hat = self._denoise(state.to(self.torch_device), steps, state.to(self.torch_device), self.guidance_weight, noise).cpu()
         with self._timed("decode"):
             x_hat = self.decode(state_hat.to(self.torch_device)).cpu()
@@ -351,11 +358,14 @@ class ConditionedDiffusion(Detector):
         return resize_images(check_images(images), self.image_size).clamp(0, 1)
 
     @torch.inference_mode()
-    def encode(self, x: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] -> states of the diffusion model, on the CPU."""
+    def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] -> states [B, C, h, w] of the diffusion model, on the CPU; with ``noise`` [B, C, h, w]
+        a latent is drawn from the posterior."""
         if self.space == "pixel":
             return 2 * x.cpu() - 1
-        return torch.cat([bottleneck.encode(self.vae_, part).float().cpu() for part in x.split(bottleneck.AT_ONCE)])
+        parts = [slice(i, i + bottleneck.AT_ONCE) for i in range(0, len(x), bottleneck.AT_ONCE)]
+        draws = [None if noise is None else noise[part] for part in parts]
+        return torch.cat([bottleneck.encode(self.vae_, x[part], draw).float().cpu() for part, draw in zip(parts, draws, strict=True)])
 
     @torch.inference_mode()
     def decode(self, state: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """kill -9 at random moments: of a training, of an img2img sweep, of a whole study. Twenty kills and more; minutes.
 
     python tests/faults/kills.py [training] [sweep] [study] [--kills 8] [--seed 0] [--profile kills]
+    python tests/faults/kills.py study --profile smoke --kills 20 --expected reports/smoke   # the real study: an hour
 
 Each part runs once undisturbed, then again in another folder with its process group killed at random moments until it
 gets through. It passes if what was finished is never computed again, nothing half-written is taken for finished, and the
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import random
 import signal
@@ -75,8 +77,8 @@ def _environment() -> dict[str, str]:
 def command_of(part: str, folder: Path, profile: str) -> list[str]:
     if part == "study":
         return [
-            sys.executable, "-m", "diffad_utils.cli", "study", profile, "-j", "2", "--profiles", str(REPOSITORY / "tests" / "faults"),
-            "--output", str(folder / "out"), "--state", str(folder),
+            sys.executable, "-m", "diffad_utils.cli", "study", profile, "-j", "2", "--output", str(folder / "out"), "--state", str(folder),
+            *(["--profiles", str(REPOSITORY / "tests" / "faults")] if profile == "kills" else []),
         ]  # fmt: skip
     return [sys.executable, "-c", {"training": TRAINING, "sweep": SWEEP}[part], str(folder)]
 
@@ -106,21 +108,37 @@ def run(part: str, folder: Path, profile: str, kill_after: float | None) -> tupl
             return None, time.monotonic() - start
 
 
-def check(part: str, folder: Path, kills: int, rng: random.Random, profile: str = "kills") -> list[str]:
-    """Problems found; empty is good."""
-    code, seconds = run(part, folder / "undisturbed", profile, None)
-    if code != 0:
-        return [f"{part}: the undisturbed run failed, see {folder / 'undisturbed' / 'log.txt'}"]
-    expected = {name: content for name, (_, content) in finished(part, folder / "undisturbed").items()}
+def expected_of(report: Path) -> tuple[dict[str, str], float]:
+    """What an undisturbed study left in ``reports/<profile>``: content of the results, and about how long it took."""
+    files = sorted(report.glob("*/*/*/seed-*/metrics.json"))
+    results = {f"out/{report.name}/{f.relative_to(report)}": hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    manifests = [json.loads(f.with_name("manifest.json").read_text()) for f in files]
+    longest = {}  # a notebook may leave several methods
+    for m in manifests:
+        key = m["notebook"], m["started"]
+        longest[key] = max(longest.get(key, 0), m["wall_s"])
+    return results, sum(longest.values()) / 2
+
+
+def check(part: str, folder: Path, kills: int, rng: random.Random, profile: str = "kills", report: Path | None = None) -> list[str]:
+    """Problems found; empty is good. ``report``: a finished study to compare with, instead of running one undisturbed."""
+    if report is not None and part == "study":
+        expected, seconds = expected_of(report)
+    else:
+        code, seconds = run(part, folder / "undisturbed", profile, None)
+        if code != 0:
+            return [f"{part}: the undisturbed run failed, see {folder / 'undisturbed' / 'log.txt'}"]
+        expected = {name: content for name, (_, content) in finished(part, folder / "undisturbed").items()}
     problems, place, done, before = [], folder / "disturbed", 0, {}
     for attempt in range(kills + 1):
-        limit = None if attempt == kills else rng.uniform(0.05, 0.3) * seconds  # the last attempt is left alone
+        limit = None if attempt == kills else rng.uniform(0.4, 2.4) * seconds / kills  # the last attempt is left alone
         code, _ = run(part, place, profile, limit)
         after = finished(part, place)
         done += code is None
         problems += [f"{part}: {name} was computed again after kill {attempt}" for name in before if after.get(name) != before[name]]
         problems += [f"{part}: {name} differs from the undisturbed run" for name, (_, c) in after.items() if expected.get(name) != c]
         before = after
+        print(f"{part}: attempt {attempt}, {len(after)} of {len(expected)} pieces finished", file=sys.stderr, flush=True)
         if code is not None:
             if code != 0:
                 problems.append(f"{part}: attempt {attempt} failed with exit code {code}, see {place / 'log.txt'}")
@@ -136,12 +154,13 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", default=["training", "sweep", "study"])
     parser.add_argument("--kills", type=int, default=8, help="kills of each part, at most (default 8)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--profile", default="kills", help="profile in tests/faults for the study")
+    parser.add_argument("--profile", default="kills", help="profile of the study: kills (beside this file), smoke, ...")
+    parser.add_argument("--expected", type=Path, help="report folder of that profile, finished undisturbed with this code on this machine")
     options = parser.parse_args()
     rng, problems = random.Random(options.seed), []
     with tempfile.TemporaryDirectory() as folder:
         for part in options.parts:
-            problems += check(part, Path(folder) / part, options.kills, rng, options.profile)
+            problems += check(part, Path(folder) / part, options.kills, rng, options.profile, options.expected)
         for problem in problems:
             print(problem)
         if problems:

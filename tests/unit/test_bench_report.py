@@ -56,3 +56,12 @@ def test_results_are_written_and_become_a_page(tmp_path, monkeypatch, capsys):
     page = (tmp_path / "benchmarks.html").read_text()
     assert "1 [0.9, 1.1]" in page and "0.1235" in page and "&lt;theirs&gt;" in page and "a note" in page
     assert loaded[0]["machine"]["date"] in page and "<script" not in page
+
+
+@pytest.mark.parametrize("topic", ["metrics", "knn", "sampling", "features"])
+def test_every_topic_runs(topic):
+    """With small sizes; what they call changes, and nobody would notice before the next `make bench`."""
+    command = [sys.executable, "-m", f"benchmarks.{topic}", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "ratio" in done.stdout or "exponent" in done.stdout

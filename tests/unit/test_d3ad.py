@@ -67,6 +67,18 @@ def test_both_plans_and_both_normalisations_run(name, plan, fitted, splits):
     assert not torch.allclose(ours.score, together.score)
 
 
+def test_a_latent_can_be_drawn_from_the_posterior(fitted, splits):
+    """One draw an image and seed, whatever else is in the batch; spread as the posterior says."""
+    images, keys = splits[1]["image"], splits[1]["key"]
+    detector = fitted["d3ad"].with_settings(posterior="draw")
+    drawn, mean = detector.reconstruction(images, keys), fitted["d3ad"].reconstruction(images, keys)
+    assert torch.allclose(detector.reconstruction(images[2:3], keys[2:3]).state, drawn.state[2:3], atol=1e-5)
+    vae = detector.vae_
+    with torch.inference_mode():
+        std = vae.encode(2 * images - 1).latent_dist.std * vae.config.scaling_factor
+    assert ((drawn.state - mean.state) / std).std().item() == pytest.approx(1, abs=0.1)
+
+
 def test_ddad_works_on_latents_too(splits):
     detector = KINDS["ddad"](space="latent", block_out_channels=(16, 16)).fit(splits[0])
     assert detector.predict(splits[1]["image"], splits[1]["key"]).reconstruction.shape == splits[1]["image"].shape
@@ -100,7 +112,8 @@ def test_the_training_features_are_mapped_not_read(fitted, tmp_path):
     [
         ("d3ad", {"plan": "leading"}), ("d3ad", {"noise_fraction": 1.5}), ("d3ad", {"map_weight": -0.1}), ("d3ad", {"t_max": 5}),
         ("d3ad", {"static_step": 0}), ("d3ad", {"static_step": 25, "plan": "code"}), ("d3ad", {"block_out_channels": (12,)}),
-        ("ddad", {"space": "feature"}), ("ddad", {"start_timestep": 1000}), ("ddad", {"normalisation": "test"}),
+        ("d3ad", {"posterior": "mode"}), ("d3ad", {"adaptation_loss": "pixels"}), ("ddad", {"space": "feature"}),
+        ("ddad", {"start_timestep": 1000}), ("ddad", {"normalisation": "test"}),
     ],
 )  # fmt: skip
 def test_bad_settings(name, settings):
@@ -163,12 +176,12 @@ def _pairs(images):
     return reconstruct
 
 
-@pytest.mark.parametrize("distillation_weight", [0.0, 0.1])
-def test_adaptation_brings_features_together_and_leaves_the_original(distillation_weight):
+@pytest.mark.parametrize(("loss", "distillation_weight"), [("places", 0.0), ("flattened", 0.0), ("places", 0.1)])
+def test_adaptation_brings_features_together_and_leaves_the_original(loss, distillation_weight):
     images = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     extractor = Blocks()
     before = {name: tensor.clone() for name, tensor in extractor.state_dict().items()}
-    settings = {"epochs": 2, "distillation_weight": distillation_weight, "learning_rate": 5e-4, "batch_size": 8}
+    settings = {"epochs": 2, "loss": loss, "distillation_weight": distillation_weight, "learning_rate": 5e-4, "batch_size": 8}
     adapted, log = adaptation.adapt(extractor, images, _pairs(images), **settings)
     assert all(torch.equal(before[name], tensor) for name, tensor in extractor.state_dict().items())
     assert not any(p.requires_grad for p in adapted.parameters())
