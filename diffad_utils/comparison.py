@@ -521,6 +521,17 @@ def pareto(found: pd.DataFrame, cost: str = "ms an image", quality: str = "I-AUR
     return front
 
 
+def time_by_size(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Prediction time over the side of the images, from runs that measured it (`diagnostics.time_by_size`), averaged over
+    runs: method, pixels (the side), ms an image; empty without any."""
+    rows = [
+        (record.method, int(name[len("ms_at_") : -len("px")]), value)
+        for record in records for name, value in record.manifest.get("timing", {}).items() if name.startswith("ms_at_")
+    ]  # fmt: skip
+    found = pd.DataFrame(rows, columns=["method", "pixels", "ms an image"])
+    return found.groupby(["method", "pixels"], as_index=False).mean()
+
+
 class Wall(NamedTuple):
     """The same defects for every method: keys [n], masks bool [n, H, W] or None, method -> maps float32 [n, h, w]."""
 

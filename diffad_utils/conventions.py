@@ -230,7 +230,7 @@ def study(
 
 SETTINGS = {
     "steps": "number of steps", "timesteps": "T_d", "strengths": "strength", "guidance": "guidance", "alphas": "alpha",
-    "ranks": "rank of LoRA",
+    "ranks": "rank of LoRA", "training_steps": "training step (epoch)",
     "stopping": "stopping step", "rivals": "noise level", "omegas": "omega", "sweep": "strength, guidance and steps", "alpha": "alpha",
 }  # fmt: skip
 """Names of sweeps in the runs' ``experiments`` (lists of rows with an I-AUROC) -> the setting that they vary."""

@@ -9,7 +9,9 @@ an empty mask, say) is NaN.
 
 from __future__ import annotations
 
+import copy
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ from torch import Tensor
 from diffad_utils import metrics, resampling, scoring
 from diffad_utils.bottleneck import absolute_error, masked_mean
 from diffad_utils.diffusion import EpsFn, ddim_step, image_noise
+from diffad_utils.methods.base import Detector, resize_images
 from diffad_utils.methods.img2img import Schedule
 
 # --- removal and fidelity ---------------------------------------------------------------------------------------------
@@ -379,3 +382,27 @@ def changes_of_equal_energy(images: Tensor, keys: Sequence[str], mse: float = 1e
         "contrast": centred / centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp_min(1e-6),
     }
     return {name: (images + math.sqrt(mse) * change).clamp(0, 1) for name, change in changes.items()}
+
+
+# --- cost -------------------------------------------------------------------------------------------------------------
+
+
+def time_by_size(detector: Detector, images: Tensor, sizes: Sequence[int], repeats: int = 2) -> dict[str, float]:
+    """Milliseconds an image that a fitted detector takes at other image sizes: {"ms_at_64px": ...}.
+
+    A copy of the detector with another ``image_size`` predicts images [B, 3, H, W]; what it says there means nothing, as
+    its networks saw another size in training, but they cost what they would cost. For convolutional networks. The fastest
+    of ``repeats`` turns after one that is not timed.
+    """
+    found = {}
+    for size in sizes:
+        other = copy.copy(detector)
+        other.image_size = size
+        x = resize_images(images, size)
+        turns = []
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            other.predict(x)
+            turns.append(time.perf_counter() - start)
+        found[f"ms_at_{size}px"] = 1000 * min(turns[1:]) / len(x)
+    return found

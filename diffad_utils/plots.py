@@ -391,12 +391,15 @@ def recall_chart(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def cost_growth(table: pd.DataFrame, images: Sequence[int]) -> Figure:
+def cost_growth(table: pd.DataFrame, images: Sequence[int], by_size: pd.DataFrame | None = None) -> Figure:
     """Left: seconds for training and n images, from "training s" and "ms an image", averaged over places. Right: milliseconds
-    an image against network evaluations, every run, with a line of one millisecond an evaluation to read slopes by."""
+    an image against network evaluations, every run. With ``by_size`` (`comparison.time_by_size`) a third panel: milliseconds
+    an image over the side of the images, with a dotted line that grows as the number of pixels does."""
     table = table.dropna(subset=["training s", "ms an image"])
-    styles = method_styles(table["method"])
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.9))
+    styles = method_styles([*table["method"], *([] if by_size is None else by_size["method"])])
+    sized = by_size is not None and len(by_size) > 0
+    figure, axes = plt.subplots(1, 2 + sized, figsize=(WIDTH, 3.9))
+    left, right = axes[:2]
     n = np.asarray(images, dtype=float)
     for name, part in table.groupby("method"):
         fit, each = part["training s"].mean(), part["ms an image"].mean()
@@ -406,9 +409,25 @@ def cost_growth(table: pd.DataFrame, images: Sequence[int]) -> Figure:
     right.set_xscale("symlog", linthresh=1)
     right.set_yscale("log")
     _plain_ticks(right.yaxis)
-    right.set(xlabel="network evaluations an image (0: no diffusion)", ylabel="ms an image", xlim=(-0.3, None))
+    right.set(xlabel="network evaluations an image\n(0: no diffusion)", ylabel="ms an image", xlim=(-0.3, None))
+    if sized:
+        _time_over_size(axes[2], by_size, styles)
     _legend_beside(figure, left, "method")
     return figure
+
+
+def _time_over_size(axis, by_size: pd.DataFrame, styles: Mapping[str, dict]) -> None:
+    for name, part in by_size.groupby("method"):
+        axis.plot(part["pixels"], part["ms an image"], linewidth=1.2, markersize=5, **styles[name])
+    sides = np.array(sorted(by_size["pixels"].unique()), dtype=float)
+    start = by_size.loc[by_size["pixels"] == sides[0], "ms an image"].min()
+    axis.plot(sides, start * (sides / sides[0]) ** 2, linestyle=":", color="grey", linewidth=1)
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xticks(sides, [f"{side:g}" for side in sides])
+    axis.minorticks_off()
+    _plain_ticks(axis.yaxis)
+    axis.set(xlabel="side of the image, pixels\n(dotted: as the pixels grow)", ylabel="ms an image")
 
 
 def critical_differences(average: pd.Series, p_values: pd.DataFrame) -> Figure:

@@ -169,7 +169,10 @@ def single_file_configs(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict
 
 def _freeze(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     # not diffusers' own `to`, which warns of half precision whether or not there is anything to warn of
-    return nn.Module.to(model.requires_grad_(False).eval(), device, dtype)
+    model = nn.Module.to(model.requires_grad_(False).eval(), device, dtype)
+    if isinstance(model, (AutoencoderKL, AutoencoderTiny)):  # convolutions over large maps: faster with channels last
+        model.to(memory_format=torch.channels_last)
+    return model
 
 
 def _from_folder(folder: Path) -> dict[str, nn.Module | CLIPTokenizer | DDIMScheduler]:

@@ -47,7 +47,8 @@ def recorded(root, method: str, strength: float, category="carpet", seed=0, mask
         from diffad_utils.diagnostics import reconstruction_metrics
 
         values |= reconstruction_metrics(prediction.reconstruction, batch)
-    run.record(prediction, batch, values, maps=masks, timing={"fit_s": 2.0, "ms_per_image": 5.0 * (1 + len(method))}, **more)
+    timing = {"fit_s": 2.0, "ms_per_image": 5.0 * (1 + len(method)), "ms_at_64px": 4.0, "ms_at_128px": 9.0}
+    run.record(prediction, batch, values, maps=masks, timing=timing, **more)
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +216,12 @@ def test_pareto(measured):
     front = comparison.pareto(table)
     names = set(table["method"][front])
     assert "invad" in names and "anomalib:padim" not in names  # dearer than the floor's, and worse than invad
+
+
+def test_time_by_size(root):
+    found = comparison.time_by_size(study.load_runs(root))
+    assert found.query("method == 'invad'")[["pixels", "ms an image"]].to_numpy().tolist() == [[64, 4], [128, 9]] and len(found) == 6
+    assert comparison.time_by_size([]).empty
 
 
 def test_wall(root):

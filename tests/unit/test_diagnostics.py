@@ -315,3 +315,21 @@ def test_changes_of_equal_energy():
     assert cast.std(dim=(2, 3)).max() < 1e-5 and cast.mean(dim=(2, 3)).abs().amax(dim=1).min() > 0.03
     alone = dg.changes_of_equal_energy(images[2:3], keys[2:3], mse=1e-3)
     assert torch.equal(alone["spot"], changed["spot"][2:3])
+
+
+# -- cost --------------------------------------------------------------------------------------------------------------
+
+
+def test_time_by_size_predicts_copies_of_the_detector_at_each_size():
+    seen = []
+
+    class Sized:
+        image_size = 16
+
+        def predict(self, images):
+            seen.append((self.image_size, tuple(images.shape)))
+
+    detector = Sized()
+    times = dg.time_by_size(detector, torch.rand(3, 3, 16, 16), [8, 32], repeats=1)
+    assert set(times) == {"ms_at_8px", "ms_at_32px"} and min(times.values()) >= 0 and detector.image_size == 16
+    assert seen == [(8, (3, 3, 8, 8))] * 2 + [(32, (3, 3, 32, 32))] * 2

@@ -138,6 +138,7 @@ def test_difference_matrix_marks_what_is_unclear():
     [
         lambda: plots.recall_chart(METHODS),
         lambda: plots.cost_growth(METHODS, [1, 100]),
+        lambda: plots.cost_growth(METHODS, [1, 100], pd.DataFrame({"method": ["x", "x"], "pixels": [64, 128], "ms an image": [3.0, 11.0]})),
         lambda: plots.range_chart(pd.DataFrame({"name": ["m", "n"], "low": [0.5, 0.6], "high": [0.7, 0.8]}), "name", "low", "high", "published"),
         lambda: plots.critical_differences(
             pd.Series({"x": 1.2, "y": 2.0, "z": 2.8}),
