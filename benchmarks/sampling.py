@@ -171,11 +171,15 @@ def invad_throughput(options) -> dict:
     count, batch = (4, 2) if options.quick else (32, 8)
     features = torch.randn(count, CHANNELS, 16, 16)
     ours, short = invad(options.device, batch), invad(options.device, batch, inference_precision="bf16")
+    compiled, short_compiled = (invad(options.device, batch, inference_precision=name).compile() for name in ("fp32", "bf16"))
     bound = {
         "plain loop, fp32": lambda: plain_inversion(ours.denoiser_, ours.schedule, features, 3, batch, options.device),
         "ours, fp32": lambda: ours.invert(features),
+        "ours, fp32, compiled": lambda: compiled.invert(features),
         "ours, bf16": lambda: short.invert(features),
+        "ours, bf16, compiled": lambda: short_compiled.invert(features),
     }
+    compiled.invert(features), short_compiled.invert(features)  # compiling is not what is measured
     if options.device.startswith("cuda"):
         x = features[:batch].cuda()
         eps_fn = diffusion.in_precision(lambda x, t: ours.denoiser_(x, t), torch.bfloat16)
@@ -198,12 +202,12 @@ def invad_throughput(options) -> dict:
 # --- 3. D3AD ----------------------------------------------------------------------------------------------------------
 
 
-def fitted_d3ad(device: str, train_images: int):
+def fitted_d3ad(device: str, quick: bool):
+    """A detector fitted on a whole category of the textures, and its test images."""
     index = data.load_index("textures", category="leather")
-    train = data.ImageDataset(index[index["split"] == "train"].iloc[:train_images], size=128)
-    images = data.load_batch(data.ImageDataset(index[index["split"] == "test"], size=128))["image"]
+    train, test = (data.ImageDataset(index[index["split"] == split].iloc[: 12 if quick else None], size=128) for split in ("train", "test"))
     detector = METHODS["d3ad"](device=device, train_steps=2, warmup_steps=1, adaptation_epochs=0, k=5)
-    return detector.fit(train), images
+    return detector.fit(train), data.load_batch(test)["image"]
 
 
 def image_by_image(detector, vae, images: torch.Tensor) -> torch.Tensor:
@@ -242,10 +246,9 @@ def diffusion_map(detector, residual: torch.Tensor, feature: torch.Tensor) -> to
 
 
 def d3ad_throughput(options) -> dict:
-    detector, images = fitted_d3ad(options.device, 12 if options.quick else 60)
-    images = images[:4] if options.quick else images[:48]
+    detector, images = fitted_d3ad(options.device, options.quick)
     vae = load_vae("sd-mini", device=options.device, allow_mini=True).to(memory_format=torch.contiguous_format)
-    bound = {"image by image": lambda: image_by_image(detector, vae, images), "ours": lambda: detector.predict(images).score}
+    bound = {"image by image": lambda: image_by_image(detector, vae, images), "ours": lambda: torch.cat([detector.predict(part).score for part in images.split(detector.batch_size)])}
     rows, values = harness.interleave(bound, options.repeats or 3, device=options.device)
     which = "wall_s" if options.device != "cpu" else "cpu_s"
     for row in rows:

@@ -19,7 +19,7 @@ from torch import Tensor
 from diffad_utils import bottleneck, metrics
 from diffad_utils.diagnostics import mean_where, removal_and_drift
 from diffad_utils.diffusion import NoiseSchedule, add_noise, image_noise
-from diffad_utils.methods.clip_detectors import clip_features, cosine_distance
+from diffad_utils.methods.clip_detectors import clip_features_of_both, cosine_distance
 from diffad_utils.methods.img2img import Img2ImgEngine
 from diffad_utils.models.clip import Clip
 
@@ -151,7 +151,7 @@ def _measures(x_hat: Tensor, batch: dict, clip: Clip | None, features) -> dict[s
     values = {"PSNR": quality["psnr"], "SSIM": quality["ssim"], "MSE": quality["mse"]}
     values = {name: torch.as_tensor(value) for name, value in values.items()}
     if clip is not None:
-        image, other = (clip_features(clip, images).image for images in (x, x_hat))
+        image, other = (f.image for f in clip_features_of_both(clip, x, x_hat))
         values["CLIP similarity"] = 1 - cosine_distance(image, other)
     known = torch.where((batch["label"] == 0) | mask.any(dim=(1, 2)), 1.0, torch.nan)  # where outside is
     colour = colour_changes(x, x_hat, ~mask)

@@ -175,6 +175,18 @@ class Detector(ABC):
         """The networks that a prediction runs through, once they are there; their weights are counted in the manifest."""
         return [value for value in vars(self).values() if isinstance(value, torch.nn.Module)]
 
+    def compile(self, **options: Any) -> Self:
+        """Run the networks through ``torch.compile`` from now on; scores agree up to rounding.
+
+        ``options`` are ``torch.compile``'s: ``mode="reduce-overhead"`` also records CUDA graphs. Worth it for many images:
+        the first batch of each shape takes up to minutes. On a CPU it needs a C++ compiler.
+        """
+        for network in self.networks():
+            halves = [network.encoder, network.decoder] if hasattr(network, "decoder") else [network]  # an autoencoder is called by halves
+            for part in halves:
+                part.compile(**options)
+        return self
+
     def _require_fitted(self, attribute: str) -> None:
         if not hasattr(self, attribute):
             raise RuntimeError(f"{type(self).__name__} is not fitted: call fit(train_dataset) or load(folder) first")

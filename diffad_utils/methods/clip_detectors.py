@@ -89,6 +89,12 @@ def clip_features(clip: Clip, images: Tensor) -> ClipFeatures:
     return ClipFeatures(*(F.normalize(f.float(), dim=1).cpu() for f in features))
 
 
+def clip_features_of_both(clip: Clip, x: Tensor, x_hat: Tensor) -> tuple[ClipFeatures, ClipFeatures]:
+    """`clip_features` of images and of their reconstructions, both [B, 3, H, W], in one pass."""
+    image, patches = (f.chunk(2) for f in clip_features(clip, torch.cat([x, x_hat])))
+    return ClipFeatures(image[0], patches[0]), ClipFeatures(image[1], patches[1])
+
+
 @torch.inference_mode()
 def dense_features(clip: Clip, images: Tensor) -> Tensor | None:
     """Unit features of patches in the space of texts, float32 [B, D, h, w] on the CPU; None for other than open_clip's

@@ -349,7 +349,8 @@ class ScoreMatchingDetector(Detector):
 
     def _maps(self, x0: Tensor, x_hat: Tensor, decoded: Tensor) -> dict[str, Tensor]:
         size = (self.image_size, self.image_size)
-        features, others = (self.backbone_(images.to(self.torch_device)) for images in (self.decode(x0), decoded))
+        both = self.backbone_(torch.cat([self.decode(x0), decoded]).to(self.torch_device))  # images and reconstructions in one pass
+        features, others = zip(*(block.chunk(2) for block in both), strict=True)
         small = {"re": residual_map(x0, x_hat)} | self._variance_maps(x0, x_hat)
         return {"cos": cosine_map(features, others, size).cpu()} | {k: scoring.upsample_map(v, size) for k, v in small.items()}
 

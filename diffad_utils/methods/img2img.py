@@ -44,7 +44,7 @@ from diffad_utils.methods.base import Detector, Prediction, batches, check_image
 from diffad_utils.methods.clip_detectors import (
     ClipFeatures,
     categories_of,
-    clip_features,
+    clip_features_of_both,
     cosine_distance,
     fill_prompt,
     load_clip_for,
@@ -449,7 +449,7 @@ class Img2Img(Detector):
         """Parts [B] and maps [B, image_size, image_size] of the score, and the reconstruction at ``image_size``."""
         x = resize_images(images.float(), self.image_size)
         x_hat = self.reconstruct(x, keys)
-        features = (clip_features(self.clip_, x), clip_features(self.clip_, x_hat)) if self.clip_ else None
+        features = clip_features_of_both(self.clip_, x, x_hat) if self.clip_ else None
         parts, maps = residual_parts(x, x_hat, features)
         return parts, {name: scoring.upsample_map(values, x.shape[-2:]) for name, values in maps.items()}, x_hat
 

@@ -1,9 +1,13 @@
 """What is particular to trivial and InvAD; what all methods share is in test_contract.py."""
 
+import copy
 import json
+import shutil
 
 import pytest
 import torch
+
+from tiny_models import write_clip, write_stable_diffusion
 
 from diffad_utils import data
 from diffad_utils.methods import METHODS, Prediction
@@ -28,6 +32,27 @@ def test_predict_dataset_joins_batches(fitted, splits):
     assert torch.allclose(joined.score, detector.predict(data.load_batch(dataset)["image"]).score, atol=1e-4)
     with pytest.raises(ValueError, match="empty"):
         Prediction.concatenate([])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_networks_give_the_same_scores(fitted, splits):
+    compiled = copy.deepcopy(fitted["invad"])
+    assert compiled.compile() is compiled
+    found, expected = (detector.predict(splits[1]["image"]) for detector in (compiled, fitted["invad"]))
+    assert torch.allclose(found.score, expected.score, rtol=1e-4, atol=1e-5)
+
+
+def test_compile_reaches_both_halves_of_the_autoencoder(splits, tmp_path):
+    weights, clip = str(write_stable_diffusion(tmp_path / "sd")), str(write_clip(tmp_path / "clip"))
+    detector = METHODS["img2img"](weights=weights, clip=clip, image_size=64, device="cpu", num_inference_steps=4, strength=0.5, calibration_images=2)
+    expected, calls = detector.fit(splits[0]).predict(splits[1]["image"]).reconstruction, []
+
+    def backend(graph, inputs):
+        calls.append(graph)
+        return graph.forward
+
+    found = detector.compile(backend=backend, dynamic=False).predict(splits[1]["image"]).reconstruction
+    assert torch.allclose(found, expected, atol=1e-5) and len(calls) >= 3  # encoder, UNet, decoder
 
 
 # -- trivial -----------------------------------------------------------------------------------------------------------
