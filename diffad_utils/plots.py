@@ -60,6 +60,8 @@ def labelled_rows(
     maps = [values for values in rows.values() if values.ndim == 3 and values.is_floating_point()]
     shared = {"vmin": min(float(m.min()) for m in maps), "vmax": max(float(m.max()) for m in maps)} if shared_scale and maps else None
     figure, axes = plt.subplots(len(rows), n, figsize=(1.0 + side * n, side * len(rows) + 0.3), squeeze=False)
+    longest = max((len(line) for title in columns or () for line in title.split("\n")), default=1)
+    title_size = min(8.0, 0.85 * side * 72 / (0.6 * longest))  # a letter is about 0.6 as wide as it is high
     for r, (name, values) in enumerate(rows.items()):
         is_map = values.ndim == 3 and values.is_floating_point()
         limits = (shared or {"vmin": float(values.min()), "vmax": float(values.max())}) if is_map else {}
@@ -75,7 +77,7 @@ def labelled_rows(
                 upright = {"rotation": 0, "ha": "right", "va": "center"} if side < 1 else {}
                 axis.set_ylabel(textwrap.fill(name, 18), fontsize=8, **upright)  # a prompt is longer than its row is high
             if r == 0 and columns is not None:
-                axis.set_title(columns[c], fontsize=8)
+                axis.set_title(columns[c], fontsize=title_size)
         if is_map:
             figure.colorbar(picture, ax=axes[r, :], shrink=0.9, pad=0.01).ax.tick_params(labelsize=7)
     return figure
@@ -275,17 +277,21 @@ def panels_with_intervals(
 def intervals_chart(
     table: pd.DataFrame, label: str, value: str, low: str, high: str, xlabel: str, group: str, reference: float = 0.5
 ) -> Figure:
-    """Points with intervals, one row a ``label``, one panel a ``group``, on one axis, and a dotted line at ``reference``."""
+    """Points with intervals, one row a ``label``, one panel a ``group``, two beside each other, on one axis, and a dotted line at ``reference``."""
     groups = list(dict.fromkeys(table[group]))
-    height = 0.9 + 0.32 * max(table.groupby(group).size())
-    figure, axes = plt.subplots(1, len(groups), figsize=(WIDTH, height), sharex=True, squeeze=False)
-    for axis, name in zip(axes[0], groups, strict=True):
+    columns = min(2, len(groups))
+    rows = [groups[i : i + columns] for i in range(0, len(groups), columns)]
+    heights = [0.8 + 0.24 * max((table[group] == name).sum() for name in row) for row in rows]
+    figure, axes = plt.subplots(len(rows), columns, figsize=(WIDTH, sum(heights)), sharex=True, squeeze=False, height_ratios=heights)
+    for axis, name in zip(axes.flat, groups, strict=False):
         part = table[table[group] == name].iloc[::-1]
         error = np.stack([part[value] - part[low], part[high] - part[value]]).clip(0)
         axis.errorbar(part[value], part[label], xerr=error, fmt="o", color=NORMAL, ecolor=NORMAL, capsize=3)
         axis.axvline(reference, color="grey", linestyle=":", linewidth=1)
-        axis.set(xlabel=xlabel, title=name)
-        axis.margins(y=0.25)
+        axis.set(xlabel=xlabel, title=name, ylim=(-0.8, len(part) - 0.2))
+        axis.xaxis.set_tick_params(labelbottom=True)
+    for axis in axes.flat[len(groups) :]:
+        axis.axis("off")
     return figure
 
 
@@ -424,7 +430,8 @@ def _time_over_size(axis, by_size: pd.DataFrame, styles: Mapping[str, dict]) -> 
     axis.plot(sides, start * (sides / sides[0]) ** 2, linestyle=":", color="grey", linewidth=1)
     axis.set_xscale("log")
     axis.set_yscale("log")
-    axis.set_xticks(sides, [f"{side:g}" for side in sides])
+    marked = [side for i, side in enumerate(sides) if i in (0, len(sides) - 1) or sides[-1] / side > 1.5]  # others would overlap the last
+    axis.set_xticks(marked, [f"{side:g}" for side in marked])
     axis.minorticks_off()
     _plain_ticks(axis.yaxis)
     axis.set(xlabel="side of the image, pixels\n(dotted: as the pixels grow)", ylabel="ms an image")
