@@ -1064,12 +1064,19 @@ def load_run(folder: str | Path) -> RunRecord:
 
 
 def unfinished_runs(profile_folder: str | Path) -> list[str]:
-    """Run folders without ``metrics.json``, as ``dataset/category/method/seed-<n>``: interrupted, failed, or still running."""
-    root = Path(profile_folder)
-    folders = [path for path in root.glob("*/*/*/*seed-*") if path.is_dir() and not (path / "metrics.json").is_file()]
+    """Run folders without ``metrics.json``, as ``dataset/category/method/seed-<n>``: interrupted, failed, or still running.
+
+    What a killed run left behind no longer counts once the run has been finished by another attempt.
+    """
+    root, names = Path(profile_folder), set()
     partial = re.compile(r"^\.(seed-\d+)\.partial-.*$")
-    names = {path.relative_to(root).with_name(partial.sub(r"\1", path.name)).as_posix() for path in folders
-             if not any(part.startswith(".") for part in path.relative_to(root).parts[:-1])}  # fmt: skip
+    for folder in root.glob("*/*/*/*seed-*"):
+        run = folder.with_name(partial.sub(r"\1", folder.name))
+        hidden = any(part.startswith(".") for part in run.relative_to(root).parts[:-1])
+        finished = run / "metrics.json"
+        superseded = finished.is_file() and (folder == run or folder.stat().st_mtime <= finished.stat().st_mtime)
+        if folder.is_dir() and not hidden and not superseded:
+            names.add(run.relative_to(root).as_posix())
     return sorted(names)
 
 

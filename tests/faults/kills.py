@@ -85,8 +85,9 @@ def command_of(part: str, folder: Path, profile: str) -> list[str]:
 
 def finished(part: str, folder: Path) -> dict[str, tuple[int, str]]:
     """Finished pieces of work: name -> (time of writing, SHA-256)."""
-    patterns = {"training": "result.safetensors", "sweep": "sweep/*.safetensors", "study": "out/*/*/*/*/seed-*/metrics.json"}
-    files = sorted(folder.glob(patterns[part]))
+    patterns = {"training": ["result.safetensors"], "sweep": ["sweep/*.safetensors"],
+                "study": ["out/*/*/*/*/seed-*/metrics.json", "out/*/comparison/metrics.json"]}  # fmt: skip
+    files = sorted(file for pattern in patterns[part] for file in folder.glob(pattern))
     return {str(f.relative_to(folder)): (f.stat().st_mtime_ns, hashlib.sha256(f.read_bytes()).hexdigest()) for f in files}
 
 
@@ -110,7 +111,7 @@ def run(part: str, folder: Path, profile: str, kill_after: float | None) -> tupl
 
 def expected_of(report: Path) -> tuple[dict[str, str], float]:
     """What an undisturbed study left in ``reports/<profile>``: content of the results, and about how long it took."""
-    files = sorted(report.glob("*/*/*/seed-*/metrics.json"))
+    files = sorted([*report.glob("*/*/*/seed-*/metrics.json"), *report.glob("comparison/metrics.json")])
     results = {f"out/{report.name}/{f.relative_to(report)}": hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
     manifests = [json.loads(f.with_name("manifest.json").read_text()) for f in files]
     longest = {}  # a notebook may leave several methods

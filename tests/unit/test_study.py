@@ -1,6 +1,7 @@
 """Parameters, run folders and result files."""
 
 import json
+import os
 import types
 
 import matplotlib.pyplot as plt
@@ -233,6 +234,16 @@ class TestRecord:
         (run.folder.parent / "seed-1").mkdir()
         assert study.unfinished_runs(tmp_path / "smoke") == ["textures/carpet/esm/seed-0", "textures/carpet/invad/seed-1"]
         assert len(study.load_runs(tmp_path / "smoke")) == 1
+
+    def test_what_a_killed_attempt_left_is_not_listed_once_the_run_is_finished(self, tmp_path):
+        left = tmp_path / "smoke/textures/carpet/invad/.seed-0.partial-abc"
+        left.mkdir(parents=True)
+        assert study.unfinished_runs(tmp_path / "smoke") == ["textures/carpet/invad/seed-0"]
+        run = self.record(tmp_path)
+        assert study.unfinished_runs(tmp_path / "smoke") == []
+        later = run.folder.stat().st_mtime + 60
+        os.utime(left, (later, later))  # a rerun that is not done
+        assert study.unfinished_runs(tmp_path / "smoke") == ["textures/carpet/invad/seed-0"]
 
     def test_record_once(self, tmp_path):
         run = self.record(tmp_path)
