@@ -35,7 +35,7 @@ test-slurm: $(READY) ## run a grid on a one-machine SLURM cluster (Debian, root:
 	DIFFAD_SLURM=1 $(PY) -m pytest tests/slurm
 
 lab: $(READY) ## open JupyterLab on the notebooks
-	$(PY) -m jupyterlab notebooks
+	$(PY) -m jupyterlab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 notebooks: $(READY) ## re-execute the committed notebooks (not 00) in place, with outputs
 	$(PY) -m diffad_utils.cli notebooks $(notdir $(basename $(NOTEBOOKS))) --threads 1
