@@ -77,10 +77,14 @@ def own_neighbours(train: np.ndarray, normal: np.ndarray, k: int = 5, nominal: f
 
     train [N, D], normal [M, D] : features. A training image's score is its mean distance to its k nearest training
     images. Counting itself, at distance 0, makes it look more normal than any unseen image can; the threshold is the
-    ``1 - nominal`` quantile of these scores.
+    ``1 - nominal`` quantile of these scores. With N <= k training images all the others are the neighbours.
+    ``ValueError`` for fewer than two.
     """
     from diffad_utils import kernels
 
+    if len(train) < 2:
+        raise ValueError(f"own_neighbours needs two training images or more, got {len(train)}")
+    k = min(k, len(train) - 1)
     train, normal = (torch.as_tensor(np.asarray(values, dtype=np.float32)) for values in (train, normal))
     nearest = kernels.knn(train, train, k + 1)[0]
     unseen = kernels.knn(normal, train, k)[0].mean(dim=1)

@@ -49,6 +49,13 @@ def test_choosing_on_the_test_set_is_optimistic_where_nothing_can_be_found():
     assert name == "right" and abs(reported - honest) < 0.02
 
 
+def test_own_neighbours_of_a_few_images():
+    few = np.random.default_rng(0).normal(size=(5, 8))
+    assert cv.own_neighbours(few, few + 10) == cv.own_neighbours(few, few + 10, k=4) == (1.0, 1.0)
+    with pytest.raises(ValueError, match="two training images or more, got 1"):
+        cv.own_neighbours(few[:1], few)
+
+
 def test_own_neighbours_raise_false_alarms():
     generator = np.random.default_rng(0)
     without, with_itself = cv.own_neighbours(generator.normal(size=(200, 8)), generator.normal(size=(200, 8)))
