@@ -1,6 +1,7 @@
 """What the README shows works as it stands: its example of a method keeps the contract, its links and commands exist."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,3 +53,10 @@ def test_commands_exist(command):
     with pytest.raises(SystemExit) as stop:
         cli.main([*command.split(), "--help"])
     assert stop.value.code == 0, command
+
+
+def test_the_costs_are_those_that_the_script_computes_from_the_shipped_report():
+    command = [sys.executable, ROOT / "workflow" / "cost.py", ROOT / "reports" / "smoke"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rows = re.findall(r"^\| (?:workers|1|8|32) \|.*$", found, flags=re.M)
+    assert len(rows) == 4 and all(row in README for row in rows), found
