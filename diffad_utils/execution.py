@@ -399,8 +399,15 @@ def _published(executed: Path, notebook: Path) -> str:
     for cell in content["cells"]:
         for key in ("papermill", "execution"):
             cell["metadata"].pop(key, None)
+        _drop_progress_bars(cell)
     text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     return text.replace(str(study.repository()), ".").replace(str(Path.home()), "~")
+
+
+def _drop_progress_bars(cell: dict) -> None:
+    """Take out what progress bars drew over and over, which a saved notebook shows line below line."""
+    if "outputs" in cell:
+        cell["outputs"] = [output for output in cell["outputs"] if output.get("name") != "stderr" or "\r" not in "".join(output["text"])]
 
 
 def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT_MINUTES) -> None:
@@ -436,6 +443,8 @@ def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT
                 raise RunFailed(f"{path.name}, {progress.position}: {error}") from error
             finally:
                 progress.stop()
+            for cell in content.cells:
+                _drop_progress_bars(cell)
             study.write_atomically(path, nbformat.writes(content) + "\n")
             progress.say("saved")
 

@@ -251,3 +251,12 @@ def test_the_repositorys_profiles_expand():
     for profile in execution.profile_names():
         plan = execution.load_plan(profile)
         assert plan.runs and plan.runs[-1].joins
+
+
+def test_saved_notebooks_have_no_progress_bars(tmp_path):
+    stream = lambda name, text: {"output_type": "stream", "name": name, "text": [text]}
+    outputs = [stream("stderr", "\rtraining:  10%"), stream("stderr", "a warning"), stream("stdout", "kept")]
+    cell = {"cell_type": "code", "metadata": {}, "source": [], "outputs": outputs}
+    (tmp_path / "run.ipynb").write_text(json.dumps({"cells": [cell], "metadata": {}}))
+    text = execution._published(tmp_path / "run.ipynb", Path("07_invad.ipynb"))
+    assert json.loads(text)["cells"][0]["outputs"] == outputs[1:]
