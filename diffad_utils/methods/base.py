@@ -178,6 +178,7 @@ class Detector(ABC):
     def compile(self, **options: Any) -> Self:
         """Run the networks through ``torch.compile`` from now on; scores agree up to rounding.
 
+        What a method calls by another name than ``forward`` (the variance alone of ESM-sigma, CLIP's features) stays as it is.
         ``options`` are ``torch.compile``'s: ``mode="reduce-overhead"`` also records CUDA graphs. Worth it for many images:
         the first batch of each shape takes up to minutes. On a CPU it needs a C++ compiler.
         """
