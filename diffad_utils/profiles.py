@@ -9,7 +9,7 @@ A profile (``workflow/profiles/<name>.yaml``) has one section a notebook::
     07_invad:
       grid:
         - {dataset: elpv, category: mono}
-        - {dataset: textures, category: [carpet, grid]}
+        - {dataset: textures, category: [carpet, grid], parameters: {epochs: 10}} # for these only
       parameters: {epochs: 20}
     08_comparison: {}      # joins all runs: once, after all the others
 
@@ -147,22 +147,29 @@ def _count(where: str, key: str, value, least: int = 1) -> int:
     return value
 
 
-def _places(where: str, section: dict, joins: bool) -> list[dict]:
-    """The dataset/category pairs of a section; a joining notebook has the one empty pair."""
+def _parameters(where: str, section: dict) -> dict:
+    parameters = section.get("parameters")
+    if not isinstance(parameters, dict | None):
+        raise ProfileError(f"{where}: `parameters` is {parameters!r}, expected names with values, like {{seed: 1}}")
+    return parameters or {}
+
+
+def _places(where: str, section: dict, joins: bool) -> list[tuple[dict, dict]]:
+    """The dataset/category pairs of a section, each with parameters of its own; a joining notebook has the one empty pair."""
     grid = section.get("grid")
     if joins:
         if grid is not None:
             raise ProfileError(f"{where}: this notebook joins all runs and takes no `grid`")
-        return [{}]
+        return [({}, {})]
     if not isinstance(grid, list) or not grid:
         raise ProfileError(f"{where}: `grid` must list {{dataset: ..., category: ...}} entries")
     places = []
     for i, entry in enumerate(grid):
-        entry = _check_keys(f"{where}: grid[{i}]", entry, ("dataset", "category"))
-        if set(entry) != {"dataset", "category"}:
+        entry = _check_keys(f"{where}: grid[{i}]", entry, ("dataset", "category", "parameters"))
+        if not {"dataset", "category"} <= set(entry):
             raise ProfileError(f"{where}: grid[{i}] needs both dataset and category, got {entry}")
         categories = entry["category"] if isinstance(entry["category"], list) else [entry["category"]]
-        places += [{"dataset": entry["dataset"], "category": category} for category in categories]
+        places += [({"dataset": entry["dataset"], "category": category}, _parameters(f"{where}: grid[{i}]", entry)) for category in categories]
     return places
 
 
@@ -272,16 +279,16 @@ def _section_runs(file: str, profile: str, notebook: Path, section, defaults: di
         raise ProfileError(str(error)) from error
     common = {"profile": profile} | ({"output_root": str(Path(output_root).resolve())} if output_root else {})
     # a default applies to the notebooks that have the parameter; a section's own must be known
-    shared = {name: value for name, value in (defaults.get("parameters") or {}).items() if name in own}
+    shared = {name: value for name, value in _parameters(f"{file}: defaults", defaults).items() if name in own}
     seeds = section.get("seed", defaults.get("seed", [0]))
     seeds = seeds if isinstance(seeds, list) else [seeds]
     resources = {
         key: _count(where, key, section.get(key, defaults.get(key, usual)), least) for key, (usual, least) in RESOURCES.items()
     }
     runs = []
-    for place in _places(where, section, joins):
+    for place, of_place in _places(where, section, joins):
         for seed in seeds[:1] if joins else seeds:
-            parameters = shared | (section.get("parameters") or {}) | common | place | {"seed": seed}
+            parameters = shared | _parameters(where, section) | of_place | common | place | {"seed": seed}
             try:
                 study.check_parameters(where, parameters, own)
             except study.ParameterError as error:

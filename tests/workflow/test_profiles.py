@@ -56,6 +56,13 @@ def test_a_profile_by_path_says_only_what_differs(place):
     assert run.parameters["profile"] == "mine"
 
 
+def test_a_place_of_the_grid_has_parameters_of_its_own(place):
+    grid = [GRID[0] | {"category": "carpet"}, GRID[0] | {"category": "grid", "parameters": {"learning_rate": 0.2}}]
+    made = plan(place, own(place, {"07_invad": {"grid": grid, "parameters": {"learning_rate": 0.1}}}))
+    assert [(run.name, run.parameters["learning_rate"]) for run in made.runs] == [
+        ("07_invad/textures/carpet/seed-0", 0.1), ("07_invad/textures/grid/seed-0", 0.2)]  # fmt: skip
+
+
 def test_a_profile_extends_another_file_beside_it(place):
     own(place, {"extends": "base", "defaults": {"seed": [1]}}, "first.yaml")
     made = plan(place, own(place, {"extends": "first.yaml", "01_data": {"memory_mb": 200}}))
