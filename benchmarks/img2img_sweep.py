@@ -32,6 +32,7 @@ from torchvision.transforms.functional import to_pil_image
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from diffad_utils import sweep
+from diffad_utils.diffusion import PRECISIONS
 from diffad_utils.methods.img2img import Img2ImgEngine, Setting
 from diffad_utils.models.stable_diffusion import SCHEDULE, clip_tokenizer, load_pipeline
 from diffad_utils.training import pick_device
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="cores for either side; default: torch's")
     parser.add_argument("--peer-slicing", action="store_true", help="attention slicing for the peer")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of the engine's networks; default: as the peer's, fp16 on a GPU and fp32 else")
     parser.add_argument("--compile", action="store_true", help="torch.compile for the engine's UNet")
     parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN time its algorithms, for both sides")
     arguments = parser.parse_args()
@@ -125,12 +127,14 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     torch.backends.cudnn.benchmark = arguments.cudnn_benchmark
 
-    def load() -> StableDiffusionImg2ImgPipeline:
-        if arguments.random_sd15:
-            return random_sd15(device, torch.float16 if device.type == "cuda" else torch.float32)
-        return load_pipeline(arguments.weights, device=str(device))
+    usual = "fp16" if device.type == "cuda" else "fp32"
 
-    peer, engine = load(), Img2ImgEngine(load(), arguments.batch_size)
+    def load(precision: str) -> StableDiffusionImg2ImgPipeline:
+        if arguments.random_sd15:
+            return random_sd15(device, PRECISIONS[precision])
+        return load_pipeline(arguments.weights, device=str(device), dtype=PRECISIONS[precision])
+
+    peer, engine = load(usual), Img2ImgEngine(load(arguments.precision or usual), arguments.batch_size)
     if arguments.peer_slicing:
         peer.enable_attention_slicing()
     if arguments.compile:

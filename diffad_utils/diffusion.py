@@ -227,6 +227,21 @@ def _spreads(alpha_from: Tensor, alpha_to: Tensor, like: Tensor, eta: float) -> 
     return stacked.reshape(*stacked.shape, *[1] * (like.ndim - 1)).to(like.device, like.dtype)
 
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What a detector's ``inference_precision`` may be."""
+
+
+def check_precision(precision: str) -> None:
+    """Raise ``ValueError`` for a precision that is none of `PRECISIONS`."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"inference_precision must be one of {list(PRECISIONS)}, got {precision!r}")
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Networks that are called inside run in this one of `PRECISIONS`; fp32 changes nothing."""
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
+
+
 def in_precision(eps_fn: EpsFn, dtype: torch.dtype) -> EpsFn:
     """``eps_fn`` with its network in autocast to ``dtype`` (bfloat16, float16); the state, and so the result, stays as it was."""
 

@@ -36,7 +36,7 @@ from torch.utils.data import Subset
 from diffad_utils import adaptation, bottleneck, scoring
 from diffad_utils.conditioning import PLANS, denoising_plan, scaled_start
 from diffad_utils.data import ImageDataset
-from diffad_utils.diffusion import NoiseSchedule, add_noise, ddim_sample, image_noise
+from diffad_utils.diffusion import NoiseSchedule, add_noise, autocast, check_precision, ddim_sample, image_noise
 from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, resize_images
 from diffad_utils.methods.reconstruction import SMOOTHING
 from diffad_utils.models.backbones import load_backbone
@@ -69,6 +69,12 @@ class Maps(NamedTuple):
     residual: Tensor
     feature: Tensor
 
+    def rows(self, chosen: Sequence[int]) -> Maps:
+        """Those of some of the images."""
+        of = {name: value if value is None else value[chosen] for name, value in self.reconstruction._asdict().items() if name != "features"}
+        features = [block[chosen] for block in self.reconstruction.features]
+        return Maps(Reconstruction(**of, features=features), self.residual[chosen], self.feature[chosen])
+
 
 @dataclass(kw_only=True)
 class ConditionedDiffusion(Detector):
@@ -97,6 +103,8 @@ class ConditionedDiffusion(Detector):
         depends on what else is predicted with it).
     adaptation_epochs, adaptation_loss, distillation_weight, adaptation_rate : see `adaptation.adapt`.
     holdout_fraction : share of the training images held out for the constants of the maps.
+    inference_precision : of all networks outside training, the constants of the maps included, "fp32", "bf16" or "fp16"
+        (autocast; the state stays float32).
 
     Prediction: score = maximum of the anomaly map; parts ``residual`` and ``features``, the maxima of the two smoothed
     maps, and ``step``. nfe = ``num_steps``, the most an image takes.
@@ -132,6 +140,7 @@ class ConditionedDiffusion(Detector):
     distillation_weight: float = 0.0
     adaptation_rate: float = 1e-4
     holdout_fraction: float = 0.1
+    inference_precision: str = "fp32"
 
     RETRAINS: ClassVar[frozenset[str]] = frozenset(
         "image_size seed device space vae backbone strides allow_mini block_out_channels layers_per_block beta_start beta_end "
@@ -141,6 +150,7 @@ class ConditionedDiffusion(Detector):
     """Fields that `with_settings` cannot change, because they need another training."""
 
     def __post_init__(self) -> None:
+        check_precision(self.inference_precision)
         for name, known in OPTIONS.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
@@ -218,7 +228,7 @@ class ConditionedDiffusion(Detector):
         adapts_anew = any(name.startswith(("adaptation", "distillation")) for name in changes)
         if adapts_anew:
             other._adapt()
-        other._fit_steps(new_extractor=adapts_anew)
+        other._fit_steps(new_extractor=adapts_anew or "inference_precision" in changes)
         if not set(changes) <= {"map_weight", "v", "normalisation"}:  # these work on finished maps
             other._scales = None
         return other
@@ -346,7 +356,8 @@ class ConditionedDiffusion(Detector):
         return ddim_sample(self._eps, start, self.schedule, plan, target, weight, **more).float()
 
     def _eps(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.unet_(x, t, return_dict=False)[0]
+        with self._autocast():
+            return self.unet_(x, t, return_dict=False)[0].to(x)
 
     def feature_map(self, features: Sequence[Tensor], x_hat: Tensor) -> Tensor:
         """Distance of the features of an image to those of x_hat [B, 3, image_size, image_size]: [B, image_size, image_size]."""
@@ -365,19 +376,25 @@ class ConditionedDiffusion(Detector):
             return 2 * x.cpu() - 1
         parts = [slice(i, i + bottleneck.AT_ONCE) for i in range(0, len(x), bottleneck.AT_ONCE)]
         draws = [None if noise is None else noise[part] for part in parts]
-        return torch.cat([bottleneck.encode(self.vae_, x[part], draw).float().cpu() for part, draw in zip(parts, draws, strict=True)])
+        with self._autocast():
+            return torch.cat([bottleneck.encode(self.vae_, x[part], draw).float().cpu() for part, draw in zip(parts, draws, strict=True)])
 
     @torch.inference_mode()
     def decode(self, state: Tensor) -> Tensor:
         """States [B, C, h, w] on the detector's device -> images [B, 3, H, W] in [0, 1]."""
         if self.space == "pixel":
             return (state / 2 + 0.5).clamp(0, 1)
-        return torch.cat([bottleneck.decode(self.vae_, part).float().clamp(0, 1) for part in state.split(bottleneck.AT_ONCE)])
+        with self._autocast():
+            return torch.cat([bottleneck.decode(self.vae_, part).float().clamp(0, 1) for part in state.split(bottleneck.AT_ONCE)])
 
     @torch.no_grad()
     def features(self, x: Tensor) -> list[Tensor]:
         """Images [B, 3, image_size, image_size] in [0, 1] -> a map [B, C, h, w] a block, of the adapted extractor."""
-        return self.extractor_(x.to(self.torch_device))
+        with self._autocast():
+            return [block.float() for block in self.extractor_(x.to(self.torch_device))]
+
+    def _autocast(self) -> torch.autocast:
+        return autocast(self.torch_device, self.inference_precision)
 
     def _load_networks(self) -> None:
         if not hasattr(self, "_frozen"):

@@ -40,7 +40,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from diffad_utils import bottleneck, metrics, scoring
 from diffad_utils.data import ImageDataset
-from diffad_utils.diffusion import NoiseSchedule, add_noise, image_noise
+from diffad_utils.diffusion import NoiseSchedule, add_noise, autocast, check_precision, image_noise
 from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, resize_images
 from diffad_utils.methods.clip_detectors import paste_defect
 from diffad_utils.methods.reconstruction import SMOOTHING
@@ -57,7 +57,9 @@ SPACES, COMBINATIONS = ("pixel", "latent"), ("calibrated", "plain sum")
 TOP_SHARE = 250 / 256**2
 """N_a = 250 pixels (eq. 15) of the paper's 256 x 256, as a share of the area."""
 
-SAMPLING = ("noise_timestep", "noise_timesteps", "stride", "mean", "variance_floor", "dt", "weights", "combination", "smoothing")
+SAMPLING = (
+    "noise_timestep", "noise_timesteps", "stride", "mean", "variance_floor", "dt", "weights", "combination", "smoothing", "inference_precision",
+)  # fmt: skip
 """Fields that matter after training only; `ScoreMatchingDetector.variant` may change them."""
 
 
@@ -94,6 +96,8 @@ class ScoreMatchingDetector(Detector):
     smoothing : standard deviation of the map's smoothing as a share of the side; 0 for none.
     holdout_fraction : share of the training images held out for calibration and the choice of T_d.
     calibration_images : use at most this many of them; None for all.
+    inference_precision : of all networks outside training, calibration included, "fp32", "bf16" or "fp16" (autocast; the
+        state stays float32).
 
     Prediction: a part for each detector, the N_a mean of its own map; reconstruction; nfe counts evaluations of the network,
     of one stream or both.
@@ -126,8 +130,10 @@ class ScoreMatchingDetector(Detector):
     smoothing: float = SMOOTHING
     holdout_fraction: float = 0.1
     calibration_images: int | None = None
+    inference_precision: str = "fp32"
 
     def __post_init__(self) -> None:
+        check_precision(self.inference_precision)
         for name, known in (("space", SPACES), ("combination", COMBINATIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
@@ -311,7 +317,8 @@ class ScoreMatchingDetector(Detector):
         """Images [B, 3, H, W] in [0, 1] -> X_0 float32 [B, C, h, w] on the CPU, in the diffusion's space."""
         if self.space == "pixel":
             return 2 * images - 1
-        return torch.cat([bottleneck.encode(self.vae_, part).float().cpu() for part in images.split(bottleneck.AT_ONCE)])
+        with self._autocast():
+            return torch.cat([bottleneck.encode(self.vae_, part).float().cpu() for part in images.split(bottleneck.AT_ONCE)])
 
     @torch.inference_mode()
     def decode(self, x: Tensor) -> Tensor:
@@ -319,13 +326,15 @@ class ScoreMatchingDetector(Detector):
         if self.space == "pixel":
             return (x.float().cpu() / 2 + 0.5).clamp(0, 1)
         parts = x.to(self.torch_device).split(bottleneck.AT_ONCE)
-        return torch.cat([bottleneck.decode(self.vae_, part).float().clamp(0, 1).cpu() for part in parts])
+        with self._autocast():
+            return torch.cat([bottleneck.decode(self.vae_, part).float().clamp(0, 1).cpu() for part in parts])
 
     @torch.inference_mode()
     def sample(self, x0: Tensor, keys: Sequence[str], observe: Observer | None = None) -> Tensor:
         """X_0 [B, C, h, w] noised up to T_d and taken back: X_0_hat of the same shape, on the CPU; ``observe`` sees every step."""
         x0 = x0.to(self.torch_device)
-        return self._sample(x0, keys, observe).float().cpu()
+        with self._autocast():  # the networks' outputs are float32, and so is all that is made of them
+            return self._sample(x0, keys, observe).float().cpu()
 
     def noised(self, x0: Tensor, keys: Sequence[str], noise_timestep: int | None = None) -> Tensor:
         """X_t of X_0 [B, C, h, w] (eq. 1) at T_d or at another t, with noise seeded by (seed, image key)."""
@@ -349,8 +358,9 @@ class ScoreMatchingDetector(Detector):
 
     def _maps(self, x0: Tensor, x_hat: Tensor, decoded: Tensor) -> dict[str, Tensor]:
         size = (self.image_size, self.image_size)
-        both = self.backbone_(torch.cat([self.decode(x0), decoded]).to(self.torch_device))  # images and reconstructions in one pass
-        features, others = zip(*(block.chunk(2) for block in both), strict=True)
+        both = torch.cat([self.decode(x0), decoded]).to(self.torch_device)  # images and reconstructions in one pass
+        with self._autocast():
+            features, others = zip(*(block.float().chunk(2) for block in self.backbone_(both)), strict=True)
         small = {"re": residual_map(x0, x_hat)} | self._variance_maps(x0, x_hat)
         return {"cos": cosine_map(features, others, size).cpu()} | {k: scoring.upsample_map(v, size) for k, v in small.items()}
 
@@ -399,6 +409,9 @@ class ScoreMatchingDetector(Detector):
     @abstractmethod
     def _sample(self, x0: Tensor, keys: Sequence[str], observe: Observer | None) -> Tensor:
         """Noise and denoise X_0 on the device."""
+
+    def _autocast(self) -> torch.autocast:
+        return autocast(self.torch_device, self.inference_precision)
 
     # --- files
 
@@ -534,7 +547,8 @@ class ESM(ScoreMatchingDetector):
     def variance(self, x: Tensor, index: int) -> Tensor:
         """sigma_t^2 of X_t [B, C, h, w] at index t - 1 as the network gives it, with no bound: the same shape, on the CPU."""
         t = torch.full((len(x),), index, device=self.torch_device)
-        return self.network_.variance(x.to(self.torch_device), t).cpu()
+        with self._autocast():
+            return self.network_.variance(x.to(self.torch_device), t).cpu()
 
 
 @dataclass(kw_only=True)

@@ -39,7 +39,7 @@ from torch import Tensor
 
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
-from diffad_utils.diffusion import EpsFn, ddim_moves, ddim_step, image_noise
+from diffad_utils.diffusion import PRECISIONS, EpsFn, check_precision, ddim_moves, ddim_step, image_noise
 from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, resize_images
 from diffad_utils.methods.clip_detectors import (
     ClipFeatures,
@@ -379,6 +379,8 @@ class Img2Img(Detector):
     calibrated : scale both parts by held-out normal training images; False is the slides' raw sum.
     calibration_images : how many training images the calibration takes, drawn by the seed.
     low_memory : attention slicing, and slicing and tiling of the autoencoder.
+    inference_precision : in which Stable Diffusion's networks are held, "fp32", "bf16" or "fp16"; the latents between the
+        steps stay float32. None: fp16 on CUDA, fp32 elsewhere.
     batch_size : images at once, to begin with; halved where memory runs out.
 
     Prediction: parts ``mse`` (mean over pixels and channels) and ``clip`` (1 - cosine of the image features); score and
@@ -400,8 +402,11 @@ class Img2Img(Detector):
     calibrated: bool = True
     calibration_images: int = 16
     low_memory: bool = False
+    inference_precision: str | None = None
 
     def __post_init__(self) -> None:
+        if self.inference_precision is not None:
+            check_precision(self.inference_precision)
         self.setting = Setting(self.strength, self.guidance_scale, self.num_inference_steps, self.seed)
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must be in [0, 1], got {self.alpha}")
@@ -463,7 +468,8 @@ class Img2Img(Detector):
         self.clip_ = None
         if self.alpha < 1:
             self.clip_ = load_clip_for(self.clip, self.image_size, device=self.device, allow_mini=self.allow_mini)
-        options = dict(device=self.device, allow_mini=self.allow_mini, low_memory=self.low_memory)
+        dtype = None if self.inference_precision is None else PRECISIONS[self.inference_precision]
+        options = dict(device=self.device, dtype=dtype, allow_mini=self.allow_mini, low_memory=self.low_memory)
         engine = Img2ImgEngine(load_pipeline(self.weights, **options), self.batch_size)
         engine.check_size(self.image_size, self.image_size)
         engine.schedule(self.setting)

@@ -31,7 +31,17 @@ from torch import Tensor
 
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
-from diffad_utils.diffusion import NoiseSchedule, add_noise, ddim_invert, ddim_sample, image_noise, in_precision, inversion_plan
+from diffad_utils.diffusion import (
+    PRECISIONS,
+    NoiseSchedule,
+    add_noise,
+    check_precision,
+    ddim_invert,
+    ddim_sample,
+    image_noise,
+    in_precision,
+    inversion_plan,
+)
 from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, resize_images
 from diffad_utils.models.backbones import load_backbone
 from diffad_utils.models.feature_cache import cached_features
@@ -39,7 +49,6 @@ from diffad_utils.models.feature_dit import FeatureDiT
 from diffad_utils.training import TrainingLog, train
 
 SCORES = ("nll+spread", "nll", "spread")
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(kw_only=True)
@@ -99,8 +108,7 @@ class InvAD(Detector):
     def __post_init__(self) -> None:
         if self.score not in SCORES:
             raise ValueError(f"score must be one of {SCORES}, got {self.score!r}")
-        if self.inference_precision not in PRECISIONS:
-            raise ValueError(f"inference_precision must be one of {list(PRECISIONS)}, got {self.inference_precision!r}")
+        check_precision(self.inference_precision)
         self.schedule = NoiseSchedule.linear()
         inversion_plan(self.schedule, self.num_steps, self.spacing)  # refuses bad settings before any training
 
@@ -219,12 +227,11 @@ class InvAD(Detector):
 
     def _eps_fn(self, labels: Tensor | None):
         y = None if labels is None else labels.to(self.torch_device)
-        dtype = PRECISIONS[self.inference_precision]
 
         def eps_fn(x: Tensor, t: Tensor) -> Tensor:
             return self.denoiser_(x, t, y)
 
-        return eps_fn if dtype is None else in_precision(eps_fn, dtype)
+        return eps_fn if self.inference_precision == "fp32" else in_precision(eps_fn, PRECISIONS[self.inference_precision])
 
     @staticmethod
     def _score_parts(z: Tensor) -> dict[str, Tensor]:

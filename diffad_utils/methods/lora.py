@@ -251,6 +251,8 @@ class LoRA(Img2Img):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.inference_precision is not None:
+            raise ValueError(f"LoRA samples in the precision it is trained in: set mixed_precision, not inference_precision (got {self.inference_precision!r})")
         if self.rank < 1 or int(self.rank) != self.rank:
             raise ValueError(f"rank must be a whole number, 1 or more, got {self.rank}")
         if self.lora_alpha < 0 or self.prior_weight < 0 or not 0 <= self.lora_dropout < 1:

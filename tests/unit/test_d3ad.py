@@ -205,3 +205,35 @@ def test_no_epochs_is_a_copy():
     adapted, log = adaptation.adapt(Blocks(), images, _pairs(images), epochs=0)
     assert log == adaptation.AdaptationLog([], log.variance_before, log.variance_before)
     assert len(log.variance_before) == 2 and not any(p.requires_grad for p in adapted.parameters())
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 2e-2), ("fp16", 2e-3)])
+def test_networks_in_short_precision_and_a_float32_state(fitted, splits, precision, tolerance):
+    images, keys = splits[1]["image"], splits[1]["key"]
+    seen = []
+    for detector in fitted.values():
+        short = detector.with_settings(inference_precision=precision)
+        hook = short.unet_.conv_in.register_forward_hook(lambda module, args, output: seen.append((args[0].dtype, output.dtype)))
+        exact, q = detector.predict(images, keys), short.predict(images, keys)
+        hook.remove()
+        assert (q.reconstruction - exact.reconstruction).norm() <= tolerance * exact.reconstruction.norm()
+        assert not torch.equal(q.reconstruction, exact.reconstruction)
+        assert q.score.dtype == q.anomaly_map.dtype == q.reconstruction.dtype == torch.float32
+        assert {p.dtype for network in short.networks() for p in network.parameters()} == {torch.float32}
+    short_type = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    assert (torch.float32, short_type) in seen  # the network's input is the state, what it computes is short
+    with pytest.raises(ValueError, match="inference_precision must be one of"):
+        D3AD(**SMALL, inference_precision="int8")
+
+
+def test_maps_of_some_of_the_images(fitted, splits):
+    images, keys = splits[1]["image"], splits[1]["key"]
+    for detector in fitted.values():
+        some = detector.maps(images, keys).rows([2, 0])
+        directly = detector.maps(images[[2, 0]], [keys[2], keys[0]])
+        assert torch.allclose(some.residual, directly.residual, atol=1e-5) and torch.allclose(some.feature, directly.feature, atol=1e-5)
+        for name, value in directly.reconstruction._asdict().items():
+            mine = getattr(some.reconstruction, name)
+            pairs = zip(mine, value, strict=True) if name == "features" else [(mine, value)]
+            assert all(a is b is None or torch.allclose(a, b, atol=1e-4) for a, b in pairs), name
+        assert torch.equal(detector.maps(images, keys).rows(range(2)).residual, detector.maps(images, keys).residual[:2])

@@ -237,6 +237,20 @@ def test_layers_of_a_vision_transformer(tmp_path):
     assert load_layers("dino-vits8", allow_mini=True).resolved.is_mini
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 2e-2), ("fp16", 2e-3)])
+def test_networks_in_short_precision_and_a_float32_state(sgm, esm, splits, precision, tolerance):
+    images, keys = splits[1]["image"], splits[1]["key"]
+    for detector in (sgm, esm, esm.variant(ESMSigma)):
+        short = detector.variant(inference_precision=precision)
+        exact, q = detector.predict(images, keys), short.predict(images, keys)
+        assert (q.reconstruction - exact.reconstruction).norm() <= tolerance * exact.reconstruction.norm()
+        assert not torch.equal(q.reconstruction, exact.reconstruction)
+        assert q.score.dtype == q.anomaly_map.dtype == q.reconstruction.dtype == torch.float32
+        assert {p.dtype for p in short.network_.parameters()} == {torch.float32}
+    with pytest.raises(ValueError, match="inference_precision must be one of"):
+        sgm.variant(inference_precision="int8")
+
+
 @pytest.mark.gpu
 def test_on_a_gpu(splits):
     if not torch.cuda.is_available():

@@ -302,6 +302,19 @@ def test_prediction(fitted, splits):
     assert fitted.predict(torch.rand(2, 3, 50, 90)).reconstruction.shape == (2, 3, 50, 90)
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 3e-2), ("fp16", 3e-3)])
+def test_networks_in_short_precision(fitted, folders, splits, precision, tolerance):
+    images, keys = splits[1]["image"], splits[1]["key"]
+    short = detector(folders, inference_precision=precision).fit(splits[0])
+    assert short.engine_.unet.dtype == short.engine_.vae.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    assert short.engine_.encode(images).mean.dtype == torch.float32
+    exact, q = fitted.predict(images, keys), short.predict(images, keys)
+    assert q.score.dtype == q.reconstruction.dtype == torch.float32
+    assert 0 < (q.reconstruction - exact.reconstruction).norm() <= tolerance * exact.reconstruction.norm()
+    with pytest.raises(ValueError, match="inference_precision must be one of"):
+        Img2Img(inference_precision="half")
+
+
 def test_an_image_alone_equals_the_image_in_a_batch(fitted, splits):
     batch = splits[1]
     together = fitted.predict(batch["image"], batch["key"])

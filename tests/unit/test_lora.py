@@ -371,7 +371,7 @@ def test_prompts_and_bad_settings(folders):
     assert other.instance_prompts_["carpet"] == PROMPT
     for bad in (
         {"rank": 0}, {"lora_alpha": -1}, {"lora_dropout": 1.0}, {"mixed_precision": "fp8"}, {"optimizer": "sgd"},
-        {"target_modules": "to_q"}, {"target_modules": []}, {"prior_weight": -1.0},
+        {"target_modules": "to_q"}, {"target_modules": []}, {"prior_weight": -1.0}, {"inference_precision": "bf16"},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=next(iter(bad)).partition("_")[0]):
             small(folders, **bad)
