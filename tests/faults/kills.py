@@ -1,7 +1,8 @@
 """kill -9 at random moments: of a training, of an img2img sweep, of a whole study. Twenty kills and more; minutes.
 
     python tests/faults/kills.py [training] [sweep] [study] [--kills 8] [--seed 0] [--profile kills]
-    python tests/faults/kills.py study --profile smoke --kills 20 --expected reports/smoke   # the real study: an hour
+    python tests/faults/kills.py study --profile tests/faults/every_notebook.yaml --kills 20   # all notebooks, real parameters: an hour
+    python tests/faults/kills.py study --profile smoke --kills 20 --expected reports/smoke     # on a study that has finished here
 
 Each part runs once undisturbed, then again in another folder with its process group killed at random moments until it
 gets through. It passes if what was finished is never computed again, nothing half-written is taken for finished, and the
@@ -155,7 +156,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", default=["training", "sweep", "study"])
     parser.add_argument("--kills", type=int, default=8, help="kills of each part, at most (default 8)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--profile", default="kills", help="profile of the study: kills (beside this file), smoke, ...")
+    parser.add_argument("--profile", default="kills", help="profile of the study: kills (beside this file), smoke, ..., or a YAML file")
     parser.add_argument("--expected", type=Path, help="report folder of that profile, finished undisturbed with this code on this machine")
     options = parser.parse_args()
     rng, problems = random.Random(options.seed), []
