@@ -20,12 +20,15 @@ help: ## this list
 report: $(READY) ## run the study (PROFILE) and write reports/<profile>/index.html
 	@$(PY) -m diffad_utils.cli study "$(PROFILE)" --jobs $(JOBS) $(if $(ONLY),--only $(ONLY)) $(if $(CLUSTER),--cluster "$(CLUSTER)")
 
-# The notebooks' own runs go to a scratch folder, so that testing leaves reports/ alone. One thread, as in the smoke profile:
-# the same numbers, and no slowdown where cores are shared.
+# One process at a time for the tests, JOBS of them for the notebooks; 08 comes last, as it reads the others' runs. Those go to
+# a scratch folder, so that testing leaves reports/ alone. One thread each, as in the smoke profile: the same numbers, and no
+# slowdown where cores are shared.
+NBVAL := OMP_NUM_THREADS=1 $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 --override-ini=addopts= -q
+LAST := $(filter %/08_comparison.ipynb,$(NOTEBOOKS))
 test: $(READY) ## run all tests, then the notebooks through nbval
 	$(PY) -m pytest tests
-	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && DIFFAD_REPORTS="$$scratch" OMP_NUM_THREADS=1 \
-	  $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 --override-ini=addopts= $(NOTEBOOKS)
+	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && export DIFFAD_REPORTS="$$scratch" && \
+	  printf '%s\n' $(filter-out $(LAST),$(NOTEBOOKS)) | xargs -n 1 -P $(JOBS) env $(NBVAL) && env $(NBVAL) $(LAST)
 
 test-faults: $(READY) ## kill -9 trainings, sweeps and studies at random moments, and start many kernels at once (about half an hour)
 	$(PY) tests/faults/kills.py

@@ -1,8 +1,10 @@
 """kill -9 at random moments: of a training, of an img2img sweep, of a whole study. Twenty kills and more; minutes.
 
     python tests/faults/kills.py [training] [sweep] [study] [--kills 8] [--seed 0] [--profile kills]
-    python tests/faults/kills.py study --profile tests/faults/every_notebook.yaml --kills 20   # all notebooks, real parameters: an hour
-    python tests/faults/kills.py study --profile smoke --kills 20 --expected reports/smoke     # on a study that has finished here
+    # all notebooks with the smoke profile's parameters: hours
+    python tests/faults/kills.py study --profile tests/faults/every_notebook.yaml --kills 20 --bursts
+    # against a study that has finished here, undisturbed and with this code
+    python tests/faults/kills.py study --profile smoke --kills 20 --bursts --expected reports/smoke
 
 Each part runs once undisturbed, then again in another folder with its process group killed at random moments until it
 gets through. It passes if what was finished is never computed again, nothing half-written is taken for finished, and the
@@ -122,7 +124,16 @@ def expected_of(report: Path) -> tuple[dict[str, str], float]:
     return results, sum(longest.values()) / 2
 
 
-def check(part: str, folder: Path, kills: int, rng: random.Random, profile: str = "kills", report: Path | None = None) -> list[str]:
+def intervals(seconds: float, kills: int, bursts: bool, rng: random.Random) -> list[float | None]:
+    """Seconds that each attempt is given; the last is left alone. ``bursts``: five short ones and a long one in turn, so that
+    notebooks which take longer than the mean get through now and then."""
+    shares = [(5, 6) if attempt % 6 == 5 else (0.1, 0.5) for attempt in range(kills)] if bursts else [(0.4, 2.4)] * kills
+    return [rng.uniform(*share) * seconds / kills for share in shares] + [None]
+
+
+def check(
+    part: str, folder: Path, kills: int, rng: random.Random, profile: str = "kills", report: Path | None = None, bursts: bool = False
+) -> list[str]:
     """Problems found; empty is good. ``report``: a finished study to compare with, instead of running one undisturbed."""
     if report is not None and part == "study":
         expected, seconds = expected_of(report)
@@ -132,8 +143,7 @@ def check(part: str, folder: Path, kills: int, rng: random.Random, profile: str 
             return [f"{part}: the undisturbed run failed, see {folder / 'undisturbed' / 'log.txt'}"]
         expected = {name: content for name, (_, content) in finished(part, folder / "undisturbed").items()}
     problems, place, done, before = [], folder / "disturbed", 0, {}
-    for attempt in range(kills + 1):
-        limit = None if attempt == kills else rng.uniform(0.4, 2.4) * seconds / kills  # the last attempt is left alone
+    for attempt, limit in enumerate(intervals(seconds, kills, bursts, rng)):
         code, _ = run(part, place, profile, limit)
         after = finished(part, place)
         done += code is None
@@ -157,12 +167,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=8, help="kills of each part, at most (default 8)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", default="kills", help="profile of the study: kills (beside this file), smoke, ..., or a YAML file")
+    parser.add_argument("--bursts", action="store_true", help="short and long times between kills, for notebooks that take minutes")
     parser.add_argument("--expected", type=Path, help="report folder of that profile, finished undisturbed with this code on this machine")
     options = parser.parse_args()
     rng, problems = random.Random(options.seed), []
     with tempfile.TemporaryDirectory() as folder:
         for part in options.parts:
-            problems += check(part, Path(folder) / part, options.kills, rng, options.profile, options.expected)
+            problems += check(part, Path(folder) / part, options.kills, rng, options.profile, options.expected, options.bursts)
         for problem in problems:
             print(problem)
         if problems:
