@@ -255,7 +255,7 @@ def d3ad_throughput(options) -> dict:
         return torch.cat([detector.predict(part).score for part in images.split(detector.batch_size)])
 
     detectors = {"ours, fp32": detector, "ours, bf16": detector.with_settings(inference_precision="bf16")}
-    if options.device != "cpu" or shutil.which("g++"):  # torch.compile needs a compiler there
+    if not options.quick and (options.device != "cpu" or shutil.which("g++")):  # minutes; torch.compile needs a compiler there
         for name, fitted in list(detectors.items()):
             with tempfile.TemporaryDirectory() as folder:  # another copy: compiling happens in place
                 fitted.save(folder)
