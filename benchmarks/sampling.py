@@ -178,7 +178,8 @@ def invad_throughput(options) -> dict:
         "ours, fp32": lambda: ours.invert(features),
         "ours, bf16": lambda: short.invert(features),
     }
-    for precision in ("fp32", "bf16") if options.device != "cpu" or shutil.which("g++") else ():  # torch.compile needs a compiler there
+    compilable = options.device != "cpu" or shutil.which("g++")  # torch.compile needs a compiler there
+    for precision in (("fp32",) if options.quick else ("fp32", "bf16")) if compilable else ():
         compiled = invad(options.device, batch, inference_precision=precision).compile()
         compiled.invert(features)  # compiling is not what is measured
         bound[f"ours, {precision}, compiled"] = lambda detector=compiled: detector.invert(features)
