@@ -255,7 +255,11 @@ def d3ad_throughput(options) -> dict:
     def scores(detector) -> torch.Tensor:
         return torch.cat([detector.predict(part).score for part in images.split(detector.batch_size)])
 
-    detectors = {"ours, fp32": detector, "ours, bf16": detector.with_settings(inference_precision="bf16")}
+    detectors = {"ours, fp32": detector}
+    if options.device != "cpu" or torch.cpu.get_capabilities().get("avx512_bf16"):
+        detectors["ours, bf16"] = detector.with_settings(inference_precision="bf16")
+    else:
+        print("this processor has no instructions for bf16, which takes many times as long: left out")
     if not options.quick and (options.device != "cpu" or shutil.which("g++")):  # minutes; torch.compile needs a compiler there
         for name, fitted in list(detectors.items()):
             with tempfile.TemporaryDirectory() as folder:  # another copy: compiling happens in place
