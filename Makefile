@@ -23,12 +23,12 @@ report: $(READY) ## run the study (PROFILE) and write reports/<profile>/index.ht
 # One process at a time for the tests, JOBS of them for the notebooks; 08 comes last, as it reads the others' runs. Those go to
 # a scratch folder, so that testing leaves reports/ alone. One thread each, as in the smoke profile: the same numbers, and no
 # slowdown where cores are shared.
-NBVAL := OMP_NUM_THREADS=1 $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 --override-ini=addopts= -q
-LAST := $(filter %/08_comparison.ipynb,$(NOTEBOOKS))
+NBVAL := env OMP_NUM_THREADS=1 $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 --override-ini=addopts= -q
+LAST := notebooks/08_comparison.ipynb
 test: $(READY) ## run all tests, then the notebooks through nbval
 	$(PY) -m pytest tests
 	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && export DIFFAD_REPORTS="$$scratch" && \
-	  printf '%s\n' $(filter-out $(LAST),$(NOTEBOOKS)) | xargs -n 1 -P $(JOBS) env $(NBVAL) && env $(NBVAL) $(LAST)
+	  printf '%s\n' $(filter-out $(LAST),$(NOTEBOOKS)) | xargs -n 1 -P $(JOBS) $(NBVAL) && $(NBVAL) $(LAST)
 
 test-faults: $(READY) ## kill -9 trainings, sweeps and studies at random moments, and start many kernels at once (about half an hour)
 	$(PY) tests/faults/kills.py

@@ -32,6 +32,11 @@ from diffad_utils.models.stable_diffusion import load_pipeline, load_vae
 CHANNELS = 272
 
 
+def compilable(device: str) -> bool:
+    """Whether torch.compile has what it needs: on a CPU a C++ compiler."""
+    return device != "cpu" or shutil.which("g++") is not None
+
+
 def randomised(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """Every parameter from N(0, 0.02^2): a network that is 0 at the start would skip nothing, but test nothing either."""
     generator = torch.Generator().manual_seed(seed)
@@ -178,8 +183,7 @@ def invad_throughput(options) -> dict:
         "ours, fp32": lambda: ours.invert(features),
         "ours, bf16": lambda: short.invert(features),
     }
-    compilable = options.device != "cpu" or shutil.which("g++")  # torch.compile needs a compiler there
-    for precision in (("fp32",) if options.quick else ("fp32", "bf16")) if compilable else ():
+    for precision in (("fp32",) if options.quick else ("fp32", "bf16")) if compilable(options.device) else ():
         compiled = invad(options.device, batch, inference_precision=precision).compile()
         compiled.invert(features)  # compiling is not what is measured
         bound[f"ours, {precision}, compiled"] = lambda detector=compiled: detector.invert(features)
@@ -260,7 +264,7 @@ def d3ad_throughput(options) -> dict:
         detectors["ours, bf16"] = detector.with_settings(inference_precision="bf16")
     else:
         print("this processor has no instructions for bf16, which takes many times as long: left out")
-    if not options.quick and (options.device != "cpu" or shutil.which("g++")):  # minutes; torch.compile needs a compiler there
+    if not options.quick and compilable(options.device):  # minutes
         for name, fitted in list(detectors.items()):
             with tempfile.TemporaryDirectory() as folder:  # another copy: compiling happens in place
                 fitted.save(folder)

@@ -238,7 +238,7 @@ def check_precision(precision: str) -> None:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Networks that are called inside run in this one of `PRECISIONS`; fp32 changes nothing."""
+    """Networks that are called inside run in this one of `PRECISIONS`; fp32 turns autocast off, also a caller's."""
     return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
 
 
