@@ -189,7 +189,7 @@ def invad_throughput(options) -> dict:
         bound[f"ours, {precision}, compiled"] = lambda detector=compiled: detector.invert(features)
     if options.device.startswith("cuda"):
         x = features[:batch].cuda()
-        eps_fn = diffusion.in_precision(lambda x, t: ours.denoiser_(x, t), torch.bfloat16)
+        eps_fn = diffusion.in_precision(lambda x, t: ours.denoiser_(x, t), "bf16")
         graph = diffusion.cuda_graph(eps_fn, x, torch.zeros(batch, dtype=torch.int64, device="cuda"))
 
         def graphed():

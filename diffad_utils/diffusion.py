@@ -242,11 +242,11 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
 
 
-def in_precision(eps_fn: EpsFn, dtype: torch.dtype) -> EpsFn:
-    """``eps_fn`` with its network in autocast to ``dtype`` (bfloat16, float16); the state, and so the result, stays as it was."""
+def in_precision(eps_fn: EpsFn, precision: str) -> EpsFn:
+    """``eps_fn`` with its network in `autocast` to one of `PRECISIONS`; the state, and so the result, stays as it was."""
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, dtype):
+        with autocast(x.device, precision):
             return eps_fn(x, t).to(x.dtype)
 
     return predict

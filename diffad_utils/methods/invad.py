@@ -32,7 +32,6 @@ from torch import Tensor
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import (
-    PRECISIONS,
     NoiseSchedule,
     add_noise,
     check_precision,
@@ -231,7 +230,7 @@ class InvAD(Detector):
         def eps_fn(x: Tensor, t: Tensor) -> Tensor:
             return self.denoiser_(x, t, y)
 
-        return eps_fn if self.inference_precision == "fp32" else in_precision(eps_fn, PRECISIONS[self.inference_precision])
+        return eps_fn if self.inference_precision == "fp32" else in_precision(eps_fn, self.inference_precision)
 
     @staticmethod
     def _score_parts(z: Tensor) -> dict[str, Tensor]:

@@ -193,7 +193,7 @@ def test_a_network_in_bfloat16_keeps_the_state_in_float32():
 
     x = torch.randn(2, 3, 8, 8)
     with torch.inference_mode():
-        short = ddim_invert(diffusion.in_precision(eps_fn, torch.bfloat16), x, SCHEDULE, 3)
+        short = ddim_invert(diffusion.in_precision(eps_fn, "bf16"), x, SCHEDULE, 3)
         exact = ddim_invert(lambda x, t: network(x), x, SCHEDULE, 3)
     assert set(seen) == {(torch.float32, torch.bfloat16)} and short.dtype == torch.float32
     assert 0 < (short - exact).abs().max() < 0.02 * exact.abs().max()
