@@ -30,14 +30,16 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "torchmetrics", "anomalib", "ADEval", "faiss-cpu", "diffusers", "triton")
 
 
-def arguments(topic: str, description: str) -> argparse.Namespace:
-    """The options that every topic has; sets torch's threads."""
+def arguments(topic: str, description: str, **switches: str) -> argparse.Namespace:
+    """The options that every topic has, and switches (name: help) of its own; sets torch's threads."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{topic}", description=description.split("\n")[0])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs; nothing is written")
     parser.add_argument("--repeats", type=int, help="rounds")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU (default 1: the cores may be shared)")
     parser.add_argument("--memory-of", nargs=2, metavar=("CANDIDATE", "SIZE"), help=argparse.SUPPRESS)
+    for name, text in switches.items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     options = parser.parse_args()
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("no CUDA device here")

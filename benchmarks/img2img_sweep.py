@@ -1,18 +1,18 @@
 """How much faster is the sweep engine than calling diffusers' img2img pipeline image by image and setting by setting?
 
-    python benchmarks/img2img_sweep.py                                       # the shipped small model, on the CPU
-    python benchmarks/img2img_sweep.py --random-sd15 --device cuda --size 512 --repeats 3
+    python -m benchmarks.img2img_sweep                                       # the shipped small model, on the CPU
+    python -m benchmarks.img2img_sweep --random-sd15 --device cuda --size 512 --repeats 3
 
 Peer: the seed project's way (codes/img2img.ipynb), one call of ``StableDiffusionImg2ImgPipeline`` for each image and
-setting, Pillow images in and out, on its own copy of the networks; ``--peer-slicing`` with the attention slicing that
-they switch on. Both sides run the same images and settings in alternation, so what else the machine does meets both.
-Printed:
+setting, Pillow images in and out, in fp32 on a CPU and fp16 on a GPU, on its own copy of the networks; ``--peer-slicing``
+with the attention slicing that they switch on. The engine once in each of ``--precisions``. All run the same images and
+settings in alternation, so what else the machine does meets all. Columns:
 
-- the ratio of wall times, its median and range over the repeats;
+- times as fast: the peer's wall time over the engine's, median and range over the repeats;
 - on a CPU the ratio of processor times as well: it says how much work is saved, where the wall time also says how well the
   cores are kept busy. (Threads that wait for one another may spin, which counts as processor time.)
-- the wall time over its bound, which is evaluations x (time of one batched UNet evaluation / its rows) + the
-  autoencoder's share. The evaluation is timed before and after each sweep, with the engine's workers, and the mean taken.
+- wall time / bound: the bound is evaluations x (time of one batched UNet evaluation / its rows) + the autoencoder's
+  share. The evaluation is timed before and after each sweep, with the engine's workers, and the mean taken.
 
 Not a test: nothing is asserted. ``--random-sd15`` builds Stable Diffusion v1.5's architecture with random weights,
 which cost the same time as trained ones.
@@ -31,6 +31,7 @@ from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from benchmarks import harness
 from diffad_utils import sweep
 from diffad_utils.diffusion import PRECISIONS
 from diffad_utils.methods.img2img import Img2ImgEngine, Setting
@@ -104,8 +105,20 @@ def seconds_per_row(engine: Img2ImgEngine, size: int, repeats: int) -> float:
         return statistics.median(seconds(lambda: engine._in_pieces(piece, rows, "batch_size"))[0] for _ in range(repeats)) / (2 * rows)
 
 
+def timed_sweep(engine: Img2ImgEngine, images: torch.Tensor, settings: list[Setting]) -> tuple[float, float, float, int]:
+    """Wall and processor time of a sweep, its bound, all in seconds, and the number of evaluations."""
+    size, done = images.shape[-1], []
+    before = seconds_per_row(engine, size, 5)
+    wall, processor = seconds(lambda: done.append(at_once(engine, images, settings)))
+    per_row = (before + seconds_per_row(engine, size, 5)) / 2
+    (swept,) = done
+    if swept.evaluations != swept.expected_evaluations:
+        raise RuntimeError(f"{swept.evaluations} evaluations of the UNet, {swept.expected_evaluations} were expected")
+    return wall, processor, swept.evaluations * per_row + swept.seconds["encode"] + swept.seconds["decode"], swept.evaluations
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.img2img_sweep", description=__doc__.split("\n")[0])
     parser.add_argument("--weights", default="sd-mini")
     parser.add_argument("--random-sd15", action="store_true", help="Stable Diffusion v1.5 with random weights")
     parser.add_argument("--device", default="cpu")
@@ -116,59 +129,57 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[20])
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="cores for either side; default: torch's")
+    parser.add_argument("--threads", type=int, default=2, help="cores for either side, on a CPU")
     parser.add_argument("--peer-slicing", action="store_true", help="attention slicing for the peer")
-    parser.add_argument("--precision", choices=PRECISIONS, help="of the engine's networks; default: as the peer's, fp16 on a GPU and fp32 else")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, help="of the engine's networks; default: fp16 on a GPU, else fp32, and bf16 where the processor has instructions for it")
     parser.add_argument("--compile", action="store_true", help="torch.compile for the engine's UNet")
     parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN time its algorithms, for both sides")
-    arguments = parser.parse_args()
-    device = pick_device(arguments.device)
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    torch.backends.cudnn.benchmark = arguments.cudnn_benchmark
-
-    usual = "fp16" if device.type == "cuda" else "fp32"
+    parser.add_argument("--quick", action="store_true", help="one image and setting, to see that it runs; nothing is written")
+    options = parser.parse_args()
+    if options.quick:
+        options.images, options.strengths, options.guidance_scales, options.repeats = 1, [0.1], [3.5], 1
+    device = pick_device(options.device)
+    torch.set_num_threads(options.threads)
+    torch.backends.cudnn.benchmark = options.cudnn_benchmark
+    on_gpu = device.type == "cuda"
+    usual = "fp16" if on_gpu else "fp32"
+    native = [usual] if on_gpu or not torch.cpu.get_capabilities().get("avx512_bf16") else [usual, "bf16"]
 
     def load(precision: str) -> StableDiffusionImg2ImgPipeline:
-        if arguments.random_sd15:
+        if options.random_sd15:
             return random_sd15(device, PRECISIONS[precision])
-        return load_pipeline(arguments.weights, device=str(device), dtype=PRECISIONS[precision])
+        return load_pipeline(options.weights, device=str(device), dtype=PRECISIONS[precision])
 
-    peer, engine = load(usual), Img2ImgEngine(load(arguments.precision or usual), arguments.batch_size)
-    if arguments.peer_slicing:
+    peer, engines = load(usual), {name: Img2ImgEngine(load(name), options.batch_size) for name in options.precisions or native}
+    if options.peer_slicing:
         peer.enable_attention_slicing()
-    if arguments.compile:
-        engine.unet.compile()
-    settings = sweep.grid(arguments.strengths, arguments.guidance_scales, arguments.steps)
-    images = torch.rand(arguments.images, 3, arguments.size, arguments.size, generator=torch.Generator().manual_seed(0))
+    settings = sweep.grid(options.strengths, options.guidance_scales, options.steps)
+    images = torch.rand(options.images, 3, options.size, options.size, generator=torch.Generator().manual_seed(0))
     pictures = [to_pil_image(image) for image in images]
-    threads = torch.get_num_threads()
-    print(f"{len(images)} images of {arguments.size} px x {len(settings)} settings, {threads} threads, {device}")
 
     one_by_one(peer, pictures[:1], settings[:1])
-    at_once(engine, images, settings if arguments.compile else settings[-1:])
-    ratios, processor_ratios, bounds = [], [], []
-    for _ in range(arguments.repeats):
-        before = seconds_per_row(engine, arguments.size, 5)
-        done = []
-        ours, our_processor = seconds(lambda: done.append(at_once(engine, images, settings)))
-        per_row = (before + seconds_per_row(engine, arguments.size, 5)) / 2
-        theirs, their_processor = seconds(lambda: one_by_one(peer, pictures, settings))
-        (done,) = done
-        assert done.evaluations == done.expected_evaluations
-        bound = done.evaluations * per_row + done.seconds["encode"] + done.seconds["decode"]
-        ratios.append(theirs / ours)
-        processor_ratios.append(their_processor / our_processor)
-        bounds.append(ours / bound)
-        stages = ", ".join(f"{stage} {spent:.2f}" for stage, spent in done.seconds.items())
-        cost = f"{done.evaluations} evaluations, {1000 * per_row:.2f} ms each in a batch"
-        print(f"peer {theirs:.2f} s, engine {ours:.2f} s ({stages}), {cost}", flush=True)
-    results = {"times faster than image by image": ratios, "the same in processor time": processor_ratios, "wall time over its bound": bounds}
-    for name, values in results.items():
-        low, high = min(values), max(values)
-        print(f"{name}: {statistics.median(values):.2f} [{low:.2f}, {high:.2f}] over {len(values)} repeats")
-    if device.type == "cuda":
-        print(f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB, batch size {engine.batch_size}")
+    for engine in engines.values():
+        if options.compile:
+            engine.unet.compile()
+        at_once(engine, images, settings if options.compile else settings[-1:])
+    peers, ours = [], {name: [] for name in engines}
+    for _ in range(options.repeats):
+        for name, engine in engines.items():
+            ours[name].append(timed_sweep(engine, images, settings))
+        peers.append(seconds(lambda: one_by_one(peer, pictures, settings)))
+    rows = [{"name": f"diffusers' pipeline, image by image, {usual}", "wall_s": harness.spread([wall for wall, _ in peers]), "rounds": len(peers)}]
+    for name, runs in ours.items():
+        fast = [[theirs[i] / run[i] for theirs, run in zip(peers, runs, strict=True)] for i in (0, 1)]
+        rows.append({
+            "name": f"sweep engine, {name}" + (", compiled" if options.compile else ""),
+            "wall_s": harness.spread([run[0] for run in runs]), "rounds": len(runs), "times as fast": harness.spread(fast[0]),
+            **({} if on_gpu else {"times as fast, processor time": harness.spread(fast[1])}),
+            "wall time / bound": harness.spread([run[0] / run[2] for run in runs]), "evaluations": runs[0][3],
+        })  # fmt: skip
+    weights = "Stable Diffusion v1.5's size" if options.random_sd15 else options.weights
+    title = f"img2img: {len(images)} images of {options.size} px x {len(settings)} settings, {weights}, batches of {options.batch_size}"
+    note = f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if on_gpu else "evaluations: of the UNet, one a row"
+    harness.write("img2img_sweep", options, [{"title": title, "rows": rows, "note": note}])
 
 
 if __name__ == "__main__":

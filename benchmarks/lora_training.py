@@ -1,8 +1,8 @@
 """How much memory and time a step of LoRA training takes for Stable Diffusion v1.5 at 512 pixels.
 
-    python benchmarks/lora_training.py --device cuda                          # the kaggle profile's setting
-    python benchmarks/lora_training.py --device cuda --no-checkpointing       # without gradient checkpointing
-    python benchmarks/lora_training.py --device cuda --optimizer adamw8bit
+    python -m benchmarks.lora_training --device cuda                          # the kaggle profile's setting
+    python -m benchmarks.lora_training --device cuda --no-checkpointing       # without gradient checkpointing
+    python -m benchmarks.lora_training --device cuda --optimizer adamw8bit
 
 Stable Diffusion v1.5's architecture with random weights, which cost the same as trained ones, in the half precision that
 the profile has; batch 1 with 4 accumulated passes a step, rank 8. Latents and text features are random, as they are
@@ -19,8 +19,8 @@ import statistics
 import time
 
 import torch
-from img2img_sweep import random_sd15
 
+from benchmarks.img2img_sweep import random_sd15
 from diffad_utils.methods import LoRA
 from diffad_utils.methods.img2img import Img2ImgEngine, Posterior
 from diffad_utils.methods.lora import Examples, base_checksum

@@ -1,6 +1,6 @@
 """What sampling costs beside the network, and images a second against the straightforward way.
 
-    python -m benchmarks.sampling [--device cuda] [--quick]
+    python -m benchmarks.sampling [--device cuda] [--quick] [--compile]
 
 1. Overhead: the time of a whole sampling loop over that of the same number of calls of the bare network at the same batch.
    1 would be a loop that costs nothing. On a GPU also an UNet of Stable Diffusion v1.5's size with random weights.
@@ -264,7 +264,7 @@ def d3ad_throughput(options) -> dict:
         detectors["ours, bf16"] = detector.with_settings(inference_precision="bf16")
     else:
         print("this processor has no instructions for bf16, which takes many times as long: left out")
-    if not options.quick and compilable(options.device):  # minutes
+    if options.compile and compilable(options.device):
         for name, fitted in list(detectors.items()):
             with tempfile.TemporaryDirectory() as folder:  # another copy: compiling happens in place
                 fitted.save(folder)
@@ -299,7 +299,7 @@ def growing(options) -> dict:
 
 
 def main() -> None:
-    options = harness.arguments("sampling", __doc__)
+    options = harness.arguments("sampling", __doc__, compile="D3AD through torch.compile too (minutes of compiling on a CPU)")
     torch.manual_seed(0)
     harness.write("sampling", options, [overheads(options), invad_throughput(options), d3ad_throughput(options), growing(options)])
 

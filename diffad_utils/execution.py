@@ -272,6 +272,9 @@ def _kernel_manager_class():
     return OwnFolderKernelManager
 
 
+MALLOC = {"hugetlb": 1, "trim_threshold": 1 << 30, "mmap_threshold": 32 << 20, "top_pad": 64 << 20}
+
+
 def _prepare_environment(threads: int) -> None:
     """Environment that the kernel inherits: as many threads as it was given, fixed hashing, no progress noise."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
@@ -279,6 +282,8 @@ def _prepare_environment(threads: int) -> None:
     os.environ["PYTHONHASHSEED"] = "0"
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what PyTorch asks for to be deterministic on CUDA
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+    # glibc: keep freed memory, in large pages, where it would be given back and faulted in again at every layer of a network
+    os.environ.setdefault("GLIBC_TUNABLES", ":".join(f"glibc.malloc.{name}={value}" for name, value in MALLOC.items()))
     # tqdm.auto asks for ipywidgets, which an executed notebook cannot show
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:IProgress not found"]))
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")

@@ -228,7 +228,7 @@ RULES: dict[str, Rule] = {
     "map_weights": _FRACTION,
     "noise_fractions": _FRACTION,
     "high_steps": Rule(low=10, high=999),
-    "ddad_size": Rule(low=64, high=2048),
+    "ddad_size": Rule(low=32, high=2048),
     "ddad_steps": _COUNT,
     "ddad_channels": Rule(low=8, high=4096),
     "ddad_weight": Rule(low=0, high=100),

@@ -21,9 +21,10 @@ import dataclasses
 import time
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -51,7 +52,8 @@ OPTIONS = {
 
 class Reconstruction(NamedTuple):
     """state, state_hat: what the diffusion model works on and what it made of it, [B, C, h, w]; x_hat: [B, 3, H, W] in
-    [0, 1]; features: of the image, a map a block; steps: int64 [B]; distances: float64 [B] or None without DIC."""
+    [0, 1]; features: of the image, a map a block; steps: int64 [B]; distances: float64 [B] or None without DIC; seen_by: what
+    features and state depend on besides the images."""
 
     state: Tensor
     state_hat: Tensor
@@ -59,6 +61,7 @@ class Reconstruction(NamedTuple):
     features: list[Tensor]
     steps: Tensor
     distances: Tensor | None
+    seen_by: tuple[torch.nn.Module, str, str]
 
 
 class Maps(NamedTuple):
@@ -71,9 +74,9 @@ class Maps(NamedTuple):
 
     def rows(self, chosen: Sequence[int]) -> Maps:
         """Those of some of the images."""
-        of = {name: value if value is None else value[chosen] for name, value in self.reconstruction._asdict().items() if name != "features"}
+        of = {name: value[chosen] for name, value in self.reconstruction._asdict().items() if isinstance(value, Tensor)}
         features = [block[chosen] for block in self.reconstruction.features]
-        return Maps(Reconstruction(**of, features=features), self.residual[chosen], self.feature[chosen])
+        return Maps(self.reconstruction._replace(**of, features=features), self.residual[chosen], self.feature[chosen])
 
 
 @dataclass(kw_only=True)
@@ -199,6 +202,7 @@ class ConditionedDiffusion(Detector):
         self._load_networks()
         fitted, held_out = scoring.holdout_split(len(train_dataset), self.holdout_fraction, self.seed)
         self._fitted_images, self._held_out_images = (Subset(train_dataset, rows.tolist()) for rows in (fitted, held_out))
+        self._held_out_maps: Iterable[Maps | None] = repeat(None)
         self._build_unet()
         states = torch.cat([self.encode(self._input(batch["image"])) for batch in batches(self._fitted_images, self.batch_size)])
         self.training_log_ = self._train_unet(states, checkpoint_folder)
@@ -231,6 +235,8 @@ class ConditionedDiffusion(Detector):
         other._fit_steps(new_extractor=adapts_anew or "inference_precision" in changes)
         if not set(changes) <= {"map_weight", "v", "normalisation"}:  # these work on finished maps
             other._scales = None
+        if "batch_size" in changes:
+            other._held_out_maps = repeat(None)
         return other
 
     def _train_unet(self, states: Tensor, checkpoint_folder: str | Path | None) -> TrainingLog:
@@ -281,8 +287,10 @@ class ConditionedDiffusion(Detector):
 
     def _peaks_of_held_out(self) -> tuple[float, float]:
         """Mean over held-out normal images of the maximum of each map."""
-        maps = [self.maps(batch["image"], batch["key"])[1:] for batch in batches(self._held_out_images, self.batch_size)]
-        peaks = [torch.cat(of_one).flatten(1).amax(dim=1).double().mean() for of_one in zip(*maps, strict=True)]
+        known = zip(batches(self._held_out_images, self.batch_size), self._held_out_maps, strict=False)
+        self._held_out_maps = [self.maps(batch["image"], batch["key"], before and before.reconstruction) for batch, before in known]
+        maps = zip(*(done[1:] for done in self._held_out_maps), strict=True)
+        peaks = [torch.cat(of_one).flatten(1).amax(dim=1).double().mean() for of_one in maps]
         return tuple(max(float(peak), 1e-8) for peak in peaks)
 
     # -- predict -------------------------------------------------------------------------------------------------------
@@ -306,10 +314,14 @@ class ConditionedDiffusion(Detector):
         return Prediction(score, scoring.upsample_map(anomaly_map, size), x_hat, parts, self.num_steps)
 
     @torch.inference_mode()
-    def maps(self, images: Tensor, keys: Sequence[str] | None = None) -> Maps:
-        """Reconstruction, residual map and feature map of images [B, 3, H, W] in [0, 1]."""
+    def maps(self, images: Tensor, keys: Sequence[str] | None = None, known: Reconstruction | None = None) -> Maps:
+        """Reconstruction, residual map and feature map of images [B, 3, H, W] in [0, 1].
+
+        ``known`` is a reconstruction of the same images by this detector with other settings. Its features and latents are
+        taken over if the same networks saw the images (not after another domain adaptation), and ignored otherwise.
+        """
         x = self._input(images)
-        done = self._reconstruct(x, keys)
+        done = self._reconstruct(x, keys, known)
         with self._timed("features"):
             feature = self.feature_map(done.features, done.x_hat)
         return Maps(done, self.residual_map(x, done.x_hat, done.state, done.state_hat), feature)
@@ -325,18 +337,21 @@ class ConditionedDiffusion(Detector):
         return self._reconstruct(self._input(images), keys)
 
     @torch.inference_mode()
-    def _reconstruct(self, x: Tensor, keys: Sequence[str] | None) -> Reconstruction:
+    def _reconstruct(self, x: Tensor, keys: Sequence[str] | None, known: Reconstruction | None = None) -> Reconstruction:
         """x float32 [B, 3, image_size, image_size] in [0, 1]."""
         keys = [str(i) for i in range(len(x))] if keys is None else keys
+        seen_by = (self.extractor_, self.posterior, self.inference_precision)
+        again = known is not None and known.seen_by == seen_by
         with self._timed("features"):
-            features = self.features(x)
+            features = known.features if again else self.features(x)
         with self._timed("neighbours"):
             steps, distances = self._steps(features)
         factor = bottleneck.downsampling(self.vae_) if self.space == "latent" else 1
         shape = (self._channels, x.shape[-2] // factor, x.shape[-1] // factor)
         with self._timed("encode"):
             drawn = self.posterior == "draw" and self.space == "latent"
-            state = self.encode(x, image_noise(shape, self.seed, [f"{key} posterior" for key in keys]) if drawn else None)
+            noise = image_noise(shape, self.seed, [f"{key} posterior" for key in keys]) if drawn and not again else None
+            state = known.state if again else self.encode(x, noise)
         with self._timed("denoise"):
             noise = None
             if self.noise_fraction or self.stochasticity:
@@ -344,7 +359,7 @@ class ConditionedDiffusion(Detector):
             state_hat = self._denoise(state.to(self.torch_device), steps, state.to(self.torch_device), self.guidance_weight, noise).cpu()
         with self._timed("decode"):
             x_hat = self.decode(state_hat.to(self.torch_device)).cpu()
-        return Reconstruction(state, state_hat, x_hat, features, steps, distances)
+        return Reconstruction(state, state_hat, x_hat, features, steps, distances, seen_by)
 
     @torch.inference_mode()
     def _denoise(self, state: Tensor, steps: Tensor, target: Tensor, weight: float, noise: Tensor | None) -> Tensor:
@@ -420,7 +435,7 @@ class ConditionedDiffusion(Detector):
                 down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attention),
                 up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
             )  # fmt: skip
-        self.unet_ = unet.to(self.torch_device).eval()
+        self.unet_ = unet.to(self.torch_device, memory_format=torch.channels_last).eval()
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -58,10 +58,10 @@ def test_results_are_written_and_become_a_page(tmp_path, monkeypatch, capsys):
     assert loaded[0]["machine"]["date"] in page and "<script" not in page
 
 
-@pytest.mark.parametrize("topic", ["metrics", "knn", "sampling", "features"])
+@pytest.mark.parametrize("topic", ["metrics", "knn", "sampling", "features", "img2img_sweep"])
 def test_every_topic_runs(topic):
     """With small sizes; what they call changes, and nobody would notice before the next `make bench`."""
     command = [sys.executable, "-m", f"benchmarks.{topic}", "--quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "ratio" in done.stdout or "exponent" in done.stdout
+    assert "ratio" in done.stdout or "exponent" in done.stdout or "times as fast" in done.stdout

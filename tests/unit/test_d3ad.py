@@ -235,5 +235,23 @@ def test_maps_of_some_of_the_images(fitted, splits):
         for name, value in directly.reconstruction._asdict().items():
             mine = getattr(some.reconstruction, name)
             pairs = zip(mine, value, strict=True) if name == "features" else [(mine, value)]
-            assert all(a is b is None or torch.allclose(a, b, atol=1e-4) for a, b in pairs), name
+            assert all(torch.allclose(a, b, atol=1e-4) if isinstance(a, torch.Tensor) else a == b for a, b in pairs), name
         assert torch.equal(detector.maps(images, keys).rows(range(2)).residual, detector.maps(images, keys).residual[:2])
+
+
+def test_what_is_known_of_images_is_not_computed_again(fitted, splits):
+    images, keys = splits[1]["image"], splits[1]["key"]
+    for detector in fitted.values():
+        known = detector.maps(images, keys).reconstruction
+        adapted = detector.with_settings(adaptation_epochs=2)
+        for other, taken_over in ((detector.with_settings(guidance_weight=1.0), True), (adapted, False)):
+            fresh = other.maps(images, keys)
+            seen = []
+            hook = other.extractor_.register_forward_hook(lambda *call: seen.append(call))
+            reused = other.maps(images, keys, known)
+            hook.remove()
+            assert len(seen) == (1 if taken_over else 2)  # the reconstruction, and the images
+            assert torch.equal(reused.residual, fresh.residual) and torch.equal(reused.feature, fresh.feature)
+            assert torch.equal(reused.reconstruction.steps, fresh.reconstruction.steps)
+        other = detector.with_settings(batch_size=1, guidance_weight=1.0)
+        assert other.scales_ == pytest.approx(detector.with_settings(guidance_weight=1.0).scales_, rel=1e-4)
