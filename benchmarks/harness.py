@@ -140,23 +140,31 @@ def _status(key: str) -> int:
     return int(re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 
-def measure_memory(function: Callable[[], Any], device: str) -> None:
-    """Run in a process of its own (`peak_memory`): prints how far memory rose above what was there, bytes. Linux, or a GPU."""
+def memory_in_use(device: str) -> int:
+    """Bytes of this process, or on a GPU of torch's tensors."""
+    return torch.cuda.memory_allocated() if device.startswith("cuda") else _status("VmRSS")
+
+
+def measure_memory(function: Callable[[], Any], device: str, without_input: int = 0) -> None:
+    """Run in a process of its own (`peak_memory`): prints how far memory rose above what was there, bytes. Linux, or a GPU.
+
+    ``without_input`` is `memory_in_use` before the input was made; ``with_input`` is the peak above that.
+    """
+    before = memory_in_use(device)
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
         function()
         rise, total = torch.cuda.max_memory_allocated() - before, torch.cuda.max_memory_allocated()
     else:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-        before = _status("VmRSS")
         function()
         rise, total = _status("VmHWM") - before, _status("VmHWM")
-    print(json.dumps({"rise": max(rise, 0), "total": total}))
+    print(json.dumps({"rise": max(rise, 0), "total": total, "with_input": max(total - without_input, 0)}))
 
 
 def peak_memory(topic: str, candidate: str, size: str, options: argparse.Namespace) -> dict[str, int]:
-    """``rise`` above the prepared input and ``total`` of the process, bytes, for one candidate at one size."""
+    """``rise`` above the prepared input, ``with_input`` above what there was before it, and ``total`` of the process, bytes, for
+    one candidate at one size."""
     command = [sys.executable, "-m", f"benchmarks.{topic}", "--device", options.device, "--threads", str(options.threads)]
     done = subprocess.run([*command, "--memory-of", candidate, size], capture_output=True, text=True, check=False)
     if done.returncode:

@@ -62,7 +62,9 @@ def make_optimizer(name: str, parameters: Iterable[nn.Parameter], lr: float, wei
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
     if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+        parameters = list(parameters)
+        on_cpu = all(p.device.type == "cpu" for p in parameters)  # where the loop over the parameters of a small network is slow
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=on_cpu or None)
     try:
         bitsandbytes = importlib.import_module("bitsandbytes")
     except ImportError as error:

@@ -82,7 +82,8 @@ def knn(queries, bank, k: int, p: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
         while len(pending):
             open_rows = []
             for rows in pending.split(_queries_per_tile(bank, count)):
-                exact, found, certain = _search(queries[rows], bank, centre, k, count, p)
+                some = queries if len(rows) == len(queries) else queries[rows]  # all of them need no copy
+                exact, found, certain = _search(some, bank, centre, k, count, p)
                 distances[rows[certain]] = exact[certain].to(distance_type)
                 indices[rows[certain]] = bank.row_numbers(found[certain])
                 open_rows.append(rows[~certain])
@@ -125,6 +126,9 @@ class _Bank:
 
     def __init__(self, values, device: torch.device, dtype: torch.dtype):
         self.values, self.device, self.dtype, self.kept = values, device, dtype, None
+        self.in_file = isinstance(values, np.memmap) and device.type == "cpu"
+        # a tile of a file is in memory several times: mapped, in whole large pages, copied, and the one before
+        self.elements = TILE_ELEMENTS[device.type] // (16 if self.in_file else 1)
 
     def __len__(self) -> int:
         return len(self.values) if self.kept is None else len(self.kept)
@@ -150,7 +154,7 @@ class _Bank:
 
     def tiles(self) -> Iterator[tuple[int, torch.Tensor]]:
         """(first position, rows [n,D]) through all rows."""
-        height = min(BANK_TILE[self.device.type], max(64, TILE_ELEMENTS[self.device.type] // self.columns))
+        height = min(BANK_TILE[self.device.type], max(16 if self.in_file else 64, self.elements // self.columns))
         for start in range(0, len(self), height):
             yield start, self.rows(slice(start, start + height))
 
@@ -347,7 +351,7 @@ def _exact_powers(queries, bank, candidates, p: int) -> torch.Tensor:
     pairs = torch.empty(candidates.numel(), dtype=torch.float64, device=bank.device)
     rows = torch.arange(len(queries), device=bank.device).repeat_interleave(candidates.shape[1])
     flat = candidates.flatten()
-    step = max(1, TILE_ELEMENTS[bank.device.type] // 16 // bank.columns)
+    step = max(4, bank.elements // 16 // bank.columns)
     for start in range(0, len(pairs), step):
         part = slice(start, start + step)
         difference = bank.rows(flat[part]).double() - queries[rows[part]]

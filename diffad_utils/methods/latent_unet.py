@@ -154,7 +154,7 @@ class LatentUNet(ReconstructionDetector):
             )  # fmt: skip
         torch.nn.init.zeros_(unet.conv_out.weight)
         torch.nn.init.zeros_(unet.conv_out.bias)
-        self.unet_ = unet.to(self.torch_device).eval()
+        self.unet_ = unet.to(self.torch_device, memory_format=torch.channels_last).eval()
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         self._require_fitted("calibration_")
