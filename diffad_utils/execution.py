@@ -490,6 +490,12 @@ def state(plan: Plan, run: PlannedRun) -> str:
     return "done" if done.is_file() and done.read_text(encoding="utf-8") == stamp(run) else "changed"
 
 
+def last_seconds(run: PlannedRun) -> float:
+    """Wall time in seconds that the run's folder tells of, 0 if there is none. Longest first, no core idles at the end."""
+    manifest = run.folder / "manifest.json"
+    return json.loads(manifest.read_text(encoding="utf-8"))["wall_s"] if manifest.is_file() else 0.0
+
+
 def status(plan: Plan) -> list[dict]:
     """One dict a run, in the plan's order: run, state, when (recorded, UTC), time (of the run, or so far), note."""
     rows = []

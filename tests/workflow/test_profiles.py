@@ -112,6 +112,7 @@ def test_status_tells_missing_failed_running_changed_and_done(place, capsys):
     assert [execution.state(made, run) for run in made.runs] == ["missing", "failed", "running", "changed"]
     (made.work(fourth) / "done").write_text(execution.stamp(fourth))
     rows = execution.status(made)
+    assert [execution.last_seconds(run) for run in made.runs] == [0, 0, 0, 65.2]
     assert rows[3]["state"] == "done" and rows[3]["time"] == "0:01:05" and rows[3]["when"] == "2026-01-02 03:04"
     assert rows[1]["note"] == "cell 3: no" and "starting the kernel" in rows[2]["note"]
     arguments = ["status", "base", "--notebooks", str(place / "notebooks"), "--profiles", str(place / "profiles")]
