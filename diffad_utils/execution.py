@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import base64
 import contextlib
 import datetime
 import fnmatch
@@ -35,6 +36,7 @@ from diffad_utils.profiles import (  # noqa: F401 (also for those who look for t
 
 PACKAGE = Path(__file__).resolve().parent
 HEARTBEAT_SECONDS = 30
+LARGE_NOTEBOOK = 1_400_000  # bytes; what is committed should load quickly on a web page
 
 
 class RunFailed(RuntimeError):
@@ -415,6 +417,16 @@ def _drop_progress_bars(cell: dict) -> None:
         cell["outputs"] = [output for output in cell["outputs"] if output.get("name") != "stderr" or "\r" not in "".join(output["text"])]
 
 
+def _reduce_colours(cells: list[dict]) -> None:
+    """Every PNG among the outputs as `report.small_png` makes it: a third of its size."""
+    from diffad_utils.report import small_png
+
+    for output in (output for cell in cells for output in cell.get("outputs", [])):
+        if "image/png" in output.get("data", {}):
+            content = small_png(base64.b64decode(output["data"]["image/png"]))
+            output["data"]["image/png"] = base64.b64encode(content).decode("ascii")
+
+
 def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT_MINUTES) -> None:
     """Run committed notebooks in place, with their parameters as they stand, and save them with outputs.
 
@@ -450,6 +462,8 @@ def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT
                 progress.stop()
             for cell in content.cells:
                 _drop_progress_bars(cell)
+            if len(nbformat.writes(content)) > LARGE_NOTEBOOK:
+                _reduce_colours(content.cells)
             study.write_atomically(path, nbformat.writes(content) + "\n")
             progress.say("saved")
 

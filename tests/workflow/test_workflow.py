@@ -1,5 +1,7 @@
 """The workflow on tiny notebooks: what runs, what runs again, what happens when one fails."""
 
+import base64
+import io
 import json
 import os
 import subprocess
@@ -7,8 +9,10 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from diffad_utils import execution, study
@@ -263,3 +267,25 @@ def test_saved_notebooks_have_no_progress_bars(tmp_path):
     (tmp_path / "run.ipynb").write_text(json.dumps({"cells": [cell], "metadata": {}}))
     text = execution._published(tmp_path / "run.ipynb", Path("07_invad.ipynb"))
     assert json.loads(text)["cells"][0]["outputs"] == outputs[1:]
+
+
+PICTURE = """import io, numpy as np, PIL.Image, IPython.display
+pixels = np.random.default_rng(0).normal(128, 20, (80, 80, 3)).clip(0, 255).astype("uint8")
+PIL.Image.fromarray(pixels).save(file := io.BytesIO(), "PNG")
+IPython.display.Image(data=file.getvalue())"""
+
+
+def test_large_notebooks_are_saved_with_smaller_pictures(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFAD_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    sizes, pictures = [], []
+    for limit in (10**9, 100):
+        monkeypatch.setattr(execution, "LARGE_NOTEBOOK", limit)
+        write_notebook(tmp_path / "99_picture.ipynb", [PARAMETERS, PICTURE])
+        execution.reexecute([tmp_path / "99_picture.ipynb"], threads=1)
+        content = nbformat.read(tmp_path / "99_picture.ipynb", as_version=4).cells[-1].outputs[0].data["image/png"]
+        sizes.append(len(content))
+        pictures.append(Image.open(io.BytesIO(base64.b64decode(content))))
+    assert sizes[1] < sizes[0] and pictures[1].mode == "P"
+    difference = np.abs(np.asarray(pictures[0], dtype=int) - np.asarray(pictures[1].convert("RGB"), dtype=int))
+    assert difference.mean() < 8
