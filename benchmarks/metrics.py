@@ -153,7 +153,7 @@ def main() -> None:
         chosen = {name: f for name, f in candidates.items() if not (large and name.startswith("200"))}
         once = [name for name in chosen if large and not name.startswith(("ours", "ADEval"))]
         bound = {name: (lambda f=f: f(*data)) for name, f in chosen.items()}
-        rows, values = harness.interleave(bound, options.repeats or (5 if large else 7), device=options.device, once=once)
+        rows, values = harness.interleave(bound, options.repeats or 5, device=options.device, once=once)
         for row in rows:
             row |= {key: round(values[row["name"]][key], 6) for key in metrics.PIXEL_METRICS if key in values[row["name"]]}
             if row["name"] not in once[2:] and not (large and row["name"].startswith("torchmetrics")):

@@ -137,7 +137,7 @@ def overheads(options) -> dict:
         loop, bare, calls = build()
         with torch.inference_mode():
             bound = {"network alone": lambda b=bare, n=calls: [b() for _ in range(n)], "loop": loop}
-            measured = harness.interleave(bound, options.repeats or (3 if options.quick else 9), device=device)[0]
+            measured = harness.interleave(bound, options.repeats or (3 if options.quick else 5), device=device)[0]
         alone, whole = measured
         rows.append({"loop": name, "calls": calls, "loop_s": whole["wall_s"], "cpu_s": whole["cpu_s"], "loop / (calls x network)": whole["ratio"]})
     return {"title": "Overhead of sampling loops", "rows": rows, "note": "ratio of processor times on a CPU, of wall times on a GPU"}
@@ -183,7 +183,7 @@ def invad_throughput(options) -> dict:
         "ours, fp32": lambda: ours.invert(features),
         "ours, bf16": lambda: short.invert(features),
     }
-    for precision in (("fp32",) if options.quick else ("fp32", "bf16")) if compilable(options.device) else ():
+    for precision in ("fp32", "bf16") if options.compile and compilable(options.device) else ():
         compiled = invad(options.device, batch, inference_precision=precision).compile()
         compiled.invert(features)  # compiling is not what is measured
         bound[f"ours, {precision}, compiled"] = lambda detector=compiled: detector.invert(features)
@@ -299,7 +299,7 @@ def growing(options) -> dict:
 
 
 def main() -> None:
-    options = harness.arguments("sampling", __doc__, compile="D3AD through torch.compile too (minutes of compiling on a CPU)")
+    options = harness.arguments("sampling", __doc__, compile="InvAD and D3AD through torch.compile too (minutes of compiling on a CPU)")
     torch.manual_seed(0)
     harness.write("sampling", options, [overheads(options), invad_throughput(options), d3ad_throughput(options), growing(options)])
 
