@@ -150,14 +150,13 @@ def main() -> None:
     for count, side in sizes:
         data = prepared(count, side, options.device)
         large = side > 256
-        chosen = {name: f for name, f in candidates.items() if not (large and name.startswith("200"))}
+        chosen = {name: f for name, f in candidates.items() if not (large and name.startswith(("200", "torchmetrics")))}
         once = [name for name in chosen if large and not name.startswith(("ours", "ADEval"))]
         bound = {name: (lambda f=f: f(*data)) for name, f in chosen.items()}
         rows, values = harness.interleave(bound, options.repeats or 5, device=options.device, once=once)
         for row in rows:
             row |= {key: round(values[row["name"]][key], 6) for key in metrics.PIXEL_METRICS if key in values[row["name"]]}
-            if row["name"] not in once[2:] and not (large and row["name"].startswith("torchmetrics")):
-                row["memory_MB"] = harness.megabytes(harness.peak_memory("metrics", row["name"], f"{count}x{side}", options)["rise"])
+            row["memory_MB"] = harness.megabytes(harness.peak_memory("metrics", row["name"], f"{count}x{side}", options)["rise"])
         note = "ratio: time over ours (medians and range over rounds); memory_MB: peak above the input, in a process of its own"
         tables.append({"title": f"Pixel metrics, {count} maps of {side} x {side}", "rows": rows, "note": note})
     growing, counts = [], [4, 8] if options.quick else [16, 64, 256]

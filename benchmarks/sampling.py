@@ -210,11 +210,11 @@ def invad_throughput(options) -> dict:
 
 
 def fitted_d3ad(device: str, quick: bool):
-    """A detector fitted on a whole category of the textures, and its test images."""
+    """A detector fitted on a whole category of the textures, and at most 64 of its test images."""
     index = data.load_index("textures", category="leather")
     train, test = (data.ImageDataset(index[index["split"] == split].iloc[: 12 if quick else None], size=128) for split in ("train", "test"))
     detector = METHODS["d3ad"](device=device, train_steps=2, warmup_steps=1, adaptation_epochs=0, k=5)
-    return detector.fit(train), data.load_batch(test)["image"]
+    return detector.fit(train), data.load_batch(test)["image"][:64]
 
 
 def image_by_image(detector, vae, images: torch.Tensor) -> torch.Tensor:
