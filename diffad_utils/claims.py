@@ -39,7 +39,7 @@ def finding(
     n : number of images (or pairs, defects, ...) behind the interval.
     measure : what the effect is, with its unit: "I-AUROC of ESM minus SGM".
     section : heading of the notebook's section that computes it, for the link.
-    note : a restriction the reader must know, such as "a small model trained for a minute".
+    note : a restriction the reader must know, such as "a small model, trained for 160 steps".
 
     Raises ``ValueError`` for an unknown claim, a value that is not finite, or an interval that is not ordered.
     """

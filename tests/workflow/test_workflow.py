@@ -12,8 +12,8 @@ import nbformat
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
 
 from diffad_utils import execution, study
 
