@@ -4,13 +4,13 @@
     python -m benchmarks.img2img_sweep --random-sd15 --device cuda --size 512 --repeats 3
 
 Peer: the seed project's way (codes/img2img.ipynb), one call of ``StableDiffusionImg2ImgPipeline`` for each image and
-setting, Pillow images in and out, in fp32 on a CPU and fp16 on a GPU, on its own copy of the networks; ``--peer-slicing``
-with the attention slicing that they switch on. The engine once in each of ``--precisions``. All run the same images and
-settings in alternation, so what else the machine does meets all. Columns:
+setting, Pillow images in and out, in fp32 on a CPU and fp16 on a GPU, on its own copy of the networks; and the same with
+attention slicing, which the slides ("Implementation Details") switch on. The engine once in each of ``--precisions``. All
+run the same images and settings in alternation, so what else the machine does meets all. Columns:
 
-- times as fast: the peer's wall time over the engine's, median and range over the repeats;
-- on a CPU the ratio of processor times as well: it says how much work is saved, where the wall time also says how well the
-  cores are kept busy. (Threads that wait for one another may spin, which counts as processor time.)
+- times as fast: the peer's wall time over the engine's, median and range over the repeats, without and with slicing;
+- on a CPU the ratio of processor times as well (without slicing): it says how much work is saved, where the wall time also
+  says how well the cores are kept busy. (Threads that wait for one another may spin, which counts as processor time.)
 - wall time / bound: the bound is evaluations x (time of one batched UNet evaluation / its rows) + the autoencoder's
   share. The evaluation is timed before and after each sweep, with the engine's workers, and the mean taken.
 
@@ -123,21 +123,20 @@ def main() -> None:
     parser.add_argument("--random-sd15", action="store_true", help="Stable Diffusion v1.5 with random weights")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.1, 0.3, 0.5, 0.7])
     parser.add_argument("--guidance-scales", type=float, nargs="+", default=[3.5, 9.0])
-    parser.add_argument("--steps", type=int, nargs="+", default=[20])
+    parser.add_argument("--steps", type=int, nargs="+", default=[20, 50])
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="cores for either side, on a CPU")
-    parser.add_argument("--peer-slicing", action="store_true", help="attention slicing for the peer")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, help="of the engine's networks; default: fp16 on a GPU, else fp32, and bf16 where the processor has instructions for it")
     parser.add_argument("--compile", action="store_true", help="torch.compile for the engine's UNet")
     parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN time its algorithms, for both sides")
     parser.add_argument("--quick", action="store_true", help="one image and setting, to see that it runs; nothing is written")
     options = parser.parse_args()
     if options.quick:
-        options.images, options.strengths, options.guidance_scales, options.repeats = 1, [0.1], [3.5], 1
+        options.images, options.strengths, options.guidance_scales, options.steps, options.repeats = 1, [0.1], [3.5], [20], 1
     device = pick_device(options.device)
     torch.set_num_threads(options.threads)
     torch.backends.cudnn.benchmark = options.cudnn_benchmark
@@ -150,30 +149,40 @@ def main() -> None:
             return random_sd15(device, PRECISIONS[precision])
         return load_pipeline(options.weights, device=str(device), dtype=PRECISIONS[precision])
 
-    peer, engines = load(usual), {name: Img2ImgEngine(load(name), options.batch_size) for name in options.precisions or native}
-    if options.peer_slicing:
-        peer.enable_attention_slicing()
+    peers = {"plain": load(usual), "sliced": load(usual)}
+    peers["sliced"].enable_attention_slicing()
+    engines = {name: Img2ImgEngine(load(name), options.batch_size) for name in options.precisions or native}
     settings = sweep.grid(options.strengths, options.guidance_scales, options.steps)
     images = torch.rand(options.images, 3, options.size, options.size, generator=torch.Generator().manual_seed(0))
     pictures = [to_pil_image(image) for image in images]
 
-    one_by_one(peer, pictures[:1], settings[:1])
+    for peer in peers.values():
+        one_by_one(peer, pictures[:1], settings[:1])
     for engine in engines.values():
         if options.compile:
             engine.unet.compile()
         at_once(engine, images, settings if options.compile else settings[-1:])
-    peers, ours = [], {name: [] for name in engines}
+    theirs, ours = {name: [] for name in peers}, {name: [] for name in engines}
     for _ in range(options.repeats):
         for name, engine in engines.items():
             ours[name].append(timed_sweep(engine, images, settings))
-        peers.append(seconds(lambda: one_by_one(peer, pictures, settings)))
-    rows = [{"name": f"diffusers' pipeline, image by image, {usual}", "wall_s": harness.spread([wall for wall, _ in peers]), "rounds": len(peers)}]
+        for name, peer in peers.items():
+            theirs[name].append(seconds(lambda peer=peer: one_by_one(peer, pictures, settings)))
+    rows = [
+        {"name": f"diffusers' pipeline, image by image, {usual}" + ", attention slicing" * (name == "sliced"),
+         "wall_s": harness.spread([wall for wall, _ in times]), "rounds": len(times)}
+        for name, times in theirs.items()
+    ]  # fmt: skip
+
+    def ratio(peer: str, runs: list[tuple[float, ...]], column: int) -> list[float]:
+        return harness.spread([before[column] / run[column] for before, run in zip(theirs[peer], runs, strict=True)])
+
     for name, runs in ours.items():
-        fast = [[theirs[i] / run[i] for theirs, run in zip(peers, runs, strict=True)] for i in (0, 1)]
         rows.append({
-            "name": f"sweep engine, {name}" + (", compiled" if options.compile else ""),
-            "wall_s": harness.spread([run[0] for run in runs]), "rounds": len(runs), "times as fast": harness.spread(fast[0]),
-            **({} if on_gpu else {"times as fast, processor time": harness.spread(fast[1])}),
+            "name": f"sweep engine, {name}" + ", compiled" * options.compile,
+            "wall_s": harness.spread([run[0] for run in runs]), "rounds": len(runs), "times as fast": ratio("plain", runs, 0),
+            **({} if on_gpu else {"times as fast, processor time": ratio("plain", runs, 1)}),
+            "times as fast as with slicing": ratio("sliced", runs, 0),
             "wall time / bound": harness.spread([run[0] / run[2] for run in runs]), "evaluations": runs[0][3],
         })  # fmt: skip
     weights = "Stable Diffusion v1.5's size" if options.random_sd15 else options.weights

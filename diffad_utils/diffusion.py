@@ -12,8 +12,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,7 +93,7 @@ def ddim_moves(eps_fn: EpsFn, x: Tensor, timesteps: Tensor, alpha_from: Tensor, 
     """
     timesteps, coefficients = timesteps.to(x.device), _coefficients(alpha_from, alpha_to, x)
     for i in range(len(timesteps)):
-        x = _move(x, eps_fn(x, timesteps[i]), *coefficients[:, i])
+        x = _move(x, eps_fn(x, timesteps[i]).to(x), *coefficients[:, i])  # `.to`: the state keeps its dtype
         yield x
 
 
@@ -120,14 +122,14 @@ def inversion_plan(schedule: NoiseSchedule, num_steps: int, spacing: str = "refe
     0, tau_1 .. tau_(S-1), and the last move ends at alpha_bar[tau_S]. Both take the input as the state at t = 0.
     Rounding is to the nearest even integer at .5, as in the public code.
 
-    Raises ``ValueError`` for an unknown spacing, ``num_steps`` outside 1 .. T, or ``num_steps`` = 1 with "reference",
+    Raises ``ValueError`` for an unknown spacing, ``num_steps`` that is no integer in 1 .. T, or ``num_steps`` = 1 with "reference",
     which the public code cannot run either.
     """
     if spacing not in SPACINGS:
         raise ValueError(f"spacing must be one of {SPACINGS}, got {spacing!r}")
     minimum = 2 if spacing == "reference" else 1
-    if not minimum <= num_steps <= schedule.T:
-        raise ValueError(f"num_steps must be in {minimum} .. {schedule.T} with spacing={spacing!r}, got {num_steps}")
+    if not isinstance(num_steps, Integral) or not minimum <= num_steps <= schedule.T:
+        raise ValueError(f"num_steps must be a whole number in {minimum} .. {schedule.T} with spacing={spacing!r}, got {num_steps!r}")
     alphas, last = schedule.alphas_cumprod.tolist(), schedule.T - 1
     if spacing == "reference":
         stride, position, timesteps = last / (num_steps - 1), 0.0, []
@@ -187,14 +189,20 @@ def ddim_sample(
 
     Returns the result [B, ...] in the dtype of ``x_t``, or with ``return_trajectory`` also the states
     [steps + 1, B, ...], ``x_t`` first. Raises ``ValueError`` if the timesteps are empty, not descending, outside
-    0 .. T-1, or not of batch size B, or if ``eta`` > 0 and there is no noise for every step.
+    0 .. T-1, not integers or not of batch size B, if there is a weight but no target or one of another shape, or if
+    ``eta`` > 0 and there is no noise for every step.
     """
     steps = _timesteps_per_image(timesteps, len(x_t), schedule.T)
+    if guidance_weight and guidance_target is None:
+        raise ValueError(f"guidance_weight = {guidance_weight} needs a guidance_target, got None")
+    if guidance_target is not None and guidance_target.shape != x_t.shape:
+        raise ValueError(f"guidance_target must have the shape of x_t, {list(x_t.shape)}, got {list(guidance_target.shape)}")
     if eta and (noise is None or noise.shape != (len(steps), *x_t.shape)):
         got = None if noise is None else list(noise.shape)
         raise ValueError(f"eta = {eta} needs noise {[len(steps), *x_t.shape]}, got {got}")
     alphas = torch.cat([schedule.alphas_cumprod[steps], torch.ones(1, len(x_t), dtype=torch.float64)])
-    guided = guidance_target is not None and guidance_weight != 0.0
+    guided = guidance_weight != 0.0
+    guidance_target = guidance_target.to(x_t) if guided else None
     coefficients, spreads = _coefficients(alphas[:-1], alphas[1:], x_t), _spreads(alphas[:-1], alphas[1:], x_t, eta) if eta else None
     active = [None if len(rows) == len(x_t) else rows.to(x_t.device) for rows in ((t >= 0).nonzero()[:, 0] for t in steps)]
     noise, visited = (None if noise is None else noise.to(x_t)), steps.to(x_t.device)
@@ -204,7 +212,7 @@ def ddim_sample(
         if rows is not None:  # the others wait
             here, t, target, move = x[rows], t[rows], target[rows] if guided else None, move[:, rows]
         signal_from, sigma_from, signal_to, _ = move
-        eps = eps_fn(here, t)
+        eps = eps_fn(here, t).to(x_t)
         if guided:
             target_t = signal_from * target + sigma_from * eps
             eps = eps - guidance_weight * sigma_from * (target_t - here)
@@ -302,10 +310,13 @@ def _signal_and_noise(alpha: Tensor | float, like: Tensor) -> tuple[Tensor, Tens
 
 
 def _timesteps_per_image(timesteps: Sequence[int] | Tensor, batch_size: int, T: int) -> Tensor:
-    steps = torch.as_tensor(timesteps, dtype=torch.int64).cpu()
+    steps = torch.as_tensor(np.ascontiguousarray(timesteps) if isinstance(timesteps, np.ndarray) else timesteps).cpu()
+    if steps.numel() and (steps.is_floating_point() or steps.is_complex()):
+        raise ValueError(f"timesteps must be whole numbers of an integer type, got {steps.dtype}")
+    steps = steps.long()
     if steps.ndim == 1:
         steps = steps[:, None].expand(-1, batch_size)
-    if steps.ndim != 2 or steps.shape[1] != batch_size or len(steps) == 0:
+    if steps.ndim != 2 or steps.shape[1] != batch_size or steps.numel() == 0:
         raise ValueError(f"timesteps must be [steps] or [steps, {batch_size}] and not empty, got shape {tuple(steps.shape)}")
     waiting = steps < 0
     descends = (steps.diff(dim=0) < 0) | waiting[:-1]

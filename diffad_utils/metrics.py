@@ -19,6 +19,7 @@ Sources
 
 import warnings
 from collections.abc import Callable
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -350,8 +351,8 @@ class _PixelSums:
 
 
 def _check_fpr_limit(fpr_limit: float) -> None:
-    if not 0.0 < fpr_limit <= 1.0:
-        raise ValueError(f"fpr_limit must lie in (0, 1], got {fpr_limit}")
+    if not isinstance(fpr_limit, Real) or not 0.0 < fpr_limit <= 1.0:
+        raise ValueError(f"fpr_limit must be a number in (0, 1], got {fpr_limit!r}")
 
 
 def aupro(maps, masks, fpr_limit: float = 0.3) -> float:
@@ -503,6 +504,8 @@ def evaluate(prediction, batch) -> dict[str, float]:
             not empty.
     """
     scores = _check_scores(prediction.score, "prediction.score", "N")
+    if "label" not in batch:
+        raise ValueError(f"batch must have 'label' [N], got {sorted(batch)}")
     labels = _check_binary(batch["label"], scores.shape, "labels", "prediction.score")
     results = {}
     if labels.any() and not labels.all():

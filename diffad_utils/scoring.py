@@ -79,11 +79,12 @@ def d3ad_map(latent: Tensor, feature: Tensor, weight: float) -> Tensor:
 
 
 def min_max_over_batch(maps: Tensor) -> Tensor:
-    """Maps [B, H, W] scaled by minimum and maximum over all of them, as D3AD's public code does over the whole test set.
+    """Maps [B, H, W] scaled by minimum and maximum over all of them, as D3AD's public code does over the whole test set;
+    equal values give 0.
 
     An image's map then depends on its company: for comparison only.
     """
-    return (maps - maps.min()) / (maps.max() - maps.min())
+    return (maps - maps.min()) / (maps.max() - maps.min()).clamp_min(torch.finfo(maps.dtype).tiny)
 
 
 def gaussian_nll(z: Tensor) -> Tensor:
@@ -110,7 +111,8 @@ class Calibration:
     def fit(cls, parts: Mapping[str, Tensor]) -> Calibration:
         """Mean and standard deviation of each part [n] over the held-out normals.
 
-        Raises ``ValueError`` with fewer than two images or a part that is not finite; a constant part gets scale 1.
+        Raises ``ValueError`` with fewer than two images or a part that is not finite; a part that is constant up
+        to rounding (its spread below 1e-12 of its size) gets scale 1.
         """
         for name, values in parts.items():
             if len(values) < 2:
@@ -118,7 +120,8 @@ class Calibration:
             if not bool(torch.isfinite(values).all()):
                 raise ValueError(f"score part {name!r} is not finite on the held-out normal images")
         location = {name: values.double().mean().item() for name, values in parts.items()}
-        scale = {name: values.double().std().item() or 1.0 for name, values in parts.items()}
+        spread = {name: values.double().std().item() for name, values in parts.items()}
+        scale = {name: value if value > 1e-12 * abs(location[name]) else 1.0 for name, value in spread.items()}
         return cls(location, scale)
 
     def calibrate(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -750,7 +750,7 @@ class Run:
             detector: the fitted detector; its class and number of weights go into the manifest.
             experiments: anything else the notebook measured that is a function of seed and data.
             timing: name -> number (``ms_per_image``, ``fit_s``, ...); goes into the manifest.
-            maps: also write ``maps.npz``: key [N], anomaly_map float16 [N, h, w] (size-capped) and, where every anomalous
+            maps: also write ``maps.npz``: key [N], anomaly_map [N, h, w] (`small_maps`) and, where every anomalous
                 image has one, mask bool [N, H, W]. A reconstruction leaves ``reconstruction.parquet``, one row an image.
             intervals: metric name -> (low, high); None: bootstrap over images for I-AUROC and I-AP.
             floor: the trivial floor's metrics on the same data, if the notebook computed it.
@@ -962,13 +962,22 @@ def image_intervals(scores: pd.DataFrame, metrics: dict) -> dict[str, tuple[floa
 
 
 def small_maps(maps, limit: int = MAPS_LIMIT_BYTES) -> np.ndarray:
-    """Anomaly maps as float16 [N, h, w], averaged down by factors of two until they take at most `limit` bytes."""
+    """Anomaly maps [N, h, w], averaged down by factors of two until they take at most `limit` bytes.
+
+    float16, or float32 where half precision would overflow, or leave fewer than 256 levels between the lowest and the
+    highest value. ``ValueError`` for maps that are not finite.
+    """
     import torch
 
     maps = torch.as_tensor(maps).detach().float().cpu()
-    while maps.numel() * 2 > limit and min(maps.shape[1:]) >= 2:
+    if not bool(torch.isfinite(maps).all()):
+        raise ValueError("anomaly_map has NaN or infinite values; nothing was written")
+    largest, spread = maps.abs().max(), maps.max() - maps.min()
+    fits = largest < np.finfo(np.float16).max and (spread == 0 or spread >= largest / 8)  # 11 bits of which 3 are shared
+    kind = np.dtype(np.float16 if fits else np.float32)
+    while maps.numel() * kind.itemsize > limit and min(maps.shape[1:]) >= 2:
         maps = torch.nn.functional.avg_pool2d(maps[:, None], 2)[:, 0]
-    return maps.numpy().astype(np.float16)
+    return maps.numpy().astype(kind)
 
 
 def usable_masks(batch: dict) -> dict[str, np.ndarray]:
@@ -1013,7 +1022,7 @@ class RunRecord:
         return pd.read_parquet(self.folder / "scores.parquet")
 
     def maps(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """(keys [N], anomaly maps float16 [N, h, w]), or None if the run kept none."""
+        """(keys [N], anomaly maps [N, h, w] as `small_maps` made them), or None if the run kept none."""
         path = self.folder / "maps.npz"
         if not path.is_file():
             return None

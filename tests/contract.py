@@ -107,6 +107,12 @@ class DetectorContract:
             alone = fitted.predict(images[i : i + 1], keys[i : i + 1])
             self._same(alone, predicted, [i])
 
+    def test_without_keys_an_image_alone_equals_the_image_in_a_batch_too(self, fitted, samples):
+        images = samples[1]["image"]
+        together = fitted.predict(images)
+        self._same(fitted.predict(images[3:4]), together, [3])
+        self._same(fitted.predict(images.flip(0)), together, [5, 4, 3, 2, 1, 0])
+
     def test_the_order_of_the_test_set_does_not_matter(self, fitted, predicted, samples):
         order = [5, 2, 0, 4, 1, 3]
         shuffled = fitted.predict(samples[1]["image"][order], [samples[1]["key"][i] for i in order])
@@ -181,6 +187,8 @@ class DetectorContract:
         for value in (255.0, -0.1, float("nan")):
             with pytest.raises(ValueError, match=r"\[0, 1\]"):
                 fitted.predict(torch.full((1, 3, size, size), value))
+        with pytest.raises(ValueError, match="at least one image"):
+            fitted.predict(samples[1]["image"][:0])
         with pytest.raises(RuntimeError, match="not fitted"):
             self.make().predict(samples[1]["image"], samples[1]["key"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 
 import numpy as np
@@ -116,10 +117,10 @@ def _area(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, (int, np.integer)) else size
-    if height < 1 or width < 1:
-        raise ValueError(f"size must be a positive int or (height, width); got {size!r}")
-    return int(height), int(width)
+    pair = (size, size) if isinstance(size, (int, np.integer)) else size
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(side, (int, np.integer)) and side >= 1 for side in pair):
+        raise ValueError(f"size must be a positive int or (height, width), both positive ints; got {size!r}")
+    return int(pair[0]), int(pair[1])
 
 
 class ImageDataset(Dataset):
@@ -154,9 +155,10 @@ class ImageDataset(Dataset):
         return len(self.index)
 
     def __getitem__(self, i: int) -> dict:
+        i = operator.index(i)
         if not -len(self) <= i < len(self):
             raise IndexError(f"sample {i} of {len(self)}")
-        i = int(i) % len(self)
+        i %= len(self)
         sample = self._cached.get(i)
         if sample is None:
             sample = self._read(i)

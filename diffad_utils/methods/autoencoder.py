@@ -89,7 +89,7 @@ class Autoencoder(ReconstructionDetector):
         return self
 
     @torch.inference_mode()
-    def _reconstruct(self, x: Tensor, keys: Sequence[str] | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def _reconstruct(self, x: Tensor, keys: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Dec(Enc(x)); nothing in it is random."""
         return bottleneck.reconstruct(self.model_, x), {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import warnings
@@ -88,8 +89,8 @@ class Detector(ABC):
         """Scores and maps of ``images`` [B, 3, H, W], float in [0, 1].
 
         ``keys`` [B] seed what is random in a method and name the category for class-conditional ones; without them
-        the image's position in the batch is its key. Raises ``ValueError`` for images of another shape, type or range,
-        ``RuntimeError`` before ``fit``.
+        an image's pixels seed it (`noise_keys`). Raises ``ValueError`` for images of another shape, type or range, no
+        images, or another number of keys; ``RuntimeError`` before ``fit``.
         """
 
     def predict_dataset(
@@ -206,13 +207,27 @@ def batches(dataset: ImageDataset, batch_size: int) -> Iterator[dict]:
 
 
 def check_images(images: Tensor) -> Tensor:
-    """Raise ``ValueError`` unless ``images`` is float [B, 3, H, W], finite and in [0, 1]; returns it as float32."""
+    """Raise ``ValueError`` unless ``images`` is float [B, 3, H, W], B >= 1, finite and in [0, 1]; returns it as float32."""
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         got = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"images must be a float tensor [B, 3, H, W] with values in [0, 1], got {got}")
-    if len(images) and not bool(((images >= 0) & (images <= 1)).all()):
+    if not images.numel():
+        raise ValueError(f"expected at least one image with pixels, got shape {list(images.shape)}")
+    if not bool(((images >= 0) & (images <= 1)).all()):
         raise ValueError(f"images must be finite and in [0, 1], got {images.min().item():.4g} .. {images.max().item():.4g}")
     return images.float()
+
+
+def noise_keys(images: Tensor, keys: Sequence[str] | None) -> list[str]:
+    """What seeds the noise of each of images [B, 3, H, W]: its key or, without keys, the SHA-256 of its float32 pixels.
+
+    Either way it does not depend on what else is in the batch. Raises ``ValueError`` unless there is one key an image.
+    """
+    if keys is None:
+        return [hashlib.sha256(image.numpy()).hexdigest() for image in images.detach().float().cpu().contiguous()]
+    if len(keys) != len(images):
+        raise ValueError(f"expected one key an image, got {len(keys)} keys for {len(images)} images")
+    return [*keys]
 
 
 def check_train_dataset(dataset: ImageDataset) -> None:

@@ -131,12 +131,15 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
 def categories_of(keys: Sequence[str] | None, count: int, known: Sequence[str]) -> list[str]:
     """The category of each of ``count`` images: the only one known, or the one in its key "dataset/category/...".
 
-    Raises ``ValueError`` where several are known and there are no keys, or a key names another one.
+    Raises ``ValueError`` where several are known and there are no keys, another number of them, or a key that names
+    another one.
     """
     if len(known) == 1:
         return [*known] * count
     if keys is None:
         raise ValueError(f"the detector was fitted on {', '.join(known)}: give the image keys, which name the category")
+    if len(keys) != count:
+        raise ValueError(f"expected one key an image, got {len(keys)} keys for {count} images")
     categories = [key.split("/")[1] if "/" in key else key for key in keys]
     unknown = sorted(set(categories) - set(known))
     if unknown:

@@ -38,7 +38,7 @@ from diffad_utils import adaptation, bottleneck, scoring
 from diffad_utils.conditioning import PLANS, denoising_plan, scaled_start
 from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import NoiseSchedule, add_noise, autocast, check_precision, ddim_sample, image_noise
-from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, resize_images
+from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, noise_keys, resize_images
 from diffad_utils.methods.reconstruction import SMOOTHING
 from diffad_utils.models.backbones import load_backbone
 from diffad_utils.models.stable_diffusion import load_vae
@@ -321,7 +321,7 @@ class ConditionedDiffusion(Detector):
         taken over if the same networks saw the images (not after another domain adaptation), and ignored otherwise.
         """
         x = self._input(images)
-        done = self._reconstruct(x, keys, known)
+        done = self._reconstruct(x, noise_keys(images, keys), known)
         with self._timed("features"):
             feature = self.feature_map(done.features, done.x_hat)
         return Maps(done, self.residual_map(x, done.x_hat, done.state, done.state_hat), feature)
@@ -334,12 +334,11 @@ class ConditionedDiffusion(Detector):
     def reconstruction(self, images: Tensor, keys: Sequence[str] | None = None) -> Reconstruction:
         """All that belongs to the reconstruction of images [B, 3, H, W] in [0, 1]."""
         self._require_fitted("_scales")
-        return self._reconstruct(self._input(images), keys)
+        return self._reconstruct(self._input(images), noise_keys(images, keys))
 
     @torch.inference_mode()
-    def _reconstruct(self, x: Tensor, keys: Sequence[str] | None, known: Reconstruction | None = None) -> Reconstruction:
+    def _reconstruct(self, x: Tensor, keys: Sequence[str], known: Reconstruction | None = None) -> Reconstruction:
         """x float32 [B, 3, image_size, image_size] in [0, 1]."""
-        keys = [str(i) for i in range(len(x))] if keys is None else keys
         seen_by = (self.extractor_, self.posterior, self.inference_precision)
         again = known is not None and known.seen_by == seen_by
         with self._timed("features"):

@@ -41,7 +41,7 @@ from torchvision.transforms.functional import gaussian_blur
 from diffad_utils import bottleneck, metrics, scoring
 from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import NoiseSchedule, add_noise, autocast, check_precision, image_noise
-from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, resize_images
+from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, noise_keys, resize_images
 from diffad_utils.methods.clip_detectors import paste_defect
 from diffad_utils.methods.reconstruction import SMOOTHING
 from diffad_utils.models.backbones import load_layers
@@ -291,7 +291,7 @@ class ScoreMatchingDetector(Detector):
         """Reconstruct images [B, 3, H, W] and compare; `prediction` makes scores of it."""
         self._require_fitted("calibration_")
         x = self._input(images)
-        x0, x_hat = self._sampled(x, [str(i) for i in range(len(x))] if keys is None else keys)
+        x0, x_hat = self._sampled(x, noise_keys(images, keys))
         decoded = self.decode(x_hat)
         return Measured(x0, x_hat, decoded, self.maps(x0, x_hat, decoded))
 
@@ -305,9 +305,7 @@ class ScoreMatchingDetector(Detector):
     def reconstruct(self, images: Tensor, keys: Sequence[str] | None = None, observe: Observer | None = None) -> Tensor:
         """Reconstructions float32 [B, 3, image_size, image_size] in [0, 1] of images [B, 3, H, W]; ``observe`` as for `sample`."""
         self._require_fitted("calibration_")
-        x = self._input(images)
-        keys = [str(i) for i in range(len(x))] if keys is None else keys
-        return self.decode(self.sample(self.encode(x), keys, observe))
+        return self.decode(self.sample(self.encode(self._input(images)), noise_keys(images, keys), observe))
 
     def _input(self, images: Tensor) -> Tensor:
         return resize_images(check_images(images), self.image_size).clamp(0, 1)

@@ -40,7 +40,7 @@ from torch import Tensor
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import PRECISIONS, EpsFn, check_precision, ddim_moves, ddim_step, image_noise
-from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, resize_images
+from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, noise_keys, resize_images
 from diffad_utils.methods.clip_detectors import (
     ClipFeatures,
     categories_of,
@@ -442,18 +442,17 @@ class Img2Img(Detector):
         return [self.prompts_[c][0] for c in categories], [self.prompts_[c][1] for c in categories]
 
     def reconstruct(self, images: Tensor, keys: Sequence[str] | None = None) -> Tensor:
-        """img2img of images float32 [B, 3, image_size, image_size] in [0, 1]: the same shape, CPU."""
+        """img2img of images float [B, 3, H, W] in [0, 1]: float32 [B, 3, image_size, image_size], CPU."""
         texts = [self.engine_.embed(*pair) for pair in zip(*self.prompts(keys, len(images)), strict=True)]
-        keys = [str(i) for i in range(len(images))] if keys is None else list(keys)
-        latents = self.engine_.denoise(self.engine_.encode(images), keys, texts, [self.setting] * len(images))
-        return self.engine_.decode(latents)
+        posterior = self.engine_.encode(resize_images(check_images(images), self.image_size))
+        return self.engine_.decode(self.engine_.denoise(posterior, noise_keys(images, keys), texts, [self.setting] * len(images)))
 
     def _measure(
         self, images: Tensor, keys: Sequence[str] | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """Parts [B] and maps [B, image_size, image_size] of the score, and the reconstruction at ``image_size``."""
         x = resize_images(images.float(), self.image_size)
-        x_hat = self.reconstruct(x, keys)
+        x_hat = self.reconstruct(images, keys)
         features = clip_features_of_both(self.clip_, x, x_hat) if self.clip_ else None
         parts, maps = residual_parts(x, x_hat, features)
         return parts, {name: scoring.upsample_map(values, x.shape[-2:]) for name, values in maps.items()}, x_hat

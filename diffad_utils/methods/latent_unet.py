@@ -103,7 +103,7 @@ class LatentUNet(ReconstructionDetector):
         return self
 
     @torch.inference_mode()
-    def _reconstruct(self, x: Tensor, keys: Sequence[str] | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def _reconstruct(self, x: Tensor, keys: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Dec(z + f(z)), and how far f moves z; nothing in it is random."""
         outputs, shifts = [], []
         for part in x.split(bottleneck.AT_ONCE):

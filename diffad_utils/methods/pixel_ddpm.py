@@ -30,7 +30,7 @@ from torch import Tensor
 from diffad_utils import scoring, weights
 from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import NoiseSchedule, add_noise, ddim_sample, image_noise
-from diffad_utils.methods.base import check_train_dataset
+from diffad_utils.methods.base import check_train_dataset, noise_keys
 from diffad_utils.methods.reconstruction import ReconstructionDetector
 from diffad_utils.training import TrainingLog, train
 
@@ -98,15 +98,15 @@ class PixelDDPM(ReconstructionDetector):
         self._require_fitted("calibration_")
         noise_timestep = self.noise_timestep if noise_timestep is None else noise_timestep
         num_steps = self.num_steps if num_steps is None else num_steps
-        return self._denoise(self._input(images), keys, noise_timestep, num_steps)
+        return self._denoise(self._input(images), noise_keys(images, keys), noise_timestep, num_steps)
 
-    def _reconstruct(self, x: Tensor, keys: Sequence[str] | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def _reconstruct(self, x: Tensor, keys: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         return self._denoise(x, keys, self.noise_timestep, self.num_steps), {}
 
     @torch.inference_mode()
-    def _denoise(self, x: Tensor, keys: Sequence[str] | None, noise_timestep: int, num_steps: int) -> Tensor:
+    def _denoise(self, x: Tensor, keys: Sequence[str], noise_timestep: int, num_steps: int) -> Tensor:
         """Noise images x [B, 3, H, W] in [0, 1] and denoise them: the same, on the CPU."""
-        noise = image_noise(x.shape[1:], self.seed, [str(i) for i in range(len(x))] if keys is None else keys)
+        noise = image_noise(x.shape[1:], self.seed, keys)
         x_t = add_noise(2 * x - 1, torch.full((len(x),), noise_timestep), noise, self.schedule_).to(self.torch_device)
         x_hat = ddim_sample(self._eps, x_t, self.schedule_, self._timesteps(noise_timestep, num_steps))
         return (x_hat.float().cpu() / 2 + 0.5).clamp(0, 1)

@@ -14,7 +14,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
-from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, resize_images
+from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, noise_keys, resize_images
 from diffad_utils.methods.img2img import residual_parts
 
 SMOOTHING = 1 / 64
@@ -52,16 +52,15 @@ class ReconstructionDetector(Detector):
         """Evaluations of a diffusion model an image."""
 
     @abstractmethod
-    def _reconstruct(self, x: Tensor, keys: Sequence[str] | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def _reconstruct(self, x: Tensor, keys: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Of images x [B, 3, image_size, image_size]: reconstructions of the same shape in [0, 1] on the CPU, and the
         parts [B] that a method has besides the residual's."""
 
     def reconstruct(self, images: Tensor, keys: Sequence[str] | None = None) -> Tensor:
         """Images float [B, 3, H, W] in [0, 1] as the method thinks they should be: float32 [B, 3, image_size,
-        image_size] in [0, 1] on the CPU. ``keys`` [B] seed what is random; without them the position in the batch
-        does."""
+        image_size] in [0, 1] on the CPU. ``keys`` [B] seed what is random; without them the pixels do."""
         self._require_fitted("calibration_")
-        return self._reconstruct(self._input(images), keys)[0]
+        return self._reconstruct(self._input(images), noise_keys(images, keys))[0]
 
     def predict(self, images: Tensor, keys: Sequence[str] | None = None) -> Prediction:
         self._require_fitted("calibration_")
@@ -78,7 +77,7 @@ class ReconstructionDetector(Detector):
     def _measure(self, images: Tensor, keys: Sequence[str] | None) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Parts [B], anomaly map [B, image_size, image_size] and reconstruction of images [B, 3, H, W]."""
         x = self._input(images)
-        x_hat, more = self._reconstruct(x, keys)
+        x_hat, more = self._reconstruct(x, noise_keys(images, keys))
         parts, maps = residual_parts(x, x_hat)
         sigma = SMOOTHING * self.image_size
         anomaly_map = gaussian_blur(maps["mse"][:, None], kernel_size=2 * math.ceil(3 * sigma) + 1, sigma=sigma)[:, 0]

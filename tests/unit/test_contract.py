@@ -7,9 +7,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from diffad_utils import study
 from diffad_utils.methods import METHODS, Detector
+from diffad_utils.methods.base import noise_keys
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
@@ -87,6 +89,16 @@ def _suite(name: str) -> type[DetectorContract]:
 
 for _name in SETTINGS:
     globals()[f"Test_{_name.replace(':', '_')}"] = _suite(_name)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_key_for_every_image(count):
+    images = torch.zeros(2, 3, 8, 8)
+    with pytest.raises(ValueError, match=f"got {count} keys for 2 images"):
+        noise_keys(images, ["a", "b", "c"][:count])
+    assert noise_keys(images, ["a", "b"]) == ["a", "b"]
+    first, second = noise_keys(torch.cat([images[:1], images[:1] + 1e-7]), None)
+    assert first != second and noise_keys(images[:1].double(), None) == [first]
 
 
 def test_every_method_is_held_to_the_contract():

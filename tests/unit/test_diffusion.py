@@ -138,6 +138,38 @@ def test_sampling_rejects_bad_timesteps(timesteps):
         ddim_sample(lambda x, t: x, torch.zeros(2, 3), SCHEDULE, timesteps)
 
 
+@pytest.mark.parametrize("returned", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("state", [torch.float16, torch.float32, torch.float64])
+def test_the_state_keeps_its_dtype_whatever_the_network_and_the_target_have(state, returned):
+    schedule, x = NoiseSchedule.linear(), torch.randn(2, 4, generator=torch.Generator().manual_seed(0)).to(state)
+    eps_fn = lambda x, t: x.tanh().to(returned)
+    own = torch.tensor([[9, -1], [5, 5]])
+    for timesteps in ([9, 0], own):
+        for target in (None, x.to(returned)):
+            result, states = ddim_sample(eps_fn, x, schedule, timesteps, target, 2.0 * (target is not None), return_trajectory=True)
+            assert result.dtype == states.dtype == state and bool(torch.isfinite(result).all())
+    alone = ddim_sample(eps_fn, x[1:], schedule, [5])
+    assert torch.equal(ddim_sample(eps_fn, x, schedule, own)[1:], alone)
+    latent, states = ddim_invert(eps_fn, x, schedule, 3, return_trajectory=True)
+    assert latent.dtype == states.dtype == state
+
+
+def test_sampling_rejects_what_does_not_fit():
+    schedule, x, eps_fn = NoiseSchedule.linear(), torch.zeros(1, 4), lambda x, t: x
+    with pytest.raises(ValueError, match=r"guidance_weight = 2.0 needs a guidance_target"):
+        ddim_sample(eps_fn, x, schedule, [9], guidance_weight=2.0)
+    with pytest.raises(ValueError, match=r"shape of x_t, \[1, 4\], got \[4, 4\]"):
+        ddim_sample(eps_fn, x, schedule, [9], torch.zeros(4, 4), 2.0)
+    with pytest.raises(ValueError, match="integer type, got torch.float32"):
+        ddim_sample(eps_fn, x, schedule, [9.7, 5.2])
+    with pytest.raises(ValueError, match="not empty"):
+        ddim_sample(eps_fn, x[:0], schedule, [9])
+    with pytest.raises(ValueError, match="whole number in 2 .. 1000.*got 3.0"):
+        ddim_invert(eps_fn, x, schedule, 3.0)
+    up = np.array([0, 5, 9])
+    assert torch.equal(ddim_sample(eps_fn, x + 1, schedule, up[::-1]), ddim_sample(eps_fn, x + 1, schedule, [9, 5, 0]))
+
+
 def test_image_noise_depends_on_key_and_seed_only():
     a = image_noise((3, 4), 7, ["a", "b", "c"])
     b = image_noise((3, 4), 7, ["c", "a"])

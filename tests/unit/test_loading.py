@@ -134,6 +134,17 @@ def test_masks_of_every_kind_agree(tmp_path):
         assert np.array_equal(got, wanted), name
 
 
+@pytest.mark.parametrize("size", [64.0, (3, 4, 5), "64", 0, (8, -1), None])
+def test_a_size_that_is_none_is_refused(size):
+    with pytest.raises(ValueError, match="size must be a positive int"):
+        data.ImageDataset(data.load_index("textures", category="carpet"), size)
+
+
+def test_a_sample_number_is_whole():
+    with pytest.raises(TypeError, match="integer"):
+        data.ImageDataset(data.load_index("textures", category="carpet"), 16)[1.5]
+
+
 def test_resize_mask_by_area():
     mask = torch.zeros(8, 8, dtype=torch.bool)
     mask[0:2, 0:2] = True  # covers one new pixel wholly

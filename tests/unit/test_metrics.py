@@ -228,7 +228,7 @@ def test_pixel_metrics_say_what_is_wrong(metric):
         metric(broken, masks)
 
 
-@pytest.mark.parametrize("limit", [0.0, -0.1, 1.1, np.nan])
+@pytest.mark.parametrize("limit", [0.0, -0.1, 1.1, np.nan, "0.3"])
 def test_aupro_refuses_a_limit_outside_0_1(limit):
     with pytest.raises(ValueError, match="fpr_limit"):
         metrics.aupro(*golden_set("toy_unique"), fpr_limit=limit)

@@ -70,6 +70,18 @@ def test_calibration_standardises_the_normals_it_saw():
     assert torch.allclose(calibration.combine(parts).double(), a, atol=1e-6)
 
 
+@pytest.mark.parametrize("value", [0.1, 12345.678, 0.0])
+def test_a_part_that_is_constant_up_to_rounding_is_not_blown_up(value):
+    for count in range(2, 60):
+        assert scoring.Calibration.fit({"a": torch.full((count,), value, dtype=torch.float64)}).scale == {"a": 1.0}
+    small = scoring.Calibration.fit({"a": torch.tensor([1e6, 1e6 + 0.5], dtype=torch.float64)})  # a spread that is one
+    assert small.scale["a"] == pytest.approx(0.5 / math.sqrt(2))
+
+
+def test_min_max_of_equal_values():
+    assert torch.equal(scoring.min_max_over_batch(torch.full((2, 3, 3), 0.7)), torch.zeros(2, 3, 3))
+
+
 @pytest.mark.parametrize("values", [[1.0], [1.0, float("nan")]])
 def test_calibration_rejects(values):
     with pytest.raises(ValueError, match="held-out"):

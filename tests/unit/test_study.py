@@ -286,6 +286,19 @@ class TestRecord:
         assert small.shape == (4, 4, 4)
         assert small[0, 0, 0] == maps[0, :2, :2].mean()
 
+    @pytest.mark.parametrize(("offset", "scale", "kind"), [
+        (0.0, 1.0, np.float16), (1.0, 0.0, np.float16), (0.0, 1e6, np.float32), (1000.0, 0.1, np.float32),
+    ])  # fmt: skip
+    def test_maps_keep_their_order(self, offset, scale, kind):
+        maps = offset + scale * torch.linspace(0, 1, 256).reshape(1, 16, 16)
+        small = study.small_maps(maps)
+        assert small.dtype == kind and np.isfinite(small).all()
+        assert len(np.unique(small)) >= 200 or scale == 0
+
+    def test_maps_that_are_not_finite_are_refused(self):
+        with pytest.raises(ValueError, match="anomaly_map has NaN"):
+            study.small_maps(torch.tensor([[[1.0, float("nan")]]]))
+
     def test_the_joining_notebook_has_one_folder(self, tmp_path):
         self.record(tmp_path)
         run = study.start("08_comparison", session(tmp_path))
