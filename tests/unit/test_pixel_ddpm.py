@@ -81,7 +81,7 @@ def test_the_noise_depends_on_the_key_and_the_seed_alone(fitted, splits):
     first = detector.reconstruct(images, keys)
     assert torch.equal(first, detector.reconstruct(images, keys))
     assert not torch.allclose(first, detector.reconstruct(images, ["other", "keys"]), atol=1e-3)
-    assert torch.equal(detector.reconstruct(images), detector.reconstruct(images, ["0", "1"]))
+    assert torch.allclose(detector.reconstruct(images)[1:], detector.reconstruct(images[1:]), atol=1e-5)
 
 
 @pytest.mark.parametrize("noise_timestep, num_steps", [(1, 1), (250, 10), (250, 3), (999, 7), (30, 30)])
