@@ -44,7 +44,7 @@ notebooks: $(READY) ## re-execute the committed notebooks (not 00) in place, wit
 	$(PY) -m diffad_utils.cli notebooks $(notdir $(basename $(NOTEBOOKS))) --threads 1
 
 # What is finished in reports/foundation/models is kept, what was interrupted goes on from its checkpoint.
-foundation: $(READY) ## train the models of data/mini anew: hours on a CPU, minutes on a GPU
+foundation: $(READY) ## train the models of data/mini anew: hours on a CPU
 	$(PY) -m diffad_utils.cli run 00_foundation --minutes 1440
 	for model in clip sd; do rm -rf data/mini/$$model && cp -R reports/foundation/models/$$model data/mini/$$model; done
 	cp reports/foundation/models/resnet/* data/mini/resnet/

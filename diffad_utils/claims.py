@@ -55,13 +55,20 @@ def finding(
     }  # fmt: skip
 
 
-def pool(verdicts: Sequence[str]) -> str:
+EXISTENTIAL = frozenset({"C16", "C25", "C26", "C63"})
+"""Claims that say "some" or "sometimes": one case is enough."""
+
+
+def pool(verdicts: Sequence[str], existential: bool = False) -> str:
     """The verdict on a claim from those of its findings, over runs, data sets and measures: all agree, else *inconclusive*.
 
-    Without any finding: *not tested here*.
+    An ``existential`` claim (`EXISTENTIAL`) is supported by a single supported finding; with many findings that is
+    generous to it, as one in forty is supported by chance. Without any finding: *not tested here*.
     """
     if not verdicts:
         return NOT_TESTED
+    if existential and SUPPORTED in verdicts:
+        return SUPPORTED
     return verdicts[0] if len(set(verdicts)) == 1 else INCONCLUSIVE
 
 
@@ -97,7 +104,7 @@ def ledger(records: Sequence[RunRecord]) -> pd.DataFrame:
         part = groups.get(claim, found.iloc[:0])
         rows.append({
             "claim_id": claim, "source_id": published["source_id"], "statement": published["statement"],
-            "verdict": pool(part["verdict"].tolist()), "findings": len(part), "notebooks": joined(part["notebook"]),
+            "verdict": pool(part["verdict"].tolist(), claim in EXISTENTIAL), "findings": len(part), "notebooks": joined(part["notebook"]),
             "data": joined(part["dataset"] + "/" + part["category"]), "weights": joined(part["weights"]),
         })  # fmt: skip
     return pd.DataFrame(rows)

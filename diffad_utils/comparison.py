@@ -596,6 +596,9 @@ def joining_record(records: Sequence[RunRecord], found: list[dict], folder: Path
 DIFFUSION = frozenset({"img2img", "lora", "pixel_ddpm", "sgm", "esm", "esm_sigma", "ddad", "d3ad", "invad"})
 """Methods that are diffusion models; the others are what they are compared with."""
 
+CLIP_METHODS = frozenset({"clip_knn", "clip_zero_shot", "clip_probe", "anomalib:winclip"})
+"""Methods without diffusion on CLIP, which knows captioned pictures."""
+
 REASONS = ("C03", "C07", "C09", "C14", "C26", "C30", "C31", "C37", "C47", "C68")
 """Claims about *why* diffusion models find defects or do not."""
 
@@ -617,21 +620,35 @@ def _how_good(measured: Sequence[Measured]) -> str:
         above = sum(floors.get((place, r.method)) == "above the floor" for r in ours)
         text = f"on {place}, {above} of {len(ours)} diffusion methods are above the trivial floor"
         if others:
-            _, low, high = difference(ours[0], others[0], "I-AUROC")
-            outcomes.append("better than" if low > 0 else "worse than" if high < 0 else "not told apart from")
+            outcomes.append(_outcome(ours[0], others[0]))
             text += (f", and the best of them ({ours[0].method}, I-AUROC {ours[0].values['I-AUROC']:.3f}) is {outcomes[-1]} the best "
                      f"detector without diffusion ({others[0].method}, {others[0].values['I-AUROC']:.3f})")  # fmt: skip
+            text += _against_the_best_without_clip(ours[0], others)
         sentences.append(text)
     if not sentences:
         return "No diffusion method has a finished run here, so nothing can be said about their accuracy yet."
-    if len(sentences) > 3:
+    caution = "Either best is picked on these test images, which the intervals do not account for." if outcomes else ""
+    if len(sentences) > 6:
         counts = ", ".join(f"{kind} it on {outcomes.count(kind)}" for kind in dict.fromkeys(outcomes))
         return (
             f"{len(outcomes)} of {len(sentences)} categories also have a detector without diffusion: "
-            f"against the best of them, the best diffusion method is {counts}."
-        )
-    text = "; ".join(sentences) + "."
-    return text[0].upper() + text[1:]
+            f"against the best of them, the best diffusion method is {counts}. {caution}"
+        ).strip()
+    text = "; ".join(sentences) + f". {caution}"
+    return (text[0].upper() + text[1:]).strip()
+
+
+def _outcome(ours: Measured, other: Measured) -> str:
+    _, low, high = difference(ours, other, "I-AUROC")
+    return "better than" if low > 0 else "worse than" if high < 0 else "not told apart from"
+
+
+def _against_the_best_without_clip(ours: Measured, others: Sequence[Measured]) -> str:
+    """The comparison once more where the best rival is CLIP's, which has learnt from captions what damage looks like."""
+    rest = [r for r in others if r.method not in CLIP_METHODS]
+    if others[0] in rest or not rest:
+        return ""
+    return f"; without CLIP's it is {_outcome(ours, rest[0])} the best ({rest[0].method}, {rest[0].values['I-AUROC']:.3f})"
 
 
 def _reasons(ledger: pd.DataFrame) -> str:

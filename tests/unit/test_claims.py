@@ -37,6 +37,15 @@ def test_a_claim_needs_all_its_findings_to_agree(verdicts, expected):
     assert claims.pool(verdicts) == expected
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [(["not supported", "supported"], "supported"), (["not supported", "not supported"], "not supported"), (["not supported", "inconclusive"], "inconclusive"), ([], "not tested here")],
+)
+def test_one_case_is_enough_for_a_claim_that_says_some(verdicts, expected):
+    assert claims.pool(verdicts, existential=True) == expected
+    assert all("some" in claims.published_claims().loc[claim, "statement"].lower() for claim in claims.EXISTENTIAL)
+
+
 def test_the_ledger_has_a_row_for_every_claim():
     records = [
         run(found("C44", 0.01, 0.1), found("C46", -0.1, 0.1)),

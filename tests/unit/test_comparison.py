@@ -257,6 +257,14 @@ def test_claims_between_methods(tmp_path):
     assert ledger.loc["C15", "verdict"] == "not tested here"  # no autoencoder here
 
 
+def test_the_answer_names_the_best_rival_without_clip(tmp_path):
+    for method, strength in (("invad", 2.5), ("clip_knn", 4.0), ("anomalib:padim", 0.0), ("trivial", 0.1)):
+        recorded(tmp_path, method, strength)
+    first, *_ = comparison.answer(claims.ledger([]), comparison.measure(study.load_runs(tmp_path / "smoke"), 200))
+    assert "detector without diffusion (clip_knn" in first and "; without CLIP's it is better than the best (anomalib:padim" in first
+    assert first.endswith("Either best is picked on these test images, which the intervals do not account for.")
+
+
 def test_the_answer_follows_the_ledger(measured):
     ledger = claims.ledger([])
     first, second, third = comparison.answer(ledger, measured)
