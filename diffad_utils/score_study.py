@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, spearmanr
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from diffad_utils import metrics, scoring
 from diffad_utils.diffusion import NoiseSchedule, add_noise
@@ -41,19 +42,22 @@ def errors_over_time(
     """Relative errors of learnt scores on a toy, one row a timestep's index.
 
     Columns: t; "SGM (eq. 4)" and "ESM (eq. 3)", against the true score; "ESM, theory", eq. 3 with the optimum of eq. 10, against
-    the true score; "ESM against theory", learnt eq. 3 against that; "sigma^2", against the posterior variance.
+    the true score; "ESM against theory", learnt eq. 3 against that; "sigma^2", against the posterior variance; "closed form, drawn",
+    how far the mean of that variance is from the mean squared distance of the drawn signal to its closed-form posterior mean, which
+    is sampling error if (a) holds.
     """
     rows = []
     for t in timesteps:
-        _, x = _noised(mixture, t, n, seed, schedule)
+        x0, x = _noised(mixture, t, n, seed, schedule)
         alpha_bar = float(schedule.alphas_cumprod[t])
         learnt, best, truth = moments_fn(x, torch.full((n,), t)), mixture.moments(x, alpha_bar), mixture.score(x, alpha_bar)
         ours, theory = (explicit_score(deviation(x, m.eps, alpha_bar), m.variance) for m in (learnt, best))
+        drawn = alpha_bar * (x0 - denoised(x, best.eps, alpha_bar)).square().mean()
         rows.append({
             "t": t, "SGM (eq. 4)": relative_error(denoising_score(learnt.eps, alpha_bar), truth),
             "ESM (eq. 3)": relative_error(ours, truth), "ESM, theory": relative_error(theory, truth),
             "ESM against theory": relative_error(ours, theory),
-            "sigma^2": relative_error(learnt.variance, best.variance),
+            "sigma^2": relative_error(learnt.variance, best.variance), "closed form, drawn": abs(float(drawn / best.variance.mean()) - 1),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -173,10 +177,14 @@ def updates_over_floor(
 ) -> dict[float, dict[str, Tensor]]:
     """The largest root mean square update of each image in eq. 5 and in eq. 13, for lower bounds of sigma^2: {floor: {"ESM": [B], ...}}.
 
-    The clock of eq. 13 stays that of the paper's bound. Values that overflow are 1e30.
+    The clock of eq. 13 stays that of the paper's bound. Values that overflow are 1e30. Beside them, for eq. 5, whether a small variance
+    occurred: "small", share of elements and steps with sigma^2 not above the highest of ``floors``; "small, largest", share of elements in
+    the step of the largest update; "overshooting", share of elements and steps with sigma^2 below half of beta_t dt, that go more than
+    twice the way to mu_t.
     """
     x0 = detector.encode(detector._input(images)).to(detector.torch_device)
     noise_edges, dt = step_edges(noise_timestep, detector.stride), matched_dt(detector.schedule_, noise_timestep)
+    lengths = [float(detector.schedule_.betas[low:high].sum()) for high, low in zip(noise_edges, noise_edges[1:], strict=False)]
     result = {}
     for floor in floors:
         noised = detector.noised(x0, keys, noise_timestep)
@@ -190,9 +198,17 @@ def updates_over_floor(
         result[floor] = {}
         for name, run in runs.items():
             seen: list[Tensor] = []
-            seen.append(run(lambda _, x, __: seen.append(x)))  # noqa: B023
-            steps = torch.stack(seen).diff(dim=0).flatten(2).square().mean(dim=2).sqrt().amax(dim=0)
-            result[floor][name] = torch.nan_to_num(steps, nan=1e30, posinf=1e30).clamp_max(1e30).cpu()
+            used: list[Tensor] = []
+            seen.append(run(lambda _, x, m: (seen.append(x), used.append(m.variance))))  # noqa: B023
+            steps = torch.stack(seen).diff(dim=0).flatten(2).square().mean(dim=2).sqrt()
+            steps = torch.nan_to_num(steps, nan=1e30, posinf=1e30).clamp_max(1e30)
+            result[floor][name] = steps.amax(dim=0).cpu()
+            if name == "ESM":  # [K, B]: what was small in each step
+                share = lambda smaller: torch.stack([mask.flatten(1).float().mean(dim=1) for mask in smaller])
+                small = share(v <= max(floors) * (1 + 1e-6) for v in used)
+                over = share(v < length / 2 for v, length in zip(used, lengths, strict=True))
+                largest = small.gather(0, steps.argmax(dim=0)[None])[0]
+                result[floor] |= {"small": small.mean(dim=0).cpu(), "small, largest": largest.cpu(), "overshooting": over.mean(dim=0).cpu()}
     return result
 
 
@@ -211,6 +227,16 @@ def variance_along_guided_forward(detector: ESM, images: Tensor, keys: Sequence[
     clock = torch.tensor(sorted(edges)[:-1]) * dt
     network = torch.stack(seen)
     return clock, network, guided_variance(network[0], clock[:, None])
+
+
+def edge_correlation(images: Tensor, maps: Tensor) -> np.ndarray:
+    """Spearman's rank correlation, within each image, of ``maps`` [B, h, w] with the magnitude of the grey image's gradient [B].
+
+    images [B, 3, H, W]; the magnitude is averaged to the size of the maps.
+    """
+    vertical, horizontal = torch.gradient(images.mean(dim=1), dim=(1, 2))
+    edges = adaptive_avg_pool2d((vertical.square() + horizontal.square()).sqrt()[:, None], maps.shape[-2:])[:, 0]
+    return np.array([spearmanr(a.numpy(), b.numpy()).statistic for a, b in zip(edges.flatten(1), maps.flatten(1), strict=True)])
 
 
 def variance_over_time(detector: ESM, images: Tensor, keys: Sequence[str], timesteps: Sequence[int]) -> dict[int, Tensor]:

@@ -16,7 +16,9 @@ from diffad_utils.score_matching import (
     guided_forward, guided_reverse, guided_reverse_step, guided_variance, kl_map, matched_dt, residual_map, reverse_step, sgm_reverse,
     step_edges, top_mean, uncertainty_map,
 )  # fmt: skip
-from diffad_utils.score_study import distance_to_end, ends_of_samplers, errors_over_time, mean_interval, settled_at
+from diffad_utils.score_study import (
+    distance_to_end, edge_correlation, ends_of_samplers, errors_over_time, mean_interval, settled_at, updates_over_floor,
+)  # fmt: skip
 from diffad_utils.score_toys import GaussianMixture, final_variance, lp_minimiser, noise_to_signal, relative_error, train_toy
 
 SCHEDULE = NoiseSchedule.linear()
@@ -254,6 +256,43 @@ def test_errors_over_time_separates_theory_from_training():
     table = errors_over_time(exact(TOY), TOY, SCHEDULE, [50, 300], n=500)
     assert table[["SGM (eq. 4)", "ESM against theory", "sigma^2"]].max().max() < 1e-5
     torch.testing.assert_close(table["ESM (eq. 3)"].tolist(), table["ESM, theory"].tolist(), rtol=1e-4, atol=1e-6)
+    assert table["closed form, drawn"].max() < 0.15  # (a), up to the error of 500 draws of two elements
+    bimodal = mixture_of([0.4, 0.6], [[-1.5, 0.0], [1.2, 0.6]], [[[0.3, 0.1], [0.1, 0.2]], [[0.15, -0.05], [-0.05, 0.3]]])
+    assert errors_over_time(exact(bimodal), bimodal, SCHEDULE, [50, 300])["closed form, drawn"].max() < 0.05
+
+
+def test_edge_correlation():
+    image = torch.zeros(2, 3, 16, 16)
+    image[:, :, :, 8:] = 1.0  # one vertical edge
+    edge = torch.zeros(2, 8, 8)
+    edge[0, :, 3:5], edge[1] = 1.0, 1.0
+    edge[1, :, 3:5] = 0.0
+    same, opposite = edge_correlation(image, edge)
+    assert same == pytest.approx(1) and opposite == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(("variance", "small", "overshooting"), [(0.5, 0.0, 0.0), (0.005, 1.0, 0.0), (1e-9, 1.0, 1.0)])
+def test_updates_over_floor_says_whether_a_small_variance_occurred(variance, small, overshooting):
+    class Network:
+        def __call__(self, x, t):
+            return Moments(torch.tanh(x), self.variance(x, t))
+
+        def variance(self, x, t):
+            return torch.full_like(x, variance)
+
+    class Detector:
+        schedule_, network_, torch_device, stride, seed = SCHEDULE, Network(), torch.device("cpu"), 1, 0
+        _input = encode = staticmethod(lambda images: images)
+        noised = staticmethod(lambda x, keys, t: x)
+
+    images = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    updates = updates_over_floor(Detector(), images, ["a", "b"], 20, [0.01, 1e-6])
+    last = updates[1e-6]
+    assert last["small"].tolist() == last["small, largest"].tolist() == [small] * 2
+    assert last["overshooting"].tolist() == [overshooting] * 2
+    assert updates[0.01]["overshooting"].tolist() == [0.0, 0.0]
+    assert updates[0.01]["small"].tolist() == [small] * 2  # raised to the bound counts
+    assert (last["ESM"] > 100 * updates[0.01]["ESM"]).all() == (overshooting == 1)
 
 
 def test_settling():
