@@ -113,7 +113,7 @@ def busy(options, folder: Path) -> dict:
             events[1].record()
             torch.cuda.synchronize()
             computed += events[0].elapsed_time(events[1]) / 1000
-        rows.append({"workers": workers, "wall_s": time.perf_counter() - start, "GPU busy": computed / (time.perf_counter() - start)})
+        rows.append({"workers": workers, "wall_s": time.perf_counter() - start, "GPU busy, copies included": computed / (time.perf_counter() - start)})
     del os.environ["DIFFAD_WORKERS"]
     return {"title": "Does the GPU wait for data?", "rows": rows}
 

@@ -44,6 +44,7 @@ def arguments(topic: str, description: str, **switches: str) -> argparse.Namespa
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("no CUDA device here")
     torch.set_num_threads(options.threads)
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # fp32 means fp32: convolutions on a GPU would use TF32
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
     return options
 

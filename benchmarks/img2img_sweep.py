@@ -140,6 +140,7 @@ def main() -> None:
     device = pick_device(options.device)
     torch.set_num_threads(options.threads)
     torch.backends.cudnn.benchmark = options.cudnn_benchmark
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # as in the other topics
     on_gpu = device.type == "cuda"
     usual = "fp16" if on_gpu else "fp32"
     native = [usual] if on_gpu or not torch.cpu.get_capabilities().get("avx512_bf16") else [usual, "bf16"]
@@ -162,6 +163,8 @@ def main() -> None:
         if options.compile:
             engine.unet.compile()
         at_once(engine, images, settings if options.compile else settings[-1:])
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     theirs, ours = {name: [] for name in peers}, {name: [] for name in engines}
     for _ in range(options.repeats):
         for name, engine in engines.items():

@@ -88,12 +88,12 @@ def main() -> None:
             name, size = options.memory_of
             p, *shape = map(int, size.split("x"))
             function = available(options.device)[name]
-            function(*data(4, 40, 16), p)  # imports and thread pools do not count
+            on_device = lambda arrays: [torch.from_numpy(values).cuda() for values in arrays] if on_gpu else arrays
+            function(*on_device(data(4, 40, 16)), p)  # imports and thread pools do not count
             without_input = harness.memory_in_use(options.device)
             queries, bank = data(*shape)
             bank = mapped(bank, folder) if name == "ours, bank in a file" else bank
-            if on_gpu:
-                queries, bank = torch.from_numpy(queries).cuda(), torch.from_numpy(bank).cuda()
+            queries, bank = on_device((queries, bank))
             harness.measure_memory(lambda: function(queries, bank, p), options.device, without_input)
             return
         measure(options, folder, on_gpu)

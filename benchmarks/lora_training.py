@@ -21,6 +21,7 @@ import time
 import torch
 
 from benchmarks.img2img_sweep import random_sd15
+from diffad_utils.diffusion import PRECISIONS
 from diffad_utils.methods import LoRA
 from diffad_utils.methods.img2img import Img2ImgEngine, Posterior
 from diffad_utils.methods.lora import Examples, base_checksum
@@ -30,7 +31,7 @@ from diffad_utils.training import pick_device
 def prepared(detector: LoRA, images: int = 16) -> Examples:
     """Give the detector a random Stable Diffusion v1.5 in its precision, and random examples of its size."""
     device = pick_device(detector.device)
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    dtype = PRECISIONS["fp32" if detector.mixed_precision == "no" else detector.mixed_precision] if device.type == "cuda" else torch.float32
     detector.engine_ = Img2ImgEngine(random_sd15(device, dtype))
     detector.engine_.pipeline.resolved = argparse.Namespace(sha256="random")
     detector.clip_ = None

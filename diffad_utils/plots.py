@@ -119,7 +119,8 @@ def strength_strips(
 def heat_maps(table: pd.DataFrame, values: Mapping[str, str], x: str, y: str, rows: str, labels: Mapping[str, str]) -> Figure:
     """One panel a value and a ``rows`` setting: the value over ``x`` and ``y``, written into the cells.
 
-    values: column of ``table`` -> title; panels of one value share a colour scale. labels: axis names of x, y and rows.
+    values: column of ``table`` -> title; panels of one value share a colour scale, at least 0.1 wide (faint differences look
+    faint), whose ends stand under the title. labels: axis names of x, y and rows.
     """
     settings = sorted(table[rows].unique())
     size = (WIDTH, 0.9 + len(settings) * (0.55 + 0.42 * table[y].nunique()))
@@ -128,11 +129,13 @@ def heat_maps(table: pd.DataFrame, values: Mapping[str, str], x: str, y: str, ro
         for c, (column, title) in enumerate(values.items()):
             panel = table[table[rows] == setting].pivot(index=y, columns=x, values=column).sort_index(ascending=False)
             limits = table[column].min(), table[column].max()
+            wider = max(0.0, 0.1 - (limits[1] - limits[0])) / 2
+            limits = limits[0] - wider, limits[1] + wider
             sns.heatmap(
                 panel, ax=axes[r, c], annot=True, fmt=".2f", annot_kws={"size": 8}, cmap="viridis", cbar=False,
                 vmin=limits[0], vmax=limits[1],
             )  # fmt: skip
-            axes[r, c].set(xlabel=labels[x] if r == len(settings) - 1 else "", ylabel="", title=title if r == 0 else "")
+            axes[r, c].set(xlabel=labels[x] if r == len(settings) - 1 else "", ylabel="", title=f"{title}\n{limits[0]:.2f} to {limits[1]:.2f}" if r == 0 else "")
             axes[r, c].tick_params(axis="y", rotation=0)
         axes[r, 0].set_ylabel(f"{labels[rows]} {setting:g}\n{labels[y]}")
     return figure
@@ -160,6 +163,7 @@ def pareto(table: pd.DataFrame, front: Sequence[bool], drift: str, removal: str,
     """Settings as points of drift and removal, those that nothing beats circled; ``limits`` (drift, removal) bound what would do."""
     figure, axis = plt.subplots(figsize=(5.6, 3.8))
     sns.scatterplot(table, x=drift, y=removal, hue=hue, palette="viridis", s=45, ax=axis, legend="full")
+    axis.margins(0.1)  # else the outermost points are cut off at the frame
     best = table[np.asarray(front)]
     axis.scatter(best[drift], best[removal], s=130, facecolors="none", edgecolors="black", label="not beaten")
     left, right = min(0.0, axis.get_xlim()[0]), axis.get_xlim()[1]

@@ -244,8 +244,9 @@ def _timestep(index: int, x: Tensor) -> Tensor:
 def _shaped(value: Tensor | float, like: Tensor) -> Tensor:
     """A number or [B] in a shape and dtype to multiply ``like`` [B, ...]; by way of float64, or 1 - alpha_bar_0 would lose its digits."""
     value = torch.as_tensor(value, dtype=torch.float64)
-    value = value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim else value
-    return value.to(like.device, like.dtype)
+    if not value.ndim:
+        return value.to(like.dtype)  # a single number works with a tensor on a GPU, and copying it there would make the step wait
+    return value.reshape(-1, *[1] * (like.ndim - 1)).to(like.device, like.dtype)
 
 
 # --- detectors --------------------------------------------------------------------------------------------------------

@@ -576,20 +576,17 @@ def git_state(root: Path | None = None) -> dict:
 
 
 def resolve_device(device: str = "auto") -> str:
-    """``auto`` becomes ``cuda``, ``mps`` or ``cpu``; anything else is returned as given.
+    """What `training.pick_device` makes of the parameter, as a string.
 
     Raises:
-        ParameterError: a GPU is asked for and there is none.
+        ParameterError: a GPU is asked for and there is none, or no device has that name.
     """
-    import torch
+    from diffad_utils.training import pick_device
 
-    if device == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ParameterError(f"parameter `device` is {device!r} but PyTorch sees no CUDA device; use 'cpu' or 'auto'")
-    return device
+    try:
+        return str(pick_device(device))
+    except (ValueError, RuntimeError) as error:  # torch's own for an unknown name
+        raise ParameterError(f"parameter `device`: {error}") from error
 
 
 def _device_name(device: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
@@ -40,7 +41,12 @@ class TrainingLog:
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """``"auto"``: CUDA, then Apple's MPS, then the CPU; else the device named. ``ValueError`` if CUDA is asked for and absent."""
+    """``"auto"``: CUDA, then Apple's MPS, then the CPU; else the device named.
+
+    ``ValueError`` if CUDA is asked for and absent, or another than the first GPU: accelerate and Triton work on the current one.
+    """
+    if device.startswith("cuda:") and device != "cuda:0":
+        raise ValueError(f"device={device!r}: choose a GPU with CUDA_VISIBLE_DEVICES={device[5:]} in the environment and device='cuda'")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -123,6 +129,7 @@ def train(
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
     device = next(model.parameters()).device
+    _forget_accelerator()
     accelerator = Accelerator(
         mixed_precision=mixed_precision, gradient_accumulation_steps=gradient_accumulation_steps, cpu=device.type == "cpu"
     )
@@ -226,6 +233,15 @@ def _save(path: Path, settings, trained, buffers, parts, ema, log) -> None:
         kept = "the earlier one is kept" if path.exists() else "there is no earlier one"
         raise OSError(f"checkpoint {path} could not be written after {len(log.losses)} steps, {kept}: is the disk full? ({error})") from error
     os.replace(temporary, path)
+
+
+def _forget_accelerator() -> None:
+    """Let the next training choose its device and precision: accelerate keeps those of the first for the whole process.
+
+    With several processes their group is there to stay, and every training has to agree with it.
+    """
+    if not PartialState._shared_state or PartialState().num_processes == 1:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def _resume(path: Path, settings, trained, buffers, parts, ema, log) -> None:

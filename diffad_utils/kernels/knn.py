@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-try:  # Triton comes with torch's builds for CUDA
+try:  # Triton comes with torch's builds for CUDA; on its first launch it needs a C compiler and Python's headers
     from diffad_utils.kernels.l1_triton import l1_distances
 except ImportError:
     l1_distances = None

@@ -125,7 +125,7 @@ def count_on_device(maps: torch.Tensor, masks: torch.Tensor) -> tuple[Counts, in
     ordered = (packed >> REGION_BITS).int()
     distinct, hits = torch.unique_consecutive(ordered, return_counts=True)
     thresholds = (distinct ^ ((distinct >> 31) & 0x7FFFFFFF)).view(torch.float32)
-    # sums over runs of equal scores as differences of a running sum: the same in every run, unlike atomic additions
+    # sums over runs of equal scores as differences of a running sum: on a CPU the same in every run, unlike atomic additions
     reached = (1.0 / area[packed & (2**REGION_BITS - 1)].double()).cumsum(0)[hits.cumsum(0) - 1]
     overlap = reached.diff(prepend=reached.new_zeros(1))
     above = len(normal) - torch.searchsorted(normal, thresholds, right=True)

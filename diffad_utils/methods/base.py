@@ -125,10 +125,11 @@ class Detector(ABC):
                     raise
                 self.batch_size = count // 2
                 warnings.warn(f"{self.name}: out of memory with {count} images at once; going on with {self.batch_size}", stacklevel=3)
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+            else:
+                at += self.batch_size
                 continue
-            at += self.batch_size
+            if torch.cuda.is_available():  # out here, as inside the handler the traceback still holds the tensors
+                torch.cuda.empty_cache()
         return done
 
     def save(self, folder: str | Path) -> None:
@@ -207,7 +208,10 @@ def batches(dataset: ImageDataset, batch_size: int) -> Iterator[dict]:
 
 
 def check_images(images: Tensor) -> Tensor:
-    """Raise ``ValueError`` unless ``images`` is float [B, 3, H, W], B >= 1, finite and in [0, 1]; returns it as float32."""
+    """Raise ``ValueError`` unless ``images`` is float [B, 3, H, W], B >= 1, finite and in [0, 1].
+
+    Returns it as float32 on the CPU, where a detector's noise and banks are.
+    """
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         got = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"images must be a float tensor [B, 3, H, W] with values in [0, 1], got {got}")
@@ -215,7 +219,7 @@ def check_images(images: Tensor) -> Tensor:
         raise ValueError(f"expected at least one image with pixels, got shape {list(images.shape)}")
     if not bool(((images >= 0) & (images <= 1)).all()):
         raise ValueError(f"images must be finite and in [0, 1], got {images.min().item():.4g} .. {images.max().item():.4g}")
-    return images.float()
+    return images.float().cpu()
 
 
 def noise_keys(images: Tensor, keys: Sequence[str] | None) -> list[str]:

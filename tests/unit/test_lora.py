@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionImg2ImgPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
@@ -328,9 +327,7 @@ def test_gradient_checkpointing_trains_the_same(folders, train_set):
 
 
 def test_bfloat16_trains_and_leaves_no_wrapper(folders, train_set, images):
-    AcceleratorState._reset_state()
     detector = small(folders, train_steps=3, mixed_precision="bf16").fit(train_set)
-    AcceleratorState._reset_state()
     assert all(value.dtype == torch.float32 for value in adapter(detector).values())
     assert torch.isfinite(detector.predict(images, KEYS).score).all()
 

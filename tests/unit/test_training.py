@@ -32,6 +32,15 @@ def test_learns_and_is_deterministic():
     assert not first.training and log.seconds > 0
 
 
+def test_every_training_of_a_process_has_its_own_precision():
+    first, half, again = network(), network(), network()
+    train(first, regression, **SETTINGS)
+    train(half, regression, **SETTINGS, mixed_precision="bf16")  # accelerate remembers the first one's and would refuse
+    train(again, regression, **SETTINGS)
+    assert torch.equal(weights(first), weights(again)) and not torch.equal(weights(first), weights(half))
+    assert half[0].weight.dtype == torch.float32
+
+
 def test_resumes_exactly(tmp_path):
     whole = network()
     reference = train(whole, regression, **SETTINGS)
@@ -86,6 +95,8 @@ def test_gradient_accumulation_is_one_large_batch():
 
 def test_pick_device():
     assert pick_device("cpu").type == "cpu"
+    with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES=1"):
+        pick_device("cuda:1")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="CUDA"):
             pick_device("cuda")
