@@ -128,17 +128,25 @@ def heat_maps(table: pd.DataFrame, values: Mapping[str, str], x: str, y: str, ro
     for r, setting in enumerate(settings):
         for c, (column, title) in enumerate(values.items()):
             panel = table[table[rows] == setting].pivot(index=y, columns=x, values=column).sort_index(ascending=False)
-            limits = table[column].min(), table[column].max()
-            wider = max(0.0, 0.1 - (limits[1] - limits[0])) / 2
-            limits = limits[0] - wider, limits[1] + wider
+            limits = _limits(table[column])
             sns.heatmap(
                 panel, ax=axes[r, c], annot=True, fmt=".2f", annot_kws={"size": 8}, cmap="viridis", cbar=False,
                 vmin=limits[0], vmax=limits[1],
             )  # fmt: skip
-            axes[r, c].set(xlabel=labels[x] if r == len(settings) - 1 else "", ylabel="", title=f"{title}\n{limits[0]:.2f} to {limits[1]:.2f}" if r == 0 else "")
+            axes[r, c].set(xlabel=labels[x] if r == len(settings) - 1 else "", ylabel="")
+            if r == 0:
+                axes[r, c].set_title(f"{title}\n{limits[0]:.2f} to {limits[1]:.2f}")
             axes[r, c].tick_params(axis="y", rotation=0)
         axes[r, 0].set_ylabel(f"{labels[rows]} {setting:g}\n{labels[y]}")
     return figure
+
+
+def _limits(values: pd.Series, least: float = 0.1) -> tuple[float, float]:
+    """Ends of a colour scale that is at least ``least`` wide, and not beyond 1 where no value is."""
+    low, high = float(values.min()), float(values.max())
+    wider = max(0.0, least - (high - low)) / 2
+    down = max(0.0, high + wider - 1) if high <= 1 else 0.0
+    return low - wider - down, high + wider - down
 
 
 def compromise(table: pd.DataFrame, x: str, curves: Mapping[str, str], xlabel: str, crossing: tuple[float, float] | None) -> Figure:
@@ -163,11 +171,11 @@ def pareto(table: pd.DataFrame, front: Sequence[bool], drift: str, removal: str,
     """Settings as points of drift and removal, those that nothing beats circled; ``limits`` (drift, removal) bound what would do."""
     figure, axis = plt.subplots(figsize=(5.6, 3.8))
     sns.scatterplot(table, x=drift, y=removal, hue=hue, palette="viridis", s=45, ax=axis, legend="full")
-    axis.margins(0.1)  # else the outermost points are cut off at the frame
     best = table[np.asarray(front)]
     axis.scatter(best[drift], best[removal], s=130, facecolors="none", edgecolors="black", label="not beaten")
-    left, right = min(0.0, axis.get_xlim()[0]), axis.get_xlim()[1]
-    low, high = axis.get_ylim()[0], max(1.0, axis.get_ylim()[1])
+    (left, right), (low, high) = ((table[name].min(), table[name].max()) for name in (drift, removal))
+    wide, tall = 0.06 * (right - min(0.0, left)), 0.06 * (max(1.0, high) - low)  # of the whole axis: else circles are cut off at the frame
+    left, right, low, high = min(0.0, left - wide), max(limits[0], right) + wide, low - tall, max(1.0, high + tall)
     axis.fill_between([left, limits[0]], limits[1], high, color="#6a994e", alpha=0.15, linewidth=0, label="would do")
     axis.set(xlim=(left, right), ylim=(low, high), xlabel="drift outside the mask / size of the defect", ylabel="removal inside the mask")
     axis.legend(fontsize=8, title=hue, title_fontsize=8, loc="best")

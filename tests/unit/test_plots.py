@@ -4,6 +4,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -100,6 +101,21 @@ def test_charts_have_labelled_axes(draw):
     axes = [axis for axis in figure.axes if axis.has_data()]
     bottom = max(axis.get_subplotspec().rowspan.stop for axis in axes)
     assert axes and all(axis.get_xlabel() for axis in axes if axis.get_subplotspec().rowspan.stop == bottom)
+
+
+def test_heat_maps_state_their_scale_which_is_never_narrow():
+    table = pd.DataFrame({"s": [0.1, 0.5] * 2, "g": [3, 3, 9, 9], "n": 20, "near": [0.98, 0.99, 0.98, 0.99], "wide": [0.2, 0.5, 0.7, 0.8]})
+    figure = plots.heat_maps(table, {"near": "near one", "wide": "wide"}, "s", "g", "n", {"s": "strength", "g": "guidance", "n": "steps"})
+    assert [axis.get_title() for axis in figure.axes] == ["near one\n0.90 to 1.00", "wide\n0.20 to 0.80"]
+    assert np.allclose([axis.collections[0].get_clim() for axis in figure.axes], [(0.9, 1.0), (0.2, 0.8)])
+
+
+@pytest.mark.parametrize("drifts, removals", [([0.62, 0.71], [0.25, 0.28]), ([0.6, 1.4], [-0.3, 0.1]), ([0.1, 0.2], [0.9, 1.0])])
+def test_pareto_cuts_no_point_off(drifts, removals):
+    (axis,) = plots.pareto(pd.DataFrame({"d": drifts, "r": removals, "s": [0.1, 0.5]}), [True, True], "d", "r", "s", (0.5, 0.5)).axes
+    (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
+    assert left == 0 and right - max(drifts) > 0.05 * (right - left)
+    assert min(removals) - low > 0.05 * (high - low) and high >= max(1.0, max(removals))
 
 
 def test_roc_legend_names_the_area():
