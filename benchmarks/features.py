@@ -28,9 +28,16 @@ from diffad_utils.models.feature_cache import cached_features
 def stopping(options) -> dict:
     """EfficientNet-B4 with random weights, features at strides 2 to 16 as InvAD takes them, and the whole network."""
     cut = load_backbone("efficientnet-b4", strides=(2, 4, 8, 16), random_seed=0).to(options.device)
-    whole = timm.create_model("tf_efficientnet_b4", pretrained=False, features_only=True, out_indices=(0, 1, 2, 3)).eval().to(options.device)
+    whole = (
+        timm.create_model("tf_efficientnet_b4", pretrained=False, features_only=True, out_indices=(0, 1, 2, 3))
+        .eval()
+        .to(options.device)
+    )
     images = torch.rand(1 if options.quick else 4, 3, 128, 128, device=options.device)
-    bound = {"ours, behind the last block": lambda: cut(images), "timm's, all blocks": lambda: whole((images - cut.mean) / cut.std)}
+    bound = {
+        "ours, behind the last block": lambda: cut(images),
+        "timm's, all blocks": lambda: whole((images - cut.mean) / cut.std),
+    }
     with torch.inference_mode():
         rows, _ = harness.interleave(bound, options.repeats or 5, device=options.device)
     return {"title": f"EfficientNet-B4 features, strides 2 to 16, {len(images)} images of 128 px", "rows": rows}
@@ -95,7 +102,8 @@ def reading(options, folder: Path) -> dict:
 
 
 def busy(options, folder: Path) -> dict:
-    """On a GPU: time that it computed over the wall time of reading and inverting a data set, without and with workers."""
+    """On a GPU: time that it computed over the wall time of reading and inverting a data set, without and with
+    workers."""
     index = data.load_index("folder", root=folder, category="noise")
     detector, rows = InvAD(image_size=256, batch_size=16, device=options.device), []
     detector.categories_ = []
@@ -113,7 +121,13 @@ def busy(options, folder: Path) -> dict:
             events[1].record()
             torch.cuda.synchronize()
             computed += events[0].elapsed_time(events[1]) / 1000
-        rows.append({"workers": workers, "wall_s": time.perf_counter() - start, "GPU busy, copies included": computed / (time.perf_counter() - start)})
+        rows.append(
+            {
+                "workers": workers,
+                "wall_s": time.perf_counter() - start,
+                "GPU busy, copies included": computed / (time.perf_counter() - start),
+            }
+        )
     del os.environ["DIFFAD_WORKERS"]
     return {"title": "Does the GPU wait for data?", "rows": rows}
 
@@ -126,8 +140,17 @@ def growing(options) -> dict:
             images = torch.rand(4, 3, side, side, device=options.device)
             row = harness.interleave({"features": lambda x=images: backbone(x)}, 5, device=options.device)[0][0]
             seconds.append(row["wall_s" if options.device != "cpu" else "cpu_s"][0])
-    row = {"what": "resnet-mini, side of 4 images, px", "sizes": str(sides), "seconds": str(seconds), "time exponent": harness.growth(sides, seconds)}
-    return {"title": "How cost grows with resolution", "rows": [row], "note": "2 is proportional to the number of pixels"}
+    row = {
+        "what": "resnet-mini, side of 4 images, px",
+        "sizes": str(sides),
+        "seconds": str(seconds),
+        "time exponent": harness.growth(sides, seconds),
+    }
+    return {
+        "title": "How cost grows with resolution",
+        "rows": [row],
+        "note": "2 is proportional to the number of pixels",
+    }
 
 
 def main() -> None:

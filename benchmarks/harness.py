@@ -1,8 +1,10 @@
-"""What every benchmark shares: interleaved timing, peak memory in processes of their own, growth, a table and a JSON file.
+"""What every benchmark shares: interleaved timing, peak memory in processes of their own, growth, a table and a JSON
+file.
 
 One round runs every candidate once, in an order that turns from round to round, so that whatever else the machine does
-meets all of them. A ratio is taken within a round; its median and range over the rounds are reported. On a shared machine
-the processor time of this process says more than the wall time; both are kept, and on a CPU ratios are of processor times.
+meets all of them. A ratio is taken within a round; its median and range over the rounds are reported. On a shared
+machine the processor time of this process says more than the wall time; both are kept, and on a CPU ratios are of
+processor times.
 """
 
 from __future__ import annotations
@@ -27,16 +29,31 @@ import numpy as np
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "torchmetrics", "anomalib", "ADEval", "faiss-cpu", "diffusers", "triton")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "torchmetrics",
+    "anomalib",
+    "ADEval",
+    "faiss-cpu",
+    "diffusers",
+    "triton",
+)
 
 
 def arguments(topic: str, description: str, **switches: str) -> argparse.Namespace:
     """The options that every topic has, and switches (name: help) of its own; sets torch's threads."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{topic}", description=description.split("\n")[0])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs; nothing is written")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes, to see that everything runs; nothing is written"
+    )
     parser.add_argument("--repeats", type=int, help="rounds")
-    parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU (default 1: the cores may be shared)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of torch, on a CPU (default 1: the cores may be shared)"
+    )
     parser.add_argument("--memory-of", nargs=2, metavar=("CANDIDATE", "SIZE"), help=argparse.SUPPRESS)
     for name, text in switches.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
@@ -93,8 +110,8 @@ def interleave(
 ) -> tuple[list[dict], dict[str, Any]]:
     """Time every candidate in ``repeats`` rounds, those in ``once`` in the first only.
 
-    Returns rows (name, wall_s and cpu_s as [median, low, high], ratio: time over that of ``reference``, the first candidate
-    if None, as [median, low, high] of the rounds) and what each candidate returned.
+    Returns rows (name, wall_s and cpu_s as [median, low, high], ratio: time over that of ``reference``, the first
+    candidate if None, as [median, low, high] of the rounds) and what each candidate returned.
     """
     on_gpu, names = device.startswith("cuda"), list(candidates)
     reference = reference or names[0]
@@ -114,13 +131,15 @@ def interleave(
     for name in names:
         own = [times for times in rounds if name in times]
         which = 0 if on_gpu else 1
-        rows.append({
-            "name": name,
-            "wall_s": spread([times[name][0] for times in own]),
-            "cpu_s": spread([times[name][1] for times in own]),
-            "ratio": spread([times[name][which] / max(times[reference][which], 1e-9) for times in own]),
-            "rounds": len(own),
-        })  # fmt: skip
+        rows.append(
+            {
+                "name": name,
+                "wall_s": spread([times[name][0] for times in own]),
+                "cpu_s": spread([times[name][1] for times in own]),
+                "ratio": spread([times[name][which] / max(times[reference][which], 1e-9) for times in own]),
+                "rounds": len(own),
+            }
+        )
     return rows, values
 
 
@@ -147,7 +166,8 @@ def memory_in_use(device: str) -> int:
 
 
 def measure_memory(function: Callable[[], Any], device: str, without_input: int = 0) -> None:
-    """Run in a process of its own (`peak_memory`): prints how far memory rose above what was there, bytes. Linux, or a GPU.
+    """Run in a process of its own (`peak_memory`): prints how far memory rose above what was there, bytes. Linux, or a
+    GPU.
 
     ``without_input`` is `memory_in_use` before the input was made; ``with_input`` is the peak above that.
     """
@@ -164,9 +184,17 @@ def measure_memory(function: Callable[[], Any], device: str, without_input: int 
 
 
 def peak_memory(topic: str, candidate: str, size: str, options: argparse.Namespace) -> dict[str, int]:
-    """``rise`` above the prepared input, ``with_input`` above what there was before it, and ``total`` of the process, bytes, for
-    one candidate at one size."""
-    command = [sys.executable, "-m", f"benchmarks.{topic}", "--device", options.device, "--threads", str(options.threads)]
+    """``rise`` above the prepared input, ``with_input`` above what there was before it, and ``total`` of the process,
+    bytes, for one candidate at one size."""
+    command = [
+        sys.executable,
+        "-m",
+        f"benchmarks.{topic}",
+        "--device",
+        options.device,
+        "--threads",
+        str(options.threads),
+    ]
     done = subprocess.run([*command, "--memory-of", candidate, size], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{candidate} at {size} failed in its own process:\n{done.stderr[-2000:]}")
@@ -191,7 +219,9 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     print(f"\n{title}")
     for line in cells:
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip(), flush=True)
+        print(
+            "  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip(), flush=True
+        )
 
 
 def write(topic: str, options: argparse.Namespace, tables: Sequence[Mapping[str, Any]]) -> None:

@@ -4,13 +4,14 @@
     python -m benchmarks.img2img_sweep --random-sd15 --device cuda --size 512 --repeats 3
 
 Peer: the seed project's way (codes/img2img.ipynb), one call of ``StableDiffusionImg2ImgPipeline`` for each image and
-setting, Pillow images in and out, in fp32 on a CPU and fp16 on a GPU, on its own copy of the networks; and the same with
-attention slicing, which the slides ("Implementation Details") switch on. The engine once in each of ``--precisions``. All
-run the same images and settings in alternation, so what else the machine does meets all. Columns:
+setting, Pillow images in and out, in fp32 on a CPU and fp16 on a GPU, on its own copy of the networks; and the same
+with attention slicing, which the slides ("Implementation Details") switch on. The engine once in each of
+``--precisions``. All run the same images and settings in alternation, so what else the machine does meets all. Columns:
 
 - times as fast: the peer's wall time over the engine's, median and range over the repeats, without and with slicing;
-- on a CPU the ratio of processor times as well (without slicing): it says how much work is saved, where the wall time also
-  says how well the cores are kept busy. (Threads that wait for one another may spin, which counts as processor time.)
+- on a CPU the ratio of processor times as well (without slicing): it says how much work is saved, where the wall time
+  also says how well the cores are kept busy. (Threads that wait for one another may spin, which counts as processor
+  time.)
 - wall time / bound: the bound is evaluations x (time of one batched UNet evaluation / its rows) + the autoencoder's
   share. The evaluation is timed before and after each sweep, with the engine's workers, and the mean taken.
 
@@ -47,18 +48,35 @@ def random_sd15(device: torch.device, dtype: torch.dtype) -> StableDiffusionImg2
     with torch.device(device):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
         vae = AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=512, scaling_factor=0.18215,
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        )  # fmt: skip
-        text = CLIPTextModel(CLIPTextConfig(
-            vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-            hidden_act="quick_gelu", projection_dim=768,
-        ))  # fmt: skip
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            sample_size=512,
+            scaling_factor=0.18215,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        )
+        text = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=49408,
+                hidden_size=768,
+                intermediate_size=3072,
+                num_hidden_layers=12,
+                num_attention_heads=12,
+                hidden_act="quick_gelu",
+                projection_dim=768,
+            )
+        )
     parts = [network.to(dtype).eval().requires_grad_(False) for network in (vae, text, unet)]
     pipeline = StableDiffusionImg2ImgPipeline(
-        vae=parts[0], text_encoder=parts[1], unet=parts[2], tokenizer=clip_tokenizer(),
-        scheduler=DDIMScheduler(**SCHEDULE), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=parts[0],
+        text_encoder=parts[1],
+        unet=parts[2],
+        tokenizer=clip_tokenizer(),
+        scheduler=DDIMScheduler(**SCHEDULE),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -79,9 +97,13 @@ def one_by_one(pipeline: StableDiffusionImg2ImgPipeline, pictures: list[Image.Im
     for setting in settings:
         for picture in pictures:
             pipeline(
-                prompt=PROMPT, image=picture, strength=setting.strength, guidance_scale=setting.guidance_scale,
-                num_inference_steps=setting.num_inference_steps, generator=generator,
-            )  # fmt: skip
+                prompt=PROMPT,
+                image=picture,
+                strength=setting.strength,
+                guidance_scale=setting.guidance_scale,
+                num_inference_steps=setting.num_inference_steps,
+                generator=generator,
+            )
 
 
 def at_once(engine: Img2ImgEngine, images: torch.Tensor, settings: list[Setting]) -> sweep.Sweep:
@@ -102,10 +124,14 @@ def seconds_per_row(engine: Img2ImgEngine, size: int, repeats: int) -> float:
 
     with torch.inference_mode():
         engine._in_pieces(piece, rows, "batch_size")
-        return statistics.median(seconds(lambda: engine._in_pieces(piece, rows, "batch_size"))[0] for _ in range(repeats)) / (2 * rows)
+        return statistics.median(
+            seconds(lambda: engine._in_pieces(piece, rows, "batch_size"))[0] for _ in range(repeats)
+        ) / (2 * rows)
 
 
-def timed_sweep(engine: Img2ImgEngine, images: torch.Tensor, settings: list[Setting]) -> tuple[float, float, float, int]:
+def timed_sweep(
+    engine: Img2ImgEngine, images: torch.Tensor, settings: list[Setting]
+) -> tuple[float, float, float, int]:
     """Wall and processor time of a sweep, its bound, all in seconds, and the number of evaluations."""
     size, done = images.shape[-1], []
     before = seconds_per_row(engine, size, 5)
@@ -114,7 +140,12 @@ def timed_sweep(engine: Img2ImgEngine, images: torch.Tensor, settings: list[Sett
     (swept,) = done
     if swept.evaluations != swept.expected_evaluations:
         raise RuntimeError(f"{swept.evaluations} evaluations of the UNet, {swept.expected_evaluations} were expected")
-    return wall, processor, swept.evaluations * per_row + swept.seconds["encode"] + swept.seconds["decode"], swept.evaluations
+    return (
+        wall,
+        processor,
+        swept.evaluations * per_row + swept.seconds["encode"] + swept.seconds["decode"],
+        swept.evaluations,
+    )
 
 
 def main() -> None:
@@ -130,13 +161,29 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="cores for either side, on a CPU")
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, help="of the engine's networks; default: fp16 on a GPU, else fp32, and bf16 where the processor has instructions for it")
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=PRECISIONS,
+        help=(
+            "of the engine's networks; default: fp16 on a GPU, else fp32, and bf16 where the processor has "
+            "instructions for it"
+        ),
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile for the engine's UNet")
     parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN time its algorithms, for both sides")
-    parser.add_argument("--quick", action="store_true", help="one image and setting, to see that it runs; nothing is written")
+    parser.add_argument(
+        "--quick", action="store_true", help="one image and setting, to see that it runs; nothing is written"
+    )
     options = parser.parse_args()
     if options.quick:
-        options.images, options.strengths, options.guidance_scales, options.steps, options.repeats = 1, [0.1], [3.5], [20], 1
+        options.images, options.strengths, options.guidance_scales, options.steps, options.repeats = (
+            1,
+            [0.1],
+            [3.5],
+            [20],
+            1,
+        )
     device = pick_device(options.device)
     torch.set_num_threads(options.threads)
     torch.backends.cudnn.benchmark = options.cudnn_benchmark
@@ -172,25 +219,40 @@ def main() -> None:
         for name, peer in peers.items():
             theirs[name].append(seconds(lambda peer=peer: one_by_one(peer, pictures, settings)))
     rows = [
-        {"name": f"diffusers' pipeline, image by image, {usual}" + ", attention slicing" * (name == "sliced"),
-         "wall_s": harness.spread([wall for wall, _ in times]), "rounds": len(times)}
+        {
+            "name": f"diffusers' pipeline, image by image, {usual}" + ", attention slicing" * (name == "sliced"),
+            "wall_s": harness.spread([wall for wall, _ in times]),
+            "rounds": len(times),
+        }
         for name, times in theirs.items()
-    ]  # fmt: skip
+    ]
 
     def ratio(peer: str, runs: list[tuple[float, ...]], column: int) -> list[float]:
         return harness.spread([before[column] / run[column] for before, run in zip(theirs[peer], runs, strict=True)])
 
     for name, runs in ours.items():
-        rows.append({
-            "name": f"sweep engine, {name}" + ", compiled" * options.compile,
-            "wall_s": harness.spread([run[0] for run in runs]), "rounds": len(runs), "times as fast": ratio("plain", runs, 0),
-            **({} if on_gpu else {"times as fast, processor time": ratio("plain", runs, 1)}),
-            "times as fast as with slicing": ratio("sliced", runs, 0),
-            "wall time / bound": harness.spread([run[0] / run[2] for run in runs]), "evaluations": runs[0][3],
-        })  # fmt: skip
+        rows.append(
+            {
+                "name": f"sweep engine, {name}" + ", compiled" * options.compile,
+                "wall_s": harness.spread([run[0] for run in runs]),
+                "rounds": len(runs),
+                "times as fast": ratio("plain", runs, 0),
+                **({} if on_gpu else {"times as fast, processor time": ratio("plain", runs, 1)}),
+                "times as fast as with slicing": ratio("sliced", runs, 0),
+                "wall time / bound": harness.spread([run[0] / run[2] for run in runs]),
+                "evaluations": runs[0][3],
+            }
+        )
     weights = "Stable Diffusion v1.5's size" if options.random_sd15 else options.weights
-    title = f"img2img: {len(images)} images of {options.size} px x {len(settings)} settings, {weights}, batches of {options.batch_size}"
-    note = f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if on_gpu else "evaluations: of the UNet, one a row"
+    title = (
+        f"img2img: {len(images)} images of {options.size} px x {len(settings)} settings, {weights}, batches of "
+        f"{options.batch_size}"
+    )
+    note = (
+        f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+        if on_gpu
+        else "evaluations: of the UNet, one a row"
+    )
     harness.write("img2img_sweep", options, [{"title": title, "rows": rows, "note": note}])
 
 

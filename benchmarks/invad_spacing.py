@@ -4,8 +4,8 @@
 
 Trains one denoiser a category on the default training images and scores the test split of *another* generator seed with
 both spacings. Prints one row a category and spacing, and the mean difference. With --plain-network the denoiser has no
-linear skip around it, as in the public code: what the skip is worth is then the difference between two runs. Not a test:
-nothing is asserted.
+linear skip around it, as in the public code: what the skip is worth is then the difference between two runs. Not a
+test: nothing is asserted.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python -m benchmarks.knn [--device cuda] [--quick]
 
-256 queries, a bank of 2,000 rows, 16,384 dimensions, 20 neighbours: D3AD's features of a training set. faiss (CPU, float32
-distances) is used where it is installed.
+256 queries, a bank of 2,000 rows, 16,384 dimensions, 20 neighbours: D3AD's features of a training set. faiss (CPU,
+float32 distances) is used where it is installed.
 """
 
 from __future__ import annotations
@@ -88,7 +88,10 @@ def main() -> None:
             name, size = options.memory_of
             p, *shape = map(int, size.split("x"))
             function = available(options.device)[name]
-            on_device = lambda arrays: [torch.from_numpy(values).cuda() for values in arrays] if on_gpu else arrays
+
+            def on_device(arrays):
+                return [torch.from_numpy(values).cuda() for values in arrays] if on_gpu else arrays
+
             function(*on_device(data(4, 40, 16)), p)  # imports and thread pools do not count
             without_input = harness.memory_in_use(options.device)
             queries, bank = data(*shape)
@@ -107,7 +110,7 @@ def measure(options, folder: str, on_gpu: bool) -> None:
         queries, bank = torch.from_numpy(queries).cuda(), torch.from_numpy(bank).cuda()
     for p in (1, 2):
         bound = {
-            name: (lambda f=f, b=in_file if name.endswith("file") else bank: f(queries, b, p))
+            name: (lambda f=f, b=in_file if name.endswith("file") else bank: f(queries, b, p))  # noqa: B008, B023
             for name, f in available(options.device).items()
         }
         rows, values = harness.interleave(bound, options.repeats or 3, device=options.device)
@@ -116,14 +119,25 @@ def measure(options, folder: str, on_gpu: bool) -> None:
             row["largest difference"] = float(f"{np.max(np.abs(found - values['ours']) / values['ours']):.1e}")
             size = "x".join(map(str, (p, *shape)))
             peak = harness.peak_memory("knn", row["name"], size, options)
-            row |= {"memory_MB": harness.megabytes(peak["rise"]), "with queries and bank, MB": harness.megabytes(peak["with_input"])}
+            row |= {
+                "memory_MB": harness.megabytes(peak["rise"]),
+                "with queries and bank, MB": harness.megabytes(peak["with_input"]),
+            }
         note = (
-            "memory_MB: peak above queries and bank, in a process of its own (with the bank in a file: pages of the file that "
-            "are mapped at the time count too), and the same with them; largest difference: relative, from ours, which are "
+            "memory_MB: peak above queries and bank, in a process of its own (with the bank in a file: pages of the "
+            "file that "
+            "are mapped at the time count too), and the same with them; largest difference: relative, from ours, "
+            "which are "
             "float64 sums rounded"
         )
         how = " (Triton kernel)" if on_gpu and l1_distances is not None and p == 1 else ""
-        tables.append({"title": f"L{p}, {shape[0]} queries x {shape[1]} rows x {shape[2]} columns, k = {NEIGHBOURS}{how}", "rows": rows, "note": note})
+        tables.append(
+            {
+                "title": f"L{p}, {shape[0]} queries x {shape[1]} rows x {shape[2]} columns, k = {NEIGHBOURS}{how}",
+                "rows": rows,
+                "note": note,
+            }
+        )
     growing = []
     banks = [100, 200] if options.quick else [1000, 2000, 4000]
     for p in (1, 2):
@@ -133,14 +147,21 @@ def measure(options, folder: str, on_gpu: bool) -> None:
                 small = data(64, count, 1024)
                 if on_gpu:
                     small = tuple(torch.from_numpy(values).cuda() for values in small)
-                row = harness.interleave({name: lambda f=CANDIDATES[name], d=small, p=p: f(*d, p)}, 3, device=options.device)[0][0]
+                row = harness.interleave(
+                    {name: lambda f=CANDIDATES[name], d=small, p=p: f(*d, p)}, 3, device=options.device
+                )[0][0]
                 seconds.append(row["wall_s" if on_gpu else "cpu_s"][0])
                 peaks.append(harness.peak_memory("knn", name, f"{p}x64x{count}x1024", options)["rise"])
-            growing.append({
-                "name": f"{name}, L{p}", "rows": str(banks), "seconds": str(seconds),
-                "memory_MB": str([harness.megabytes(peak) for peak in peaks]),
-                "time exponent": harness.growth(banks, seconds), "memory exponent": harness.growth(banks, peaks),
-            })  # fmt: skip
+            growing.append(
+                {
+                    "name": f"{name}, L{p}",
+                    "rows": str(banks),
+                    "seconds": str(seconds),
+                    "memory_MB": str([harness.megabytes(peak) for peak in peaks]),
+                    "time exponent": harness.growth(banks, seconds),
+                    "memory exponent": harness.growth(banks, peaks),
+                }
+            )
     tables.append({"title": "How cost grows with the bank (64 queries, 1,024 columns)", "rows": growing})
     harness.write("knn", options, tables)
 

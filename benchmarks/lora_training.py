@@ -4,10 +4,10 @@
     python -m benchmarks.lora_training --device cuda --no-checkpointing       # without gradient checkpointing
     python -m benchmarks.lora_training --device cuda --optimizer adamw8bit
 
-Stable Diffusion v1.5's architecture with random weights, which cost the same as trained ones, in the half precision that
-the profile has; batch 1 with 4 accumulated passes a step, rank 8. Latents and text features are random, as they are
-computed once beforehand in a training. Printed: the adapter's share, seconds a step (median and range), peak memory of
-the training and of the whole process on the device, base weights before and after.
+Stable Diffusion v1.5's architecture with random weights, which cost the same as trained ones, in the half precision
+that the profile has; batch 1 with 4 accumulated passes a step, rank 8. Latents and text features are random, as they
+are computed once beforehand in a training. Printed: the adapter's share, seconds a step (median and range), peak memory
+of the training and of the whole process on the device, base weights before and after.
 
 Not a test: nothing is asserted. tests/unit/test_lora.py holds the peak to 16 GB where there is a GPU.
 """
@@ -31,7 +31,11 @@ from diffad_utils.training import pick_device
 def prepared(detector: LoRA, images: int = 16) -> Examples:
     """Give the detector a random Stable Diffusion v1.5 in its precision, and random examples of its size."""
     device = pick_device(detector.device)
-    dtype = PRECISIONS["fp32" if detector.mixed_precision == "no" else detector.mixed_precision] if device.type == "cuda" else torch.float32
+    dtype = (
+        PRECISIONS["fp32" if detector.mixed_precision == "no" else detector.mixed_precision]
+        if device.type == "cuda"
+        else torch.float32
+    )
     detector.engine_ = Img2ImgEngine(random_sd15(device, dtype))
     detector.engine_.pipeline.resolved = argparse.Namespace(sha256="random")
     detector.clip_ = None
@@ -54,10 +58,16 @@ def main() -> None:
     parser.add_argument("--precision", default="fp16", help="no, fp16 or bf16")
     arguments = parser.parse_args()
     settings = dict(
-        image_size=arguments.size, rank=arguments.rank, train_steps=arguments.steps, train_batch_size=1,
-        gradient_accumulation_steps=4, mixed_precision=arguments.precision, optimizer=arguments.optimizer,
-        gradient_checkpointing=not arguments.no_checkpointing, device=arguments.device,
-    )  # fmt: skip
+        image_size=arguments.size,
+        rank=arguments.rank,
+        train_steps=arguments.steps,
+        train_batch_size=1,
+        gradient_accumulation_steps=4,
+        mixed_precision=arguments.precision,
+        optimizer=arguments.optimizer,
+        gradient_checkpointing=not arguments.no_checkpointing,
+        device=arguments.device,
+    )
     seconds, cuda = [], torch.cuda.is_available()
     for _ in range(arguments.repeats):
         detector = LoRA(**settings)
@@ -71,10 +81,17 @@ def main() -> None:
             torch.cuda.synchronize()
         seconds.append((time.perf_counter() - start) / arguments.steps)
         same = base_checksum(detector.engine_.unet) == before
-        print(f"{seconds[-1]:.3f} s a step, last loss {log.losses[-1]:.3f}, base weights {'unchanged' if same else 'CHANGED'}", flush=True)
+        print(
+            f"{seconds[-1]:.3f} s a step, last loss {log.losses[-1]:.3f}, base weights "
+            f"{'unchanged' if same else 'CHANGED'}",
+            flush=True,
+        )
     counts = detector.adapter_counts_
     print(f"adapter {counts.lora:,} of {counts.base:,} parameters ({100 * counts.share:.2f} %)")
-    print(f"seconds a step: {statistics.median(seconds):.3f} [{min(seconds):.3f}, {max(seconds):.3f}] over {len(seconds)} trainings")
+    print(
+        f"seconds a step: {statistics.median(seconds):.3f} [{min(seconds):.3f}, {max(seconds):.3f}] over "
+        f"{len(seconds)} trainings"
+    )
     if cuda:
         print(f"peak memory {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on {torch.cuda.get_device_name()}")
 

@@ -1,9 +1,10 @@
-"""Exact pixel metrics against scikit-learn, torchmetrics, anomalib, ADEval and the loop over 200 thresholds: time, value, memory.
+"""Exact pixel metrics against scikit-learn, torchmetrics, anomalib, ADEval and the loop over 200 thresholds: time,
+value, memory.
 
     python -m benchmarks.metrics [--device cuda] [--quick]
 
-Maps are smooth noise that is higher on blobs, on half of the images, as a detector's are. ADEval (binned, not exact) is used
-where it is installed; on a GPU its CUDA code and torchmetrics take tensors there.
+Maps are smooth noise that is higher on blobs, on half of the images, as a detector's are. ADEval (binned, not exact) is
+used where it is installed; on a GPU its CUDA code and torchmetrics take tensors there.
 """
 
 from __future__ import annotations
@@ -118,7 +119,11 @@ def available(device: str) -> dict[str, Callable]:
 
 def prepared(count: int, side: int, device: str):
     maps, masks = test_set(count, side)
-    return (torch.from_numpy(maps).to(device), torch.from_numpy(masks).to(device)) if device.startswith("cuda") else (maps, masks)
+    return (
+        (torch.from_numpy(maps).to(device), torch.from_numpy(masks).to(device))
+        if device.startswith("cuda")
+        else (maps, masks)
+    )
 
 
 def stream_a_thousand(count: int, side: int) -> dict:
@@ -152,12 +157,19 @@ def main() -> None:
         large = side > 256
         chosen = {name: f for name, f in candidates.items() if not (large and name.startswith(("200", "torchmetrics")))}
         once = [name for name in chosen if large and not name.startswith(("ours", "ADEval"))]
-        bound = {name: (lambda f=f: f(*data)) for name, f in chosen.items()}
+        bound = {name: (lambda f=f: f(*data)) for name, f in chosen.items()}  # noqa: B023
         rows, values = harness.interleave(bound, options.repeats or 5, device=options.device, once=once)
         for row in rows:
-            row |= {key: round(values[row["name"]][key], 6) for key in metrics.PIXEL_METRICS if key in values[row["name"]]}
-            row["memory_MB"] = harness.megabytes(harness.peak_memory("metrics", row["name"], f"{count}x{side}", options)["rise"])
-        note = "ratio: time over ours (medians and range over rounds); memory_MB: peak above the input, in a process of its own"
+            row |= {
+                key: round(values[row["name"]][key], 6) for key in metrics.PIXEL_METRICS if key in values[row["name"]]
+            }
+            row["memory_MB"] = harness.megabytes(
+                harness.peak_memory("metrics", row["name"], f"{count}x{side}", options)["rise"]
+            )
+        note = (
+            "ratio: time over ours (medians and range over rounds); memory_MB: peak above the input, in a process "
+            "of its own"
+        )
         tables.append({"title": f"Pixel metrics, {count} maps of {side} x {side}", "rows": rows, "note": note})
     growing, counts = [], [4, 8] if options.quick else [16, 64, 256]
     for name in ("ours", "ours, in parts", "ADEval (1000 bins)"):
@@ -166,18 +178,30 @@ def main() -> None:
         times, peaks = [], []
         for count in counts:
             data = prepared(count, 256, options.device)
-            times.append(harness.interleave({name: lambda f=candidates[name], d=data: f(*d)}, 3, device=options.device)[0][0])
+            times.append(
+                harness.interleave({name: lambda f=candidates[name], d=data: f(*d)}, 3, device=options.device)[0][0]
+            )
             peaks.append(harness.peak_memory("metrics", name, f"{count}x256", options)["rise"])
         seconds = [row["wall_s" if options.device != "cpu" else "cpu_s"][0] for row in times]
-        growing.append({
-            "name": name, "maps of 256 x 256": str(counts), "seconds": str(seconds), "memory_MB": str([harness.megabytes(p) for p in peaks]),
-            "time exponent": harness.growth(counts, seconds), "memory exponent": harness.growth(counts[1:], peaks[1:]),
-        })  # fmt: skip
+        growing.append(
+            {
+                "name": name,
+                "maps of 256 x 256": str(counts),
+                "seconds": str(seconds),
+                "memory_MB": str([harness.megabytes(p) for p in peaks]),
+                "time exponent": harness.growth(counts, seconds),
+                "memory exponent": harness.growth(counts[1:], peaks[1:]),
+            }
+        )
     tables.append({"title": "How cost grows with the number of maps", "rows": growing})
     if options.device == "cpu":
         count, side = (40, 64) if options.quick else (1000, 512)
         peak = harness.peak_memory("metrics", "a thousand", f"{count}x{side}", options)
-        row = {"maps": f"{count} of {side} x {side}", "rise_MB": harness.megabytes(peak["rise"]), "process_MB": harness.megabytes(peak["total"])}
+        row = {
+            "maps": f"{count} of {side} x {side}",
+            "rise_MB": harness.megabytes(peak["rise"]),
+            "process_MB": harness.megabytes(peak["total"]),
+        }
         tables.append({"title": "Exact metrics in parts, sorted runs in files", "rows": [row]})
     harness.write("metrics", options, tables)
 

@@ -2,9 +2,11 @@
 
     python -m benchmarks.sampling [--device cuda] [--quick] [--compile]
 
-1. Overhead: the time of a whole sampling loop over that of the same number of calls of the bare network at the same batch.
+1. Overhead: the time of a whole sampling loop over that of the same number of calls of the bare network at the same
+batch.
    1 would be a loop that costs nothing. On a GPU also an UNet of Stable Diffusion v1.5's size with random weights.
-2. InvAD in its three-step setting, and the same network in a plain loop that looks up and broadcasts every coefficient a
+2. InvAD in its three-step setting, and the same network in a plain loop that looks up and broadcasts every coefficient
+a
    step, with the state recomputed by way of x_0 as public code does it.
 3. D3AD, and the same networks image by image (Algorithm 1), with scikit-learn's neighbours and the training images'
    features extracted for the run.
@@ -38,7 +40,8 @@ def compilable(device: str) -> bool:
 
 
 def randomised(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Every parameter from N(0, 0.02^2): a network that is 0 at the start would skip nothing, but test nothing either."""
+    """Every parameter from N(0, 0.02^2): a network that is 0 at the start would skip nothing, but test nothing
+    either."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
         parameter.data.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
@@ -63,7 +66,9 @@ def invad_loop(device: str, batch_size: int) -> tuple[Callable, Callable, int]:
     return lambda: detector.invert(features), lambda: detector.denoiser_(x, t), detector.num_steps
 
 
-def img2img_loop(device: str, batch_size: int, pipeline=None, size: int = 128, guidance: float = 7.5) -> tuple[Callable, Callable, int]:
+def img2img_loop(
+    device: str, batch_size: int, pipeline=None, size: int = 128, guidance: float = 7.5
+) -> tuple[Callable, Callable, int]:
     """Guided: the network sees each image twice at once."""
     engine = Img2ImgEngine(pipeline or load_pipeline("sd-mini", device=device), batch_size)
     setting = Setting(strength=0.5, guidance_scale=guidance, num_inference_steps=20)
@@ -109,7 +114,9 @@ def score_matching_loop(name: str, device: str, batch_size: int) -> tuple[Callab
         return score_matching.esm_reverse(network, x0, detector.schedule_, edges, floor=floor)
 
     def guided():
-        x = score_matching.guided_forward(network.variance, x0, edges, 0.01, 0, [str(i) for i in range(batch_size)], floor=floor)
+        x = score_matching.guided_forward(
+            network.variance, x0, edges, 0.01, 0, [str(i) for i in range(batch_size)], floor=floor
+        )
         return score_matching.guided_reverse(network, x, detector.schedule_, edges, 0.01, floor=floor)
 
     def both_ways():
@@ -121,7 +128,10 @@ def score_matching_loop(name: str, device: str, batch_size: int) -> tuple[Callab
 
 def overheads(options) -> dict:
     device, batch = options.device, 2 if options.quick else 8
-    cases = {f"invad, batch {batch}": lambda: invad_loop(device, batch), f"img2img, sd-mini, batch {batch}": lambda: img2img_loop(device, batch)}
+    cases = {
+        f"invad, batch {batch}": lambda: invad_loop(device, batch),
+        f"img2img, sd-mini, batch {batch}": lambda: img2img_loop(device, batch),
+    }
     for name in ("d3ad", "ddad"):
         cases[f"{name}, batch {batch}"] = lambda name=name: conditioned_loop(name, device, batch)
     for name in ("esm", "esm_sigma"):
@@ -138,15 +148,29 @@ def overheads(options) -> dict:
         with torch.inference_mode():
             bound = {"network alone": lambda b=bare, n=calls: [b() for _ in range(n)], "loop": loop}
             measured = harness.interleave(bound, options.repeats or (3 if options.quick else 5), device=device)[0]
-        alone, whole = measured
-        rows.append({"loop": name, "calls": calls, "loop_s": whole["wall_s"], "cpu_s": whole["cpu_s"], "loop / (calls x network)": whole["ratio"]})
-    return {"title": "Overhead of sampling loops", "rows": rows, "note": "ratio of processor times on a CPU, of wall times on a GPU"}
+        _alone, whole = measured
+        rows.append(
+            {
+                "loop": name,
+                "calls": calls,
+                "loop_s": whole["wall_s"],
+                "cpu_s": whole["cpu_s"],
+                "loop / (calls x network)": whole["ratio"],
+            }
+        )
+    return {
+        "title": "Overhead of sampling loops",
+        "rows": rows,
+        "note": "ratio of processor times on a CPU, of wall times on a GPU",
+    }
 
 
 # --- 2. InvAD ---------------------------------------------------------------------------------------------------------
 
 
-def plain_inversion(network, schedule: diffusion.NoiseSchedule, features: torch.Tensor, num_steps: int, batch_size: int, device: str) -> torch.Tensor:
+def plain_inversion(
+    network, schedule: diffusion.NoiseSchedule, features: torch.Tensor, num_steps: int, batch_size: int, device: str
+) -> torch.Tensor:
     """Batch by batch, the reverse of DDIM by way of x_0, with coefficients looked up and broadcast at every step."""
     plan = diffusion.inversion_plan(schedule, num_steps)
     sqrt_recip = (1 / torch.tensor(plan.alpha_from)).sqrt().numpy()
@@ -202,8 +226,16 @@ def invad_throughput(options) -> dict:
     exact, which = values["plain loop, fp32"].double(), "wall_s" if options.device != "cpu" else "cpu_s"
     for row in rows:
         off = (values[row["name"]].double() - exact).norm() / exact.norm()
-        row |= {"images/s": round(count / row[which][0], 2), "times the plain loop": round(1 / row["ratio"][0], 2), "relative difference": float(f"{off:.1e}")}
-    return {"title": f"InvAD, 3 steps, batch {batch}", "rows": rows, "note": "relative difference: of the latents, Euclidean norm"}
+        row |= {
+            "images/s": round(count / row[which][0], 2),
+            "times the plain loop": round(1 / row["ratio"][0], 2),
+            "relative difference": float(f"{off:.1e}"),
+        }
+    return {
+        "title": f"InvAD, 3 steps, batch {batch}",
+        "rows": rows,
+        "note": "relative difference: of the latents, Euclidean norm",
+    }
 
 
 # --- 3. D3AD ----------------------------------------------------------------------------------------------------------
@@ -212,7 +244,10 @@ def invad_throughput(options) -> dict:
 def fitted_d3ad(device: str, quick: bool):
     """A detector fitted on a whole category of the textures, and at most 64 of its test images."""
     index = data.load_index("textures", category="leather")
-    train, test = (data.ImageDataset(index[index["split"] == split].iloc[: 12 if quick else None], size=128) for split in ("train", "test"))
+    train, test = (
+        data.ImageDataset(index[index["split"] == split].iloc[: 12 if quick else None], size=128)
+        for split in ("train", "test")
+    )
     detector = METHODS["d3ad"](device=device, train_steps=2, warmup_steps=1, adaptation_epochs=0, k=5)
     return detector.fit(train), data.load_batch(test)["image"][:64]
 
@@ -235,7 +270,9 @@ def image_by_image(detector, vae, images: torch.Tensor) -> torch.Tensor:
             for t, after in zip(visited, [*visited[1:], None], strict=True):
                 level, following = alphas[t].to(z), torch.tensor(1.0) if after is None else alphas[after].to(z)
                 eps = detector._eps(z, torch.tensor([t], device=z.device))
-                eps = eps - detector.guidance_weight * (1 - level).sqrt() * (level.sqrt() * target + (1 - level).sqrt() * eps - z)
+                eps = eps - detector.guidance_weight * (1 - level).sqrt() * (
+                    level.sqrt() * target + (1 - level).sqrt() * eps - z
+                )
                 z = following.sqrt() * (z - (1 - level).sqrt() * eps) / level.sqrt() + (1 - following).sqrt() * eps
             x_hat = (vae.decode(z / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1).cpu()
             residual = detector.residual_map(x, x_hat, target.cpu(), z.cpu())
@@ -276,8 +313,18 @@ def d3ad_throughput(options) -> dict:
     which = "wall_s" if options.device != "cpu" else "cpu_s"
     for row in rows:
         off = float((values[row["name"]] / values["image by image"] - 1).abs().max())
-        row |= {"images/s": round(len(images) / row[which][0], 2), "times as fast": round(1 / row["ratio"][0], 2), "largest relative difference of a score": float(f"{off:.1e}")}
-    return {"title": f"D3AD, {len(images)} images of 128 px, {len(detector._fitted_images)} training images, sd-mini's autoencoder", "rows": rows}
+        row |= {
+            "images/s": round(len(images) / row[which][0], 2),
+            "times as fast": round(1 / row["ratio"][0], 2),
+            "largest relative difference of a score": float(f"{off:.1e}"),
+        }
+    return {
+        "title": (
+            f"D3AD, {len(images)} images of 128 px, {len(detector._fitted_images)} training images, sd-mini's "
+            f"autoencoder"
+        ),
+        "rows": rows,
+    }
 
 
 def growing(options) -> dict:
@@ -287,21 +334,45 @@ def growing(options) -> dict:
     seconds = []
     for steps in counts:
         detector.num_steps = steps
-        seconds.append(harness.interleave({"ours": lambda: detector.invert(features)}, 3, device=options.device)[0][0][which][0])
-    rows.append({"what": "invad, DDIM steps", "sizes": str(counts), "seconds": str(seconds), "time exponent": harness.growth(counts, seconds)})
+        seconds.append(
+            harness.interleave({"ours": lambda: detector.invert(features)}, 3, device=options.device)[0][0][which][0]
+        )
+    rows.append(
+        {
+            "what": "invad, DDIM steps",
+            "sizes": str(counts),
+            "seconds": str(seconds),
+            "time exponent": harness.growth(counts, seconds),
+        }
+    )
     detector.num_steps, sizes, seconds = 3, [1, 2] if options.quick else [2, 4, 8, 16], []
     for size in sizes:
         detector.batch_size = size
         features = torch.randn(size, CHANNELS, 16, 16)
-        seconds.append(harness.interleave({"ours": lambda f=features: detector.invert(f)}, 3, device=options.device)[0][0][which][0])
-    rows.append({"what": "invad, images in a batch", "sizes": str(sizes), "seconds": str(seconds), "time exponent": harness.growth(sizes, seconds)})
+        seconds.append(
+            harness.interleave({"ours": lambda f=features: detector.invert(f)}, 3, device=options.device)[0][0][which][
+                0
+            ]
+        )
+    rows.append(
+        {
+            "what": "invad, images in a batch",
+            "sizes": str(sizes),
+            "seconds": str(seconds),
+            "time exponent": harness.growth(sizes, seconds),
+        }
+    )
     return {"title": "How cost grows", "rows": rows}
 
 
 def main() -> None:
-    options = harness.arguments("sampling", __doc__, compile="InvAD and D3AD through torch.compile too (minutes of compiling on a CPU)")
+    options = harness.arguments(
+        "sampling", __doc__, compile="InvAD and D3AD through torch.compile too (minutes of compiling on a CPU)"
+    )
     torch.manual_seed(0)
-    harness.write("sampling", options, [overheads(options), invad_throughput(options), d3ad_throughput(options), growing(options)])
+    harness.write(
+        "sampling", options, [overheads(options), invad_throughput(options), d3ad_throughput(options), growing(options)]
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Comparisons of variants on the same images, with intervals for image *and* pixel metrics, and by the size of the defect.
+"""Comparisons of variants on the same images, with intervals for image *and* pixel metrics, and by the size of the
+defect.
 
 Images are resampled as in `resampling`; the pixel metrics of a resample come from counts on a grid of thresholds
 (`metrics.pixel_counts`).
@@ -48,7 +49,9 @@ class BootstrapQuality:
         for name, prediction in predictions.items():
             values[name] = {"I-AUROC": resampling.auroc(prediction.score, labels, times)[:, 0]}
             if masks.any() and prediction.anomaly_map is not None:
-                drawn = metrics.metrics_from_counts(metrics.pixel_counts(np.asarray(prediction.anomaly_map), masks), times)
+                drawn = metrics.metrics_from_counts(
+                    metrics.pixel_counts(np.asarray(prediction.anomaly_map), masks), times
+                )
                 values[name] |= {metric: drawn[metric] for metric in ("P-AUROC", "AUPRO")}
         return cls(values, len(labels))
 
@@ -65,7 +68,8 @@ class BootstrapQuality:
         return list(next(iter(self.values.values())))
 
     def table(self, reference: str | None = None) -> pd.DataFrame:
-        """One row a variant: every metric, and with a reference the paired differences to it with their 95 % intervals."""
+        """One row a variant: every metric, and with a reference the paired differences to it with their 95 %
+        intervals."""
         rows = []
         for name, found in self.values.items():
             row = {"variant": name} | {metric: float(draws[0]) for metric, draws in found.items()}
@@ -91,11 +95,13 @@ class BootstrapQuality:
 def image_pixel_auroc(maps: Tensor, masks: Tensor) -> np.ndarray:
     """Area under the ROC of the pixels inside against those outside the mask, for each image alone: float64 [B].
 
-    maps [B, H, W]; masks bool [B, H, W]; NaN where a mask is empty or full. No threshold is shared between images, so it says
-    how well the defect stands out in its own map.
+    maps [B, H, W]; masks bool [B, H, W]; NaN where a mask is empty or full. No threshold is shared between images, so
+    it says how well the defect stands out in its own map.
     """
     values = []
-    for scores, inside in zip(np.asarray(maps).reshape(len(maps), -1), np.asarray(masks).reshape(len(maps), -1), strict=True):
+    for scores, inside in zip(
+        np.asarray(maps).reshape(len(maps), -1), np.asarray(masks).reshape(len(maps), -1), strict=True
+    ):
         hits, rest = int(inside.sum()), int((~inside).sum())
         rank_sum = rankdata(scores)[inside].sum()
         values.append((rank_sum - hits * (hits + 1) / 2) / (hits * rest) if hits and rest else np.nan)
@@ -109,19 +115,23 @@ def size_groups(areas: Sequence[float]) -> np.ndarray:
 
 
 def spearman_draws(x: Sequence[float], y: Sequence[float], n: int, seed: int) -> np.ndarray:
-    """Rank correlation of x and y [N], draws [n + 1] over resampled pairs, the first of all pairs; 0 where one is constant."""
+    """Rank correlation of x and y [N], draws [n + 1] over resampled pairs, the first of all pairs; 0 where one is
+    constant."""
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     rows = np.random.default_rng(seed).integers(len(x), size=(n, len(x)))
     constant = [np.ptp(x[row]) == 0 or np.ptp(y[row]) == 0 for row in rows]
     whole = 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else spearmanr(x, y).statistic
-    return np.r_[whole, [0.0 if flat else spearmanr(x[row], y[row]).statistic for row, flat in zip(rows, constant, strict=True)]]
+    return np.r_[
+        whole, [0.0 if flat else spearmanr(x[row], y[row]).statistic for row, flat in zip(rows, constant, strict=True)]
+    ]
 
 
 # --- what a metric does -----------------------------------------------------------------------------------------------
 
 
 def simulated_maps(masks: Tensor, missed: Sequence[bool], noise: float = 0.1, seed: int = 0) -> Tensor:
-    """Maps of a made-up detector: 1 on every defect but those of the ``missed`` images [B], 0 elsewhere, plus Gaussian noise.
+    """Maps of a made-up detector: 1 on every defect but those of the ``missed`` images [B], 0 elsewhere, plus Gaussian
+    noise.
 
     masks bool [B, H, W] -> float32 [B, H, W]. With it one knows what a metric should say.
     """

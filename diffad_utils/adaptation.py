@@ -1,8 +1,8 @@
 """Domain adaptation of a feature extractor: images and their reconstructions are brought together in feature space.
 
 Sources: D3AD, eq. 10 (see `conditioning`), and Mousakhan, Brox, Tayyub, "Anomaly Detection with Conditioned Denoising
-Diffusion Models" (DDAD, arXiv 2305.15956, section 3.4) with its public code. A diffusion model, and the autoencoder around
-it, leave small traces everywhere. The extractor is fine-tuned on *normal* images until it no longer sees them.
+Diffusion Models" (DDAD, arXiv 2305.15956, section 3.4) with its public code. A diffusion model, and the autoencoder
+around it, leave small traces everywhere. The extractor is fine-tuned on *normal* images until it no longer sees them.
 
 The smallest loss of all is that of an extractor that says the same of every image. DDAD holds against it by staying
 close to the frozen copy; eq. 10 does not, so `adapt` watches the variance of the features and undoes an epoch that
@@ -35,15 +35,19 @@ def d3ad_loss(x: Features, x_hat: Features) -> Tensor:
 
 def flattened_loss(x: Features, x_hat: Features) -> Tensor:
     """As both public codes have it: one cosine a block and image, of the whole flattened feature map. A scalar."""
-    return sum((1 - F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1)).mean() for a, b in zip(x, x_hat, strict=True))
+    return sum(
+        (1 - F.cosine_similarity(a.flatten(1), b.flatten(1), dim=1)).mean() for a, b in zip(x, x_hat, strict=True)
+    )
 
 
 LOSSES = {"places": d3ad_loss, "flattened": flattened_loss}
 
 
-def ddad_loss(x: Features, x_hat: Features, frozen_x: Features, frozen_x_hat: Features, distillation_weight: float) -> Tensor:
-    """DDAD's loss: `flattened_loss`, plus ``distillation_weight`` times the distance of either's features to those of the
-    frozen extractor. A scalar."""
+def ddad_loss(
+    x: Features, x_hat: Features, frozen_x: Features, frozen_x_hat: Features, distillation_weight: float
+) -> Tensor:
+    """DDAD's loss: `flattened_loss`, plus ``distillation_weight`` times the distance of either's features to those of
+    the frozen extractor. A scalar."""
     distillation = flattened_loss(x, frozen_x) + flattened_loss(x_hat, frozen_x_hat)
     return flattened_loss(x, x_hat) + distillation_weight * distillation
 
@@ -51,7 +55,8 @@ def ddad_loss(x: Features, x_hat: Features, frozen_x: Features, frozen_x_hat: Fe
 def feature_variance(features: Tensor) -> float:
     """How much the directions of features [N, C, h, w] differ over images and places: 1 - |mean unit vector|².
 
-    In [0, 1]; 0 where all point the same way. Cosine distances see directions only, so this is what a collapse takes away.
+    In [0, 1]; 0 where all point the same way. Cosine distances see directions only, so this is what a collapse takes
+    away.
     """
     unit = F.normalize(features.double(), dim=1)
     return float(1 - unit.mean(dim=(0, 2, 3)).square().sum())
@@ -88,8 +93,8 @@ def adapt(
     Parameters
     ----------
     images : normal training images float [N, 3, H, W] in [0, 1], on the CPU.
-    reconstruct : ``reconstruct(rows int64 [B], generator)`` -> (targets, reconstructions), both [B, 3, H, W]: images whose
-        features should agree, for these rows of ``images``. Draws what is random from the CPU generator.
+    reconstruct : ``reconstruct(rows int64 [B], generator)`` -> (targets, reconstructions), both [B, 3, H, W]: images
+        whose features should agree, for these rows of ``images``. Draws what is random from the CPU generator.
     epochs : passes over the images; 0 gives a plain copy.
     loss : "places", D3AD's eq. 10 (`d3ad_loss`), or "flattened", as its public code has it (`flattened_loss`).
     distillation_weight : 0: the loss above. Larger: DDAD's loss with this weight (`ddad_loss`).

@@ -26,7 +26,8 @@ def result_files(folder: str | Path | None = None) -> list[Path]:
 def load_results(folder: str | Path | None = None) -> list[dict[str, Any]]:
     """Contents of every result file, by topic and device; [] without any.
 
-    Each: topic, machine (date, device, cpu, cores, threads, load_average, python, packages) and tables (title, rows, note).
+    Each: topic, machine (date, device, cpu, cores, threads, load_average, python, packages) and tables (title, rows,
+    note).
     """
     return [json.loads(path.read_text(encoding="utf-8")) for path in result_files(folder)]
 
@@ -42,11 +43,14 @@ def cell(value: Any) -> str:
 
 
 def write(root: str | Path, folder: str | Path | None = None) -> str | None:
-    """Write ``benchmarks.html`` into a report's folder; returns its name, or None where no benchmark has left results."""
+    """Write ``benchmarks.html`` into a report's folder; returns its name, or None where no benchmark has left
+    results."""
     results = load_results(folder)
     if not results:
         return None
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["cell"] = cell
     css = (TEMPLATES / "page.css").read_text(encoding="utf-8")
     write_atomically(Path(root) / PAGE, environment.get_template("benchmarks.html").render(results=results, css=css))

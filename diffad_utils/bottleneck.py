@@ -13,6 +13,7 @@ looks at each image by itself, unless a function says that it pools.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -59,14 +60,18 @@ def properties(vae: VAE, size: int) -> dict[str, Any]:
     compression (values in the image for each value of the latent), and its number of parameters."""
     factor, channels = downsampling(vae), vae.config.latent_channels
     return {
-        "latent_channels": channels, "downsampling": factor, "latent_shape": (channels, size // factor, size // factor),
-        "compression": 3 * factor**2 / channels, "parameters": sum(p.numel() for p in vae.parameters()),
-    }  # fmt: skip
+        "latent_channels": channels,
+        "downsampling": factor,
+        "latent_shape": (channels, size // factor, size // factor),
+        "compression": 3 * factor**2 / channels,
+        "parameters": sum(p.numel() for p in vae.parameters()),
+    }
 
 
 def encode(vae: VAE, images: Tensor, noise: Tensor | None = None) -> Tensor:
-    """Latents [B, C, h, w] as diffusion models see them, (posterior mean - shift) * scale, differentiable; with ``noise``
-    [B, C, h, w] a draw from the posterior, mean + std * noise, instead of the mean (an AutoencoderTiny has std 0).
+    """Latents [B, C, h, w] as diffusion models see them, (posterior mean - shift) * scale, differentiable; with
+    ``noise`` [B, C, h, w] a draw from the posterior, mean + std * noise, instead of the mean (an AutoencoderTiny has
+    std 0).
 
     Raises ``ValueError`` for images whose sides are no multiples of the downsampling.
     """
@@ -389,15 +394,19 @@ def survival_table(reconstruct: Reconstruct, dataset: ImageDataset, batch_size: 
         x, twin, mask, keys = batch["image"], batch["twin"], batch["mask"], batch["key"]
         x_hat, twin_hat = reconstruct(x, keys), reconstruct(twin, keys)
         squared = squared_error(x, x_hat)
-        columns.append(pd.DataFrame({
-            "key": keys,
-            "area": mask.double().mean(dim=(1, 2)),
-            "contrast": masked_mean(squared_error(x, twin), mask).sqrt(),
-            "survival": defect_survival(x, twin, x_hat, twin_hat),
-            "floor": masked_mean(squared_error(twin, twin_hat), mask).sqrt(),
-            "error_inside": masked_mean(squared, mask),
-            "error_outside": masked_mean(squared, ~mask),
-        }))  # fmt: skip
+        columns.append(
+            pd.DataFrame(
+                {
+                    "key": keys,
+                    "area": mask.double().mean(dim=(1, 2)),
+                    "contrast": masked_mean(squared_error(x, twin), mask).sqrt(),
+                    "survival": defect_survival(x, twin, x_hat, twin_hat),
+                    "floor": masked_mean(squared_error(twin, twin_hat), mask).sqrt(),
+                    "error_inside": masked_mean(squared, mask),
+                    "error_outside": masked_mean(squared, ~mask),
+                }
+            )
+        )
         inside.append(_moments(absolute_error(x, x_hat), mask))
         normal.append(_moments(absolute_error(twin, twin_hat), torch.ones_like(mask)))
     table = pd.concat(columns, ignore_index=True)
@@ -420,8 +429,10 @@ def plant(images: Tensor, keys: Sequence[str], area: float, contrast: float, see
     """
     height, width = images.shape[-2:]
     radius = math.sqrt(area * height * width / math.pi)
-    if not 1 <= area * height * width or 2 * radius + 2 > min(height, width):
-        raise ValueError(f"a disc of area {area} does not fit images of {height} x {width}: it is {2 * radius:.2g} pixels wide")
+    if not area * height * width >= 1 or 2 * radius + 2 > min(height, width):
+        raise ValueError(
+            f"a disc of area {area} does not fit images of {height} x {width}: it is {2 * radius:.2g} pixels wide"
+        )
     places = torch.special.ndtr(image_noise((2,), seed, keys).double())  # uniform in (0, 1)
     margin = radius + 1
     centre = margin + places * (torch.tensor([height, width]) - 1 - 2 * margin)
@@ -434,7 +445,12 @@ def plant(images: Tensor, keys: Sequence[str], area: float, contrast: float, see
 
 
 def planted_table(
-    reconstruct: Reconstruct, images: Tensor, keys: Sequence[str], areas: Sequence[float], contrasts: Sequence[float], seed: int = 0
+    reconstruct: Reconstruct,
+    images: Tensor,
+    keys: Sequence[str],
+    areas: Sequence[float],
+    contrasts: Sequence[float],
+    seed: int = 0,
 ) -> pd.DataFrame:
     """What a reconstruction does to discs (`plant`) of every area and contrast on normal images [B, 3, H, W].
 
@@ -445,12 +461,18 @@ def planted_table(
     for area in areas:
         for contrast in contrasts:
             changed, mask = plant(images, keys, area, contrast, seed)
-            rows.append(pd.DataFrame({
-                "key": list(keys), "area": area, "planted": contrast,
-                "contrast": masked_mean(squared_error(changed, images), mask).sqrt(),
-                "survival": defect_survival(changed, images, reconstruct(changed, keys), images_hat),
-                "floor": masked_mean(squared_error(images, images_hat), mask).sqrt(),
-            }))  # fmt: skip
+            rows.append(
+                pd.DataFrame(
+                    {
+                        "key": list(keys),
+                        "area": area,
+                        "planted": contrast,
+                        "contrast": masked_mean(squared_error(changed, images), mask).sqrt(),
+                        "survival": defect_survival(changed, images, reconstruct(changed, keys), images_hat),
+                        "floor": masked_mean(squared_error(images, images_hat), mask).sqrt(),
+                    }
+                )
+            )
     return pd.concat(rows, ignore_index=True)
 
 
@@ -474,8 +496,10 @@ def mean_interval(values: Tensor | np.ndarray, n: int = 1000, seed: int = 0, lev
     """
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2 or not np.isfinite(values).all():
-        raise ValueError(f"an interval needs at least 2 images with finite values, got {len(values)}, "
-                         f"{int((~np.isfinite(values)).sum())} values not finite")
+        raise ValueError(
+            f"an interval needs at least 2 images with finite values, got {len(values)}, "
+            f"{int((~np.isfinite(values)).sum())} values not finite"
+        )
     times = resampling.multiplicities(np.zeros(len(values)), n, seed)[1:]
     means = np.tensordot(times, values, axes=1) / len(values)  # one row a resample
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -483,14 +507,19 @@ def mean_interval(values: Tensor | np.ndarray, n: int = 1000, seed: int = 0, lev
 
 
 def gain_table(
-    images: Tensor, plain: Tensor, others: Mapping[str, Tensor], bands: Sequence[float] = BANDS, n: int = 1000, seed: int = 0
+    images: Tensor,
+    plain: Tensor,
+    others: Mapping[str, Tensor],
+    bands: Sequence[float] = BANDS,
+    n: int = 1000,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """How much nearer to the images other reconstructions [B, C, H, W] are than ``plain``, in dB, by band and over all.
 
     One row a name and band: name, band (in words), gain (mean over images of -10 log10 of the ratio of the errors'
     energies; below 0 is a loss), low, high (95 % interval), and recovered, the mean share of `recovered_energy`.
     """
-    middle = [f"{a:.4g} to {b:.4g}" for a, b in zip(bands[1:-2], bands[2:-1], strict=True)]
+    middle = [f"{a:.4g} to {b:.4g}" for a, b in itertools.pairwise(bands[1:-1])]
     edges = [f"below {bands[1]:.4g}", *middle, f"above {bands[-2]:.4g}"]
     rows = []
     for name, other in others.items():
@@ -498,8 +527,16 @@ def gain_table(
         total = 1 - squared_error(images, other).mean(dim=(1, 2)) / squared_error(images, plain).mean(dim=(1, 2))
         for band, share in zip([*edges, "all"], [*shares.T, total], strict=True):
             gain = mean_interval(-10 * (1 - share).log10(), n, seed)
-            rows.append({"name": name, "band": band, "gain": float(gain.mean), "low": float(gain.low), "high": float(gain.high),
-                         "recovered": float(share.mean())})  # fmt: skip
+            rows.append(
+                {
+                    "name": name,
+                    "band": band,
+                    "gain": float(gain.mean),
+                    "low": float(gain.low),
+                    "high": float(gain.high),
+                    "recovered": float(share.mean()),
+                }
+            )
     return pd.DataFrame(rows)
 
 

@@ -1,30 +1,47 @@
 """What to call things in a prompt: the noun of a category, the phrase of a defect, and captions made of both.
 
-The categories of `textures` have the nouns that the small models were trained with; those of ELPV say what they are of, and
-every other category is called by its own name. Prompts for CLIP compare the state of a part, as WinCLIP does (Jeong et al., CVPR 2023, section 4.1).
+The categories of `textures` have the nouns that the small models were trained with; those of ELPV say what they are of,
+and every other category is called by its own name. Prompts for CLIP compare the state of a part, as WinCLIP does (Jeong
+et al., CVPR 2023, section 4.1).
 """
 
 from __future__ import annotations
 
 #: Nouns for the categories of `textures`, with their article.
 NOUNS = {
-    "blister": "a blister pack", "brick": "a brick wall", "carpet": "a woven carpet", "connector": "a pin connector",
-    "gravel": "a gravel bed", "grid": "a wire mesh", "leather": "a leather hide", "tile": "a stone tile",
+    "blister": "a blister pack",
+    "brick": "a brick wall",
+    "carpet": "a woven carpet",
+    "connector": "a pin connector",
+    "gravel": "a gravel bed",
+    "grid": "a wire mesh",
+    "leather": "a leather hide",
+    "tile": "a stone tile",
     "wood": "a wooden board",
 }
-#: Nouns for categories of other data sets whose names do not say what is to be seen. The small models were not trained with
+#: Nouns for categories of other data sets whose names do not say what is to be seen. The small models were not trained
+# with
 #: them: to those a solar cell is a word, and a picture, that they have never met.
 OTHER_NOUNS = {"mono": "a monocrystalline solar cell", "poly": "a polycrystalline solar cell"}
 #: What a part with a defect is a part "with".
 DEFECTS = {
-    "color_shift": "a color shift", "contamination": "a contamination", "crack": "a crack", "distortion": "a distortion",
-    "hole": "a hole", "misplaced_part": "a misplaced part", "missing_part": "a missing part", "scratch": "a scratch",
-    "stain": "a stain", "thread": "a thread", "worn": "a worn spot",
+    "color_shift": "a color shift",
+    "contamination": "a contamination",
+    "crack": "a crack",
+    "distortion": "a distortion",
+    "hole": "a hole",
+    "misplaced_part": "a misplaced part",
+    "missing_part": "a missing part",
+    "scratch": "a scratch",
+    "stain": "a stain",
+    "thread": "a thread",
+    "worn": "a worn spot",
 }
 
 
 def noun(category: str) -> str:
-    """"carpet" -> "a woven carpet"; "mono" -> "a monocrystalline solar cell"; an unknown category keeps its own name: "metal_nut" -> "a metal nut"."""
+    """ "carpet" -> "a woven carpet"; "mono" -> "a monocrystalline solar cell"; an unknown category keeps its own name:
+    "metal_nut" -> "a metal nut"."""
     if category in NOUNS or category in OTHER_NOUNS:
         return NOUNS.get(category) or OTHER_NOUNS[category]
     name = category.replace("_", " ").replace("-", " ")

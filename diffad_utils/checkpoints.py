@@ -1,8 +1,10 @@
-"""Checkpoints of the running notebook: where its trainings go on after an interruption, here or in Kaggle's next session.
+"""Checkpoints of the running notebook: where its trainings go on after an interruption, here or in Kaggle's next
+session.
 
 `study.start` opens a folder for the run, every training without a folder of its own keeps a file there, numbered in the
-order of the trainings, and `Run.record` removes the folder. Its name has a checksum of the parameters and of the package's
-code, so that nothing is continued under other settings. Short trainings are not worth a file: they are repeated.
+order of the trainings, and `Run.record` removes the folder. Its name has a checksum of the parameters and of the
+package's code, so that nothing is continued under other settings. Short trainings are not worth a file: they are
+repeated.
 """
 
 from __future__ import annotations

@@ -55,9 +55,12 @@ def run(options) -> int:
     # papermill adds its cell only if there is something to put into it
     parameters = {"profile": together["profile"]} | parameters
     folder = execution.run_notebook(
-        notebook, parameters, work=Path(root, execution.WORK, notebook.stem, *tail), threads=options.threads,
+        notebook,
+        parameters,
+        work=Path(root, execution.WORK, notebook.stem, *tail),
+        threads=options.threads,
         minutes=options.minutes,
-    )  # fmt: skip
+    )
     print(f"The run is in {folder}")
     return 0
 
@@ -65,10 +68,16 @@ def run(options) -> int:
 def study_command(options) -> int:
     """Run what is not up to date of a profile and write its report."""
     return execution.run_study(
-        options.profile, jobs=options.jobs, only=tuple(options.only), cluster=options.cluster, notebooks=options.notebooks,
-        profiles=options.profiles, output_root=options.output, state=options.state,
+        options.profile,
+        jobs=options.jobs,
+        only=tuple(options.only),
+        cluster=options.cluster,
+        notebooks=options.notebooks,
+        profiles=options.profiles,
+        output_root=options.output,
+        state=options.state,
         arguments=tuple(shlex.split(options.snakemake)),
-    )  # fmt: skip
+    )
 
 
 def status(options) -> int:
@@ -80,7 +89,9 @@ def status(options) -> int:
     )
     rows = execution.status(plan)
     print(pd.DataFrame(rows).to_string(index=False, justify="left", max_colwidth=100))
-    counts = {name: sum(row["state"] == name for row in rows) for name in ("done", "running", "failed", "changed", "missing")}
+    counts = {
+        name: sum(row["state"] == name for row in rows) for name in ("done", "running", "failed", "changed", "missing")
+    }
     print(f"\n{len(rows)} runs: " + ", ".join(f"{count} {name}" for name, count in counts.items() if count))
     return 0
 
@@ -88,15 +99,24 @@ def status(options) -> int:
 def kaggle_build(options) -> int:
     """Write dist/kaggle: a data set with the package and one kernel a notebook, ready for `diffad kaggle push`."""
     folder = kaggle.build(
-        options.owner, profile=options.profile, notebooks=options.notebooks, output=options.output, wheels=options.wheels,
-        dataset_sources=options.dataset_source, model_sources=options.model_source, internet=options.internet,
+        options.owner,
+        profile=options.profile,
+        notebooks=options.notebooks,
+        output=options.output,
+        wheels=options.wheels,
+        dataset_sources=options.dataset_source,
+        model_sources=options.model_source,
+        internet=options.internet,
         resume=options.resume,
-    )  # fmt: skip
+    )
     kernels = sorted(path.parent.name for path in folder.glob("*/kernel-metadata.json"))
     print(f"{folder} has the data set and {len(kernels)} kernel(s): {', '.join(kernels)}")
     needed = kaggle.weights_needed(folder)
     if needed and not options.internet:
-        print(f"They need these weights: {', '.join(needed)}. Attach them (--model-source, --dataset-source), or use --internet.")
+        print(
+            f"They need these weights: {', '.join(needed)}. Attach them (--model-source, --dataset-source), or use "
+            f"--internet."
+        )
     return 0
 
 
@@ -191,7 +211,9 @@ def _parser() -> argparse.ArgumentParser:
 
     def planned(name: str, function):
         sub = command(name, function)
-        sub.add_argument("profile", nargs="?", default="smoke", help="smoke (default), kaggle, paper, or the path of a YAML file")
+        sub.add_argument(
+            "profile", nargs="?", default="smoke", help="smoke (default), kaggle, paper, or the path of a YAML file"
+        )
         sub.add_argument("--notebooks", type=Path, help="folder of the notebooks (default: the repository's)")
         sub.add_argument("--profiles", type=Path, help="folder of the profiles (default: workflow/profiles)")
         sub.add_argument("--output", type=Path, help="folder of the results (default: reports)")
@@ -200,10 +222,16 @@ def _parser() -> argparse.ArgumentParser:
     planned("status", status)
     sub = planned("study", study_command)
     sub.add_argument("-j", "--jobs", type=int, default=2, help="cores to use (default 2)")
-    sub.add_argument("--only", nargs="+", default=[], metavar="RUN", help="names of runs, beginnings of them, or patterns")
-    sub.add_argument("--cluster", type=Path, metavar="FOLDER", help="Snakemake profile of a batch system: workflow/cluster/slurm")
+    sub.add_argument(
+        "--only", nargs="+", default=[], metavar="RUN", help="names of runs, beginnings of them, or patterns"
+    )
+    sub.add_argument(
+        "--cluster", type=Path, metavar="FOLDER", help="Snakemake profile of a batch system: workflow/cluster/slurm"
+    )
     sub.add_argument("--state", type=Path, help="folder for Snakemake's records (default: the repository)")
-    sub.add_argument("--snakemake", default="", metavar="ARGUMENTS", help="further arguments for Snakemake, as one text")
+    sub.add_argument(
+        "--snakemake", default="", metavar="ARGUMENTS", help="further arguments for Snakemake, as one text"
+    )
 
     sub = command("report", write_report)
     sub.add_argument("profile", nargs="?", default="smoke")
@@ -218,9 +246,13 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("build", kaggle_build, kaggle_commands)
     sub.add_argument("--owner", required=True, help="your Kaggle user name")
     sub.add_argument("--profile", default="kaggle", help="name or path of a profile (default kaggle)")
-    sub.add_argument("--notebooks", nargs="+", default=[], metavar="NAME", help="such as 03 06 (default: all of the profile)")
+    sub.add_argument(
+        "--notebooks", nargs="+", default=[], metavar="NAME", help="such as 03 06 (default: all of the profile)"
+    )
     sub.add_argument("--output", type=Path, help="folder (default dist/kaggle)")
-    sub.add_argument("--dataset-source", action="append", default=[], metavar="OWNER/SLUG", help="data set to attach, too")
+    sub.add_argument(
+        "--dataset-source", action="append", default=[], metavar="OWNER/SLUG", help="data set to attach, too"
+    )
     sub.add_argument("--model-source", action="append", default=[], metavar="OWNER/MODEL/FRAMEWORK/VARIATION/VERSION")
     sub.add_argument("--wheels", type=Path, metavar="FOLDER", help="wheels of packages that Kaggle's image lacks")
     sub.add_argument("--internet", action="store_true", help="let the kernels use the network")
@@ -228,7 +260,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("push", kaggle_push, kaggle_commands)
     sub.add_argument("folder", nargs="?", type=Path, help="what build wrote (default dist/kaggle)")
     sub.add_argument("--parallel", type=int, default=2, help="kernels at once (default %(default)s)")
-    sub.add_argument("--poll", type=float, default=30.0, help="seconds between two looks at Kaggle (default %(default)g)")
+    sub.add_argument(
+        "--poll", type=float, default=30.0, help="seconds between two looks at Kaggle (default %(default)g)"
+    )
     sub.add_argument("--no-wait", action="store_true", help="push and return; what joins the others is left out")
 
     data_parser = commands.add_parser("data", help="List, check or make data sets.")

@@ -1,7 +1,8 @@
 """Every method on one ground: the table with its intervals, differences on the same images, ranks, published numbers.
 
 Reads finished runs (`study.load_runs`) and nothing else. Values are the exact ones that the runs recorded; only the
-*intervals* of pixel metrics use a grid of thresholds (`metrics.PixelCounts`), since a resample of exact curves takes seconds.
+*intervals* of pixel metrics use a grid of thresholds (`metrics.PixelCounts`), since a resample of exact curves takes
+seconds.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ FEWEST_PLACES = 5
 """Categories needed before average ranks are compared."""
 
 
-# --- one method on one category -----------------------------------------------------------------------------------------
+# --- one method on one category
+# -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Measured:
     """A method on a category, over its seeds.
 
     values : metric or cost -> mean over seeds. per_seed : metric -> values [S]. samples : metric -> bootstrap values
-    [n], mean over seeds, from the same draws of images for every method with the same test images. statistic : the floor's.
+    [n], mean over seeds, from the same draws of images for every method with the same test images. statistic : the
+    floor's.
     scores : label [N] and one column of scores a seed, by key; averages over categories have no scores.
     """
 
@@ -58,7 +61,8 @@ class Measured:
         return f"{self.dataset}/{self.category}"
 
     def interval(self, name: str) -> tuple[float, float] | None:
-        """95 % interval: over seeds (Student's t) where there are several, else over images; None for costs and what is unknown."""
+        """95 % interval: over seeds (Student's t) where there are several, else over images; None for costs and what is
+        unknown."""
         return interval(self.per_seed.get(name), self.samples.get(name))
 
 
@@ -103,13 +107,18 @@ def costs_of(record: RunRecord) -> dict[str, float]:
     manifest, timing = record.manifest, record.manifest.get("timing", {})
     memory = manifest.get("peak_memory_bytes", {})
     known = {
-        "NFE": manifest.get("nfe"), "parameters": manifest.get("detector", {}).get("weights"), "training s": timing.get("fit_s"),
-        "ms an image": timing.get("ms_per_image"), "memory GiB": max(memory.values()) / 2**30 if memory else None,
-    }  # fmt: skip
+        "NFE": manifest.get("nfe"),
+        "parameters": manifest.get("detector", {}).get("weights"),
+        "training s": timing.get("fit_s"),
+        "ms an image": timing.get("ms_per_image"),
+        "memory GiB": max(memory.values()) / 2**30 if memory else None,
+    }
     return {name: float(value) for name, value in known.items() if value is not None}
 
 
-def _measure_run(record: RunRecord, n: int, seed: int) -> tuple[dict[str, float], dict[str, np.ndarray], str, pd.DataFrame]:
+def _measure_run(
+    record: RunRecord, n: int, seed: int
+) -> tuple[dict[str, float], dict[str, np.ndarray], str, pd.DataFrame]:
     """(values, bootstrap samples, floor's statistic, label and score by key) of one run."""
     images = images_of(record)
     label = images["label"].to_numpy()
@@ -118,11 +127,16 @@ def _measure_run(record: RunRecord, n: int, seed: int) -> tuple[dict[str, float]
     if statistic:
         values |= {name: float(function(score, label)) for name, function in metrics.IMAGE_METRICS.items()}
     image_metrics = {name: function for name, function in metrics.IMAGE_METRICS.items() if name in values}
-    samples = {name: metrics.paired_bootstrap(function, [score], label, n, seed)[:, 0] for name, function in image_metrics.items()}
+    samples = {
+        name: metrics.paired_bootstrap(function, [score], label, n, seed)[:, 0]
+        for name, function in image_metrics.items()
+    }
     times = np.concatenate(list(metrics.bootstrap_draws(label == 1, n, seed)))
     maps = maps_of(record) if "AUPRO" in values else None
     if maps is not None:
-        samples |= {k: v for k, v in metrics.metrics_from_counts(metrics.pixel_counts(*maps[1:]), times).items() if k in values}
+        samples |= {
+            k: v for k, v in metrics.metrics_from_counts(metrics.pixel_counts(*maps[1:]), times).items() if k in values
+        }
     rebuilt = record.reconstructions()
     if rebuilt is not None:
         rebuilt = rebuilt.sort_values("key", ignore_index=True)
@@ -131,7 +145,12 @@ def _measure_run(record: RunRecord, n: int, seed: int) -> tuple[dict[str, float]
                 known = rebuilt[name].notna().to_numpy()
                 drawn = times[:, known]
                 samples[name] = drawn @ rebuilt.loc[known, name].to_numpy() / drawn.sum(axis=1)
-    return values, samples, statistic, pd.DataFrame({"label": label, record.seed: score}, index=images["key"].to_numpy())
+    return (
+        values,
+        samples,
+        statistic,
+        pd.DataFrame({"label": label, record.seed: score}, index=images["key"].to_numpy()),
+    )
 
 
 def measure(records: Sequence[RunRecord], n: int = 1000, seed: int = 0) -> list[Measured]:
@@ -149,19 +168,29 @@ def measure(records: Sequence[RunRecord], n: int = 1000, seed: int = 0) -> list[
         scores = pd.concat([runs[0][3]["label"], *(run[3].drop(columns="label") for run in runs)], axis=1)
         if scores.isna().any(axis=None):
             folders = " and ".join(str(record.folder) for record in members)
-            raise ValueError(f"{folders} have different test images, so their seeds cannot be averaged; rerun the older ones")
+            raise ValueError(
+                f"{folders} have different test images, so their seeds cannot be averaged; rerun the older ones"
+            )
         shared = [name for name in QUALITY if all(name in run[0] for run in runs)]
         per_seed = {name: np.array([run[0][name] for run in runs]) for name in shared}
-        samples = {name: np.mean([run[1][name] for run in runs], axis=0) for name in shared if all(name in run[1] for run in runs)}
+        samples = {
+            name: np.mean([run[1][name] for run in runs], axis=0)
+            for name in shared
+            if all(name in run[1] for run in runs)
+        }
         costs = pd.DataFrame([costs_of(record) for record in members]).mean().to_dict()
         values = {"images": float(len(scores))} | {name: float(v.mean()) for name, v in per_seed.items()} | costs
-        found.append(Measured(dataset, category, method, tuple(r.seed for r in members), values, per_seed, samples, runs[0][2], scores))
+        found.append(
+            Measured(
+                dataset, category, method, tuple(r.seed for r in members), values, per_seed, samples, runs[0][2], scores
+            )
+        )
     return found
 
 
 def averages(measured: Sequence[Measured]) -> list[Measured]:
-    """Averages over the categories of each data set that has several (category "average"), and over all places (data set
-    "all"), for the methods that have every one of them and the metrics known in every one."""
+    """Averages over the categories of each data set that has several (category "average"), and over all places (data
+    set "all"), for the methods that have every one of them and the metrics known in every one."""
     groups: dict[str, list[Measured]] = {"all": list(measured)}
     for row in measured:
         groups.setdefault(row.dataset, []).append(row)
@@ -176,15 +205,23 @@ def averages(measured: Sequence[Measured]) -> list[Measured]:
             values = {name: float(np.mean([row.values[name] for row in mine])) for name in shared}
             values["images"] = sum(row.values["images"] for row in mine)
             same = len({row.seeds for row in mine}) == 1
-            mean = lambda part, name: np.mean([getattr(row, part)[name] for row in mine], axis=0)
-            per_seed = {name: mean("per_seed", name) for name in shared if same and all(name in row.per_seed for row in mine)}
+
+            def mean(part, name):
+                return np.mean([getattr(row, part)[name] for row in mine], axis=0)  # noqa: B023
+
+            per_seed = {
+                name: mean("per_seed", name) for name in shared if same and all(name in row.per_seed for row in mine)
+            }
             samples = {name: mean("samples", name) for name in shared if all(name in row.samples for row in mine)}
-            which = pd.concat([row.scores[["label"]] for row in mine])  # compared only with averages over the same images
+            which = pd.concat(
+                [row.scores[["label"]] for row in mine]
+            )  # compared only with averages over the same images
             found.append(Measured(dataset, "average", method, mine[0].seeds, values, per_seed, samples, scores=which))
     return found
 
 
-# --- differences ---------------------------------------------------------------------------------------------------------
+# --- differences
+# ---------------------------------------------------------------------------------------------------------
 
 
 def difference(a: Measured, b: Measured, name: str, level: float = 0.95) -> tuple[float, float, float] | None:
@@ -200,14 +237,17 @@ def difference(a: Measured, b: Measured, name: str, level: float = 0.95) -> tupl
 
 
 def _on_shared_images(a: Measured, b: Measured, name: str, level: float) -> tuple[float, float, float] | None:
-    """`difference` on the images of both, for image metrics; None for others, and with fewer than ten images of a class."""
+    """`difference` on the images of both, for image metrics; None for others, and with fewer than ten images of a
+    class."""
     shared = a.scores.index.intersection(b.scores.index)
     label = a.scores.loc[shared, "label"].to_numpy() if len(shared) else np.zeros(0)
     if name not in metrics.IMAGE_METRICS or a.scores.shape[1] < 2 or min((label == 0).sum(), (label == 1).sum()) < 10:
         return None
     n, function = len(a.samples[name]), metrics.IMAGE_METRICS[name]
     seeds = [row.scores.loc[shared].drop(columns="label").to_numpy().T for row in (a, b)]
-    rows = [metrics.paired_bootstrap_difference(function, x, y, label, n, level=level) for x, y in zip(*seeds, strict=False)]
+    rows = [
+        metrics.paired_bootstrap_difference(function, x, y, label, n, level=level) for x, y in zip(*seeds, strict=False)
+    ]
     return tuple(float(value) for value in np.mean(rows, axis=0))
 
 
@@ -222,14 +262,24 @@ def against_floor(measured: Sequence[Measured], name: str = "I-AUROC") -> pd.Dat
         floor = floors.get(row.place)
         found = difference(row, floor, name) if floor is not None and row.method != FLOOR else None
         if found is not None:
-            verdict = "above the floor" if found[1] > 0 else "below the floor" if found[2] < 0 else "no difference shown"
-            rows.append(dict(zip(("place", "method", "floor", "difference", "low", "high", "verdict"),
-                                 (row.place, row.method, floor.statistic, *found, verdict), strict=True)))  # fmt: skip
+            verdict = (
+                "above the floor" if found[1] > 0 else "below the floor" if found[2] < 0 else "no difference shown"
+            )
+            rows.append(
+                dict(
+                    zip(
+                        ("place", "method", "floor", "difference", "low", "high", "verdict"),
+                        (row.place, row.method, floor.statistic, *found, verdict),
+                        strict=True,
+                    )
+                )
+            )
     return pd.DataFrame(rows, columns=["place", "method", "floor", "difference", "low", "high", "verdict"])
 
 
 def pairwise(measured: Sequence[Measured], name: str = "I-AUROC") -> pd.DataFrame:
-    """Every pair of methods of a place, the better one as ``a``: place, a, b, difference, low, high (95 % each, not adjusted)."""
+    """Every pair of methods of a place, the better one as ``a``: place, a, b, difference, low, high (95 % each, not
+    adjusted)."""
     rows, columns = [], ["place", "a", "b", "difference", "low", "high"]
     for place in dict.fromkeys(row.place for row in measured):
         here = sorted((r for r in measured if r.place == place and name in r.samples), key=lambda r: -r.values[name])
@@ -273,7 +323,9 @@ def ranks(measured: Sequence[Measured], name: str = "I-AUROC") -> Ranks | None:
 
     Methods that were not measured on all places are left out; None with fewer than `FEWEST_PLACES` places or 3 methods.
     """
-    table = pd.DataFrame([{"place": r.place, "method": r.method, name: r.values[name]} for r in measured if name in r.values])
+    table = pd.DataFrame(
+        [{"place": r.place, "method": r.method, name: r.values[name]} for r in measured if name in r.values]
+    )
     if table.empty:
         return None
     table = table.pivot(index="place", columns="method", values=name).dropna(axis="columns")
@@ -287,7 +339,8 @@ def ranks(measured: Sequence[Measured], name: str = "I-AUROC") -> Ranks | None:
     return Ranks(average, float(p), scikit_posthocs.posthoc_nemenyi_friedman(table), len(table))
 
 
-# --- tables ----------------------------------------------------------------------------------------------------------------
+# --- tables
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def table(measured: Sequence[Measured]) -> pd.DataFrame:
@@ -300,8 +353,14 @@ def table(measured: Sequence[Measured]) -> pd.DataFrame:
     rows = []
     for row in measured:
         verdict = verdicts.get((row.place, row.method))
-        cells = {"dataset": row.dataset, "category": row.category, "method": row.method, "seeds": len(row.seeds),
-                 "above_floor": None if verdict is None else verdict == "above the floor", "statistic": row.statistic}  # fmt: skip
+        cells = {
+            "dataset": row.dataset,
+            "category": row.category,
+            "method": row.method,
+            "seeds": len(row.seeds),
+            "above_floor": None if verdict is None else verdict == "above the floor",
+            "statistic": row.statistic,
+        }
         for name in (name for name in ("images", *QUALITY, *COST) if name in row.values):
             cells[name] = row.values[name]
             bounds = row.interval(name)
@@ -310,7 +369,9 @@ def table(measured: Sequence[Measured]) -> pd.DataFrame:
         rows.append(cells)
     found = pd.DataFrame(rows)
     named = [column for name in ("images", *QUALITY, *COST) for column in (name, f"{name} low", f"{name} high")]
-    found = found[[c for c in found if c not in named] + [c for c in named if c in found]]  # one order, whatever methods there are
+    found = found[
+        [c for c in found if c not in named] + [c for c in named if c in found]
+    ]  # one order, whatever methods there are
     order = found.assign(floor=found["method"] != FLOOR, best=-found.get("I-AUROC", pd.Series(0.0, index=found.index)))
     return found.loc[order.sort_values(["dataset", "category", "floor", "best"]).index].reset_index(drop=True)
 
@@ -356,11 +417,13 @@ def formatted(found: pd.DataFrame, winners: set[tuple[str, str, str]], mark: Cal
 
 
 def _markdown_mark(text: str, kind: str) -> str:
-    return {"bold": f"**{text}**", "floor": f"*{text}*", "grey": f"<span style=\"color:#8a919b\">{text}</span>"}[kind]
+    return {"bold": f"**{text}**", "floor": f"*{text}*", "grey": f'<span style="color:#8a919b">{text}</span>'}[kind]
 
 
 def _latex_mark(text: str, kind: str) -> str:
-    return {"bold": rf"\textbf{{{text}}}", "floor": rf"\textit{{{text}}}", "grey": rf"\textcolor{{gray}}{{{text}}}"}[kind]
+    return {"bold": rf"\textbf{{{text}}}", "floor": rf"\textit{{{text}}}", "grey": rf"\textcolor{{gray}}{{{text}}}"}[
+        kind
+    ]
 
 
 def _escaped(text: str) -> str:
@@ -389,7 +452,9 @@ def to_html(found: pd.DataFrame, winners: set[tuple[str, str, str]], columns: Se
     lines = [f"<table class='results'><thead><tr><th class='text'>Method</th>{heads}</tr></thead>"]
     for (dataset, category), part in found.groupby(["dataset", "category"], sort=False):
         place = f"{dataset}/{category}"
-        lines.append(f"<tbody><tr class='place'><th class='text' colspan='{len(columns) + 1}'>{html.escape(place)}</th></tr>")
+        lines.append(
+            f"<tbody><tr class='place'><th class='text' colspan='{len(columns) + 1}'>{html.escape(place)}</th></tr>"
+        )
         for _, row in part.iterrows():
             kind = "floor" if row["method"] == FLOOR else "grey" if row["above_floor"] is False else ""
             style = {"floor": "font-style:italic", "grey": "color:#7b838e", "": ""}[kind]
@@ -397,19 +462,29 @@ def to_html(found: pd.DataFrame, winners: set[tuple[str, str, str]], columns: Se
             for name in columns:
                 value, _, bounds = _text(row, name).partition(" [")
                 value = f"<b>{value}</b>" if (place, row["method"], name) in winners else value
-                cells.append(f"<td>{value}" + (f"<small>{bounds[:-1].replace(', ', '–')}</small>" if bounds else "") + "</td>")
+                cells.append(
+                    f"<td>{value}" + (f"<small>{bounds[:-1].replace(', ', '–')}</small>" if bounds else "") + "</td>"
+                )
             name = html.escape(display_name(row)).replace(":", ":<wbr>")
             lines.append(f"<tr class='{kind}' style='{style}'><td class='text'>{name}</td>{''.join(cells)}</tr>")
         lines.append("</tbody>")
     return "\n".join([*lines, "</table>"])
 
 
-# --- beside the papers -------------------------------------------------------------------------------------------------------
+# --- beside the papers
+# -------------------------------------------------------------------------------------------------------
 
 PUBLISHED_NAMES = {
-    "invad": "InvAD", "esm": "ESM", "esm_sigma": "ESM-sigma", "sgm": "SGM", "ddad": "DDAD", "d3ad": "D3AD",
-    "anomalib:patchcore": "PatchCore", "anomalib:padim": "PaDiM", "anomalib:fastflow": "FastFlow",
-}  # fmt: skip
+    "invad": "InvAD",
+    "esm": "ESM",
+    "esm_sigma": "ESM-sigma",
+    "sgm": "SGM",
+    "ddad": "DDAD",
+    "d3ad": "D3AD",
+    "anomalib:patchcore": "PatchCore",
+    "anomalib:padim": "PaDiM",
+    "anomalib:fastflow": "FastFlow",
+}
 """Methods here -> their names in ``data/published/results.csv``."""
 
 PUBLISHED_DATASETS = {"mvtec_ad": "mvtec", "visa": "visa", "btad": "btad", "mpdd": "mpdd", "real_iad": "real_iad"}
@@ -427,23 +502,49 @@ def published_results(path: str | Path | None = None) -> pd.DataFrame:
 def beside_published(found: pd.DataFrame, published: pd.DataFrame, profile: str) -> pd.DataFrame:
     """Our values beside the published ones of the same method, data set, category and metric, in the one-class setting.
 
-    Only the profiles with the papers' data and backbones are comparable (``kaggle``, ``paper``); for others, and for data
-    that no paper used, the result is empty.
+    Only the profiles with the papers' data and backbones are comparable (``kaggle``, ``paper``); for others, and for
+    data that no paper used, the result is empty.
     """
-    columns = ["dataset", "category", "method", "metric", "ours", "low", "high", "published", "source_id", "table", "setting"]
+    columns = [
+        "dataset",
+        "category",
+        "method",
+        "metric",
+        "ours",
+        "low",
+        "high",
+        "published",
+        "source_id",
+        "table",
+        "setting",
+    ]
     if profile not in ("kaggle", "paper"):
         return pd.DataFrame(columns=columns)
     rows = []
     for _, row in found.iterrows():
         theirs = published[
-            (published["method"] == PUBLISHED_NAMES.get(row["method"])) & (published["category"] == row["category"])
-            & (published["dataset"] == PUBLISHED_DATASETS.get(row["dataset"])) & (published["setting"] == "one-class")
-        ]  # fmt: skip
+            (published["method"] == PUBLISHED_NAMES.get(row["method"]))
+            & (published["category"] == row["category"])
+            & (published["dataset"] == PUBLISHED_DATASETS.get(row["dataset"]))
+            & (published["setting"] == "one-class")
+        ]
         rows += [
-            [row["dataset"], row["category"], row["method"], t.metric, row[t.metric], row.get(f"{t.metric} low"),
-             row.get(f"{t.metric} high"), t.value, t.source_id, t.table, t.setting]
-            for t in theirs.itertuples() if t.metric in row and not pd.isna(row[t.metric])
-        ]  # fmt: skip
+            [
+                row["dataset"],
+                row["category"],
+                row["method"],
+                t.metric,
+                row[t.metric],
+                row.get(f"{t.metric} low"),
+                row.get(f"{t.metric} high"),
+                t.value,
+                t.source_id,
+                t.table,
+                t.setting,
+            ]
+            for t in theirs.itertuples()
+            if t.metric in row and not pd.isna(row[t.metric])
+        ]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -451,10 +552,13 @@ def disagreements(published: pd.DataFrame) -> pd.DataFrame:
     """Published values of one method on one data set, category, setting and metric that stand in several places.
 
     An independent reproduction, named in brackets after the method, is another source of the same quantity. Columns
-    dataset, category, setting, method, metric, low, high, range, values ("source, table: value; ..."), widest range first.
+    dataset, category, setting, method, metric, low, high, range, values ("source, table: value; ..."), widest range
+    first.
     """
     rows = []
-    base = published.assign(name=published["method"], method=published["method"].str.replace(r" \(.*\)$", "", regex=True))
+    base = published.assign(
+        name=published["method"], method=published["method"].str.replace(r" \(.*\)$", "", regex=True)
+    )
     for key, part in base.groupby(["dataset", "category", "setting", "method", "metric"]):
         if part.groupby(["source_id", "table", "name"]).ngroups > 1:
             text = "; ".join(f"{r.source_id}, {r.table}: {r.value:.3f}" for r in part.itertuples())
@@ -474,15 +578,24 @@ def published_gaps(published: pd.DataFrame) -> pd.DataFrame:
     for key, part in published[published["category"] == "average"].groupby(["source_id", "table", "dataset", "metric"]):
         ordered = part.sort_values("value", ascending=False)
         if ordered["method"].nunique() >= 3:
-            rows.append([*key, ordered["method"].iloc[0], ordered["method"].iloc[1], ordered["value"].iloc[0] - ordered["value"].iloc[1]])
+            rows.append(
+                [
+                    *key,
+                    ordered["method"].iloc[0],
+                    ordered["method"].iloc[1],
+                    ordered["value"].iloc[0] - ordered["value"].iloc[1],
+                ]
+            )
     return pd.DataFrame(rows, columns=["source_id", "table", "dataset", "metric", "best", "second", "gap"])
 
 
-# --- by the size of the defect -----------------------------------------------------------------------------------------------
+# --- by the size of the defect
+# -----------------------------------------------------------------------------------------------
 
 
 def recall_by_size(records: Sequence[RunRecord], false_alarms: float = 0.05, bins: int = 3) -> pd.DataFrame:
-    """Share of defective images found, by the area of their defects, where ``false_alarms`` of the normal ones are flagged.
+    """Share of defective images found, by the area of their defects, where ``false_alarms`` of the normal ones are
+    flagged.
 
     Columns place, method, bin (0 is smallest), area (median, percent of the image), recall, low, high (Wilson), n. The
     threshold is the quantile of the normal test images, as in any ROC point; no method knows it in use. Places without
@@ -500,14 +613,29 @@ def recall_by_size(records: Sequence[RunRecord], false_alarms: float = 0.05, bin
         if area is None or not (record.folder / "scores.parquet").is_file():
             continue
         images = images_of(record).set_index("key")
-        score = pd.Series(floor_scores(images.reset_index())[1], images.index) if record.method == FLOOR else images["score"]
+        score = (
+            pd.Series(floor_scores(images.reset_index())[1], images.index)
+            if record.method == FLOOR
+            else images["score"]
+        )
         threshold = np.quantile(score[images["label"] == 0], 1 - false_alarms, method="higher")
         hit = (score > threshold)[(images["label"] == 1) & images.index.isin(area.index)]
         group = pd.qcut(area[hit.index].rank(method="first"), bins, labels=False)
         for b, part in hit.groupby(group):
             low, high = stats.binomtest(int(part.sum()), len(part)).proportion_ci(method="wilson")
-            rows.append([f"{record.dataset}/{record.category}", record.method, record.seed, int(b), float(area[part.index].median()),
-                         float(part.mean()), low, high, len(part)])  # fmt: skip
+            rows.append(
+                [
+                    f"{record.dataset}/{record.category}",
+                    record.method,
+                    record.seed,
+                    int(b),
+                    float(area[part.index].median()),
+                    float(part.mean()),
+                    low,
+                    high,
+                    len(part),
+                ]
+            )
     return pd.DataFrame(rows, columns=["place", "method", "seed", "bin", "area", "recall", "low", "high", "n"])
 
 
@@ -522,12 +650,14 @@ def pareto(found: pd.DataFrame, cost: str = "ms an image", quality: str = "I-AUR
 
 
 def time_by_size(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """Prediction time over the side of the images, from runs that measured it (`diagnostics.time_by_size`), averaged over
-    runs: method, pixels (the side), ms an image; empty without any."""
+    """Prediction time over the side of the images, from runs that measured it (`diagnostics.time_by_size`), averaged
+    over runs: method, pixels (the side), ms an image; empty without any."""
     rows = [
         (record.method, int(name[len("ms_at_") : -len("px")]), value)
-        for record in records for name, value in record.manifest.get("timing", {}).items() if name.startswith("ms_at_")
-    ]  # fmt: skip
+        for record in records
+        for name, value in record.manifest.get("timing", {}).items()
+        if name.startswith("ms_at_")
+    ]
     found = pd.DataFrame(rows, columns=["method", "pixels", "ms an image"])
     return found.groupby(["method", "pixels"], as_index=False).mean()
 
@@ -558,7 +688,10 @@ def wall(records: Sequence[RunRecord], count: int) -> Wall | None:
     keys = [key for key in keys if all(key in maps[0] for maps in kept.values())]
     keys = [keys[i] for i in np.linspace(0, len(keys) - 1, min(count, len(keys))).round().astype(int)]
     masks = None if with_masks is None else with_masks[2][[with_masks[0].tolist().index(key) for key in keys]]
-    rows = lambda maps: maps[1][[maps[0].tolist().index(key) for key in keys]].astype(np.float32)
+
+    def rows(maps):
+        return maps[1][[maps[0].tolist().index(key) for key in keys]].astype(np.float32)
+
     return Wall(keys, masks, {name: rows(maps) for name, maps in kept.items()})
 
 
@@ -571,7 +704,8 @@ CLAIMS_BETWEEN_METHODS = (
 
 
 def findings_between_methods(measured: Sequence[Measured], section: str) -> list[dict]:
-    """A finding (`claims.finding`, with dataset and category) for each of `CLAIMS_BETWEEN_METHODS` and place that has both methods."""
+    """A finding (`claims.finding`, with dataset and category) for each of `CLAIMS_BETWEEN_METHODS` and place that has
+    both methods."""
     at = {(row.place, row.method): row for row in measured}
     found = []
     for claim, better, worse, name in CLAIMS_BETWEEN_METHODS:
@@ -579,7 +713,9 @@ def findings_between_methods(measured: Sequence[Measured], section: str) -> list
             a, b = at.get((place, better)), at.get((place, worse))
             effect = difference(a, b, name) if a is not None and b is not None else None
             if effect is not None:
-                row = claims.finding(claim, *effect, len(a.scores), measure=f"{name} of {better} minus {worse}", section=section)
+                row = claims.finding(
+                    claim, *effect, len(a.scores), measure=f"{name} of {better} minus {worse}", section=section
+                )
                 found.append(row | {"dataset": a.dataset, "category": a.category})
     return found
 
@@ -591,7 +727,8 @@ def joining_record(records: Sequence[RunRecord], found: list[dict], folder: Path
     return RunRecord(folder, "", "", "comparison", 0, {}, {}, {}, {}, manifest, [], found)
 
 
-# --- the answer ------------------------------------------------------------------------------------------------------------
+# --- the answer
+# ------------------------------------------------------------------------------------------------------------
 
 DIFFUSION = frozenset({"img2img", "lora", "pixel_ddpm", "sgm", "esm", "esm_sigma", "ddad", "d3ad", "invad"})
 """Methods that are diffusion models; the others are what they are compared with."""
@@ -604,7 +741,8 @@ REASONS = ("C03", "C07", "C09", "C14", "C26", "C30", "C31", "C37", "C47", "C68")
 
 
 def answer(ledger: pd.DataFrame, measured: Sequence[Measured]) -> list[str]:
-    """Three sentences from the ledger (`claims.ledger`) and the measurements: how good, why, and what became of the claims."""
+    """Three sentences from the ledger (`claims.ledger`) and the measurements: how good, why, and what became of the
+    claims."""
     return [_how_good(measured), _reasons(ledger), _count_of_claims(ledger)]
 
 
@@ -612,7 +750,9 @@ def _how_good(measured: Sequence[Measured]) -> str:
     floors = {(row.place, row.method): row.verdict for row in against_floor(measured).itertuples()}
     sentences, outcomes = [], []
     for place in dict.fromkeys(row.place for row in measured):
-        here = sorted((r for r in measured if r.place == place and "I-AUROC" in r.samples), key=lambda r: -r.values["I-AUROC"])
+        here = sorted(
+            (r for r in measured if r.place == place and "I-AUROC" in r.samples), key=lambda r: -r.values["I-AUROC"]
+        )
         ours = [r for r in here if r.method in DIFFUSION]
         others = [r for r in here if r.method not in DIFFUSION and r.method != FLOOR]
         if not ours:
@@ -621,8 +761,11 @@ def _how_good(measured: Sequence[Measured]) -> str:
         text = f"on {place}, {above} of {len(ours)} diffusion methods are above the trivial floor"
         if others:
             outcomes.append(_outcome(ours[0], others[0]))
-            text += (f", and the best of them ({ours[0].method}, I-AUROC {ours[0].values['I-AUROC']:.3f}) is {outcomes[-1]} the best "
-                     f"detector without diffusion ({others[0].method}, {others[0].values['I-AUROC']:.3f})")  # fmt: skip
+            text += (
+                f", and the best of them ({ours[0].method}, I-AUROC {ours[0].values['I-AUROC']:.3f}) is "
+                f"{outcomes[-1]} the best "
+                f"detector without diffusion ({others[0].method}, {others[0].values['I-AUROC']:.3f})"
+            )
             text += _against_the_best_without_clip(ours[0], others)
         sentences.append(text)
     if not sentences:
@@ -644,21 +787,33 @@ def _outcome(ours: Measured, other: Measured) -> str:
 
 
 def _against_the_best_without_clip(ours: Measured, others: Sequence[Measured]) -> str:
-    """The comparison once more where the best rival is CLIP's, which has learnt from captions what damage looks like."""
+    """The comparison once more where the best rival is CLIP's, which has learnt from captions what damage looks
+    like."""
     rest = [r for r in others if r.method not in CLIP_METHODS]
     if others[0] in rest or not rest:
         return ""
-    return f"; without CLIP's it is {_outcome(ours, rest[0])} the best ({rest[0].method}, {rest[0].values['I-AUROC']:.3f})"
+    return (
+        f"; without CLIP's it is {_outcome(ours, rest[0])} the best ({rest[0].method}, {rest[0].values['I-AUROC']:.3f})"
+    )
 
 
 def _reasons(ledger: pd.DataFrame) -> str:
     rows = ledger[ledger["claim_id"].isin(REASONS)]
-    quoted = lambda part: "; ".join(f"“{row.statement.rstrip('.')}” ({row.claim_id})" for row in part.itertuples())
+
+    def quoted(part):
+        return "; ".join(f"“{row.statement.rstrip('.')}” ({row.claim_id})" for row in part.itertuples())
+
     supported, refuted = (rows[rows["verdict"] == verdict] for verdict in ("supported", "not supported"))
-    pieces = [f"{name}: {quoted(part)}" for name, part in (("supported here", supported), ("not supported here", refuted)) if len(part)]
+    pieces = [
+        f"{name}: {quoted(part)}"
+        for name, part in (("supported here", supported), ("not supported here", refuted))
+        if len(part)
+    ]
     open_ones = len(rows) - len(supported) - len(refuted)
     if not pieces:
-        return f"Of the {len(rows)} reasons that the sources give for success or failure, none is decided by these runs."
+        return (
+            f"Of the {len(rows)} reasons that the sources give for success or failure, none is decided by these runs."
+        )
     rest = f"; {open_ones} of {len(rows)} reasons are undecided or not tested" if open_ones else ""
     return "Of the reasons that the sources give for success or failure, " + "; ".join(pieces) + rest + "."
 
@@ -667,6 +822,7 @@ def _count_of_claims(ledger: pd.DataFrame) -> str:
     count = ledger["verdict"].value_counts()
     tested = len(ledger) - int(count.get("not tested here", 0))
     return (
-        f"Of {len(ledger)} falsifiable claims of the sources, {tested} were tested here: {count.get('supported', 0)} are supported, "
+        f"Of {len(ledger)} falsifiable claims of the sources, {tested} were tested here: {count.get('supported', 0)} "
+        f"are supported, "
         f"{count.get('not supported', 0)} are not, and {count.get('inconclusive', 0)} stay inconclusive."
     )

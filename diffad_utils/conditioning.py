@@ -39,8 +39,8 @@ class DynamicStep:
     k : nearest neighbours whose L1 distances are averaged.
     bins : |B|, equal intervals between the smallest and the largest average distance of the training images.
     t_max : T_max, the step of the last bin. minimum_bin : the smallest bin that is used.
-    leave_one_out : whether a training image is left out of its own neighbours. The public code leaves it in, at distance
-        0, so that the bins lie too low by (k - 1) / k and unseen normal images fall into higher ones.
+    leave_one_out : whether a training image is left out of its own neighbours. The public code leaves it in, at
+        distance 0, so that the bins lie too low by (k - 1) / k and unseen normal images fall into higher ones.
     round_to : That is rounded to the nearest multiple of it, halves up, and to at most ``t_max``. The code rounds
         b / |B| T_max without the paper's floor, which comes to the same steps for T_max = 80.
 
@@ -63,13 +63,17 @@ class DynamicStep:
             raise ValueError(f"expected 1 <= round_to <= t_max, got round_to = {self.round_to}, t_max = {self.t_max}")
 
     def fit(self, features: Tensor) -> Self:
-        """Bins from the features [N, ...] of normal training images; ``ValueError`` if there are not more than ``k``."""
+        """Bins from the features [N, ...] of normal training images; ``ValueError`` if there are not more than
+        ``k``."""
         bank = torch.as_tensor(features).flatten(1)
         needed = self.k + self.leave_one_out
         if len(bank) < needed:
-            raise ValueError(f"{len(bank)} training images, but k = {self.k} neighbours need at least {needed}: use a smaller k")
+            raise ValueError(
+                f"{len(bank)} training images, but k = {self.k} neighbours need at least {needed}: use a smaller k"
+            )
         distances = knn(bank, bank, needed, p=1)[0].double()
-        # Any row at distance 0 may stand for the image itself: the first is dropped, which leaves the others' distances.
+        # Any row at distance 0 may stand for the image itself: the first is dropped, which leaves the others'
+        # distances.
         self.bank_, self.distances_ = bank, distances[:, self.leave_one_out :].mean(dim=1)
         self.edges_ = torch.from_numpy(np.histogram_bin_edges(self.distances_.cpu().numpy(), self.bins))
         return self
@@ -97,11 +101,14 @@ class DynamicStep:
         return self.step_of(self.bin_of(self.distances(features)))
 
 
-def scaled_start(z0: Tensor, steps: Tensor, schedule: NoiseSchedule, noise_fraction: float = 0.0, noise: Tensor | None = None) -> Tensor:
-    """D3AD eq. 11: z_That = sqrt(alpha_bar_That) z_0 + omega sqrt(1 - alpha_bar_That) eps, with omega = ``noise_fraction``.
+def scaled_start(
+    z0: Tensor, steps: Tensor, schedule: NoiseSchedule, noise_fraction: float = 0.0, noise: Tensor | None = None
+) -> Tensor:
+    """D3AD eq. 11: z_That = sqrt(alpha_bar_That) z_0 + omega sqrt(1 - alpha_bar_That) eps, with omega =
+    ``noise_fraction``.
 
-    z0, noise: [B, ...]; steps: int64 [B]. omega = 0 is the noiseless scaling of Algorithm 1 (no ``noise`` needed), 1 the
-    forward process of DDPM.
+    z0, noise: [B, ...]; steps: int64 [B]. omega = 0 is the noiseless scaling of Algorithm 1 (no ``noise`` needed), 1
+    the forward process of DDPM.
     """
     alphas = schedule.alphas_cumprod[steps.cpu()].reshape(-1, *[1] * (z0.ndim - 1))
     start = alphas.sqrt().to(z0) * z0
@@ -116,7 +123,9 @@ def paper_plan(steps: Tensor, num_steps: int, t_max: int) -> Tensor:
     `diffusion.ddim_sample`, -1 in front where an image waits.
     """
     if not 1 <= int(steps.min()) <= int(steps.max()) <= t_max or not 1 <= num_steps <= t_max:
-        raise ValueError(f"expected steps and num_steps in 1 .. t_max = {t_max}, got {steps.tolist()[:8]} and {num_steps}")
+        raise ValueError(
+            f"expected steps and num_steps in 1 .. t_max = {t_max}, got {steps.tolist()[:8]} and {num_steps}"
+        )
     grid = torch.arange(num_steps, 0, -1) * t_max // num_steps
     visited = torch.where(grid[:, None] < steps.cpu(), grid[:, None], -1)
     position = num_steps - 1 - (visited >= 0).sum(dim=0)  # row of the start, right before the first smaller member
@@ -127,13 +136,15 @@ def paper_plan(steps: Tensor, num_steps: int, t_max: int) -> Tensor:
 def code_plan(steps: Tensor, num_steps: int) -> Tensor:
     """Timesteps of the public code: ``num_steps`` for every image, That / num_steps apart.
 
-    The start lies at alpha_bar of That, but the network is first called one stride lower and last at 0: the level of the
-    state and the timestep that the network is told disagree at the first step (DDAD's code has the same). steps: int64
-    [B], multiples of ``num_steps``. Returns int64 [num_steps, B].
+    The start lies at alpha_bar of That, but the network is first called one stride lower and last at 0: the level of
+    the state and the timestep that the network is told disagree at the first step (DDAD's code has the same). steps:
+    int64 [B], multiples of ``num_steps``. Returns int64 [num_steps, B].
     """
     steps = steps.cpu()
     if bool((steps % num_steps != 0).any()) or int(steps.min()) < num_steps:
-        raise ValueError(f"this plan needs steps that are multiples of num_steps = {num_steps}, got {steps.unique().tolist()}")
+        raise ValueError(
+            f"this plan needs steps that are multiples of num_steps = {num_steps}, got {steps.unique().tolist()}"
+        )
     return torch.arange(num_steps - 1, -1, -1)[:, None] * (steps // num_steps)
 
 

@@ -5,7 +5,8 @@ this study. None of them is used for any other number here.
 
 Where they stand in public code
     scores scaled over the test set: InversionAD (``evaluate.py``), `scoring.min_max_over_test_set`.
-    maps scaled with the batch's maximum: DDAD's ``anomaly_map.py`` weighs two distances by the ratio of their maxima over
+    maps scaled with the batch's maximum: DDAD's ``anomaly_map.py`` weighs two distances by the ratio of their maxima
+    over
         the batch, and Dynamic-noise-AD follows it; here in its simplest form, a map over the maximum of its batch.
     AUPRO with 200 thresholds, rescaled: the ``compute_pro`` that DDAD, SimpleNet, RD4AD and others share.
     labels of regions with 4 neighbours: ``scipy.ndimage.label`` without a structure.
@@ -38,7 +39,8 @@ def scaled_over_test_set(parts: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def batch_scaled(maps: np.ndarray, batch_size: int, order: np.ndarray | None = None) -> np.ndarray:
-    """Maps [N, H, W] divided by the maximum of their batch of ``batch_size``, where the test set comes in ``order`` [N]."""
+    """Maps [N, H, W] divided by the maximum of their batch of ``batch_size``, where the test set comes in ``order``
+    [N]."""
     order = np.arange(len(maps)) if order is None else order
     scaled = np.empty_like(maps)
     for start in range(0, len(maps), batch_size):
@@ -53,11 +55,14 @@ def top_mean(maps: np.ndarray, pixels: int) -> np.ndarray:
     return np.partition(flat, -pixels, axis=1)[:, -pixels:].mean(axis=1)
 
 
-def chosen_on_test(candidates: Mapping[str, np.ndarray], labels: np.ndarray, splits: int = 100, seed: int = 0) -> tuple[str, float, float]:
+def chosen_on_test(
+    candidates: Mapping[str, np.ndarray], labels: np.ndarray, splits: int = 100, seed: int = 0
+) -> tuple[str, float, float]:
     """The best of several scores by the test set's own I-AUROC, and what that choice is worth on images it did not see.
 
     Returns (name, I-AUROC on all images, mean I-AUROC on one half of the images of the score that was best on the other
-    half, over ``splits`` stratified random halves). The difference of the two is the optimism of choosing on the test set.
+    half, over ``splits`` stratified random halves). The difference of the two is the optimism of choosing on the test
+    set.
     """
     values = np.stack(list(candidates.values()))
     best = int(np.argmax([metrics.image_auroc(v, labels) for v in values]))
@@ -73,7 +78,8 @@ def chosen_on_test(candidates: Mapping[str, np.ndarray], labels: np.ndarray, spl
 
 
 def own_neighbours(train: np.ndarray, normal: np.ndarray, k: int = 5, nominal: float = 0.05) -> tuple[float, float]:
-    """False alarms on unseen normal images at a threshold from training images, (without, with) themselves as neighbours.
+    """False alarms on unseen normal images at a threshold from training images, (without, with) themselves as
+    neighbours.
 
     train [N, D], normal [M, D] : features. A training image's score is its mean distance to its k nearest training
     images. Counting itself, at distance 0, makes it look more normal than any unseen image can; the threshold is the
@@ -88,7 +94,10 @@ def own_neighbours(train: np.ndarray, normal: np.ndarray, k: int = 5, nominal: f
     train, normal = (torch.as_tensor(np.asarray(values, dtype=np.float32)) for values in (train, normal))
     nearest = kernels.knn(train, train, k + 1)[0]
     unseen = kernels.knn(normal, train, k)[0].mean(dim=1)
-    share = lambda scores: float((unseen > torch.quantile(scores, 1 - nominal)).float().mean())
+
+    def share(scores):
+        return float((unseen > torch.quantile(scores, 1 - nominal)).float().mean())
+
     return share(nearest[:, 1:].mean(dim=1)), share(nearest[:, :k].mean(dim=1))
 
 
@@ -96,13 +105,19 @@ def own_neighbours(train: np.ndarray, normal: np.ndarray, k: int = 5, nominal: f
 
 
 def aupro_on_grid(maps: np.ndarray, masks: np.ndarray, thresholds: int = 200, fpr_limit: float = 0.3) -> float:
-    """AUPRO as in the widespread ``compute_pro``: evenly spaced thresholds between the extremes of all maps, points with
-    FPR below the limit only, and these rescaled by the largest FPR among them instead of interpolated at the limit."""
-    regions = [(image, part == r) for image, part in enumerate(map(_label_eight, masks)) for r in range(1, part.max() + 1)]
+    """AUPRO as in the widespread ``compute_pro``: evenly spaced thresholds between the extremes of all maps, points
+    with FPR below the limit only, and these rescaled by the largest FPR among them instead of interpolated at the
+    limit."""
+    regions = [
+        (image, part == r) for image, part in enumerate(map(_label_eight, masks)) for r in range(1, part.max() + 1)
+    ]
     normal = np.sort(maps[~masks])
     grid = np.linspace(maps.min(), maps.max(), thresholds, endpoint=False)
     fpr = 1 - np.searchsorted(normal, grid, side="right") / normal.size
-    pro = np.mean([1 - np.searchsorted(np.sort(maps[i][region]), grid, side="right") / region.sum() for i, region in regions], axis=0)
+    pro = np.mean(
+        [1 - np.searchsorted(np.sort(maps[i][region]), grid, side="right") / region.sum() for i, region in regions],
+        axis=0,
+    )
     inside = fpr < fpr_limit
     fpr, pro = fpr[inside][::-1], pro[inside][::-1]
     if fpr.size < 2 or fpr[-1] == 0:
@@ -133,7 +148,8 @@ def as_pictures(maps: np.ndarray, levels: int = 256) -> np.ndarray:
 
 
 def aupro_ties_in_order(maps: np.ndarray, masks: np.ndarray) -> float:
-    """AUPRO where equal scores are taken one after the other, anomalous pixels first, as a sort without tie handling can."""
+    """AUPRO where equal scores are taken one after the other, anomalous pixels first, as a sort without tie handling
+    can."""
     pieces = []
     for values, mask in zip(maps, masks, strict=True):
         labelled = _label_eight(mask)
@@ -173,8 +189,11 @@ def _area(fpr: np.ndarray, pro: np.ndarray, limit: float = 0.3) -> float:
 
 
 def resized_masks(masks: np.ndarray, side: int) -> np.ndarray:
-    """Masks bool [N, H, W] resized bilinearly to [N, side, side], float32 in [0, 1], as a transform for images does it."""
-    return F.interpolate(torch.from_numpy(masks[:, None].astype(np.float32)), (side, side), mode="bilinear")[:, 0].numpy()
+    """Masks bool [N, H, W] resized bilinearly to [N, side, side], float32 in [0, 1], as a transform for images does
+    it."""
+    return F.interpolate(torch.from_numpy(masks[:, None].astype(np.float32)), (side, side), mode="bilinear")[
+        :, 0
+    ].numpy()
 
 
 def resized_maps(maps: np.ndarray, side: int) -> np.ndarray:
@@ -194,7 +213,11 @@ def centre_crop(values: np.ndarray, share: float = 224 / 256) -> np.ndarray:
 
 
 def study(
-    record: RunRecord, batch_sizes: Sequence[int] = (8, 32), crop: float = 224 / 256, top_pixels: int = 100, seed: int = 0
+    record: RunRecord,
+    batch_sizes: Sequence[int] = (8, 32),
+    crop: float = 224 / 256,
+    top_pixels: int = 100,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Every convention that the run's files allow: convention, metric, ours, theirs, change (theirs minus ours).
 
@@ -209,7 +232,9 @@ def study(
         if np.isfinite(theirs):
             rows.append((convention, metric, float(ours), float(theirs), float(theirs - ours)))
 
-    parts = {name: images[name].to_numpy() for name in images.columns if name not in ("key", "label", "defect", "score")}
+    parts = {
+        name: images[name].to_numpy() for name in images.columns if name not in ("key", "label", "defect", "score")
+    }
     if len(parts) > 1 and record.method != "trivial":
         auroc = metrics.image_auroc(images["score"].to_numpy(), label)
         add("parts scaled over the test set", "I-AUROC", auroc, metrics.image_auroc(scaled_over_test_set(parts), label))
@@ -221,7 +246,12 @@ def study(
         keys, maps = found
         maps = maps[np.argsort(keys)].astype(np.float32)
         plain = metrics.image_auroc(maps.max(axis=(1, 2)), label)
-        add(f"image score: mean of the top {top_pixels} pixels", "I-AUROC", plain, metrics.image_auroc(top_mean(maps, top_pixels), label))
+        add(
+            f"image score: mean of the top {top_pixels} pixels",
+            "I-AUROC",
+            plain,
+            metrics.image_auroc(top_mean(maps, top_pixels), label),
+        )
         add("centre crop", "I-AUROC", plain, metrics.image_auroc(centre_crop(maps, crop).max(axis=(1, 2)), label))
         for name, size, order in _batches(maps, label, batch_sizes, seed):
             scaled = batch_scaled(maps, size, order).max(axis=(1, 2))
@@ -233,28 +263,45 @@ def study(
 
 
 SETTINGS = {
-    "steps": "number of steps", "timesteps": "T_d", "strengths": "strength", "guidance": "guidance", "alphas": "alpha",
-    "ranks": "rank of LoRA", "training_steps": "training step (epoch)",
-    "stopping": "stopping step", "rivals": "noise level", "omegas": "omega", "sweep": "strength, guidance and steps", "alpha": "alpha",
-}  # fmt: skip
+    "steps": "number of steps",
+    "timesteps": "T_d",
+    "strengths": "strength",
+    "guidance": "guidance",
+    "alphas": "alpha",
+    "ranks": "rank of LoRA",
+    "training_steps": "training step (epoch)",
+    "stopping": "stopping step",
+    "rivals": "noise level",
+    "omegas": "omega",
+    "sweep": "strength, guidance and steps",
+    "alpha": "alpha",
+}
 """Names of sweeps in the runs' ``experiments`` (lists of rows with an I-AUROC) -> the setting that they vary."""
 
 
 def chosen_settings(record: RunRecord) -> pd.DataFrame:
-    """What choosing a setting by the test set's I-AUROC gains over the middle of the sweep, for every sweep that a run recorded.
+    """What choosing a setting by the test set's I-AUROC gains over the middle of the sweep, for every sweep that a run
+    recorded.
 
-    ours : the median of the sweep, what a choice without labels gets on average; theirs : its maximum. Rows that differ in
-    more than the setting (``variant``, ``spacing``, ``method``, ...: columns of text) are sweeps of their own; those with
-    fewer than three settings are left out. Columns as in `study`.
+    ours : the median of the sweep, what a choice without labels gets on average; theirs : its maximum. Rows that differ
+        in
+    more than the setting (``variant``, ``spacing``, ``method``, ...: columns of text) are sweeps of their own; those
+    with fewer than three settings are left out. Columns as in `study`.
     """
     rows = []
     for name, setting in SETTINGS.items():
         found = record.experiments.get(name)
         found = found.get("settings") if isinstance(found, dict) else found
-        table = pd.DataFrame(found) if isinstance(found, list) and found and isinstance(found[0], dict) else pd.DataFrame()
+        table = (
+            pd.DataFrame(found) if isinstance(found, list) and found and isinstance(found[0], dict) else pd.DataFrame()
+        )
         if "I-AUROC" not in table:
             continue
-        texts = [column for column in table if table[column].map(lambda value: isinstance(value, str)).all() and name != "rivals"]
+        texts = [
+            column
+            for column in table
+            if table[column].map(lambda value: isinstance(value, str)).all() and name != "rivals"
+        ]
         for _, part in table.groupby(texts) if texts else [("", table)]:
             if len(part) >= 3:
                 ours, theirs = part["I-AUROC"].median(), part["I-AUROC"].max()
@@ -262,9 +309,11 @@ def chosen_settings(record: RunRecord) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["convention", "metric", "ours", "theirs", "change"])
 
 
-def _batches(maps: np.ndarray, label: np.ndarray, sizes: Sequence[int], seed: int) -> Iterator[tuple[str, int, np.ndarray]]:
-    """(convention, batch size, order of the images) for `batch_scaled`: in folder order, all images of a kind together, as
-    most loaders read them, and shuffled. None for maps with negative values, which a maximum does not scale."""
+def _batches(
+    maps: np.ndarray, label: np.ndarray, sizes: Sequence[int], seed: int
+) -> Iterator[tuple[str, int, np.ndarray]]:
+    """(convention, batch size, order of the images) for `batch_scaled`: in folder order, all images of a kind together,
+    as most loaders read them, and shuffled. None for maps with negative values, which a maximum does not scale."""
     orders = {"folder order": np.arange(len(label)), "shuffled": np.random.default_rng(seed).permutation(len(label))}
     for name, order in orders.items() if maps.min() >= 0 else ():
         for size in sizes:
@@ -285,6 +334,9 @@ def _pixel_conventions(maps, masks, label, batch_sizes, crop, seed, add) -> None
     side = masks.shape[1] // 2
     small, soft = resized_maps(maps, side), resized_masks(masks, side)
     halved = metrics.aupro(small, soft >= 0.5) if (soft >= 0.5).any() else None
-    for name, hard in (("masks resized, every grey pixel counts", soft > 0), ("masks resized, only full pixels count", soft >= 1)):
+    for name, hard in (
+        ("masks resized, every grey pixel counts", soft > 0),
+        ("masks resized, only full pixels count", soft >= 1),
+    ):
         if halved is not None and hard.any():
             add(name, "AUPRO", halved, metrics.aupro(small, hard))

@@ -31,7 +31,8 @@ from diffad_utils.methods.img2img import Schedule
 
 
 def mean_where(values: Tensor, where: Tensor) -> Tensor:
-    """`bottleneck.masked_mean` of maps [B, H, W] in their own dtype: [B], NaN where ``where`` bool [B, H, W] is empty."""
+    """`bottleneck.masked_mean` of maps [B, H, W] in their own dtype: [B], NaN where ``where`` bool [B, H, W] is
+    empty."""
     return masked_mean(values, where).to(values.dtype)
 
 
@@ -54,13 +55,17 @@ def removal_and_drift(x_hat: Tensor, x_anom: Tensor, x_norm: Tensor, mask: Tenso
     defect_norm = ((x_anom - x_norm) * inside).flatten(1).norm(dim=1)
     nan = torch.where(defect > 0, 1.0, math.nan)  # no defect, nothing to compare with
     return {
-        "removal": (1 - left / defect) * nan, "drift": drift, "defect": defect,
-        "fidelity": (1 - drift / defect) * nan, "energy_ratio": drift_norm / defect_norm * nan,
-    }  # fmt: skip
+        "removal": (1 - left / defect) * nan,
+        "drift": drift,
+        "defect": defect,
+        "fidelity": (1 - drift / defect) * nan,
+        "energy_ratio": drift_norm / defect_norm * nan,
+    }
 
 
 def reconstruction_table(reconstruction: Tensor, batch: dict) -> pd.DataFrame:
-    """What a reconstruction [B, 3, H, W] of ``batch`` (`data.collate`) did to each image, one row an image in its order.
+    """What a reconstruction [B, 3, H, W] of ``batch`` (`data.collate`) did to each image, one row an image in its
+    order.
 
     Columns label; SSIM and PSNR (dB) against the input, for normal images; removal and drift
     (`removal_and_drift`) for anomalous ones, where the data set has twins. What does not apply is NaN.
@@ -77,9 +82,11 @@ def reconstruction_table(reconstruction: Tensor, batch: dict) -> pd.DataFrame:
 
 
 def reconstruction_metrics(reconstruction: Tensor, batch: dict) -> dict[str, float]:
-    """What the comparison's table says of a reconstruction [B, 3, H, W] of ``batch`` (`data.collate`), as means over images.
+    """What the comparison's table says of a reconstruction [B, 3, H, W] of ``batch`` (`data.collate`), as means over
+    images.
 
-    SSIM, PSNR : against the input, over the normal images: what a method does to pictures it should leave alone. PSNR in dB.
+    SSIM, PSNR : against the input, over the normal images: what a method does to pictures it should leave alone. PSNR
+        in dB.
     removal, drift : `removal_and_drift` over the anomalous images; absent where the data set has no twins.
     """
     table = reconstruction_table(reconstruction, batch)
@@ -234,8 +241,8 @@ def wrong_reason(
     ----------
     labels, full : [N], the score of the images as they are. outside : [N], the score of the residual outside the mask
         (`split_residual`), or None without masks. without : [N], the score where the defect was replaced by the twin's
-        pixels before the reconstruction (`without_defect`), with the same noise, and for normal images the full score; or
-        None without twins.
+        pixels before the reconstruction (`without_defect`), with the same noise, and for normal images the full score;
+        or None without twins.
     style : global statistics [N] (`style_statistics`). maps, masks : [N, H, W], or None.
 
     The share of detection that survives without the defect is (I-AUROC without - 0.5) / (I-AUROC full - 0.5), and the
@@ -251,7 +258,9 @@ def wrong_reason(
     labels = np.asarray(labels)
     scores = {"full residual": full, "outside the mask": outside, "defect replaced by the twin": without, **style}
     times, rows = resampling.multiplicities(labels, bootstrap, seed), {}
-    aurocs = {name: resampling.auroc(values, labels, times)[:, 0] for name, values in scores.items() if values is not None}
+    aurocs = {
+        name: resampling.auroc(values, labels, times)[:, 0] for name, values in scores.items() if values is not None
+    }
     for name, values in aurocs.items():
         value, low, high = resampling.interval(values)
         rows[name] = {"I-AUROC": value, "low": low, "high": high}
@@ -300,12 +309,16 @@ def alpha_curve(
             weight = alpha * scale["mse"], (1 - alpha) * scale["clip"]
             term = alpha * parts["mse"].double() / (calibration.scale["mse"] if kind == "calibrated" else 1.0)
             centred = score - score.mean()
-            rows.append({
-                "alpha": alpha, "kind": kind, "I-AUROC": metrics.image_auroc(score, labels),
-                "effective_alpha": weight[0] / sum(weight),
-                "mse_share": float(((term - term.mean()) * centred).sum() / centred.square().sum()),
-                **{f"rank_{name}": float(spearmanr(score, parts[name]).statistic) for name in ("mse", "clip")},
-            })  # fmt: skip
+            rows.append(
+                {
+                    "alpha": alpha,
+                    "kind": kind,
+                    "I-AUROC": metrics.image_auroc(score, labels),
+                    "effective_alpha": weight[0] / sum(weight),
+                    "mse_share": float(((term - term.mean()) * centred).sum() / centred.square().sum()),
+                    **{f"rank_{name}": float(spearmanr(score, parts[name]).statistic) for name in ("mse", "clip")},
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -326,9 +339,10 @@ def variance_explained(table: pd.DataFrame, factors: Sequence[str], value: str) 
 def best_compromise(removal, fidelity, times: np.ndarray) -> np.ndarray:
     """The larger of removal and fidelity's smaller over settings: max over s of min(mean removal, mean fidelity), [R].
 
-    removal, fidelity : [S, N] of S settings on N anomalous images. times : [R, N], `resampling.multiplicities`. A setting
-    that removes every defect and changes nothing else reaches 1; the best setting is chosen anew in each resample, so the
-    value is an estimate from above.
+    removal, fidelity : [S, N] of S settings on N anomalous images. times : [R, N], `resampling.multiplicities`. A
+        setting
+    that removes every defect and changes nothing else reaches 1; the best setting is chosen anew in each resample, so
+    the value is an estimate from above.
     """
     return np.minimum(resampling.means(removal, times), resampling.means(fidelity, times)).max(axis=1)
 
@@ -340,7 +354,8 @@ def rank_agreement(a, b) -> np.ndarray:
 
 
 def sensitivity(scores, labels: Sequence[int], n: int = 1000, seed: int = 0) -> np.ndarray:
-    """I-AUROC of the best setting minus that of the worst, found on one half of the images and measured on the other: [n + 1].
+    """I-AUROC of the best setting minus that of the worst, found on one half of the images and measured on the other:
+    [n + 1].
 
     scores : [S, N] of S settings. Both halves (drawn by ``seed``, stratified by label) play both parts and the mean is
     taken. The range over settings on the images themselves would be above 0 even if all settings were equally good. As
@@ -363,12 +378,15 @@ def sensitivity(scores, labels: Sequence[int], n: int = 1000, seed: int = 0) -> 
 def changes_of_equal_energy(images: Tensor, keys: Sequence[str], mse: float = 1e-3, seed: int = 0) -> dict[str, Tensor]:
     """Images [B, 3, H, W] changed in three ways by one and the same mean squared error: what do score parts respond to?
 
-    spot : a disc on 1 % of the image, darker or lighter, at a place drawn by (seed, key): a local change. colour cast : one
-    colour added everywhere. contrast : every pixel's distance from the image's mean colour scaled: a change of the texture.
-    The error is ``mse`` before the result is clipped to [0, 1].
+    spot : a disc on 1 % of the image, darker or lighter, at a place drawn by (seed, key): a local change. colour cast :
+        one
+    colour added everywhere. contrast : every pixel's distance from the image's mean colour scaled: a change of the
+    texture. The error is ``mse`` before the result is clipped to [0, 1].
     """
     side = torch.tensor(images.shape[-2:]).float()
-    place = 0.15 + 0.7 * torch.special.ndtr(image_noise((2,), seed, list(keys)))[:, :, None, None] * torch.ones(1, 2, 1, 1)
+    place = 0.15 + 0.7 * torch.special.ndtr(image_noise((2,), seed, list(keys)))[:, :, None, None] * torch.ones(
+        1, 2, 1, 1
+    )
     y, x = (torch.arange(n, dtype=torch.float32) + 0.5 for n in images.shape[-2:])
     distance = ((y[:, None] - place[:, 0] * side[0]) ** 2 + (x[None] - place[:, 1] * side[1]) ** 2).sqrt()
     disc = (distance <= math.sqrt(0.01 * float(side.prod()) / math.pi)).float()[:, None]
@@ -390,9 +408,9 @@ def changes_of_equal_energy(images: Tensor, keys: Sequence[str], mse: float = 1e
 def time_by_size(detector: Detector, images: Tensor, sizes: Sequence[int], repeats: int = 2) -> dict[str, float]:
     """Milliseconds an image that a fitted detector takes at other image sizes: {"ms_at_64px": ...}.
 
-    A copy of the detector with another ``image_size`` predicts images [B, 3, H, W]; what it says there means nothing, as
-    its networks saw another size in training, but they cost what they would cost. For convolutional networks. The fastest
-    of ``repeats`` turns after one that is not timed.
+    A copy of the detector with another ``image_size`` predicts images [B, 3, H, W]; what it says there means nothing,
+    as its networks saw another size in training, but they cost what they would cost. For convolutional networks. The
+    fastest of ``repeats`` turns after one that is not timed.
     """
     found = {}
     for size in sizes:

@@ -2,9 +2,9 @@
 
 Notation: ``alphas_cumprod[t]`` is alpha_bar_t of DDPM (Ho et al. 2020), t = 0 .. T-1. Alpha_bar = 1 is a clean sample,
 alpha_bar = 0 pure noise. ``eps_fn(x [B, ...], t int64 [B]) -> eps [B, ...]`` is a network that predicts the noise.
-Coefficients are computed in float64 and cast to the dtype of the state, which every function keeps. The loops put all of
-them on the state's device before the first step, so that a step is the network and a few multiplications, and nothing in
-it waits for the host.
+Coefficients are computed in float64 and cast to the dtype of the state, which every function keeps. The loops put all
+of them on the state's device before the first step, so that a step is the network and a few multiplications, and
+nothing in it waits for the host.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class NoiseSchedule:
     def __post_init__(self) -> None:
         betas = torch.as_tensor(self.betas).detach().to("cpu", torch.float64)
         if betas.ndim != 1 or len(betas) == 0 or not bool(((betas > 0) & (betas < 1)).all()):
-            raise ValueError(f"betas must be a non-empty 1-d tensor with values in (0, 1), got shape {tuple(betas.shape)}")
+            raise ValueError(
+                f"betas must be a non-empty 1-d tensor with values in (0, 1), got shape {tuple(betas.shape)}"
+            )
         object.__setattr__(self, "betas", betas)
 
     @classmethod
@@ -72,14 +74,17 @@ def add_noise(x0: Tensor, t: Tensor, noise: Tensor, schedule: NoiseSchedule) -> 
 
 
 def ddim_step(x: Tensor, eps: Tensor, alpha_from: Tensor | float, alpha_to: Tensor | float) -> Tensor:
-    """One deterministic DDIM move between two noise levels, in either direction (Song et al. 2021, eq. 12 with sigma = 0).
+    """One deterministic DDIM move between two noise levels, in either direction (Song et al. 2021, eq. 12 with sigma =
+    0).
 
     x, eps: [B, ...]; alpha_from, alpha_to: alpha_bar as a number or [B] (float64). Returns [B, ...].
     """
     return _move(x, eps, *_signal_and_noise(alpha_from, x), *_signal_and_noise(alpha_to, x))
 
 
-def _move(x: Tensor, eps: Tensor, signal_from: Tensor, sigma_from: Tensor, signal_to: Tensor, sigma_to: Tensor) -> Tensor:
+def _move(
+    x: Tensor, eps: Tensor, signal_from: Tensor, sigma_from: Tensor, signal_to: Tensor, sigma_to: Tensor
+) -> Tensor:
     """signal_to x_0 + sigma_to eps with x_0 = (x - sigma_from eps) / signal_from, in one new tensor."""
     x0 = (sigma_from * eps).neg_().add_(x).div_(signal_from)
     return x0.mul_(signal_to).add_(sigma_to * eps)
@@ -88,8 +93,8 @@ def _move(x: Tensor, eps: Tensor, signal_from: Tensor, sigma_from: Tensor, signa
 def ddim_moves(eps_fn: EpsFn, x: Tensor, timesteps: Tensor, alpha_from: Tensor, alpha_to: Tensor) -> Iterator[Tensor]:
     """The states after each of S deterministic DDIM moves of x [B, ...], one network evaluation each.
 
-    timesteps: int64 [S, B], what the network is told; alpha_from, alpha_to: alpha_bar before and after each move, float64 [S]
-    or [S, B].
+    timesteps: int64 [S, B], what the network is told; alpha_from, alpha_to: alpha_bar before and after each move,
+    float64 [S] or [S, B].
     """
     timesteps, coefficients = timesteps.to(x.device), _coefficients(alpha_from, alpha_to, x)
     for i in range(len(timesteps)):
@@ -116,20 +121,22 @@ class InversionPlan(NamedTuple):
 def inversion_plan(schedule: NoiseSchedule, num_steps: int, spacing: str = "reference") -> InversionPlan:
     """Timesteps and noise levels of a DDIM inversion in ``num_steps`` network evaluations.
 
-    ``"reference"`` follows InvAD's public code (`SpacedDiffusion`): t_i = round(i (T-1) / (S-1)), so 0 and T-1 are always
-    visited, and the last move goes to alpha_bar = 0: the final latent *is* the noise predicted at t = T-1.
+    ``"reference"`` follows InvAD's public code (`SpacedDiffusion`): t_i = round(i (T-1) / (S-1)), so 0 and T-1 are
+    always visited, and the last move goes to alpha_bar = 0: the final latent *is* the noise predicted at t = T-1.
     ``"paper"`` follows InvAD's tau_S = [333, 666, 999]: tau_k = round(k (T-1) / S), the network is evaluated at
     0, tau_1 .. tau_(S-1), and the last move ends at alpha_bar[tau_S]. Both take the input as the state at t = 0.
     Rounding is to the nearest even integer at .5, as in the public code.
 
-    Raises ``ValueError`` for an unknown spacing, ``num_steps`` that is no integer in 1 .. T, or ``num_steps`` = 1 with "reference",
-    which the public code cannot run either.
+    Raises ``ValueError`` for an unknown spacing, ``num_steps`` that is no integer in 1 .. T, or ``num_steps`` = 1 with
+    "reference", which the public code cannot run either.
     """
     if spacing not in SPACINGS:
         raise ValueError(f"spacing must be one of {SPACINGS}, got {spacing!r}")
     minimum = 2 if spacing == "reference" else 1
     if not isinstance(num_steps, Integral) or not minimum <= num_steps <= schedule.T:
-        raise ValueError(f"num_steps must be a whole number in {minimum} .. {schedule.T} with spacing={spacing!r}, got {num_steps!r}")
+        raise ValueError(
+            f"num_steps must be a whole number in {minimum} .. {schedule.T} with spacing={spacing!r}, got {num_steps!r}"
+        )
     alphas, last = schedule.alphas_cumprod.tolist(), schedule.T - 1
     if spacing == "reference":
         stride, position, timesteps = last / (num_steps - 1), 0.0, []
@@ -151,7 +158,8 @@ def ddim_invert(
     spacing: str = "reference",
     return_trajectory: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """DDIM inversion of clean samples towards the Gaussian prior (InvAD, "inversion"; public code `ddim_reverse_sample`).
+    """DDIM inversion of clean samples towards the Gaussian prior (InvAD, "inversion"; public code
+    `ddim_reverse_sample`).
 
     x0: [B, ...]. Returns the final latent [B, ...], or with ``return_trajectory`` also the states
     [num_steps + 1, B, ...], the input first. Network evaluations: ``num_steps``. See `inversion_plan` for ``spacing``.
@@ -196,15 +204,22 @@ def ddim_sample(
     if guidance_weight and guidance_target is None:
         raise ValueError(f"guidance_weight = {guidance_weight} needs a guidance_target, got None")
     if guidance_target is not None and guidance_target.shape != x_t.shape:
-        raise ValueError(f"guidance_target must have the shape of x_t, {list(x_t.shape)}, got {list(guidance_target.shape)}")
+        raise ValueError(
+            f"guidance_target must have the shape of x_t, {list(x_t.shape)}, got {list(guidance_target.shape)}"
+        )
     if eta and (noise is None or noise.shape != (len(steps), *x_t.shape)):
         got = None if noise is None else list(noise.shape)
         raise ValueError(f"eta = {eta} needs noise {[len(steps), *x_t.shape]}, got {got}")
     alphas = torch.cat([schedule.alphas_cumprod[steps], torch.ones(1, len(x_t), dtype=torch.float64)])
     guided = guidance_weight != 0.0
     guidance_target = guidance_target.to(x_t) if guided else None
-    coefficients, spreads = _coefficients(alphas[:-1], alphas[1:], x_t), _spreads(alphas[:-1], alphas[1:], x_t, eta) if eta else None
-    active = [None if len(rows) == len(x_t) else rows.to(x_t.device) for rows in ((t >= 0).nonzero()[:, 0] for t in steps)]
+    coefficients, spreads = (
+        _coefficients(alphas[:-1], alphas[1:], x_t),
+        _spreads(alphas[:-1], alphas[1:], x_t, eta) if eta else None,
+    )
+    active = [
+        None if len(rows) == len(x_t) else rows.to(x_t.device) for rows in ((t >= 0).nonzero()[:, 0] for t in steps)
+    ]
     noise, visited = (None if noise is None else noise.to(x_t)), steps.to(x_t.device)
     x, states = x_t, [x_t]
     for i, rows in enumerate(active):
@@ -229,7 +244,8 @@ def ddim_sample(
 
 
 def _spreads(alpha_from: Tensor, alpha_to: Tensor, like: Tensor, eta: float) -> Tensor:
-    """Weights of the predicted and of the added noise in stochastic moves [S, B] (Song et al. 2021, eq. 12 and 16): [2, S, B, 1, ...]."""
+    """Weights of the predicted and of the added noise in stochastic moves [S, B] (Song et al. 2021, eq. 12 and 16): [2,
+    S, B, 1, ...]."""
     variance = eta**2 * (1 - alpha_from / alpha_to) * (1 - alpha_to) / (1 - alpha_from)
     stacked = torch.stack([1 - alpha_to - variance, variance]).clamp_min(0).sqrt()
     return stacked.reshape(*stacked.shape, *[1] * (like.ndim - 1)).to(like.device, like.dtype)
@@ -251,7 +267,8 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def in_precision(eps_fn: EpsFn, precision: str) -> EpsFn:
-    """``eps_fn`` with its network in `autocast` to one of `PRECISIONS`; the state, and so the result, stays as it was."""
+    """``eps_fn`` with its network in `autocast` to one of `PRECISIONS`; the state, and so the result, stays as it
+    was."""
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
         with autocast(x.device, precision):
@@ -261,10 +278,11 @@ def in_precision(eps_fn: EpsFn, precision: str) -> EpsFn:
 
 
 def cuda_graph(eps_fn: EpsFn, x: Tensor, t: Tensor) -> EpsFn:
-    """``eps_fn`` as a recorded CUDA graph for inputs like x [B, ...] and t [B] on the GPU: one launch instead of hundreds.
+    """``eps_fn`` as a recorded CUDA graph for inputs like x [B, ...] and t [B] on the GPU: one launch instead of
+    hundreds.
 
-    The result lies in the graph's own memory until the next call, which is all that the loops here need; inputs of another
-    shape or dtype go to ``eps_fn`` itself. ``eps_fn`` must not wait for the host.
+    The result lies in the graph's own memory until the next call, which is all that the loops here need; inputs of
+    another shape or dtype go to ``eps_fn`` itself. ``eps_fn`` must not wait for the host.
     """
     recorded_x, recorded_t = x.clone(), t.clone()
     beside = torch.cuda.Stream()
@@ -294,6 +312,7 @@ def image_noise(shape: Sequence[int], seed: int, keys: Sequence[str]) -> Tensor:
 
     An image gets the same noise whatever its position in the batch or the test set, and whatever the device.
     """
+
     def draw(key: str) -> Tensor:
         digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
@@ -303,7 +322,8 @@ def image_noise(shape: Sequence[int], seed: int, keys: Sequence[str]) -> Tensor:
 
 
 def _signal_and_noise(alpha: Tensor | float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """sqrt(alpha_bar) and sqrt(1 - alpha_bar) of a number or [B], from float64, shaped and typed to multiply ``like`` [B, ...]."""
+    """sqrt(alpha_bar) and sqrt(1 - alpha_bar) of a number or [B], from float64, shaped and typed to multiply ``like``
+    [B, ...]."""
     alpha = torch.as_tensor(alpha, dtype=torch.float64, device="cpu")
     alpha = alpha.reshape(-1, *[1] * (like.ndim - 1)) if alpha.ndim else alpha
     return alpha.sqrt().to(like.device, like.dtype), (1 - alpha).sqrt().to(like.device, like.dtype)
@@ -317,11 +337,19 @@ def _timesteps_per_image(timesteps: Sequence[int] | Tensor, batch_size: int, T: 
     if steps.ndim == 1:
         steps = steps[:, None].expand(-1, batch_size)
     if steps.ndim != 2 or steps.shape[1] != batch_size or steps.numel() == 0:
-        raise ValueError(f"timesteps must be [steps] or [steps, {batch_size}] and not empty, got shape {tuple(steps.shape)}")
+        raise ValueError(
+            f"timesteps must be [steps] or [steps, {batch_size}] and not empty, got shape {tuple(steps.shape)}"
+        )
     waiting = steps < 0
     descends = (steps.diff(dim=0) < 0) | waiting[:-1]
-    if bool(waiting[-1].any()) or steps.min() < -1 or steps.max() >= T or bool((waiting.int().diff(dim=0) > 0).any() | ~descends.all()):
+    if (
+        bool(waiting[-1].any())
+        or steps.min() < -1
+        or steps.max() >= T
+        or bool((waiting.int().diff(dim=0) > 0).any() | ~descends.all())
+    ):
         raise ValueError(
-            f"timesteps must descend strictly and lie in 0 .. {T - 1} (-1 only in front), got {steps[:, 0].tolist()} for the first image"
+            f"timesteps must descend strictly and lie in 0 .. {T - 1} (-1 only in front), got {steps[:, 0].tolist()} "
+            f"for the first image"
         )
     return steps

@@ -70,7 +70,9 @@ def gram_distance(features: Callable[[Tensor], Sequence[Tensor]], x: Tensor, x_h
     with torch.inference_mode():
         levels = zip(features(x), features(x_hat), strict=True)
         pairs = [(gram(a, outside), gram(b, outside)) for a, b in levels]
-    return torch.stack([(b - a).flatten(1).norm(dim=1) / a.flatten(1).norm(dim=1) for a, b in pairs]).mean(dim=0).clone()
+    return (
+        torch.stack([(b - a).flatten(1).norm(dim=1) / a.flatten(1).norm(dim=1) for a, b in pairs]).mean(dim=0).clone()
+    )
 
 
 def spectrum_distance(x: Tensor, x_hat: Tensor, outside: Tensor) -> Tensor:
@@ -117,10 +119,17 @@ def denoising_loss(
 # --- all measures of an image -----------------------------------------------------------------------------------------
 
 MEASURES = {
-    "PSNR": "PSNR, dB", "SSIM": "SSIM", "CLIP similarity": "cosine of CLIP features", "MSE": "squared error",
-    "colour shift": "colour shift, ΔE", "colour difference": "colour difference, ΔE", "Gram distance": "Gram distance",
-    "spectrum distance": "spectrum distance, dB", "removal": "removal", "drift": "drift, grey values",
-}  # fmt: skip
+    "PSNR": "PSNR, dB",
+    "SSIM": "SSIM",
+    "CLIP similarity": "cosine of CLIP features",
+    "MSE": "squared error",
+    "colour shift": "colour shift, ΔE",
+    "colour difference": "colour difference, ΔE",
+    "Gram distance": "Gram distance",
+    "spectrum distance": "spectrum distance, dB",
+    "removal": "removal",
+    "drift": "drift, grey values",
+}
 """What `image_table` measures, with units."""
 AT_ONCE = 16
 """Images whose features are held at once."""
@@ -129,11 +138,14 @@ AT_ONCE = 16
 def image_table(
     x_hat: Tensor, batch: dict, clip: Clip | None = None, features: Callable[[Tensor], Sequence[Tensor]] | None = None
 ) -> pd.DataFrame:
-    """One row an image of ``batch`` (`data.collate`) and its reconstruction x_hat [B, 3, H, W]: key, label, and `MEASURES`.
+    """One row an image of ``batch`` (`data.collate`) and its reconstruction x_hat [B, 3, H, W]: key, label, and
+    `MEASURES`.
 
-    PSNR in dB, SSIM, MSE : against the image, over all of it, so read them on normal images. CLIP similarity : cosine of
+    PSNR in dB, SSIM, MSE : against the image, over all of it, so read them on normal images. CLIP similarity : cosine
+        of
     the image features (with ``clip``). Colour shift, colour difference, Gram distance (with ``features``), spectrum
-    distance : outside the mask, and NaN for an anomalous image without one. removal, drift : `diagnostics.removal_and_drift` of anomalous images with twins; else NaN.
+    distance : outside the mask, and NaN for an anomalous image without one. removal, drift :
+        `diagnostics.removal_and_drift` of anomalous images with twins; else NaN.
     """
     parts = [
         _measures(x_hat[rows], {name: values[rows] for name, values in batch.items() if name != "key"}, clip, features)
@@ -167,19 +179,23 @@ def _measures(x_hat: Tensor, batch: dict, clip: Clip | None, features) -> dict[s
 
 
 def summary(table: pd.DataFrame, n: int = 1000, seed: int = 0) -> dict[str, float]:
-    """Means over the images of an `image_table` with 95 % bootstrap intervals: "<measure>", "<measure> low", "... high".
+    """Means over the images of an `image_table` with 95 % bootstrap intervals: "<measure>", "<measure> low", "...
+    high".
 
-    PSNR, SSIM, MSE and CLIP similarity are of the normal images, what a method should leave alone; the others of all that
-    have them.
+    PSNR, SSIM, MSE and CLIP similarity are of the normal images, what a method should leave alone; the others of all
+    that have them.
     """
     values = {}
     for name, (part,) in _common(table).items():
-        values |= dict(zip((name, f"{name} low", f"{name} high"), map(float, bottleneck.mean_interval(part, n, seed)), strict=True))
+        values |= dict(
+            zip((name, f"{name} low", f"{name} high"), map(float, bottleneck.mean_interval(part, n, seed)), strict=True)
+        )
     return values
 
 
 def paired_changes(before: pd.DataFrame, after: pd.DataFrame, n: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Two `image_table` of the same images: measure, before, after, change, low, high (95 % interval of the change) and n.
+    """Two `image_table` of the same images: measure, before, after, change, low, high (95 % interval of the change) and
+    n.
 
     Raises ``ValueError`` if the images differ.
     """
@@ -188,16 +204,23 @@ def paired_changes(before: pd.DataFrame, after: pd.DataFrame, n: int = 1000, see
     rows = []
     for name, (old, new) in _common(before, after).items():
         change = bottleneck.mean_interval(new - old, n, seed)
-        rows.append({
-            "measure": name, "before": old.mean(), "after": new.mean(), "change": float(change.mean),
-            "low": float(change.low), "high": float(change.high), "n": len(old),
-        })  # fmt: skip
+        rows.append(
+            {
+                "measure": name,
+                "before": old.mean(),
+                "after": new.mean(),
+                "change": float(change.mean),
+                "low": float(change.low),
+                "high": float(change.high),
+                "n": len(old),
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def _common(*tables: pd.DataFrame) -> dict[str, list[np.ndarray]]:
-    """Each measure that the tables have, over the images where all of them are finite (PSNR is not where nothing changed);
-    over normal images alone where it is about what should be left alone."""
+    """Each measure that the tables have, over the images where all of them are finite (PSNR is not where nothing
+    changed); over normal images alone where it is about what should be left alone."""
     found = {}
     for name in MEASURES:
         if not all(name in table for table in tables):

@@ -31,8 +31,18 @@ from pathlib import Path
 
 from diffad_utils import checkpoints, study
 from diffad_utils.profiles import (  # noqa: F401 (also for those who look for them here)
-    DEFAULT_MINUTES, WORK, Plan, PlannedRun, ProfileError, label_of, load_plan, profile_names, read_yaml, yaml_text, check_data,
-)  # fmt: skip
+    DEFAULT_MINUTES,
+    WORK,
+    Plan,
+    PlannedRun,
+    ProfileError,
+    check_data,
+    label_of,
+    load_plan,
+    profile_names,
+    read_yaml,
+    yaml_text,
+)
 
 PACKAGE = Path(__file__).resolve().parent
 HEARTBEAT_SECONDS = 30
@@ -94,7 +104,9 @@ def modules_of(notebook: Path, package: Path = PACKAGE) -> list[Path]:
     Read from the import statements (also those inside functions), without running anything.
     """
     found: set[Path] = set()
-    todo = {file for text in notebook_source(notebook) for file in _imported_modules(text, notebook.name, None, package)}
+    todo = {
+        file for text in notebook_source(notebook) for file in _imported_modules(text, notebook.name, None, package)
+    }
     while todo:
         file = todo.pop()
         found.add(file)
@@ -127,7 +139,11 @@ def code_digest(notebook: Path, package: Path = PACKAGE) -> str:
     """Checksum of the package's modules that the notebook uses, of the shipped models, and of the published
     numbers if the notebook names them. By content, so a fresh checkout or a touched file changes nothing."""
     data = package.parent / "data" if package != PACKAGE else study.repository() / "data"
-    parts = [part for file in modules_of(notebook, package) for part in (file.name.encode(), _meaning(file.read_text(encoding="utf-8"), str(file)))]
+    parts = [
+        part
+        for file in modules_of(notebook, package)
+        for part in (file.name.encode(), _meaning(file.read_text(encoding="utf-8"), str(file)))
+    ]
     files = sorted(path for path in data.glob("mini/*/*") if path.is_file())
     if "published" in Path(notebook).read_text(encoding="utf-8"):
         files += sorted(data.glob("published/*.csv"))
@@ -144,7 +160,9 @@ def data_digest(dataset: str, category: str, data_root: str) -> str:
         index = data.load_index(dataset, data_root or None, category)
     except (OSError, ValueError):  # check_data says what is wrong with it
         return "-"
-    files = sorted({str(path) for column in ("image", "mask") for path in index[column] if path and os.path.isfile(str(path))})
+    files = sorted(
+        {str(path) for column in ("image", "mask") for path in index[column] if path and os.path.isfile(str(path))}
+    )
     return _digest([f"{Path(file).name} {os.path.getsize(file)}".encode() for file in files]) if files else "-"
 
 
@@ -284,16 +302,21 @@ def _prepare_environment(threads: int) -> None:
     os.environ["PYTHONHASHSEED"] = "0"
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what PyTorch asks for to be deterministic on CUDA
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
-    # glibc: keep freed memory, in large pages, where it would be given back and faulted in again at every layer of a network
+    # glibc: keep freed memory, in large pages, where it would be given back and faulted in again at every layer of a
+    # network
     os.environ.setdefault("GLIBC_TUNABLES", ":".join(f"glibc.malloc.{name}={value}" for name, value in MALLOC.items()))
     # tqdm.auto asks for ipywidgets, which an executed notebook cannot show
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:IProgress not found"]))
+    os.environ["PYTHONWARNINGS"] = ",".join(
+        filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:IProgress not found"])
+    )
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 
 
 def _log_to(path: Path, append: bool) -> logging.Handler:
-    handler = logging.FileHandler(path, mode="a" if append else "w", encoding="utf-8")  # a second attempt keeps the first's
+    handler = logging.FileHandler(
+        path, mode="a" if append else "w", encoding="utf-8"
+    )  # a second attempt keeps the first's
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("papermill")
     logger.setLevel(logging.INFO)
@@ -352,7 +375,11 @@ def run_notebook(notebook: str | Path, parameters: dict, *, work: Path, threads:
         _execute(notebook, failed, parameters, label, minutes * 60, work / RUNNING)
         result = folder / "metrics.json"
         if not result.is_file() or result.stat().st_mtime < began - 2:  # 2 s: coarse clocks of some file systems
-            paused = "it paused, since the session's time is up" if checkpoints.time_is_up() else "it must call run.record(...)"
+            paused = (
+                "it paused, since the session's time is up"
+                if checkpoints.time_is_up()
+                else "it must call run.record(...)"
+            )
             raise RunFailed(f"the notebook ran to its end but recorded nothing: {paused}")
     except RunFailed as error:
         note = {"label": label, "error": str(error), "traceback": study.shorten(error.traceback)}
@@ -366,7 +393,9 @@ def run_notebook(notebook: str | Path, parameters: dict, *, work: Path, threads:
     return folder
 
 
-def _execute(notebook: Path, output: Path, parameters: dict, label: str, seconds: float, beat: Path | None = None) -> None:
+def _execute(
+    notebook: Path, output: Path, parameters: dict, label: str, seconds: float, beat: Path | None = None
+) -> None:
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
@@ -378,10 +407,19 @@ def _execute(notebook: Path, output: Path, parameters: dict, label: str, seconds
     message, traceback = "", ""
     try:
         papermill.execute_notebook(
-            notebook, output, parameters, kernel_name="python3", language="python", cwd=notebook.parent,
-            progress_bar=False, log_output=True, start_timeout=120,
-            kernel_manager_class=_kernel_manager_class(), on_cell_start=progress.cell, timeout_func=progress.left,
-        )  # fmt: skip
+            notebook,
+            output,
+            parameters,
+            kernel_name="python3",
+            language="python",
+            cwd=notebook.parent,
+            progress_bar=False,
+            log_output=True,
+            start_timeout=120,
+            kernel_manager_class=_kernel_manager_class(),
+            on_cell_start=progress.cell,
+            timeout_func=progress.left,
+        )
         progress.say("done")
     except papermill.PapermillExecutionError as error:
         message = f"cell {error.cell_index + 1}/{len(headings)}: {error.ename}: {error.evalue}"
@@ -414,7 +452,11 @@ def _published(executed: Path, notebook: Path) -> str:
 def _drop_progress_bars(cell: dict) -> None:
     """Take out what progress bars drew over and over, which a saved notebook shows line below line."""
     if "outputs" in cell:
-        cell["outputs"] = [output for output in cell["outputs"] if output.get("name") != "stderr" or "\r" not in "".join(output["text"])]
+        cell["outputs"] = [
+            output
+            for output in cell["outputs"]
+            if output.get("name") != "stderr" or "\r" not in "".join(output["text"])
+        ]
 
 
 def _reduce_colours(cells: list[dict]) -> None:
@@ -450,10 +492,14 @@ def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT
             content = nbformat.read(path, as_version=4)
             progress = _Progress(path.stem, _headings(content.cells), time.monotonic() + minutes * 60)
             client = NotebookClient(
-                content, kernel_name="python3", kernel_manager_class=_kernel_manager_class(), record_timing=False,
+                content,
+                kernel_name="python3",
+                kernel_manager_class=_kernel_manager_class(),
+                record_timing=False,
                 resources={"metadata": {"path": str(path.resolve().parent)}},
-                on_cell_start=progress.cell, timeout_func=progress.left,
-            )  # fmt: skip
+                on_cell_start=progress.cell,
+                timeout_func=progress.left,
+            )
             try:
                 client.execute()
             except (CellExecutionError, CellTimeoutError) as error:
@@ -472,11 +518,14 @@ def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT
 
 
 def is_current(plan: Plan, run: PlannedRun) -> bool:
-    """Whether the run's folder and those of the other methods it recorded are complete, made with the plan's parameters."""
+    """Whether the run's folder and those of the other methods it recorded are complete, made with the plan's
+    parameters."""
     if not all((run.folder / name).is_file() for name in ("metrics.json", "manifest.json", "run.ipynb")):
         return False
     manifest = json.loads((run.folder / "manifest.json").read_text(encoding="utf-8"))
-    others = [study.run_folder(run.notebook.stem, run.parameters, method) for method in manifest.get("other_methods", [])]
+    others = [
+        study.run_folder(run.notebook.stem, run.parameters, method) for method in manifest.get("other_methods", [])
+    ]
     if not all((folder / "metrics.json").is_file() for folder in others):
         return False
     made = manifest["parameters"]
@@ -486,7 +535,8 @@ def is_current(plan: Plan, run: PlannedRun) -> bool:
 
 
 def stamp(run: PlannedRun) -> str:
-    """What the stamp of a finished run says: checksums of the notebook's cells, of the code it uses, and of its data."""
+    """What the stamp of a finished run says: checksums of the notebook's cells, of the code it uses, and of its
+    data."""
     place = [run.parameters.get(name) or "" for name in ("dataset", "category", "data_root")]
     return f"{notebook_digest(run.notebook)} {code_digest(run.notebook)} {'-' if run.joins else data_digest(*place)}\n"
 
@@ -505,7 +555,8 @@ def state(plan: Plan, run: PlannedRun) -> str:
 
 
 def last_seconds(run: PlannedRun) -> float:
-    """Wall time in seconds that the run's folder tells of, 0 if there is none. Longest first, no core idles at the end."""
+    """Wall time in seconds that the run's folder tells of, 0 if there is none. Longest first, no core idles at the
+    end."""
     manifest = run.folder / "manifest.json"
     return json.loads(manifest.read_text(encoding="utf-8"))["wall_s"] if manifest.is_file() else 0.0
 
@@ -519,7 +570,9 @@ def status(plan: Plan) -> list[dict]:
             at = running(plan.work(run)) or {"position": "", "seconds": 0, "host": ""}
             row |= {"time": _duration(at["seconds"]), "note": f"{at['position']} on {at['host']}"}
         elif row["state"] == "failed":
-            row["note"] = json.loads((plan.work(run) / "failed.json").read_text(encoding="utf-8"))["error"].split("\n")[0]
+            row["note"] = json.loads((plan.work(run) / "failed.json").read_text(encoding="utf-8"))["error"].split("\n")[
+                0
+            ]
         elif row["state"] != "missing":
             manifest = json.loads((run.folder / "manifest.json").read_text(encoding="utf-8"))
             row |= {"when": manifest["started"][:16].replace("T", " "), "time": _duration(manifest["wall_s"])}
@@ -559,7 +612,8 @@ def failures(root: Path) -> list[dict]:
 
 
 def visible_gpus() -> list[str]:
-    """Names of the CUDA devices this process may use: those of ``CUDA_VISIBLE_DEVICES``, else all that nvidia-smi lists."""
+    """Names of the CUDA devices this process may use: those of ``CUDA_VISIBLE_DEVICES``, else all that nvidia-smi
+    lists."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip()]
@@ -671,15 +725,17 @@ def run_study(
         targets = [str(plan.work(run) / "done") for run in chosen] if only else []
         resources = _cluster_arguments(cluster) if cluster else _local_arguments(jobs, gpus)
         folders = {"notebooks": notebooks, "profiles": profiles, "output_root": output_root}
-        config = [f"profile={_absolute(profile)}", *(f"{name}={Path(value).resolve()}" for name, value in folders.items() if value)]
+        config = [
+            f"profile={_absolute(profile)}",
+            *(f"{name}={Path(value).resolve()}" for name, value in folders.items() if value),
+        ]
         code = _snakemake([*targets, *resources, *arguments, "--config", *config], state, local=not cluster)
         failed = failures(plan.root)
-        if code != 0 or only:
-            if failed or only:
-                from diffad_utils import report
+        if (code != 0 or only) and (failed or only):
+            from diffad_utils import report
 
-                with contextlib.suppress(FileNotFoundError):  # nothing to report on
-                    report.write(plan.root)
+            with contextlib.suppress(FileNotFoundError):  # nothing to report on
+                report.write(plan.root)
         if code != 0:
             _print_failures(failed, index, profile)
             return 1
@@ -724,12 +780,28 @@ def _wait_for_orphans(plan: Plan) -> None:
 def _snakemake(arguments: list[str], state: Path | None, local: bool) -> int:
     repository = study.repository()
     command = [
-        sys.executable, "-m", "snakemake", *arguments, "--snakefile", str(repository / "workflow" / "Snakefile"),
-        "--directory", str(state or repository), "--keep-going", "--retries", "1", "--ignore-incomplete", "--nolock",
-        "--rerun-triggers", "mtime", "params", "input", "--quiet", "all",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "snakemake",
+        *arguments,
+        "--snakefile",
+        str(repository / "workflow" / "Snakefile"),
+        "--directory",
+        str(state or repository),
+        "--keep-going",
+        "--retries",
+        "1",
+        "--ignore-incomplete",
+        "--nolock",
+        "--rerun-triggers",
+        "mtime",
+        "params",
+        "input",
+        "--quiet",
+        "all",
+    ]
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
     }
     if local:  # runs end themselves when this process is gone
         environment["DIFFAD_PARENT_PID"] = str(os.getpid())
@@ -785,16 +857,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("parameters", type=Path, help="YAML file; its folder takes the log")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--minutes", type=int, default=DEFAULT_MINUTES)
-    parser.add_argument("--gpus", type=int, default=0, help="GPUs to reserve, where the machine has any (default 0: it sees none)")
+    parser.add_argument(
+        "--gpus", type=int, default=0, help="GPUs to reserve, where the machine has any (default 0: it sees none)"
+    )
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so the kernel is shut down on the way out
     parameters = read_yaml(options.parameters.read_text(encoding="utf-8"))
     try:
         claim_gpus(options.gpus)
         run_notebook(
-            options.notebook, parameters, work=options.parameters.parent, threads=options.threads,
+            options.notebook,
+            parameters,
+            work=options.parameters.parent,
+            threads=options.threads,
             minutes=options.minutes,
-        )  # fmt: skip
+        )
     except (study.ParameterError, RunFailed, FileNotFoundError) as error:
         print(f"{options.notebook.stem}: {error}", file=sys.stderr)
         return 1

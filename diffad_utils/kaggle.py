@@ -2,8 +2,8 @@
 
 On one's own machine `build` writes the folders and `push` hands them to the official client, which alone knows the
 credentials. In a Kaggle session the kernel's first cell installs the package from the data set and calls `begin`; after
-the notebook's own cells, which are the first run of the profile's grid, `finish` computes the other runs in what is left
-of the session. What an earlier version finished, or had in checkpoints, is picked up where its output is attached.
+the notebook's own cells, which are the first run of the profile's grid, `finish` computes the other runs in what is
+left of the session. What an earlier version finished, or had in checkpoints, is picked up where its output is attached.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SESSION_HOURS = 8.5
 NOT_NEEDED = {"jupyterlab", "nbval", "snakemake"}
 """Requirements of the package that a kernel can do without."""
 
-INSTALL = '''# Install the study's package from the attached data set, without a network
+INSTALL = """# Install the study's package from the attached data set, without a network
 import glob, os, subprocess, sys
 inputs = os.environ.get("DIFFAD_KAGGLE", "/kaggle") + "/input"
 wheels = [file for place in ("*", "*/*/*") for file in glob.glob(f"{{inputs}}/{{place}}/diffad_utils-*.whl")]
@@ -42,15 +42,15 @@ assert wheels, "attach the data set {dataset} to this notebook (Add Input)"
 more = glob.glob(os.path.dirname(wheels[-1]) + "/wheels/*.whl")
 subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", wheels[-1], *more], check=True)
 from diffad_utils import kaggle
-kaggle.begin("{notebook}", "{profile}")'''
+kaggle.begin("{notebook}", "{profile}")"""  # noqa: E501
 
-REST = '''# The other runs of the profile's grid, as far as the session's time goes; the next version goes on from there
-kaggle.finish("{notebook}", "{profile}", globals())'''
+REST = """# The other runs of the profile's grid, as far as the session's time goes; the next version goes on from there
+kaggle.finish("{notebook}", "{profile}", globals())"""
 
 
-REPORT = '''# The report of everything that was attached: index.html among this version's output files
+REPORT = """# The report of everything that was attached: index.html among this version's output files
 from diffad_utils import report
-report.write(study.reports_folder() / "{profile}")'''
+report.write(study.reports_folder() / "{profile}")"""
 
 
 class KaggleError(RuntimeError):
@@ -79,9 +79,13 @@ def build_wheel(target: Path) -> Path:
                 _copy(file, source / file.relative_to(root))
         code = "import sys, setuptools.build_meta as backend; backend.build_wheel(sys.argv[1])"
         done = subprocess.run(
-            [sys.executable, "-c", code, folder], cwd=source, capture_output=True, text=True, umask=0o022,
+            [sys.executable, "-c", code, folder],
+            cwd=source,
+            capture_output=True,
+            text=True,
+            umask=0o022,
             env=os.environ | {"SOURCE_DATE_EPOCH": "315532800", "PYTHONHASHSEED": "0"},  # 1980, the first year of zip
-        )  # fmt: skip
+        )
         if done.returncode != 0:
             raise RuntimeError(f"the wheel could not be built: {done.stderr[-2000:]}")
         wheel = next(Path(folder).glob("*.whl"))
@@ -119,9 +123,9 @@ def build(
         notebooks: names of notebooks, or beginnings of them (``03``); default: all of the profile.
         output: folder, default ``dist/kaggle``; an earlier build in it is replaced.
         dataset_sources: further Kaggle data sets ``owner/slug`` to attach to every kernel.
-        model_sources: Kaggle models ``owner/model/framework/variation/version`` to attach, such as Stable Diffusion v1.5.
-        wheels: folder of wheels of packages that Kaggle's image lacks; they go into the data set and are installed.
-        internet: let the kernels use the network, such as for weights from the Hugging Face hub.
+        model_sources: Kaggle models ``owner/model/framework/variation/version`` to attach, such as Stable Diffusion
+        v1.5. wheels: folder of wheels of packages that Kaggle's image lacks; they go into the data set and are
+        installed. internet: let the kernels use the network, such as for weights from the Hugging Face hub.
         resume: attach each kernel's own last output, to go on where that version stopped.
 
     Raises:
@@ -183,16 +187,22 @@ def _chosen(runs: dict, wanted: Iterable[str]) -> list[str]:
     for text in wanted:
         found = [name for name in runs if name == text] or [name for name in runs if name.startswith(text)]
         if len(found) != 1:
-            raise ValueError(f"{'no' if not found else 'more than one'} notebook of the profile matches {text!r}: {', '.join(runs)}")
+            raise ValueError(
+                f"{'no' if not found else 'more than one'} notebook of the profile matches {text!r}: {', '.join(runs)}"
+            )
         chosen.update(found)
     return [name for name in runs if name in chosen or not chosen]
 
 
 def _slug(notebook: str, profile: str) -> str:
     """``diffad-07-invad``, with the profile's name behind unless it is `kaggle`; Kaggle derives it from the title."""
-    text = re.sub(r"[^a-z0-9]+", "-", f"{PREFIX} {notebook} {'' if profile == 'kaggle' else profile}".lower()).strip("-")
+    text = re.sub(r"[^a-z0-9]+", "-", f"{PREFIX} {notebook} {'' if profile == 'kaggle' else profile}".lower()).strip(
+        "-"
+    )
     if len(text) > 50:
-        raise ValueError(f"Kaggle's titles have at most 50 characters, {text!r} has {len(text)}; give the profile a shorter name")
+        raise ValueError(
+            f"Kaggle's titles have at most 50 characters, {text!r} has {len(text)}; give the profile a shorter name"
+        )
     return text
 
 
@@ -212,7 +222,8 @@ def check_metadata(metadata: dict) -> None:
 
 
 def _write_dataset(folder: Path, owner: str, plan: profiles.Plan, profile: str, wheels) -> None:
-    """The wheel, and what a checkout has beside the package: shipped models, published numbers, notebooks, the profile."""
+    """The wheel, and what a checkout has beside the package: shipped models, published numbers, notebooks, the
+    profile."""
     root = study.repository()
     build_wheel(folder)
     for part in ("data/mini", "data/published"):
@@ -227,7 +238,9 @@ def _write_dataset(folder: Path, owner: str, plan: profiles.Plan, profile: str, 
     file = profiles.profile_file(str(profile), root / "workflow" / "profiles")[1]
     (folder / "workflow" / "profiles").mkdir(parents=True)
     resolved = profiles.read_profile(file, root / "workflow" / "profiles")
-    (folder / "workflow" / "profiles" / f"{plan.profile}.yaml").write_text(profiles.yaml_text(resolved), encoding="utf-8")
+    (folder / "workflow" / "profiles" / f"{plan.profile}.yaml").write_text(
+        profiles.yaml_text(resolved), encoding="utf-8"
+    )
     for wheel in sorted(Path(wheels).glob("*.whl")) if wheels else []:
         _copy(wheel, folder / "wheels" / wheel.name)
     metadata = {"title": DATASET, "id": f"{owner}/{DATASET}", "licenses": [{"name": "MIT"}]}
@@ -289,7 +302,9 @@ def _client():
     return api
 
 
-def push(folder: str | Path | None = None, *, parallel: int = 2, poll: float = 30.0, wait: bool = True) -> dict[str, str]:
+def push(
+    folder: str | Path | None = None, *, parallel: int = 2, poll: float = 30.0, wait: bool = True
+) -> dict[str, str]:
     """Upload a build: the data set first, then the kernels, each after those whose output it reads.
 
     Args:
@@ -307,7 +322,9 @@ def push(folder: str | Path | None = None, *, parallel: int = 2, poll: float = 3
     files = sorted(folder.glob("*/kernel-metadata.json"))
     if not files:
         raise FileNotFoundError(f"{folder} has no build; write one with `diffad kaggle build --owner NAME`")
-    kernels = {(content := json.loads(file.read_text(encoding="utf-8")))["id"]: (file.parent, content) for file in files}
+    kernels = {
+        (content := json.loads(file.read_text(encoding="utf-8")))["id"]: (file.parent, content) for file in files
+    }
     reads = {name: (set(content["kernel_sources"]) & kernels.keys()) - {name} for name, (_, content) in kernels.items()}
     api = _client()
     _push_dataset(api, folder / "dataset", poll)
@@ -372,7 +389,9 @@ def _push_dataset(api, folder: Path, poll: float) -> None:
 def _push_kernel(api, name: str, folder: Path) -> None:
     answer = api.kernels_push(str(folder))
     refused = {
-        kind: getattr(answer, f"invalid_{kind}_sources") for kind in ("dataset", "kernel", "model") if getattr(answer, f"invalid_{kind}_sources")
+        kind: getattr(answer, f"invalid_{kind}_sources")
+        for kind in ("dataset", "kernel", "model")
+        if getattr(answer, f"invalid_{kind}_sources")
     }
     if answer.error or refused:
         raise KaggleError(f"kernel {name}: {answer.error or f'Kaggle does not know these sources: {refused}'}")
@@ -398,7 +417,10 @@ def begin(notebook: str, profile: str, hours: float = SESSION_HOURS) -> None:
     _check_packages()
     os.environ[checkpoints.DEADLINE] = str(time.time() + hours * 3600)
     copied = take_over(profile)
-    print(f"{notebook}: {copied} earlier run(s) taken over from the attached outputs; results go to {study.reports_folder()}")
+    print(
+        f"{notebook}: {copied} earlier run(s) taken over from the attached outputs; results go to "
+        f"{study.reports_folder()}"
+    )
 
 
 def _check_packages() -> None:
@@ -414,16 +436,20 @@ def _check_packages() -> None:
         except importlib.metadata.PackageNotFoundError:
             version = None
         if version is None or not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name}{requirement.specifier} ({'not installed' if version is None else 'is ' + version})")
+            wrong.append(
+                f"{requirement.name}{requirement.specifier} ({'not installed' if version is None else 'is ' + version})"
+            )
     if wrong:
         raise KaggleError(
-            f"this image lacks {', '.join(wrong)}. Get their wheels (`pip download --no-deps -d wheels NAME ...`), build with "
+            f"this image lacks {', '.join(wrong)}. Get their wheels (`pip download --no-deps -d wheels NAME ...`), "
+            f"build with "
             "`diffad kaggle build --wheels wheels`, push again"
         )
 
 
 def take_over(profile: str) -> int:
-    """Copy finished runs, stamps and checkpoints of attached outputs into this session's results; returns how many runs.
+    """Copy finished runs, stamps and checkpoints of attached outputs into this session's results; returns how many
+    runs.
 
     What is there already stays.
     """
@@ -447,7 +473,8 @@ def finish(notebook: str, profile: str, namespace: dict | None = None) -> list[s
     """Compute the notebook's other runs of the profile's grid, one after the other, until the session's time is up.
 
     Args:
-        notebook, profile: names. namespace: the calling notebook's ``globals()``; cleared, so that its models leave the GPU
+        notebook, profile: names. namespace: the calling notebook's ``globals()``; cleared, so that its models leave the
+        GPU
             to the runs that follow.
 
     Returns:
@@ -472,7 +499,11 @@ def finish(notebook: str, profile: str, namespace: dict | None = None) -> list[s
         command = [sys.executable, "-m", "diffad_utils.execution", run.notebook, work / "parameters.yaml"]
         command += ["--threads", run.threads, "--minutes", minutes, "--gpus", run.gpus]
         process = subprocess.Popen(
-            list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=study.reports_folder().parent
+            list(map(str, command)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=study.reports_folder().parent,
         )
         for line in process.stdout:  # what a subprocess prints does not reach the notebook by itself
             print(line, end="", flush=True)
@@ -480,7 +511,10 @@ def finish(notebook: str, profile: str, namespace: dict | None = None) -> list[s
             (work / "done").write_text(execution.stamp(run), encoding="utf-8")
         else:
             left.append(run.name)
-    print(f"{len(runs) - len(left)} of {len(runs)} runs are there. " + (f"Still to do: {', '.join(left)}." if left else ""))
+    print(
+        f"{len(runs) - len(left)} of {len(runs)} runs are there. "
+        + (f"Still to do: {', '.join(left)}." if left else "")
+    )
     if left:
         print("Attach this version's output as input (`diffad kaggle build --resume`, push again) to go on from here.")
     return left
@@ -489,7 +523,11 @@ def finish(notebook: str, profile: str, namespace: dict | None = None) -> list[s
 def _release(namespace: dict | None) -> None:
     import gc
 
-    for name in [name for name in namespace or {} if not name.startswith("_") and name not in ("In", "Out", "get_ipython", "exit", "quit")]:
+    for name in [
+        name
+        for name in namespace or {}
+        if not name.startswith("_") and name not in ("In", "Out", "get_ipython", "exit", "quit")
+    ]:
         del namespace[name]
     gc.collect()
     torch = sys.modules.get("torch")

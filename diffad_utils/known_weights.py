@@ -55,26 +55,48 @@ def _unmistakable(role: str, hub_ids, folders, *forms: Form, **options) -> Known
 _KL_ENCODER = {"encoder.conv_in.weight": (128, 3, 3, 3)}
 _KL4 = {**_KL_ENCODER, "decoder.conv_in.weight": (512, 4, 3, 3)}
 _KL16 = {**_KL_ENCODER, "decoder.conv_in.weight": (512, 16, 3, 3)}
-_TINY4, _TINY16 = ({"decoder.layers.0.weight": (64, channels, 3, 3), "encoder.layers.0.weight": (64, 3, 3, 3)}
-                   for channels in (4, 16))
+_TINY4, _TINY16 = (
+    {"decoder.layers.0.weight": (64, channels, 3, 3), "encoder.layers.0.weight": (64, 3, 3, 3)} for channels in (4, 16)
+)
 # Stable Diffusion 1.x: 768 = width of its text features (2.x: 1024), 4 = its input channels (inpainting: 9)
 _SD_FOLDER: Form = (
-    Part("unet", {"conv_in.weight": (320, 4, 3, 3),
-                  "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (320, 768)}),
+    Part(
+        "unet",
+        {
+            "conv_in.weight": (320, 4, 3, 3),
+            "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (320, 768),
+        },
+    ),
     Part("vae", _KL4),
     Part("text_encoder", {"text_model.embeddings.token_embedding.weight": (49408, 768)}),
 )
 _LDM_VAE = {f"first_stage_model.{name}": shape for name, shape in _KL4.items()}
 _SD_FILE: Form = (  # the original file of CompVis and Runway, everything in one
-    Part("", {"model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
-              "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 768),
-              "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": (49408, 768), **_LDM_VAE}),
+    Part(
+        "",
+        {
+            "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
+            "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 768),
+            "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": (49408, 768),
+            **_LDM_VAE,
+        },
+    ),
 )
 _SD_HUB = ("stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5")
-CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors", "tokenizer*", "vocab.json", "merges.txt",
-              "special_tokens_map.json")
-VAE_FILES = ("config.json", "diffusion_pytorch_model.safetensors",
-             "vae/config.json", "vae/diffusion_pytorch_model.safetensors")
+CLIP_FILES = (
+    "open_clip_config.json",
+    "open_clip_model.safetensors",
+    "tokenizer*",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+)
+VAE_FILES = (
+    "config.json",
+    "diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+)
 
 
 def _vae(hub_ids, folders, tensors, *, scaling: float | None = None) -> Known:
@@ -87,45 +109,76 @@ def _vae(hub_ids, folders, tensors, *, scaling: float | None = None) -> Known:
 
 KNOWN: dict[str, Known] = {
     "sd15": _unmistakable(
-        "sd", _SD_HUB, ("sd15", "stable-diffusion-v1-5", *_SD_HUB), _SD_FOLDER, _SD_FILE,
-        files=("model_index.json", "scheduler/*", "tokenizer/*", "text_encoder/config.json",
-               "text_encoder/model.safetensors", "unet/config.json", "unet/diffusion_pytorch_model.safetensors",
-               *VAE_FILES[2:]),
+        "sd",
+        _SD_HUB,
+        ("sd15", "stable-diffusion-v1-5", *_SD_HUB),
+        _SD_FOLDER,
+        _SD_FILE,
+        files=(
+            "model_index.json",
+            "scheduler/*",
+            "tokenizer/*",
+            "text_encoder/config.json",
+            "text_encoder/model.safetensors",
+            "unet/config.json",
+            "unet/diffusion_pytorch_model.safetensors",
+            *VAE_FILES[2:],
+        ),
     ),
     "clip-vit-b32": _unmistakable(
-        "clip", ("timm/vit_base_patch32_clip_224.openai",), ("clip-vit-b32", "vit_base_patch32_clip_224.openai"),
-        (Part("", {"visual.conv1.weight": (768, 3, 32, 32), "text_projection": (512, 512)}),), files=CLIP_FILES,
+        "clip",
+        ("timm/vit_base_patch32_clip_224.openai",),
+        ("clip-vit-b32", "vit_base_patch32_clip_224.openai"),
+        (Part("", {"visual.conv1.weight": (768, 3, 32, 32), "text_projection": (512, 512)}),),
+        files=CLIP_FILES,
     ),
     "resnet34": _unmistakable(
-        "features", ("timm/resnet34.a1_in1k", "timm/resnet34.tv_in1k"),
+        "features",
+        ("timm/resnet34.a1_in1k", "timm/resnet34.tv_in1k"),
         ("resnet34", "resnet34.a1_in1k", "resnet34.tv_in1k"),
         (Part("", {"conv1.weight": (64, 3, 7, 7), "layer3.5.conv2.weight": (256, 256, 3, 3)}),),
     ),
     "wide_resnet50_2": _unmistakable(
-        "features", ("timm/wide_resnet50_2.racm_in1k", "timm/wide_resnet50_2.tv_in1k"),
+        "features",
+        ("timm/wide_resnet50_2.racm_in1k", "timm/wide_resnet50_2.tv_in1k"),
         ("wide_resnet50_2", "wide_resnet50_2.racm_in1k", "wide_resnet50_2.tv_in1k"),
         (Part("", {"conv1.weight": (64, 3, 7, 7), "layer3.5.conv2.weight": (512, 512, 3, 3)}),),
     ),
     "efficientnet-b4": _unmistakable(
-        "features", ("timm/tf_efficientnet_b4.ns_jft_in1k", "timm/efficientnet_b4.ra2_in1k"),
+        "features",
+        ("timm/tf_efficientnet_b4.ns_jft_in1k", "timm/efficientnet_b4.ra2_in1k"),
         ("efficientnet-b4", "tf_efficientnet_b4.ns_jft_in1k", "efficientnet_b4.ra2_in1k"),
         (Part("", {"conv_stem.weight": (48, 3, 3, 3), "blocks.5.7.conv_pwl.weight": (272, 1632, 1, 1)}),),
     ),
     "dino-vits8": _unmistakable(
-        "features", ("timm/vit_small_patch8_224.dino",), ("dino-vits8", "vit_small_patch8_224.dino"),
+        "features",
+        ("timm/vit_small_patch8_224.dino",),
+        ("dino-vits8", "vit_small_patch8_224.dino"),
         (Part("", {"patch_embed.proj.weight": (384, 3, 8, 8), "blocks.11.mlp.fc1.weight": (1536, 384)}),),
     ),
     # SD v1.5's has the shapes and the scaling factor of others as well: known by the UNet beside it
     "vae:sd15": Known(
-        "vae", _SD_HUB, ("vae-sd15", "sd15", "stable-diffusion-v1-5", *_SD_HUB),
-        ((Part("", _KL4),), (Part("", _LDM_VAE),)), (_SD_FOLDER, _SD_FILE), VAE_FILES[2:],
+        "vae",
+        _SD_HUB,
+        ("vae-sd15", "sd15", "stable-diffusion-v1-5", *_SD_HUB),
+        ((Part("", _KL4),), (Part("", _LDM_VAE),)),
+        (_SD_FOLDER, _SD_FILE),
+        VAE_FILES[2:],
     ),
     "vae:sd-vae-ft-mse": _vae(("stabilityai/sd-vae-ft-mse",), ("sd-vae-ft-mse",), _KL4),
     "vae:sdxl": _vae(("stabilityai/sdxl-vae",), ("vae-sdxl", "sdxl-vae"), _KL4, scaling=0.13025),
-    "vae:sd3": _vae(("stabilityai/stable-diffusion-3-medium-diffusers",),
-                    ("vae-sd3", "stable-diffusion-3-medium-diffusers"), _KL16, scaling=1.5305),
-    "vae:flux": _vae(("black-forest-labs/FLUX.1-schnell", "black-forest-labs/FLUX.1-dev"),
-                     ("vae-flux", "FLUX.1-schnell", "FLUX.1-dev"), _KL16, scaling=0.3611),
+    "vae:sd3": _vae(
+        ("stabilityai/stable-diffusion-3-medium-diffusers",),
+        ("vae-sd3", "stable-diffusion-3-medium-diffusers"),
+        _KL16,
+        scaling=1.5305,
+    ),
+    "vae:flux": _vae(
+        ("black-forest-labs/FLUX.1-schnell", "black-forest-labs/FLUX.1-dev"),
+        ("vae-flux", "FLUX.1-schnell", "FLUX.1-dev"),
+        _KL16,
+        scaling=0.3611,
+    ),
     "vae:taesd": _vae(("madebyollin/taesd",), ("taesd",), _TINY4),
     "vae:taesdxl": _vae(("madebyollin/taesdxl",), ("taesdxl",), _TINY4),
     "vae:taesd3": _vae(("madebyollin/taesd3",), ("taesd3",), _TINY16),
@@ -166,13 +219,17 @@ def _hub_id(hub_id: str, role: str = "", file: str = "") -> Known:
             # a name stands for its first hub id; the others have the same shapes, so that shapes do not tell
             signature = known.signature if hub_id == known.hub_ids[0] else ()
             return replace(known, hub_ids=(hub_id,), folders=folders, signature=signature)
-    files = {"": ("*.json", "*.txt", "*.model", "*.safetensors", "*/*.json", "*/*.txt", "*/*.safetensors"),
-             "clip": (*CLIP_FILES, file), "vae": VAE_FILES, "features": ("config.json", "model.safetensors")}
+    files = {
+        "": ("*.json", "*.txt", "*.model", "*.safetensors", "*/*.json", "*/*.txt", "*/*.safetensors"),
+        "clip": (*CLIP_FILES, file),
+        "vae": VAE_FILES,
+        "features": ("config.json", "model.safetensors"),
+    }
     return Known(role, (hub_id,), folders, files=tuple(filter(None, files[role])))
 
 
 def _open_clip_name(name: str) -> Known | None:
-    """"<architecture>/<tag>" of open_clip, such as "ViT-B-32/laion2b_s34b_b79k"; None for other names."""
+    """ "<architecture>/<tag>" of open_clip, such as "ViT-B-32/laion2b_s34b_b79k"; None for other names."""
     import open_clip  # takes seconds, and most names do not need it
 
     architecture, _, tag = name.partition("/")
@@ -189,7 +246,7 @@ def _open_clip_name(name: str) -> Known | None:
 
 
 def _timm_name(name: str) -> Known | None:
-    """"<architecture>[.<tag>]" of timm, such as "vit_small_patch8_224.dino"; None for other names."""
+    """ "<architecture>[.<tag>]" of timm, such as "vit_small_patch8_224.dino"; None for other names."""
     if not re.fullmatch(r"[a-z0-9_]+(\.\w+)?", name):
         return None
     import timm  # takes seconds, and most names do not need it

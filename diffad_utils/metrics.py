@@ -406,7 +406,8 @@ def _in_memory(maps: np.ndarray, masks: np.ndarray, fpr_limit: float) -> dict[st
 
 
 def _on_device(maps: torch.Tensor, masks, fpr_limit: float) -> dict[str, float]:
-    """:func:`pixel_metrics` with checks and sorting where the maps are; whatever is wrong is said by the checks on the CPU."""
+    """:func:`pixel_metrics` with checks and sorting where the maps are; whatever is wrong is said by the checks on the
+    CPU."""
     if maps.ndim != 3 or not maps.numel() or not bool(maps.isfinite().all()):
         _check_scores(maps, "maps", "NHW")
     binary = torch.from_numpy(_check_binary(masks, tuple(maps.shape), "masks", "maps"))
@@ -451,13 +452,15 @@ class PixelMetrics:
     def update(self, maps, masks) -> None:
         """Take in maps and masks [B,H,W], as :func:`pixel_auroc`; parts may differ in H and W.
 
-        Raises ``ValueError`` as there, and for values that float32 does not hold exactly (float64, wide integers). A part
-        may be without anomalous or without normal pixels.
+        Raises ``ValueError`` as there, and for values that float32 does not hold exactly (float64, wide integers). A
+        part may be without anomalous or without normal pixels.
         """
         maps = _check_scores(maps, "maps", "NHW")
         masks = _check_binary(masks, maps.shape, "masks", "maps")
         if not np.can_cast(maps.dtype, np.float32, "safe"):
-            raise ValueError(f"parts are kept as float32, which does not hold {maps.dtype} exactly: convert the maps first")
+            raise ValueError(
+                f"parts are kept as float32, which does not hold {maps.dtype} exactly: convert the maps first"
+            )
         self._runs.add(maps, masks)
 
     def compute(self) -> dict[str, float]:
@@ -479,12 +482,7 @@ class PixelMetrics:
 # --- All together -----------------------------------------------------------------------------------------------------
 
 IMAGE_METRICS: dict[str, Callable] = {"I-AUROC": image_auroc, "I-AP": image_ap, "I-F1max": image_f1max}
-PIXEL_METRICS: dict[str, Callable] = {
-    "P-AUROC": pixel_auroc,
-    "P-AP": pixel_ap,
-    "P-F1max": pixel_f1max,
-    "AUPRO": aupro,
-}
+PIXEL_METRICS: dict[str, Callable] = {"P-AUROC": pixel_auroc, "P-AP": pixel_ap, "P-F1max": pixel_f1max, "AUPRO": aupro}
 
 
 def evaluate(prediction, batch) -> dict[str, float]:
@@ -596,7 +594,8 @@ def bootstrap_draws(labels: np.ndarray, n: int, seed: int):
 
 
 def resampled(metric: Callable, scores: np.ndarray, labels: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """``metric`` of scores [N] with labels bool [N] for each row of ``times`` [b, N], how often each image is drawn: float64 [b]."""
+    """``metric`` of scores [N] with labels bool [N] for each row of ``times`` [b, N], how often each image is drawn:
+    float64 [b]."""
     if metric not in _FROM_COUNTS:
         rows = (np.repeat(np.arange(labels.size), row) for row in times)
         return np.array([metric(scores[row], labels[row]) for row in rows], dtype=np.float64)
@@ -704,24 +703,37 @@ def pixel_counts(maps: np.ndarray, masks: np.ndarray, points: int = 600) -> Pixe
     """
     normal, anomalous = np.sort(maps[~masks]), np.sort(maps[masks])
     even, upper = np.linspace(0, 1, points), 1 - np.geomspace(1 / max(normal.size, 2), 1, points)
-    at = lambda values, shares: values[np.round(np.asarray(shares) * (values.size - 1)).astype(int)]
+
+    def at(values, shares):
+        return values[np.round(np.asarray(shares) * (values.size - 1)).astype(int)]
+
     grid = np.unique(np.concatenate([at(normal, even), at(normal, upper), at(anomalous, even)]))[::-1]
-    above = lambda values: values.size - np.searchsorted(np.sort(values), grid, side="left")
+
+    def above(values):
+        return values.size - np.searchsorted(np.sort(values), grid, side="left")
+
     shape = len(maps), len(grid)
-    counts = PixelCounts(*(np.zeros(shape) for _ in range(3)), (~masks).sum((1, 2)) * 1.0, masks.sum((1, 2)) * 1.0, np.zeros(len(maps)))
+    counts = PixelCounts(
+        *(np.zeros(shape) for _ in range(3)), (~masks).sum((1, 2)) * 1.0, masks.sum((1, 2)) * 1.0, np.zeros(len(maps))
+    )
     for i, (values, mask) in enumerate(zip(maps, masks, strict=True)):
         counts.normal[i] = above(values[~mask])
         if mask.any():
             labelled, counts.regions[i] = ndimage.label(mask, structure=EIGHT_NEIGHBOURS)
             counts.anomalous[i] = above(values[mask])
-            counts.overlap[i] = sum(above(values[labelled == r]) / (labelled == r).sum() for r in range(1, int(counts.regions[i]) + 1))
+            counts.overlap[i] = sum(
+                above(values[labelled == r]) / (labelled == r).sum() for r in range(1, int(counts.regions[i]) + 1)
+            )
     return counts
 
 
 def metrics_from_counts(counts: PixelCounts, times: np.ndarray, fpr_limit: float = 0.3) -> dict[str, np.ndarray]:
-    """P-AUROC, P-AP, P-F1max and AUPRO of resamples: ``times`` [b, N] says how often each image is drawn; float64 [b] each."""
+    """P-AUROC, P-AP, P-F1max and AUPRO of resamples: ``times`` [b, N] says how often each image is drawn; float64 [b]
+    each."""
     fp, tp, overlap = (times @ part for part in (counts.normal, counts.anomalous, counts.overlap))
-    normals, anomalies, regions = ((times @ part)[:, None] for part in (counts.normals, counts.anomalies, counts.regions))
+    normals, anomalies, regions = (
+        (times @ part)[:, None] for part in (counts.normals, counts.anomalies, counts.regions)
+    )
     start = np.zeros((len(times), 1))
     fpr, tpr, pro = (np.hstack([start, part]) for part in (fp / normals, tp / anomalies, overlap / regions))
     precision = tp / np.maximum(tp + fp, 1)
@@ -785,7 +797,9 @@ def paired_bootstrap(metric: Callable, scores, labels, n: int = 1000, seed: int 
     checked = [_image_input(values, labels) for values in scores]
     labels = checked[0][1]
     draws = bootstrap_draws(labels, n, seed)
-    return np.concatenate([np.stack([resampled(metric, values, labels, times) for values, _ in checked], axis=1) for times in draws])
+    return np.concatenate(
+        [np.stack([resampled(metric, values, labels, times) for values, _ in checked], axis=1) for times in draws]
+    )
 
 
 def percentile_interval(values, level: float = 0.95) -> tuple[float, float]:

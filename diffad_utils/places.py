@@ -28,7 +28,8 @@ def on_kaggle() -> bool:
 
 
 def repository() -> Path:
-    """The checkout this package is used from; for an installed wheel the attached Kaggle data set, else the current folder."""
+    """The checkout this package is used from; for an installed wheel the attached Kaggle data set, else the current
+    folder."""
     root = Path(__file__).resolve().parents[1]
     if (root / "pyproject.toml").is_file():
         return root

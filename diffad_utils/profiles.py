@@ -105,7 +105,7 @@ def read_yaml(text: str):
         raise yaml.YAMLError("its lists or mappings are nested too deeply") from error
     if _size(root, {}) > YAML_LIMIT:
         raise yaml.YAMLError(f"its anchors stand for more than {YAML_LIMIT} values")
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    return yaml.load(text, Loader=_Loader)
 
 
 def _size(node, known: dict[int, float]) -> float:
@@ -155,7 +155,8 @@ def _parameters(where: str, section: dict) -> dict:
 
 
 def _places(where: str, section: dict, joins: bool) -> list[tuple[dict, dict]]:
-    """The dataset/category pairs of a section, each with parameters of its own; a joining notebook has the one empty pair."""
+    """The dataset/category pairs of a section, each with parameters of its own; a joining notebook has the one empty
+    pair."""
     grid = section.get("grid")
     if joins:
         if grid is not None:
@@ -169,7 +170,10 @@ def _places(where: str, section: dict, joins: bool) -> list[tuple[dict, dict]]:
         if not {"dataset", "category"} <= set(entry):
             raise ProfileError(f"{where}: grid[{i}] needs both dataset and category, got {entry}")
         categories = entry["category"] if isinstance(entry["category"], list) else [entry["category"]]
-        places += [({"dataset": entry["dataset"], "category": category}, _parameters(f"{where}: grid[{i}]", entry)) for category in categories]
+        places += [
+            ({"dataset": entry["dataset"], "category": category}, _parameters(f"{where}: grid[{i}]", entry))
+            for category in categories
+        ]
     return places
 
 
@@ -190,7 +194,9 @@ def profile_file(profile: str, profiles: Path) -> tuple[str, Path]:
         if not file.is_file():
             raise ProfileError(f"there is no profile {file}")
         if named.is_file() and not named.samefile(file):
-            raise ProfileError(f"{file}: there is a profile {file.stem!r} already, whose results it would replace; rename the file")
+            raise ProfileError(
+                f"{file}: there is a profile {file.stem!r} already, whose results it would replace; rename the file"
+            )
         return file.stem, file
     file = profiles / f"{profile}.yaml"
     if not file.is_file():
@@ -203,7 +209,10 @@ def _merged(base, over):
     """`over` on top of `base`: mappings key by key, an absent section as it is in `base`; everything else replaces."""
     if not isinstance(base, dict) or not isinstance(over, dict):
         return base if over is None else over
-    return {key: _merged(base.get(key), over[key]) if key in over else base[key] for key in [*base, *(over.keys() - base.keys())]}
+    return {
+        key: _merged(base.get(key), over[key]) if key in over else base[key]
+        for key in [*base, *(over.keys() - base.keys())]
+    }
 
 
 def read_profile(file: Path, profiles: Path, seen: tuple[Path, ...] = ()) -> dict:
@@ -283,7 +292,8 @@ def _section_runs(file: str, profile: str, notebook: Path, section, defaults: di
     seeds = section.get("seed", defaults.get("seed", [0]))
     seeds = seeds if isinstance(seeds, list) else [seeds]
     resources = {
-        key: _count(where, key, section.get(key, defaults.get(key, usual)), least) for key, (usual, least) in RESOURCES.items()
+        key: _count(where, key, section.get(key, defaults.get(key, usual)), least)
+        for key, (usual, least) in RESOURCES.items()
     }
     runs = []
     for place, of_place in _places(where, section, joins):

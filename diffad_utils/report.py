@@ -32,9 +32,21 @@ PAGE_LIMIT_BYTES = 5_000_000
 FRONT_FIGURES = ("pareto", "conventions")
 """Figures of the comparison on the front page; the others are on its own page."""
 FRONT_COLUMNS = (
-    "I-AUROC", "I-AP", "I-F1max", "P-AUROC", "P-AP", "AUPRO", "removal", "drift", "SSIM", "NFE", "parameters", "training s", "ms an image",
+    "I-AUROC",
+    "I-AP",
+    "I-F1max",
+    "P-AUROC",
+    "P-AP",
+    "AUPRO",
+    "removal",
+    "drift",
+    "SSIM",
+    "NFE",
+    "parameters",
+    "training s",
+    "ms an image",
     "memory GiB",
-)  # fmt: skip
+)
 
 
 def code_digest() -> str:
@@ -51,9 +63,12 @@ def code_digest() -> str:
 
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+    )
     environment.globals["css"] = markupsafe.Markup((TEMPLATES / "page.css").read_text(encoding="utf-8"))
     return environment
 
@@ -129,14 +144,20 @@ def notebook_page(path: Path, *, title: str, back: str, limit: int = PAGE_LIMIT_
     import nbformat
     from pygments.formatters import HtmlFormatter
 
-    styles = {name: markupsafe.Markup(HtmlFormatter(style=style).get_style_defs(".highlight"))
-              for name, style in (("pygments", "default"), ("pygments_dark", "github-dark"))}  # fmt: skip
+    styles = {
+        name: markupsafe.Markup(HtmlFormatter(style=style).get_style_defs(".highlight"))
+        for name, style in (("pygments", "default"), ("pygments_dark", "github-dark"))
+    }
     for scale in (1.0, 0.7, 0.5, 0.35, 0.2):
         notebook = nbformat.read(path, as_version=4)
         for cell in notebook.cells:
             _prepare_outputs(cell.get("outputs", []), scale)
         body, _ = _exporter().from_notebook_node(notebook)
-        page = _environment().get_template("notebook.html").render(title=title, back=back, body=markupsafe.Markup(body), **styles)
+        page = (
+            _environment()
+            .get_template("notebook.html")
+            .render(title=title, back=back, body=markupsafe.Markup(body), **styles)
+        )
         if len(page.encode()) <= limit:
             break
     return page
@@ -223,7 +244,8 @@ def anchor(heading: str) -> str:
 
 
 def ledger_rows(records: Sequence[study.RunRecord], root: Path) -> list[dict]:
-    """One row a claim, those with findings first: the columns of `claims.ledger` and ``evidence``, one entry a finding."""
+    """One row a claim, those with findings first: the columns of `claims.ledger` and ``evidence``, one entry a
+    finding."""
     found = claims.findings(records)
     pages = {str(record.folder): _run_page(record, root) for record in records}
     rows = []
@@ -243,8 +265,13 @@ def _read_comparison(root: Path) -> dict | None:
     if not (root / COMPARISON / "metrics.json").is_file():
         return None
     record = study.load_run(root / COMPARISON)
-    found = {"record": record, "page": _export_notebook(record, root), "figures": _figures(record, FRONT_FIGURES),
-             "answer": record.experiments.get("answer", []), "table": None}  # fmt: skip
+    found = {
+        "record": record,
+        "page": _export_notebook(record, root),
+        "figures": _figures(record, FRONT_FIGURES),
+        "answer": record.experiments.get("answer", []),
+        "table": None,
+    }
     path = record.folder / "table.csv"
     if path.is_file():
         from diffad_utils import comparison  # brings torch, which the command line can do without
@@ -308,16 +335,31 @@ def write(root: str | Path) -> Path:
         note["page"] = _failed_page(note, root)
         for kind in ("log", "notebook"):
             note[kind] = Path(note[kind]).relative_to(root).as_posix()
-    unique = lambda kind, key: list({entry[key]: entry for r in records for entry in r.manifest[kind]}.values())
+
+    def unique(kind, key):
+        return list({entry[key]: entry for r in records for entry in r.manifest[kind]}.values())
+
     ledger = ledger_rows([*records, *([joined["record"]] if joined else [])], root)
-    text = _environment().get_template("report.html").render(
-        profile=root.name, comparison=joined, runs=runs, notebooks=dict(sorted(notebooks.items())), failed=failed,
-        ignored=study.unfinished_runs(root), ledger=[row for row in ledger if row["evidence"]],
-        untested=[row for row in ledger if not row["evidence"]], weights=unique("weights", "name"), data=unique("data", "sha256"),
-        versions=_same_everywhere(records), benchmarks=bench_report.write(root),
-        # from the runs, not the clock: the same runs give the same page
-        latest=max((run["started"] for run in runs), default=""),
-    )  # fmt: skip
+    text = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            profile=root.name,
+            comparison=joined,
+            runs=runs,
+            notebooks=dict(sorted(notebooks.items())),
+            failed=failed,
+            ignored=study.unfinished_runs(root),
+            ledger=[row for row in ledger if row["evidence"]],
+            untested=[row for row in ledger if not row["evidence"]],
+            weights=unique("weights", "name"),
+            data=unique("data", "sha256"),
+            versions=_same_everywhere(records),
+            benchmarks=bench_report.write(root),
+            # from the runs, not the clock: the same runs give the same page
+            latest=max((run["started"] for run in runs), default=""),
+        )
+    )
     study.write_atomically(root / "index.html", text)
     return root / "index.html"
 

@@ -1,8 +1,8 @@
 """Bootstrap over images for many settings at once: a resample is how often it draws each image.
 
 Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (percentile intervals), with normal and
-anomalous images drawn apart, as in `metrics.bootstrap_interval`. The first row of `multiplicities` is the data itself, so
-every statistic of rows comes with the value that its interval is for::
+anomalous images drawn apart, as in `metrics.bootstrap_interval`. The first row of `multiplicities` is the data itself,
+so every statistic of rows comes with the value that its interval is for::
 
     times = multiplicities(labels)
     interval(auroc(scores, labels, times)[:, 0] - 0.5)
@@ -18,8 +18,8 @@ from diffad_utils import metrics
 
 
 def multiplicities(labels: Sequence[int], n: int = 1000, seed: int = 0) -> np.ndarray:
-    """How often each image is drawn: int64 [n + 1, N], a row of ones and then the ``n`` resamples of `metrics.bootstrap_draws`,
-    stratified by label [N] (0 or 1; images of one kind may all be 0).
+    """How often each image is drawn: int64 [n + 1, N], a row of ones and then the ``n`` resamples of
+    `metrics.bootstrap_draws`, stratified by label [N] (0 or 1; images of one kind may all be 0).
 
     Raises ``ValueError`` for no images.
     """
@@ -52,7 +52,8 @@ def auroc(scores, labels: Sequence[int], times: np.ndarray) -> np.ndarray:
 
 
 def each(statistic: Callable[[np.ndarray], float], times: np.ndarray) -> np.ndarray:
-    """``statistic(indices)`` of the images that each resample draws, repeated as often as it draws them: float64 [R]."""
+    """``statistic(indices)`` of the images that each resample draws, repeated as often as it draws them: float64
+    [R]."""
     images = np.arange(times.shape[1])
     return np.array([statistic(np.repeat(images, row)) for row in times], dtype=np.float64)
 

@@ -30,12 +30,15 @@ def upsample_map(residual: Tensor, size: tuple[int, int], align_corners: bool = 
 def smooth_map(maps: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of maps [B, H, W] with ``sigma`` in pixels, cut at 4 sigma (DDAD: sigma 4, kernel 33 x 33).
 
-    At the border the map is mirrored without its edge pixel (scipy's "mirror"). Raises ``ValueError`` for maps that are not
-    larger than 4 sigma, which cannot be mirrored so.
+    At the border the map is mirrored without its edge pixel (scipy's "mirror"). Raises ``ValueError`` for maps that are
+    not larger than 4 sigma, which cannot be mirrored so.
     """
     radius = int(4 * sigma + 0.5)
     if min(maps.shape[-2:]) <= radius:
-        raise ValueError(f"maps of {maps.shape[-2]} x {maps.shape[-1]} are too small for sigma = {sigma}: need more than {radius} pixels")
+        raise ValueError(
+            f"maps of {maps.shape[-2]} x {maps.shape[-1]} are too small for sigma = {sigma}: need more than {radius} "
+            f"pixels"
+        )
     return gaussian_blur(maps[:, None], kernel_size=2 * radius + 1, sigma=sigma)[:, 0]
 
 
@@ -64,23 +67,26 @@ def pixel_distance(x: Tensor, x_hat: Tensor) -> Tensor:
     return (x - x_hat).abs().mean(dim=1)
 
 
-def ddad_map(pixel: Tensor, feature: Tensor, v: float, pixel_scale: float | Tensor, feature_scale: float | Tensor) -> Tensor:
+def ddad_map(
+    pixel: Tensor, feature: Tensor, v: float, pixel_scale: float | Tensor, feature_scale: float | Tensor
+) -> Tensor:
     """DDAD's map before smoothing: feature + v feature_scale / pixel_scale pixel, of maps [B, H, W].
 
-    The scales bring the two to one size. The public code takes the maxima over the *batch*, so that an image's map depends
-    on its neighbours; constants from normal training images do not.
+    The scales bring the two to one size. The public code takes the maxima over the *batch*, so that an image's map
+    depends on its neighbours; constants from normal training images do not.
     """
     return feature + v * feature_scale / pixel_scale * pixel
 
 
 def d3ad_map(latent: Tensor, feature: Tensor, weight: float) -> Tensor:
-    """D3AD eq. 9 before smoothing: lambda l_map + (1 - lambda) f_map of normalised maps [B, H, W]; lambda = ``weight``."""
+    """D3AD eq. 9 before smoothing: lambda l_map + (1 - lambda) f_map of normalised maps [B, H, W]; lambda =
+    ``weight``."""
     return weight * latent + (1 - weight) * feature
 
 
 def min_max_over_batch(maps: Tensor) -> Tensor:
-    """Maps [B, H, W] scaled by minimum and maximum over all of them, as D3AD's public code does over the whole test set;
-    equal values give 0.
+    """Maps [B, H, W] scaled by minimum and maximum over all of them, as D3AD's public code does over the whole test
+    set; equal values give 0.
 
     An image's map then depends on its company: for comparison only.
     """
@@ -88,12 +94,14 @@ def min_max_over_batch(maps: Tensor) -> Tensor:
 
 
 def gaussian_nll(z: Tensor) -> Tensor:
-    """Negative log-likelihood under the standard normal, in nats: z [B, ...] -> [B], summed in float64 (InvAD, "NLL")."""
+    """Negative log-likelihood under the standard normal, in nats: z [B, ...] -> [B], summed in float64 (InvAD,
+    "NLL")."""
     return 0.5 * (z.double().square() + math.log(2 * math.pi)).flatten(1).sum(dim=1)
 
 
 def spread(residual: Tensor) -> Tensor:
-    """Largest minus smallest value of each map [B, h, w] -> [B] (InvAD: "Abs" in the abstract, "Diff" on the authors' page)."""
+    """Largest minus smallest value of each map [B, h, w] -> [B] (InvAD: "Abs" in the abstract, "Diff" on the authors'
+    page)."""
     return residual.flatten(1).amax(dim=1) - residual.flatten(1).amin(dim=1)
 
 
@@ -134,7 +142,8 @@ class Calibration:
 
 
 def hybrid_score(parts: Mapping[str, Tensor], alpha: float, calibration: Calibration | None = None) -> Tensor:
-    """alpha * mse + (1 - alpha) * clip (slides, "Hybrid Anomaly Scoring") of parts "mse" and "clip" of one shape, float32.
+    """alpha * mse + (1 - alpha) * clip (slides, "Hybrid Anomaly Scoring") of parts "mse" and "clip" of one shape,
+    float32.
 
     Without ``calibration`` the parts are added as they are, as in the slides: a mean squared error of images in [0, 1]
     and 1 - cosine of CLIP features differ in scale, so alpha is not the share of the first. With it each part is first
@@ -150,7 +159,8 @@ def hybrid_score(parts: Mapping[str, Tensor], alpha: float, calibration: Calibra
 
 
 def min_max_over_test_set(parts: Mapping[str, Tensor]) -> Tensor:
-    """InversionAD's public rule: each part min-max scaled over *all* images given, normal and anomalous, then summed: [N].
+    """InversionAD's public rule: each part min-max scaled over *all* images given, normal and anomalous, then summed:
+    [N].
 
     (v - min) / (max - min + 1e-8). An image's score depends on which other images are in the test set, so this is for
     comparison only and no detector uses it.

@@ -51,16 +51,35 @@ OWN_CELL = "# Parameters:"
 INJECTED_CELL = "# Parameters"
 """First line, exactly, of the cell that papermill adds."""
 
-METHOD_OF_NOTEBOOK = {"01_data": "trivial", "02_vae_bottleneck": "latent_unet", "03_img2img_sweep": "img2img", "08_comparison": None}
+METHOD_OF_NOTEBOOK = {
+    "01_data": "trivial",
+    "02_vae_bottleneck": "latent_unet",
+    "03_img2img_sweep": "img2img",
+    "08_comparison": None,
+}
 """Method folder of a notebook; None: one folder for the whole profile. Others: the name after the number."""
 
 MAPS_LIMIT_BYTES = 4_000_000
 """Cap for ``maps.npz`` before compression: bigger maps are averaged down by factors of two until they fit."""
 
 PACKAGES = (
-    "torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "open_clip_torch", "timm", "anomalib",
-    "numpy", "pandas", "scipy", "scikit-learn", "scikit-image", "papermill", "elpv-dataset",
-)  # fmt: skip
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "open_clip_torch",
+    "timm",
+    "anomalib",
+    "numpy",
+    "pandas",
+    "scipy",
+    "scikit-learn",
+    "scikit-image",
+    "papermill",
+    "elpv-dataset",
+)
 """Packages whose versions the manifest lists."""
 
 
@@ -748,7 +767,8 @@ class Run:
             experiments: anything else the notebook measured that is a function of seed and data.
             timing: name -> number (``ms_per_image``, ``fit_s``, ...); goes into the manifest.
             maps: also write ``maps.npz``: key [N], anomaly_map [N, h, w] (`small_maps`) and, where every anomalous
-                image has one, mask bool [N, H, W]. A reconstruction leaves ``reconstruction.parquet``, one row an image.
+                image has one, mask bool [N, H, W]. A reconstruction leaves ``reconstruction.parquet``, one row an
+                image.
             intervals: metric name -> (low, high); None: bootstrap over images for I-AUROC and I-AP.
             floor: the trivial floor's metrics on the same data, if the notebook computed it.
             claims: findings on published claims, each from ``claims.finding``; written as ``claims.json``.
@@ -808,7 +828,12 @@ class Run:
             raise ValueError(f"record_method({method!r}) is for other methods than {self.method!r}, before record()")
         other = Run(self.notebook, self.parameters, method)
         other._beside = self
-        other._weights, other._data, other._started, other._clock = self._weights, self._data, self._started, self._clock
+        other._weights, other._data, other._started, other._clock = (
+            self._weights,
+            self._data,
+            self._started,
+            self._clock,
+        )
         folder = other.record(prediction, batch, metrics, **more)
         self._others.append(method)
         return folder
@@ -932,11 +957,7 @@ def score_table(prediction, batch: dict) -> pd.DataFrame:
     clashes = {"key", "label", "defect"} & columns.keys()
     if clashes or "score" in prediction.parts:
         raise ValueError(f"parts of a score may not be named {', '.join(sorted(clashes)) or 'score'}")
-    table = {
-        "key": keys,
-        "label": np.asarray(batch["label"]).astype(int),
-        "defect": [defect_of(key) for key in keys],
-    }
+    table = {"key": keys, "label": np.asarray(batch["label"]).astype(int), "defect": [defect_of(key) for key in keys]}
     for name, values in columns.items():
         array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=np.float64)
         if array.shape != (len(keys),):
@@ -970,7 +991,9 @@ def small_maps(maps, limit: int = MAPS_LIMIT_BYTES) -> np.ndarray:
     if not bool(torch.isfinite(maps).all()):
         raise ValueError("anomaly_map has NaN or infinite values; nothing was written")
     largest, spread = maps.abs().max(), maps.max() - maps.min()
-    fits = largest < np.finfo(np.float16).max and (spread == 0 or spread >= largest / 8)  # 11 bits of which 3 are shared
+    fits = largest < np.finfo(np.float16).max and (
+        spread == 0 or spread >= largest / 8
+    )  # 11 bits of which 3 are shared
     kind = np.dtype(np.float16 if fits else np.float32)
     while maps.numel() * kind.itemsize > limit and min(maps.shape[1:]) >= 2:
         maps = torch.nn.functional.avg_pool2d(maps[:, None], 2)[:, 0]
@@ -978,7 +1001,8 @@ def small_maps(maps, limit: int = MAPS_LIMIT_BYTES) -> np.ndarray:
 
 
 def usable_masks(batch: dict) -> dict[str, np.ndarray]:
-    """``{"mask": bool [N, H, W]}`` if every anomalous image of the batch has a mask, else nothing (see `metrics.evaluate`)."""
+    """``{"mask": bool [N, H, W]}`` if every anomalous image of the batch has a mask, else nothing (see
+    `metrics.evaluate`)."""
     if batch.get("mask") is None:
         return {}
     mask, anomalous = np.asarray(batch["mask"], dtype=bool), np.asarray(batch["label"]) == 1
@@ -1032,10 +1056,11 @@ class RunRecord:
         if not path.is_file():
             return None
         with np.load(path, allow_pickle=False) as file:
-            return file["mask"] if "mask" in file else None
+            return file.get("mask", None)
 
     def reconstructions(self) -> pd.DataFrame | None:
-        """One row an image: key, label, SSIM, PSNR and, with twins, removal and drift; None for methods that do not reconstruct."""
+        """One row an image: key, label, SSIM, PSNR and, with twins, removal and drift; None for methods that do not
+        reconstruct."""
         path = self.folder / "reconstruction.parquet"
         return pd.read_parquet(path) if path.is_file() else None
 
@@ -1070,7 +1095,8 @@ def load_run(folder: str | Path) -> RunRecord:
 
 
 def unfinished_runs(profile_folder: str | Path) -> list[str]:
-    """Run folders without ``metrics.json``, as ``dataset/category/method/seed-<n>``: interrupted, failed, or still running.
+    """Run folders without ``metrics.json``, as ``dataset/category/method/seed-<n>``: interrupted, failed, or still
+    running.
 
     What a killed run left behind no longer counts once the run has been finished by another attempt.
     """

@@ -141,10 +141,16 @@ def run(
     _check(engine, images, keys, prompts, settings)
     texts = [engine.embed(prompt, negative_prompt) for prompt in prompts]
     description = {
-        "settings": [asdict(setting) for setting in settings], "keys": keys, "prompts": prompts,
-        "negative_prompt": negative_prompt, "images": _checksum(images), "weights": _weights(engine),
-        "device": engine.device.type, "dtype": str(engine.unet.dtype), "record": dict(record or {}),
-    }  # fmt: skip
+        "settings": [asdict(setting) for setting in settings],
+        "keys": keys,
+        "prompts": prompts,
+        "negative_prompt": negative_prompt,
+        "images": _checksum(images),
+        "weights": _weights(engine),
+        "device": engine.device.type,
+        "dtype": str(engine.unet.dtype),
+        "record": dict(record or {}),
+    }
     sizes = _open(folder, description, engine)
     evaluations, seconds = engine.evaluations, dict(engine.seconds)
     unfinished = {number for number, setting in enumerate(settings) if not _file(folder, setting).exists()}
@@ -166,7 +172,10 @@ def run(
         for number in [n for n in dict.fromkeys(n for n, _ in rows) if len(pending.get(n, ())) == len(keys)]:
             _write(_file(folder, settings[number]), pending.pop(number))
         if rows is not batches[-1] and checkpoints.time_is_up():
-            checkpoints.pause(f"img2img sweep: {len(settings) - len(pending)} of {len(settings)} settings done, the session's time is up")
+            checkpoints.pause(
+                f"img2img sweep: {len(settings) - len(pending)} of {len(settings)} settings done, the session's time "
+                f"is up"
+            )
             unfinished.remove(number)
         _note_sizes(folder, sizes, engine)
     spent = {stage: engine.seconds[stage] - seconds.get(stage, 0.0) for stage in engine.seconds}
@@ -253,9 +262,9 @@ def evaluate(
 def validation_images(train_dataset: ImageDataset, count: int, seed: int = 0) -> tuple[Tensor, list[str], list[int]]:
     """Labelled images for `search` that need no test image: normal training images, and copies with a synthetic defect.
 
-    ``count`` training images are drawn by the seed; a defect is pasted into a copy of each (`clip_detectors.paste_defect`,
-    its content from the next one). Returns (images [2 count, 3, H, W], keys, labels), first the normal ones.
-    Raises ``ValueError`` for a count below 2 or above the number of training images.
+    ``count`` training images are drawn by the seed; a defect is pasted into a copy of each
+    (`clip_detectors.paste_defect`, its content from the next one). Returns (images [2 count, 3, H, W], keys, labels),
+    first the normal ones. Raises ``ValueError`` for a count below 2 or above the number of training images.
     """
     if not 2 <= count <= len(train_dataset):
         raise ValueError(f"count must be from 2 to the {len(train_dataset)} training images, got {count}")
@@ -331,12 +340,18 @@ def search(
     finally:
         optuna.logging.set_verbosity(verbosity)
     return {
-        "best": dict(study.best_params), "best_value": float(study.best_value), "trials": trials,
-        "space": {name: list(bounds) for name, bounds in space.items()}, "sampler": "TPE", "seed": seed,
-        "objective": "I-AUROC of the raw hybrid score on validation images", "validation_images": len(keys),
-        "evaluations": engine.evaluations - before, "num_inference_steps": num_inference_steps,
+        "best": dict(study.best_params),
+        "best_value": float(study.best_value),
+        "trials": trials,
+        "space": {name: list(bounds) for name, bounds in space.items()},
+        "sampler": "TPE",
+        "seed": seed,
+        "objective": "I-AUROC of the raw hybrid score on validation images",
+        "validation_images": len(keys),
+        "evaluations": engine.evaluations - before,
+        "num_inference_steps": num_inference_steps,
         "history": [dict(trial.params) | {"I-AUROC": float(trial.value)} for trial in study.trials],
-    }  # fmt: skip
+    }
 
 
 def _check(engine: Img2ImgEngine, images: Tensor, keys: list[str], prompts: list[str], settings: list[Setting]) -> None:

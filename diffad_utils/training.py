@@ -33,7 +33,8 @@ OPTIMIZERS = ("adamw", "adamw8bit")
 
 @dataclass
 class TrainingLog:
-    """What a training run did: the loss of every step, wall seconds of all its parts, the step it was resumed from (or 0)."""
+    """What a training run did: the loss of every step, wall seconds of all its parts, the step it was resumed from (or
+    0)."""
 
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
@@ -43,10 +44,14 @@ class TrainingLog:
 def pick_device(device: str = "auto") -> torch.device:
     """``"auto"``: CUDA, then Apple's MPS, then the CPU; else the device named.
 
-    ``ValueError`` if CUDA is asked for and absent, or another than the first GPU: accelerate and Triton work on the current one.
+    ``ValueError`` if CUDA is asked for and absent, or another than the first GPU: accelerate and Triton work on the
+    current one.
     """
     if device.startswith("cuda:") and device != "cuda:0":
-        raise ValueError(f"device={device!r}: choose a GPU with CUDA_VISIBLE_DEVICES={device[5:]} in the environment and device='cuda'")
+        raise ValueError(
+            f"device={device!r}: choose a GPU with CUDA_VISIBLE_DEVICES={device[5:]} in the environment and "
+            f"device='cuda'"
+        )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -59,9 +64,11 @@ def step_generator(seed: int, step: int, batch: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step + batch * 2_147_483_659) % 2**63)
 
 
-def make_optimizer(name: str, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
-    """torch's AdamW, or with "adamw8bit" that of bitsandbytes, which keeps its two moments in 8 bits (Dettmers et al., ICLR
-    2022) and needs a GPU.
+def make_optimizer(
+    name: str, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0
+) -> torch.optim.Optimizer:
+    """torch's AdamW, or with "adamw8bit" that of bitsandbytes, which keeps its two moments in 8 bits (Dettmers et al.,
+    ICLR 2022) and needs a GPU.
 
     Raises ``ValueError`` for another name, ``ImportError`` where bitsandbytes is not installed.
     """
@@ -69,12 +76,16 @@ def make_optimizer(name: str, parameters: Iterable[nn.Parameter], lr: float, wei
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
     if name == "adamw":
         parameters = list(parameters)
-        on_cpu = all(p.device.type == "cpu" for p in parameters)  # where the loop over the parameters of a small network is slow
+        on_cpu = all(
+            p.device.type == "cpu" for p in parameters
+        )  # where the loop over the parameters of a small network is slow
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=on_cpu or None)
     try:
         bitsandbytes = importlib.import_module("bitsandbytes")
     except ImportError as error:
-        raise ImportError("optimizer='adamw8bit' needs the package bitsandbytes: install it, or use optimizer='adamw'") from error
+        raise ImportError(
+            "optimizer='adamw8bit' needs the package bitsandbytes: install it, or use optimizer='adamw'"
+        ) from error
     return bitsandbytes.optim.AdamW8bit(parameters, lr=lr, weight_decay=weight_decay)
 
 
@@ -100,7 +111,8 @@ def train(
     on_snapshot: Callable[[int], None] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> TrainingLog:
-    """Train ``model`` in place with AdamW on the device it is on, and leave it in eval mode with the EMA weights if any.
+    """Train ``model`` in place with AdamW on the device it is on, and leave it in eval mode with the EMA weights if
+    any.
 
     Parameters
     ----------
@@ -110,12 +122,13 @@ def train(
         of diffusers' ``get_scheduler``.
     ema_decay : decay of the exponential moving average (with diffusers' warm-up (1 + n) / (10 + n)), or None for none.
     mixed_precision : accelerate's "no", "fp16" or "bf16".
-    checkpoint_folder : where to keep ``checkpoint.pt`` every ``checkpoint_every`` steps and to resume from; the finished
-        training removes it: what is worth keeping is saved by the caller. None: that of the running notebook, if any,
-        every two minutes and kept until the run is recorded (`checkpoints`).
+    checkpoint_folder : where to keep ``checkpoint.pt`` every ``checkpoint_every`` steps and to resume from; the
+        finished training removes it: what is worth keeping is saved by the caller. None: that of the running notebook,
+        if any, every two minutes and kept until the run is recorded (`checkpoints`).
     optimizer : a name for `make_optimizer`.
-    snapshot_steps, on_snapshot : after each of these steps ``on_snapshot(step)`` is called while the model holds the weights
-        that it would be left with (the averaged ones, with EMA). A resumed run calls it for the steps that are left.
+    snapshot_steps, on_snapshot : after each of these steps ``on_snapshot(step)`` is called while the model holds the
+        weights that it would be left with (the averaged ones, with EMA). A resumed run calls it for the steps that are
+        left.
     settings : JSON values that the result depends on besides these arguments; a checkpoint with others is refused.
 
     Raises
@@ -131,7 +144,9 @@ def train(
     device = next(model.parameters()).device
     _forget_accelerator()
     accelerator = Accelerator(
-        mixed_precision=mixed_precision, gradient_accumulation_steps=gradient_accumulation_steps, cpu=device.type == "cpu"
+        mixed_precision=mixed_precision,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        cpu=device.type == "cpu",
     )
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
@@ -143,11 +158,17 @@ def train(
     ema = EMAModel(trained, decay=ema_decay) if ema_decay is not None else None
     log = TrainingLog()
     own = checkpoint_folder is not None
-    checkpoint = Path(checkpoint_folder) / "checkpoint.pt" if own else checkpoints.next_file() if on_snapshot is None else None
+    checkpoint = (
+        Path(checkpoint_folder) / "checkpoint.pt" if own else checkpoints.next_file() if on_snapshot is None else None
+    )
     batches = gradient_accumulation_steps * accelerator.num_processes
     settings = dict(settings or {}) | {
-        "num_steps": num_steps, "lr": lr, "seed": seed, "ema_decay": ema_decay, "accumulation": batches,
-    }  # fmt: skip
+        "num_steps": num_steps,
+        "lr": lr,
+        "seed": seed,
+        "ema_decay": ema_decay,
+        "accumulation": batches,
+    }
     parts = {"optimizer": optimizer, "scheduler": scheduler}
     if accelerator.scaler is not None:  # fp16: the loss scale is a state, too
         parts["scaler"] = accelerator.scaler
@@ -157,7 +178,9 @@ def train(
     start, before = time.perf_counter(), log.seconds
     saved = start
     model.train()
-    progress = tqdm(range(len(log.losses), num_steps), desc=description, initial=len(log.losses), total=num_steps, mininterval=10.0)
+    progress = tqdm(
+        range(len(log.losses), num_steps), desc=description, initial=len(log.losses), total=num_steps, mininterval=10.0
+    )
     for step in progress:
         total = torch.zeros((), device=accelerator.device)
         for i in range(accelerator.process_index, batches, accelerator.num_processes):
@@ -173,7 +196,9 @@ def train(
             total += loss.detach() / gradient_accumulation_steps
         total = accelerator.reduce(total, "mean").item()
         if not math.isfinite(total):
-            raise FloatingPointError(f"{description}: the loss is {total} at step {step}; lower lr ({lr}) or use mixed_precision='no'")
+            raise FloatingPointError(
+                f"{description}: the loss is {total} at step {step}; lower lr ({lr}) or use mixed_precision='no'"
+            )
         scheduler.step()
         if ema is not None:
             ema.step(trained)
@@ -231,7 +256,9 @@ def _save(path: Path, settings, trained, buffers, parts, ema, log) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         kept = "the earlier one is kept" if path.exists() else "there is no earlier one"
-        raise OSError(f"checkpoint {path} could not be written after {len(log.losses)} steps, {kept}: is the disk full? ({error})") from error
+        raise OSError(
+            f"checkpoint {path} could not be written after {len(log.losses)} steps, {kept}: is the disk full? ({error})"
+        ) from error
     os.replace(temporary, path)
 
 
@@ -247,7 +274,9 @@ def _forget_accelerator() -> None:
 def _resume(path: Path, settings, trained, buffers, parts, ema, log) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
     if state["settings"] != settings:
-        raise ValueError(f"{path} was written with {state['settings']}, this run has {settings}; remove it or use another folder")
+        raise ValueError(
+            f"{path} was written with {state['settings']}, this run has {settings}; remove it or use another folder"
+        )
     with torch.no_grad():
         for p, saved in zip(trained, state["parameters"], strict=True):
             p.copy_(saved)

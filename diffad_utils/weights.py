@@ -170,7 +170,9 @@ def _locate(text: str, allow_mini: bool, hub: bool, kaggle_root, hf_cache) -> _P
         mini = MINIS[known.role]
         if (MINI_ROOT / mini).is_dir():
             return _Place(
-                MINI_ROOT / mini, "mini", f"not on this machine, the small model data/mini/{mini} stands in for it; "
+                MINI_ROOT / mini,
+                "mini",
+                f"not on this machine, the small model data/mini/{mini} stands in for it; "
                 f"its results are not those of {text}",
             )
         search.tried.append(f"small model {MINI_ROOT / mini}: not there")
@@ -325,14 +327,20 @@ def _check_folder(folder: Path) -> None:
         for part in ("unet", "vae", "text_encoder"):
             if (folder / part).is_dir() and not list((folder / part).glob("*.safetensors")):
                 pickles = _pickles(folder / part)
-                raise _refuse_pickles(folder / part, pickles) if pickles else FileNotFoundError(
-                    f"weights: no .safetensors file in {folder / part}"
+                raise (
+                    _refuse_pickles(folder / part, pickles)
+                    if pickles
+                    else FileNotFoundError(f"weights: no .safetensors file in {folder / part}")
                 )
 
 
 def _looks_like_path(text: str) -> bool:
-    return text.startswith(("/", "./", "../", "~", ".\\", "..\\")) or text.endswith(".safetensors") or "\\" in text \
+    return (
+        text.startswith(("/", "./", "../", "~", ".\\", "..\\"))
+        or text.endswith(".safetensors")
+        or "\\" in text
         or text.count("/") > 1
+    )
 
 
 def _from_environment(search: _Search) -> _Place | None:
@@ -365,8 +373,11 @@ def _named(place: Path, search: _Search) -> Path:
     _check_folder(place)
     taken = _take(place, search.known.forms) if search.known.forms else place
     if taken is None:
-        expected = ", ".join(f"{part.subfolder + '/' if part.subfolder else ''}{key} {list(shape)}"
-                             for part in search.known.forms[0] for key, shape in part.tensors.items())
+        expected = ", ".join(
+            f"{part.subfolder + '/' if part.subfolder else ''}{key} {list(shape)}"
+            for part in search.known.forms[0]
+            for key, shape in part.tensors.items()
+        )
         raise ValueError(
             f"weights: {place} is called {search.name}, but the tensors in its files are not those of "
             f"{search.name} (expected {expected}). Put the right files there or rename it"
@@ -438,8 +449,11 @@ def _from_hf_cache(search: _Search, cache: str | os.PathLike | None) -> _Place |
     place = Path(cache or constants.HF_HUB_CACHE)
     for hub_id in search.known.hub_ids:
         try:
-            folder = Path(snapshot_download(hub_id, cache_dir=cache, local_files_only=True,
-                                            allow_patterns=list(search.known.files)))
+            folder = Path(
+                snapshot_download(
+                    hub_id, cache_dir=cache, local_files_only=True, allow_patterns=list(search.known.files)
+                )
+            )
         except (LocalEntryNotFoundError, FileNotFoundError):
             search.tried.append(f"Hugging Face cache {place}: no {hub_id}")
             continue
@@ -487,7 +501,7 @@ def hub_reachable(endpoint: str, timeout: float = 4.0) -> bool:
         try:
             get_session().head(endpoint, timeout=timeout)
             answered.set()
-        except Exception:  # noqa: BLE001 - whatever goes wrong here means the same: it cannot be reached
+        except Exception:
             return
 
     threading.Thread(target=ask, daemon=True).start()

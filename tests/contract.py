@@ -47,7 +47,8 @@ def damaged(images: torch.Tensor) -> torch.Tensor:
 
 
 def _close(a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, tolerance: float) -> bool:
-    """Equal up to ``tolerance`` times the largest magnitude in ``scale``, or to the tolerance itself for small values."""
+    """Equal up to ``tolerance`` times the largest magnitude in ``scale``, or to the tolerance itself for small
+    values."""
     return bool((a.double() - b.double()).abs().max() <= tolerance * max(1.0, scale.double().abs().max().item()))
 
 
@@ -90,13 +91,14 @@ class DetectorContract:
         assert predicted.score.shape == shape[:1] and predicted.score.dtype == torch.float32
         assert (predicted.anomaly_map is not None) == self.localises
         for name, values, expected in (
-            ("anomaly_map", predicted.anomaly_map, shape), ("reconstruction", predicted.reconstruction, samples[1]["image"].shape),
-        ):  # fmt: skip
+            ("anomaly_map", predicted.anomaly_map, shape),
+            ("reconstruction", predicted.reconstruction, samples[1]["image"].shape),
+        ):
             if values is not None:
                 assert values.shape == expected and values.dtype == torch.float32, name
                 assert bool(torch.isfinite(values).all()), name
         if predicted.reconstruction is not None:
-            assert 0 <= predicted.reconstruction.min() and predicted.reconstruction.max() <= 1
+            assert predicted.reconstruction.min() >= 0 and predicted.reconstruction.max() <= 1
         for name, values in ({"score": predicted.score} | predicted.parts).items():
             assert values.shape == shape[:1] and bool(torch.isfinite(values).all()), name
             assert values.device.type == "cpu", name
@@ -141,7 +143,9 @@ class DetectorContract:
     def test_the_number_of_threads_hardly_matters(self, fitted, predicted, samples):
         torch.set_num_threads(2)
         try:
-            self._same(fitted.predict(samples[1]["image"], samples[1]["key"]), predicted, list(range(6)), 10 * self.tolerance)
+            self._same(
+                fitted.predict(samples[1]["image"], samples[1]["key"]), predicted, list(range(6)), 10 * self.tolerance
+            )
         finally:
             torch.set_num_threads(1)
 
@@ -160,7 +164,9 @@ class DetectorContract:
 
     def test_saved_and_loaded(self, fitted, predicted, samples, tmp_path):
         fitted.save(tmp_path)
-        assert not [file for file in tmp_path.rglob("*") if file.suffix in {".pkl", ".pt", ".pth", ".bin", ".ckpt", ".tmp"}]
+        assert not [
+            file for file in tmp_path.rglob("*") if file.suffix in {".pkl", ".pt", ".pth", ".bin", ".ckpt", ".tmp"}
+        ]
         loaded = type(fitted).load(tmp_path, device="cpu")
         after = loaded.predict(samples[1]["image"], samples[1]["key"])
         self._same(after, predicted, list(range(6)))
@@ -181,7 +187,11 @@ class DetectorContract:
 
     def test_bad_input_is_refused(self, fitted, samples):
         size = samples[1]["image"].shape[-1]
-        for images in (torch.zeros(3, size, size), torch.zeros(1, 1, size, size), torch.zeros(1, 3, size, size, dtype=torch.uint8)):
+        for images in (
+            torch.zeros(3, size, size),
+            torch.zeros(1, 1, size, size),
+            torch.zeros(1, 3, size, size, dtype=torch.uint8),
+        ):
             with pytest.raises(ValueError, match=r"\[B, 3, H, W\]"):
                 fitted.predict(images)
         for value in (255.0, -0.1, float("nan")):
@@ -193,7 +203,9 @@ class DetectorContract:
             self.make().predict(samples[1]["image"], samples[1]["key"])
 
     def test_any_image_size(self, fitted, samples):
-        prediction = fitted.predict(torch.rand(2, 3, 50, 90, generator=torch.Generator().manual_seed(0)), samples[1]["key"][:2])
+        prediction = fitted.predict(
+            torch.rand(2, 3, 50, 90, generator=torch.Generator().manual_seed(0)), samples[1]["key"][:2]
+        )
         assert prediction.score.shape == (2,)
         if self.localises:
             assert prediction.anomaly_map.shape == (2, 50, 90)

@@ -3,9 +3,9 @@
     python workflow/cost.py reports/smoke [--categories 15] [--seeds 3] [--workers 1 8 32] [--overhead 20] [--faster 1]
 
 For each notebook the median wall time of its recorded runs stands for one job; MVTec AD has 15 categories. The time on
-several workers (GPUs, or nodes of a cluster) is that of a schedule, longest jobs first, `overhead` seconds added to each
-job where there is more than one worker (a SLURM job's start, measured at 13 to 23 s). Times hold for the device they were
-measured on; `--faster 10` divides them, for one's own guess about another.
+several workers (GPUs, or nodes of a cluster) is that of a schedule, longest jobs first, `overhead` seconds added to
+each job where there is more than one worker (a SLURM job's start, measured at 13 to 23 s). Times hold for the device
+they were measured on; `--faster 10` divides them, for one's own guess about another.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffad_utils import study  # noqa: E402
+from diffad_utils import study
 
 
 def measured(folder: Path) -> dict[str, dict]:
-    """Notebook -> seconds (list, one a run) and devices and profiles (sets), from every complete run; methods beside others count once."""
+    """Notebook -> seconds (list, one a run) and devices and profiles (sets), from every complete run; methods beside
+    others count once."""
     found: dict[str, dict] = {}
     for path in sorted(folder.rglob("manifest.json")):
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        if not path.with_name("metrics.json").is_file() or manifest["method"] not in (study.method_of(manifest["notebook"]), None):
+        if not path.with_name("metrics.json").is_file() or manifest["method"] not in (
+            study.method_of(manifest["notebook"]),
+            None,
+        ):
             continue
         entry = found.setdefault(manifest["notebook"], {"seconds": [], "devices": set(), "profiles": set()})
         entry["seconds"].append(manifest["wall_s"])
@@ -53,7 +57,10 @@ def estimate(folder: Path, categories: int, seeds: int, workers: list[int], over
     runs = measured(folder)
     if not runs:
         raise FileNotFoundError(f"{folder}: no complete run in it")
-    lines = ["| notebook | measured on | runs | seconds a run (median, range) | jobs | hours in a row |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| notebook | measured on | runs | seconds a run (median, range) | jobs | hours in a row |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     jobs, joins = [], 0.0
     for name, entry in runs.items():
         seconds = [value / faster for value in entry["seconds"]]
@@ -64,14 +71,24 @@ def estimate(folder: Path, categories: int, seeds: int, workers: list[int], over
         else:
             jobs += [middle] * count
         spread = f"{middle:.0f} ({min(seconds):.0f} to {max(seconds):.0f})"
-        lines.append(f"| {name} | {', '.join(sorted(entry['devices']))} | {len(seconds)} | {spread} | {count} | {middle * count / 3600:.1f} |")
+        lines.append(
+            f"| {name} | {', '.join(sorted(entry['devices']))} | {len(seconds)} | {spread} | {count} | "
+            f"{middle * count / 3600:.1f} |"
+        )
     lines += ["", "| workers | hours until all is done | of it the last, joining notebook |", "| --- | --- | --- |"]
     for number in workers:
         each = [value + (overhead if number > 1 else 0.0) for value in jobs]
         lines.append(f"| {number} | {(makespan(each, number) + joins) / 3600:.1f} | {joins / 3600:.2f} |")
-    lines += ["", f"{categories} categories, {seeds} seeds, {len(jobs)} jobs and the comparison, {overhead:g} s to start a job beside others."]
+    lines += [
+        "",
+        f"{categories} categories, {seeds} seeds, {len(jobs)} jobs and the comparison, {overhead:g} s to start a job "
+        f"beside others.",
+    ]
     profiles = ", ".join(sorted({name for entry in runs.values() for name in entry["profiles"]}))
-    lines.append(f"Work of one job: that of the profile {profiles}. For another profile, run one category of it and estimate from that.")
+    lines.append(
+        f"Work of one job: that of the profile {profiles}. For another profile, run one category of it and estimate "
+        f"from that."
+    )
     if faster != 1:
         lines.append(f"Assumed, not measured: {faster:g} times faster than the device named above.")
     return "\n".join(lines)
@@ -86,7 +103,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--overhead", type=float, default=20.0)
     parser.add_argument("--faster", type=float, default=1.0)
     options = parser.parse_args(arguments)
-    print(estimate(options.folder, options.categories, options.seeds, options.workers, options.overhead, options.faster))
+    print(
+        estimate(options.folder, options.categories, options.seeds, options.workers, options.overhead, options.faster)
+    )
     return 0
 
 

@@ -29,7 +29,8 @@ def log_uniform(rng, low, high):
 
 @lru_cache(maxsize=256)
 def _spline_basis(pixels: int, cells: int) -> sparse.csr_array:
-    """Cubic B-spline weights [pixels, cells + 3] at the pixel centres, scaled so that white noise keeps unit variance."""
+    """Cubic B-spline weights [pixels, cells + 3] at the pixel centres, scaled so that white noise keeps unit
+    variance."""
     position = (np.arange(pixels) + 0.5) / pixels * cells
     cell = np.minimum(position.astype(int), cells - 1)
     power = (_cubic(np.linspace(0, 1, 65)) ** 2).sum(1).mean()

@@ -1,8 +1,8 @@
 """Defects: one short function each, (canvas, rng, surface, color) -> (alpha [H, W], layer [H, W, 3]).
 
 The defective image is color * (1 - alpha) + layer * alpha. Layers start from the surface's own colours, so that texture
-and shading go on inside the defect; alphas are soft, so that no edge gives it away. Brighter, darker and mean-preserving
-variants are equally likely.
+and shading go on inside the defect; alphas are soft, so that no edge gives it away. Brighter, darker and
+mean-preserving variants are equally likely.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def _blob(canvas: Canvas, rng, area: float, softness: float, roughness: float = 
 
 
 def _stroke(canvas: Canvas, rng, length: float, bend: float, jag: float = 0.0, start=None, angle=None):
-    """A wandering line: signed distance across [H, W] and position along [H, W] (0 to 1 on the line), unit-square units."""
+    """A wandering line: signed distance across [H, W] and position along [H, W] (0 to 1 on the line), unit-square
+    units."""
     cx, cy = _place(rng, 0.25) if start is None else start
     angle = rng.uniform(0, np.pi) if angle is None else angle
     c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
@@ -172,8 +173,10 @@ def distortion(canvas, rng, surface, color):
     angle, amount = rng.uniform(0, 2 * np.pi), rng.uniform(0.02, 0.045)
     pull = amount * (1 - smoothstep(0.0, 1.3, distance))
     rows, columns = np.nonzero(alpha > 0)
-    at = [rows + canvas.shape[0] * np.sin(angle) * pull[rows, columns],
-          columns + canvas.shape[1] * np.cos(angle) * pull[rows, columns]]
+    at = [
+        rows + canvas.shape[0] * np.sin(angle) * pull[rows, columns],
+        columns + canvas.shape[1] * np.cos(angle) * pull[rows, columns],
+    ]
     layer = color.copy()
     for channel in range(3):
         layer[rows, columns, channel] = ndimage.map_coordinates(color[..., channel], at, order=1, mode="nearest")

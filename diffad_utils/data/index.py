@@ -162,7 +162,7 @@ def categories(dataset: str, root: str | os.PathLike | None = None) -> list[str]
     Raises as `find_root` does.
     """
     if dataset == "textures":
-            return sorted(textures.CATEGORIES)
+        return sorted(textures.CATEGORIES)
     return sorted(_layout(dataset).categories(find_root(dataset, root)))
 
 
@@ -231,12 +231,7 @@ def missing_files(index: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def load_index(
-    dataset: str,
-    root: str | os.PathLike | None = None,
-    category: str | None = None,
-    *,
-    seed: int = 0,
-    **options,
+    dataset: str, root: str | os.PathLike | None = None, category: str | None = None, *, seed: int = 0, **options
 ) -> pd.DataFrame:
     """The table of samples of a data set.
 

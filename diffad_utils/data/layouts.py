@@ -9,8 +9,8 @@ refused, because the checksum and the licence of a data set end at its folder.
 from __future__ import annotations
 
 import csv
-import io
 import hashlib
+import io
 import json
 import os
 import re
@@ -22,22 +22,71 @@ from pathlib import Path
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 MVTEC_AD_CATEGORIES = (
-    "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw", "tile",
-    "toothbrush", "transistor", "wood", "zipper",
-)  # fmt: skip
+    "bottle",
+    "cable",
+    "capsule",
+    "carpet",
+    "grid",
+    "hazelnut",
+    "leather",
+    "metal_nut",
+    "pill",
+    "screw",
+    "tile",
+    "toothbrush",
+    "transistor",
+    "wood",
+    "zipper",
+)
 MPDD_CATEGORIES = ("bracket_black", "bracket_brown", "bracket_white", "connector", "metal_plate", "tubes")
 VISA_CATEGORIES = (
-    "candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1", "macaroni2", "pcb1", "pcb2", "pcb3", "pcb4",
+    "candle",
+    "capsules",
+    "cashew",
+    "chewinggum",
+    "fryum",
+    "macaroni1",
+    "macaroni2",
+    "pcb1",
+    "pcb2",
+    "pcb3",
+    "pcb4",
     "pipe_fryum",
-)  # fmt: skip
+)
 BTAD_CATEGORIES = ("01", "02", "03")
 MTD_CLASSES = ("MT_Blowhole", "MT_Break", "MT_Crack", "MT_Fray", "MT_Free", "MT_Uneven")
 REAL_IAD_CATEGORIES = (
-    "audiojack", "bottle_cap", "button_battery", "end_cap", "eraser", "fire_hood", "mint", "mounts", "pcb",
-    "phone_battery", "plastic_nut", "plastic_plug", "porcelain_doll", "regulator", "rolled_strip_base",
-    "sim_card_set", "switch", "tape", "terminalblock", "toothbrush", "toy", "toy_brick", "transistor1", "u_block",
-    "usb", "usb_adaptor", "vcpill", "wooden_beads", "woodstick", "zipper",
-)  # fmt: skip
+    "audiojack",
+    "bottle_cap",
+    "button_battery",
+    "end_cap",
+    "eraser",
+    "fire_hood",
+    "mint",
+    "mounts",
+    "pcb",
+    "phone_battery",
+    "plastic_nut",
+    "plastic_plug",
+    "porcelain_doll",
+    "regulator",
+    "rolled_strip_base",
+    "sim_card_set",
+    "switch",
+    "tape",
+    "terminalblock",
+    "toothbrush",
+    "toy",
+    "toy_brick",
+    "transistor1",
+    "u_block",
+    "usb",
+    "usb_adaptor",
+    "vcpill",
+    "wooden_beads",
+    "woodstick",
+    "zipper",
+)
 REAL_IAD_RESOLUTIONS = ("256", "512", "1024", "raw")
 
 
@@ -256,7 +305,10 @@ def _visa_table(root: Path) -> list[dict[str, str]]:
         raise DataError(f"{path}: not a CSV table ({error})") from error
     missing = {"object", "split", "label", "image", "mask"} - set(columns)
     if missing:
-        raise DataError(f"{path}: columns object, split, label, image, mask, separated by commas, expected; missing {sorted(missing)}, got {columns}")
+        raise DataError(
+            f"{path}: columns object, split, label, image, mask, separated by commas, expected; missing "
+            f"{sorted(missing)}, got {columns}"
+        )
     return rows
 
 

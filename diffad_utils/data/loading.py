@@ -118,7 +118,11 @@ def _area(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     pair = (size, size) if isinstance(size, (int, np.integer)) else size
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(side, (int, np.integer)) and side >= 1 for side in pair):
+    if (
+        not isinstance(pair, (tuple, list))
+        or len(pair) != 2
+        or not all(isinstance(side, (int, np.integer)) and side >= 1 for side in pair)
+    ):
         raise ValueError(f"size must be a positive int or (height, width), both positive ints; got {size!r}")
     return int(pair[0]), int(pair[1])
 

@@ -9,10 +9,10 @@ values are other carpets, woods or connectors (`diffad_utils.foundation.pictures
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import Callable
 
 import numpy as np
 from PIL import Image
@@ -42,7 +42,9 @@ class Surface:
 
 def _hue(rng, color, spread=0.03):
     """A category's colour with this image's batch variation, mostly of lightness."""
-    return np.asarray(color, np.float32) * (1 + rng.normal(0, spread) + rng.normal(0, 0.4 * spread, 3)).astype(np.float32)
+    return np.asarray(color, np.float32) * (1 + rng.normal(0, spread) + rng.normal(0, 0.4 * spread, 3)).astype(
+        np.float32
+    )
 
 
 def _direction(rng) -> tuple[float, float]:
@@ -113,8 +115,11 @@ def leather(canvas: Canvas, rng, split, *, cells=22, hide=(0.50, 0.36, 0.27), re
 
 # cells a side, colour and rarity of each kind of chip
 CHIPS = (
-    (24, (0.47, 0.46, 0.45), 0.7), (34, (0.69, 0.67, 0.63), 0.9), (44, (0.52, 0.43, 0.35), 1.25),
-    (56, (0.30, 0.30, 0.31), 1.3), (84, (0.24, 0.24, 0.25), 1.5),
+    (24, (0.47, 0.46, 0.45), 0.7),
+    (34, (0.69, 0.67, 0.63), 0.9),
+    (44, (0.52, 0.43, 0.35), 1.25),
+    (56, (0.30, 0.30, 0.31), 1.3),
+    (84, (0.24, 0.24, 0.25), 1.5),
 )
 
 
@@ -128,9 +133,7 @@ def tile(canvas: Canvas, rng, split, *, ground=(0.58, 0.56, 0.53), chips=CHIPS) 
     return Surface(color)
 
 
-def wood(
-    canvas: Canvas, rng, split, *, rings=(7, 11), early=(0.74, 0.56, 0.38), late=(0.52, 0.34, 0.20)
-) -> Surface:
+def wood(canvas: Canvas, rng, split, *, rings=(7, 11), early=(0.74, 0.56, 0.38), late=(0.52, 0.34, 0.20)) -> Surface:
     """Plain-sawn board: drifting growth rings along y, fibres and pores."""
     x = canvas.x + rng.normal(0, 0.06) * (canvas.y - 0.5)
     drift = 0.05 * canvas.noise(rng, (2, 3)) + 0.012 * canvas.noise(rng, (3, 9))
@@ -147,8 +150,16 @@ def wood(
 
 
 def connector(
-    canvas: Canvas, rng, split, *, columns=8, pin_size=(0.2, 0.5), table=(0.62, 0.63, 0.62), body=(0.24, 0.26, 0.31),
-    metal=(0.82, 0.68, 0.38), latch=(0.36, 0.44, 0.56)
+    canvas: Canvas,
+    rng,
+    split,
+    *,
+    columns=8,
+    pin_size=(0.2, 0.5),
+    table=(0.62, 0.63, 0.62),
+    body=(0.24, 0.26, 0.31),
+    metal=(0.82, 0.68, 0.38),
+    latch=(0.36, 0.44, 0.56),
 ) -> Surface:
     """Two rows of `columns` metal pins and a latch in a housing, on a table. Parts: the pins, then the latch."""
     pitch, last = 0.72 / columns, 2 * columns
@@ -198,8 +209,15 @@ def connector(
 
 
 def blister(
-    canvas: Canvas, rng, split, *, rows=3, lean=np.pi * 0.25, foil=(0.60, 0.61, 0.63), first=(0.66, 0.30, 0.26),
-    second=(0.76, 0.71, 0.58)
+    canvas: Canvas,
+    rng,
+    split,
+    *,
+    rows=3,
+    lean=np.pi * 0.25,
+    foil=(0.60, 0.61, 0.63),
+    first=(0.66, 0.30, 0.26),
+    second=(0.76, 0.71, 0.58),
 ) -> Surface:
     """Blister pack: rows x rows capsules of two colours, turned by `lean`, under domes on foil. Parts: capsules."""
     u, v = canvas.frame(rng, turn=0.03, wobble=0.003, shift=0.02, zoom=0.03)
@@ -243,11 +261,14 @@ def blister(
 
 @lru_cache(maxsize=8)
 def _photograph(name: str) -> np.ndarray:
-    """Grey values [512, 512] in [0, 1] of a photograph inside the installed scikit-image package (nothing is fetched)."""
+    """Grey values [512, 512] in [0, 1] of a photograph inside the installed scikit-image package (nothing is
+    fetched)."""
     path = files("skimage") / "data" / f"{name}.png"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: scikit-image ships this photograph inside its package, but it is not there; "
-                                "reinstall scikit-image (0.24 or later)")
+        raise FileNotFoundError(
+            f"{path}: scikit-image ships this photograph inside its package, but it is not there; "
+            "reinstall scikit-image (0.24 or later)"
+        )
     with path.open("rb") as stream:
         pixels = np.asarray(Image.open(stream).convert("L"), np.float32) / 255
     return pixels

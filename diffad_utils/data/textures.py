@@ -1,8 +1,9 @@
 """The embedded data set `textures`: procedural surfaces and objects, each defective image with its defect-free twin.
 
 An image is a pure function of (seed, category, split, defect, index) at any size: a random stream derived from these
-through `numpy.random.SeedSequence` and Philox draws a scene in unit-square coordinates (`surfaces`), a defect is blended
-over it (`defects`), and both versions go through the same camera (illumination, gain, contrast, sensor noise, 8 bits).
+through `numpy.random.SeedSequence` and Philox draws a scene in unit-square coordinates (`surfaces`), a defect is
+blended over it (`defects`), and both versions go through the same camera (illumination, gain, contrast, sensor noise, 8
+bits).
 """
 
 from __future__ import annotations
@@ -73,10 +74,13 @@ def _check(category, split, defect, index, seed):
     if split not in SPLITS:
         raise ValueError(f"textures: unknown split {split!r}; expected one of: {', '.join(SPLITS)}")
     if defect != "good" and defect not in CATEGORIES[category]:
-        raise ValueError(f"textures: category {category!r} has no defect {defect!r}; it has: good, "
-                         f"{', '.join(CATEGORIES[category])}")
+        raise ValueError(
+            f"textures: category {category!r} has no defect {defect!r}; it has: good, {', '.join(CATEGORIES[category])}"
+        )
     if defect != "good" and split == "train":
-        raise ValueError(f"textures: the training split holds normal images only, got defect {defect!r}; use split='test'")
+        raise ValueError(
+            f"textures: the training split holds normal images only, got defect {defect!r}; use split='test'"
+        )
     if index < 0 or seed < 0:
         raise ValueError(f"textures: index and seed must be 0 or more, got index={index}, seed={seed}")
 
@@ -109,7 +113,7 @@ def _largest_change(difference) -> np.ndarray:
 def _visible(difference) -> np.ndarray:
     """Mask [H, W] of a difference [H, W, 3], without specks smaller than SPECK (unless there is nothing else)."""
     mask = _largest_change(difference) > THRESHOLD
-    regions, count = ndimage.label(mask, np.ones((3, 3)))
+    regions, _count = ndimage.label(mask, np.ones((3, 3)))
     sizes = np.bincount(regions.ravel())
     sizes[0] = 0
     return (sizes >= min(SPECK * mask.size, sizes.max()))[regions] & mask
@@ -189,12 +193,16 @@ def reduce(image, factor: int):
 
 @lru_cache(maxsize=8)
 def _render(category, split, index, seed, shape, defect) -> Sample:
-    # Drawn on at least 256 pixels a side and averaged down, which is what keeps fine structure from aliasing at small sizes.
+    # Drawn on at least 256 pixels a side and averaged down, which is what keeps fine structure from aliasing at small
+    # sizes.
     factor = -(-REFERENCE[0] // min(shape))
     twin, image = _scene(seed, category, split, defect, index, shape=(shape[0] * factor, shape[1] * factor))
     scenes = [reduce(scene, factor) for scene in ((twin,) if defect == "good" else (twin, image))]
-    levels = camera(scenes, _conditions(seed, category, split, defect, index),
-                     stream(seed, category, split, defect, index, "camera"))
+    levels = camera(
+        scenes,
+        _conditions(seed, category, split, defect, index),
+        stream(seed, category, split, defect, index, "camera"),
+    )
     twin, image = levels[0] / np.float32(255), levels[-1] / np.float32(255)
     mask = np.zeros(shape, bool)
     if defect != "good":
@@ -234,8 +242,10 @@ def parse_key(key: str) -> Key:
     """The parts of a key. Raises ValueError where the key is malformed or names what does not exist."""
     match = _KEY.fullmatch(key)
     if match is None:
-        raise ValueError(f"textures: {key!r} is no key; expected textures:seed=<n>/<category>/<split>/<defect>/<index>, "
-                         "optionally with #twin or #mask after it")
+        raise ValueError(
+            f"textures: {key!r} is no key; expected textures:seed=<n>/<category>/<split>/<defect>/<index>, "
+            "optionally with #twin or #mask after it"
+        )
     seed, category, split, defect, index, part = match.groups()
     _check(category, split, defect, int(index), int(seed))
     return Key(int(seed), category, split, defect, int(index), part or "image")
@@ -247,8 +257,9 @@ def load_key(key: str, size=256) -> np.ndarray:
     return getattr(render(category, split, index, seed=seed, size=size, defect=defect), part)
 
 
-def index(category: str | None = None, seed: int = 0, train: int = 200, test_good: int = 40,
-          test_anomalous: int = 60) -> pd.DataFrame:
+def index(
+    category: str | None = None, seed: int = 0, train: int = 200, test_good: int = 40, test_anomalous: int = 60
+) -> pd.DataFrame:
     """The table of samples of one category (None: all), sorted by category, split, defect, index; see COLUMNS.
 
     Anomalous image i has the category's defect number i modulo their count; indices are unique over the defects, so a
@@ -263,9 +274,18 @@ def index(category: str | None = None, seed: int = 0, train: int = 200, test_goo
         samples += [("test", kinds[i % len(kinds)], i) for i in range(test_anomalous)]
         for split, defect, i in samples:
             anomalous = defect != "good"
-            rows.append(("textures", name, split, int(anomalous), defect, format_key(seed, name, split, defect, i),
-                         format_key(seed, name, split, defect, i, "mask") if anomalous else None,
-                         format_key(seed, name, split, defect, i, "twin") if anomalous else None))
+            rows.append(
+                (
+                    "textures",
+                    name,
+                    split,
+                    int(anomalous),
+                    defect,
+                    format_key(seed, name, split, defect, i),
+                    format_key(seed, name, split, defect, i, "mask") if anomalous else None,
+                    format_key(seed, name, split, defect, i, "twin") if anomalous else None,
+                )
+            )
     table = pd.DataFrame(rows, columns=list(COLUMNS), dtype=object).astype({"label": int})
     return table.sort_values(["category", "split", "defect", "image"], ignore_index=True)
 

@@ -1,8 +1,8 @@
 """Training of the small VAE: diffusers' `AutoencoderKL` with Stable Diffusion's bottleneck, 8x smaller and 4 channels.
 
 The objective is the squared error and a light Kullback-Leibler term (Kingma and Welling, 2014), without the perceptual
-and adversarial terms of Rombach et al. (CVPR 2022, section 3.1): those need a network pretrained on photographs, and they
-put back texture that looks right instead of the texture that was there.
+and adversarial terms of Rombach et al. (CVPR 2022, section 3.1): those need a network pretrained on photographs, and
+they put back texture that looks right instead of the texture that was there.
 """
 
 from __future__ import annotations
@@ -22,9 +22,15 @@ from .captioned import Pairs, to_tensor
 #: Stable Diffusion v1's: code that forgets to scale the latents goes wrong with the small model as well.
 SCALING_FACTOR = 0.18215
 CONFIG = dict(
-    down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    block_out_channels=(16, 32, 64, 64), layers_per_block=1, latent_channels=4, norm_num_groups=8, sample_size=128,
-    scaling_factor=SCALING_FACTOR, mid_block_add_attention=False,
+    down_block_types=("DownEncoderBlock2D",) * 4,
+    up_block_types=("UpDecoderBlock2D",) * 4,
+    block_out_channels=(16, 32, 64, 64),
+    layers_per_block=1,
+    latent_channels=4,
+    norm_num_groups=8,
+    sample_size=128,
+    scaling_factor=SCALING_FACTOR,
+    mid_block_add_attention=False,
 )
 
 
@@ -41,8 +47,10 @@ def draw_crops(pairs: Pairs, generator: torch.Generator, batch_size: int, crop: 
     chosen, which = rng.integers(len(pairs), size=batch_size), rng.integers(2, size=batch_size)
     places = 8 * rng.integers((pairs.images.shape[2] - crop) // 8 + 1, size=(batch_size, 2))
     flips = rng.choice([-1, 1], (batch_size, 2))
-    cut = [pairs.images[i, w, y : y + crop, x : x + crop][::a, ::b]
-           for i, w, (y, x), (a, b) in zip(chosen, which, places, flips, strict=True)]
+    cut = [
+        pairs.images[i, w, y : y + crop, x : x + crop][::a, ::b]
+        for i, w, (y, x), (a, b) in zip(chosen, which, places, flips, strict=True)
+    ]
     return to_tensor(np.stack(cut))
 
 
@@ -60,9 +68,19 @@ def autoencoder_loss(vae: AutoencoderKL, images: Tensor, generator: torch.Genera
 
 
 def train_autoencoder(
-    pairs: Pairs, *, num_steps: int, batch_size: int = 64, crop: int = 64, lr: float = 1e-3, kl_weight: float = 1e-5,
-    seed: int = 0, device="cpu", mixed_precision: str = "no", checkpoint_folder: str | Path | None = None,
-    checkpoint_every: int = 250, start: AutoencoderKL | None = None,
+    pairs: Pairs,
+    *,
+    num_steps: int,
+    batch_size: int = 64,
+    crop: int = 64,
+    lr: float = 1e-3,
+    kl_weight: float = 1e-5,
+    seed: int = 0,
+    device="cpu",
+    mixed_precision: str = "no",
+    checkpoint_folder: str | Path | None = None,
+    checkpoint_every: int = 250,
+    start: AutoencoderKL | None = None,
 ) -> tuple[AutoencoderKL, training.TrainingLog]:
     """Train the small VAE and scale its latents (`normalize_latents`); resumes from `checkpoint_folder`.
 
@@ -76,8 +94,16 @@ def train_autoencoder(
         return autoencoder_loss(model, images, generator, kl_weight)
 
     log = training.train(
-        vae, loss_fn, num_steps=num_steps, lr=lr, seed=seed, warmup_steps=min(100, num_steps // 10), ema_decay=0.995,
-        mixed_precision=mixed_precision, checkpoint_folder=checkpoint_folder, checkpoint_every=checkpoint_every,
+        vae,
+        loss_fn,
+        num_steps=num_steps,
+        lr=lr,
+        seed=seed,
+        warmup_steps=min(100, num_steps // 10),
+        ema_decay=0.995,
+        mixed_precision=mixed_precision,
+        checkpoint_folder=checkpoint_folder,
+        checkpoint_every=checkpoint_every,
         description="VAE",
     )
     normalize_latents(vae, pairs)
@@ -96,8 +122,10 @@ def encode(vae: AutoencoderKL, images: np.ndarray, batch_size: int = 64) -> Tens
 def reconstruct(vae: AutoencoderKL, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
     """Dec(Enc(x)) of pictures uint8 [N, S, S, 3] as float32 [N, S, S, 3] in [0, 1] (posterior mean, no sampling)."""
     device = next(vae.parameters()).device
-    parts = [vae.decode(vae.encode(to_tensor(chunk).to(device)).latent_dist.mean).sample.cpu()
-             for chunk in _chunks(images, batch_size)]
+    parts = [
+        vae.decode(vae.encode(to_tensor(chunk).to(device)).latent_dist.mean).sample.cpu()
+        for chunk in _chunks(images, batch_size)
+    ]
     return torch.cat(parts).add(1).div(2).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 

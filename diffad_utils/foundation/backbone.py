@@ -210,7 +210,7 @@ def _dots(rng, size, period, angle):
 
 def _contours(rng, size, period, angle):
     """Level lines of a smooth field, drawn out along one direction."""
-    u, v = _coordinates(rng, size, period, angle)
+    u, _v = _coordinates(rng, size, period, angle)
     field = 0.6 * smooth_noise(rng, size, max(2, int(size / period / 2)))
     phase = 2 * np.pi * (field + 0.5 * u)
     return unit(np.sin(phase) + 0.3 * np.sin(3.1 * phase + rng.uniform(0, 6)))
@@ -218,9 +218,18 @@ def _contours(rng, size, period, angle):
 
 # name -> (renderer, whether it has one direction)
 _RENDERERS: dict[str, tuple[Callable, bool]] = {
-    "grain": (_grain, False), "leaves": (_leaves, False), "plaid": (_plaid, False), "cells": (_cells, False),
-    "stripes": (_stripes, True), "lattice": (_lattice, False), "blobs": (_blobs, False), "shapes": (_shapes, False),
-    "fibres": (_fibres, True), "plain": (_plain, False), "dots": (_dots, False), "contours": (_contours, True),
+    "grain": (_grain, False),
+    "leaves": (_leaves, False),
+    "plaid": (_plaid, False),
+    "cells": (_cells, False),
+    "stripes": (_stripes, True),
+    "lattice": (_lattice, False),
+    "blobs": (_blobs, False),
+    "shapes": (_shapes, False),
+    "fibres": (_fibres, True),
+    "plain": (_plain, False),
+    "dots": (_dots, False),
+    "contours": (_contours, True),
 }
 FAMILIES = tuple(_RENDERERS)
 
@@ -344,8 +353,14 @@ def _bent(image, other, rng):
 
 
 _SPOILERS: dict[str, Callable] = {
-    "foreign": _foreign, "displaced": _displaced, "level": _shifted_level, "flat": _flat, "rough": _rough,
-    "bent": _bent, "scratch": _mark, "branching": _mark,
+    "foreign": _foreign,
+    "displaced": _displaced,
+    "level": _shifted_level,
+    "flat": _flat,
+    "rough": _rough,
+    "bent": _bent,
+    "scratch": _mark,
+    "branching": _mark,
 }
 IRREGULARITIES = tuple(_SPOILERS)
 
@@ -533,8 +548,15 @@ def train_foundation(
         return sum(terms.values())
 
     log = training.train(
-        model, loss_fn, num_steps=num_steps, lr=lr, seed=seed, weight_decay=0.02,
-        warmup_steps=min(100, num_steps // 10), max_grad_norm=3.0, description="resnet-mini",
+        model,
+        loss_fn,
+        num_steps=num_steps,
+        lr=lr,
+        seed=seed,
+        weight_decay=0.02,
+        warmup_steps=min(100, num_steps // 10),
+        max_grad_norm=3.0,
+        description="resnet-mini",
     )
     history.validation.append({"step": num_steps, **validate(model, held_out, crop=crop)})
     history.seconds = log.seconds
@@ -544,8 +566,8 @@ def train_foundation(
 def obtain_foundation(
     folder: str | Path, pool: Pool, held_out: Pool, *, device: str | torch.device = "cpu", **settings
 ) -> tuple[FoundationModel, History]:
-    """The network with its heads from `folder`, trained by `train_foundation(..., **settings)` and kept there unless it is
-    there already. Raises ValueError where the folder holds one of other settings."""
+    """The network with its heads from `folder`, trained by `train_foundation(..., **settings)` and kept there unless it
+    is there already. Raises ValueError where the folder holds one of other settings."""
     weights, record = Path(folder, "with_heads.safetensors"), Path(folder, "history.json")
     if not record.is_file():
         model, history = train_foundation(pool, held_out, device=device, **settings)
@@ -607,9 +629,17 @@ def save_backbone(model: FoundationModel, folder: str | Path) -> Path:
         "num_features": MODEL_ARGS["channels"][-1],
         "model_args": MODEL_ARGS,
         "pretrained_cfg": {
-            "tag": "procedural", "input_size": [3, 128, 128], "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD),
-            "interpolation": "bilinear", "crop_pct": 1.0, "num_classes": len(FAMILIES), "pool_size": [4, 4],
-            "first_conv": "conv1.0", "classifier": "fc", "license": "mit",
+            "tag": "procedural",
+            "input_size": [3, 128, 128],
+            "mean": list(IMAGENET_MEAN),
+            "std": list(IMAGENET_STD),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "num_classes": len(FAMILIES),
+            "pool_size": [4, 4],
+            "first_conv": "conv1.0",
+            "classifier": "fc",
+            "license": "mit",
         },
     }
     temporary = folder / "model.safetensors.tmp"
@@ -742,7 +772,7 @@ I-AUROC on real images and on patterns; trained with a 95 % bootstrap interval o
 - Training on another processor or with another number of threads gives slightly different weights.
 
 Licence: MIT, as the rest of the repository.
-"""
+"""  # noqa: E501
 
 
 def model_card(folder: str | Path, facts: dict, comparison, limits: str) -> Path:
@@ -779,20 +809,30 @@ def compare(trained: nn.Module, untrained: list[nn.Module], train: Tensor, test:
     from diffad_utils.metrics import bootstrap_interval, image_auroc
 
     scores = {bank: s.numpy() for bank, s in bank_scores(trained, train, test).items()}
-    others = [{bank: image_auroc(s.numpy(), labels) for bank, s in bank_scores(net, train, test).items()}
-              for net in untrained]
+    others = [
+        {bank: image_auroc(s.numpy(), labels) for bank, s in bank_scores(net, train, test).items()} for net in untrained
+    ]
     rows = []
     for bank, values in scores.items():
         low, high = bootstrap_interval(image_auroc, values, labels, seed=seed)
         random = [row[bank] for row in others]
-        rows.append({
-            "bank": bank, "trained": image_auroc(values, labels), "low": low, "high": high,
-            "random": float(np.mean(random)), "random_low": min(random), "random_high": max(random),
-        })
+        rows.append(
+            {
+                "bank": bank,
+                "trained": image_auroc(values, labels),
+                "low": low,
+                "high": high,
+                "random": float(np.mean(random)),
+                "random_low": min(random),
+                "random_high": max(random),
+            }
+        )
     return rows
 
 
-def judge_on(dataset: str, category: str, *, size: int = 128, train_images: int = 150, test_images: int = 150, seed: int = 0):
+def judge_on(
+    dataset: str, category: str, *, size: int = 128, train_images: int = 150, test_images: int = 150, seed: int = 0
+):
     """Images to compare on: (train [M, 3, size, size], test [N, 3, size, size], labels [N]), at most `train_images`
     normal training images and `test_images` of each class of the test split, chosen by the seed."""
     from diffad_utils import data

@@ -47,25 +47,41 @@ def material(family: str, rng: np.random.Generator) -> dict:
         return dict(yarns=log_uniform(rng, 11, 28), warp=tint((0.60, 0.55, 0.48)), weft=tint((0.45, 0.46, 0.50)))
     if family == "grid":
         radius = rng.uniform(0.11, 0.24)
-        return dict(wires=log_uniform(rng, 6, 14), radius=(radius, radius + 0.03), steel=tint((0.62, 0.62, 0.60)),
-                    ground=tint((0.21, 0.20, 0.19)))
+        return dict(
+            wires=log_uniform(rng, 6, 14),
+            radius=(radius, radius + 0.03),
+            steel=tint((0.62, 0.62, 0.60)),
+            ground=tint((0.21, 0.20, 0.19)),
+        )
     if family == "leather":
         return dict(cells=log_uniform(rng, 12, 34), hide=tint((0.50, 0.36, 0.27)), relief=rng.uniform(0.05, 0.16))
     if family == "tile":
         size = log_uniform(rng, 0.5, 1.25)
-        chips = tuple((max(int(cells * size), 6), tint(colour), level + rng.normal(0, 0.2))
-                      for cells, colour, level in surfaces.CHIPS)
+        chips = tuple(
+            (max(int(cells * size), 6), tint(colour), level + rng.normal(0, 0.2))
+            for cells, colour, level in surfaces.CHIPS
+        )
         return dict(ground=tint((0.58, 0.56, 0.53)), chips=chips)
     if family == "wood":
         rings = log_uniform(rng, 4, 16)
         return dict(rings=(rings, 1.3 * rings), early=tint((0.74, 0.56, 0.38)), late=tint((0.52, 0.34, 0.20)))
     if family == "connector":
-        return dict(columns=int(rng.integers(6, 11)), pin_size=(rng.uniform(0.15, 0.26), rng.uniform(0.4, 0.6)),
-                    table=tint((0.62, 0.63, 0.62)), body=tint((0.24, 0.26, 0.31)), metal=tint((0.82, 0.68, 0.38)),
-                    latch=tint((0.36, 0.44, 0.56)))
+        return dict(
+            columns=int(rng.integers(6, 11)),
+            pin_size=(rng.uniform(0.15, 0.26), rng.uniform(0.4, 0.6)),
+            table=tint((0.62, 0.63, 0.62)),
+            body=tint((0.24, 0.26, 0.31)),
+            metal=tint((0.82, 0.68, 0.38)),
+            latch=tint((0.36, 0.44, 0.56)),
+        )
     if family == "blister":
-        return dict(rows=int(rng.integers(2, 5)), lean=rng.uniform(0, np.pi), foil=tint((0.60, 0.61, 0.63)),
-                    first=tint((0.66, 0.30, 0.26)), second=tint((0.76, 0.71, 0.58)))
+        return dict(
+            rows=int(rng.integers(2, 5)),
+            lean=rng.uniform(0, np.pi),
+            foil=tint((0.60, 0.61, 0.63)),
+            first=tint((0.66, 0.30, 0.26)),
+            second=tint((0.76, 0.71, 0.58)),
+        )
     width = rng.uniform(110, 200)  # brick and gravel: the training columns of a photograph, at many scales
     return dict(span=(width, 1.2 * width), tone=tint((1.04, 0.98, 0.94)))
 
@@ -73,8 +89,9 @@ def material(family: str, rng: np.random.Generator) -> dict:
 def draw_pair(index: int, seed: int = 0, size: int = 128) -> tuple[np.ndarray, np.ndarray, str]:
     """Pair `index`, a function of (seed, index) alone: (twin, image, state).
 
-    twin, image: uint8 [size, size, 3]; state: the image's defect. The families take turns (`index` modulo their number),
-    and so do a family's defects. Drawn on 256 pixels and averaged down, as `textures` does; size: 256, 128 or 64.
+    twin, image: uint8 [size, size, 3]; state: the image's defect. The families take turns (`index` modulo their
+    number), and so do a family's defects. Drawn on 256 pixels and averaged down, as `textures` does; size: 256, 128 or
+    64.
     """
     if size not in (64, 128, 256):
         raise ValueError(f"draw_pair: size must be 64, 128 or 256 (pictures are averaged down from 256), got {size}")
@@ -109,7 +126,9 @@ class Pairs:
         return len(self.images)
 
 
-def draw_pairs(num_pairs: int, seed: int = 0, size: int = 128, *, workers: int = 1, folder: str | Path | None = None) -> Pairs:
+def draw_pairs(
+    num_pairs: int, seed: int = 0, size: int = 128, *, workers: int = 1, folder: str | Path | None = None
+) -> Pairs:
     """The first `num_pairs` pairs of a seed, drawn by `workers` processes; kept in `folder` if one is given."""
     file = Path(folder) / f"pairs-{seed}-{num_pairs}-{size}.safetensors" if folder is not None else None
     if file is not None and file.exists():

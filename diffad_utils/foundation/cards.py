@@ -100,6 +100,7 @@ Licence: MIT, as the rest of the repository.
 
 def markdown(table: pd.DataFrame) -> str:
     """A table in Markdown, floats with three significant digits."""
+
     def cell(value):
         return f"{value:.3g}" if isinstance(value, float) else str(value)
 
@@ -133,25 +134,48 @@ def _training(record: dict, prefix: str = "") -> dict:
 
 
 def write_clip_card(folder: str | Path, model, record: dict, table: pd.DataFrame, data: str, counts=(40, 60)) -> Path:
-    """The card of clip-mini. record: of its training; table: `quality.clip_quality` on `counts` images; data: `data_line`."""
+    """The card of clip-mini. record: of its training; table: `quality.clip_quality` on `counts` images; data:
+    `data_line`."""
     auroc, accuracy = table["I-AUROC"].mean(), table.family_accuracy.mean()
     limits = []
     if auroc < 0.75:
-        limits.append(f"The zero-shot I-AUROC over categories, {auroc:.3f}, is below the 0.75 that was asked for: the training "
-                      "was too short.")
+        limits.append(
+            f"The zero-shot I-AUROC over categories, {auroc:.3f}, is below the 0.75 that was asked for: the training "
+            "was too short."
+        )
     weakest = table.sort_values("I-AUROC").iloc[0]
     limits.append(f"Weakest at telling defects: {weakest.category}, I-AUROC {weakest['I-AUROC']:.2f}.")
     return _write(
-        folder, CLIP, limits, table=markdown(table), data=data, auroc=auroc, family_accuracy=accuracy,
-        parameters=sum(p.numel() for p in model.parameters()), size_mb=_size_mb(folder), torch=record["torch"],
-        normal=counts[0], anomalous=counts[1], **_training(record),
-    )  # fmt: skip
+        folder,
+        CLIP,
+        limits,
+        table=markdown(table),
+        data=data,
+        auroc=auroc,
+        family_accuracy=accuracy,
+        parameters=sum(p.numel() for p in model.parameters()),
+        size_mb=_size_mb(folder),
+        torch=record["torch"],
+        normal=counts[0],
+        anomalous=counts[1],
+        **_training(record),
+    )
 
 
 def write_sd_card(
-    folder: str | Path, pipeline, record: dict, vae_record: dict, vae_table: pd.DataFrame, spread: list[float],
-    named: pd.DataFrame, guidance: pd.DataFrame, sweep: pd.DataFrame, data: str, samples: int = 10, vae_images: int = 40,
-) -> Path:  # fmt: skip
+    folder: str | Path,
+    pipeline,
+    record: dict,
+    vae_record: dict,
+    vae_table: pd.DataFrame,
+    spread: list[float],
+    named: pd.DataFrame,
+    guidance: pd.DataFrame,
+    sweep: pd.DataFrame,
+    data: str,
+    samples: int = 10,
+    vae_images: int = 40,
+) -> Path:
     """The card of sd-mini, from its training records and the tables of `quality`.
 
     guidance: accuracy and similarity by guidance scale (index), with 1.0 and 5.0 in it.
@@ -160,14 +184,32 @@ def write_sd_card(
     limits = [f"Samples of {row.family} are named rightly in {row.accuracy:.0%} only." for row in poor.itertuples()]
     if vae_table.psnr.mean() < 22:
         limits.append("The PSNR of the VAE is below the 22 dB that was asked for.")
-    counts = {f"{name}_parameters": sum(p.numel() for p in part.parameters()) for name, part in
-              [("vae", pipeline.vae), ("unet", pipeline.unet), ("text", pipeline.text_encoder)]}
+    counts = {
+        f"{name}_parameters": sum(p.numel() for p in part.parameters())
+        for name, part in [("vae", pipeline.vae), ("unet", pipeline.unet), ("text", pipeline.text_encoder)]
+    }
     vae = _training(vae_record, "vae_")
     return _write(
-        folder, SD, limits, data=data, size_mb=_size_mb(folder), psnr=vae_table.psnr.mean(), torch=record["torch"],
-        spread=", ".join(f"{value:.2f}" for value in spread), samples=samples, vae_images=vae_images,
-        psnr_table=markdown(vae_table[["category", "psnr", "low", "high", "lowest"]]), accuracy_5=guidance.accuracy[5.0],
-        accuracy_1=guidance.accuracy[1.0], similarity_1=guidance.similarity[1.0], similarity_5=guidance.similarity[5.0],
-        strength_images=sweep.n.iloc[0], strength_table=markdown(sweep), kl_weight=vae.pop("vae_kl_weight"),
-        dropout=record["settings"]["caption_dropout"], **counts, **vae, **_training(record),
-    )  # fmt: skip
+        folder,
+        SD,
+        limits,
+        data=data,
+        size_mb=_size_mb(folder),
+        psnr=vae_table.psnr.mean(),
+        torch=record["torch"],
+        spread=", ".join(f"{value:.2f}" for value in spread),
+        samples=samples,
+        vae_images=vae_images,
+        psnr_table=markdown(vae_table[["category", "psnr", "low", "high", "lowest"]]),
+        accuracy_5=guidance.accuracy[5.0],
+        accuracy_1=guidance.accuracy[1.0],
+        similarity_1=guidance.similarity[1.0],
+        similarity_5=guidance.similarity[5.0],
+        strength_images=sweep.n.iloc[0],
+        strength_table=markdown(sweep),
+        kl_weight=vae.pop("vae_kl_weight"),
+        dropout=record["settings"]["caption_dropout"],
+        **counts,
+        **vae,
+        **_training(record),
+    )

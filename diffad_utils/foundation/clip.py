@@ -1,12 +1,13 @@
 """Training of the small CLIP: an open_clip model of the kind of CLIP's RN50, for 128 pixels, on captioned pictures.
 
 Many pictures share a caption here ("a flawless woven carpet"), and one picture fits several ("a damaged woven carpet",
-"a woven carpet with a hole"). So the contrastive loss of Radford et al. (ICML 2021, section 2.3), which takes one caption
-to be right and all others wrong, is used with several right answers: UniCL, Yang et al. (CVPR 2022, equations 2 to 4).
+"a woven carpet with a hole"). So the contrastive loss of Radford et al. (ICML 2021, section 2.3), which takes one
+caption to be right and all others wrong, is used with several right answers: UniCL, Yang et al. (CVPR 2022, equations 2
+to 4).
 
-From captions alone a tower of this size learns the families in minutes and small defects hardly at all. So the image tower
-is helped as the backbone is: one linear layer on each of its feature maps has to mark where a picture differs from its
-defect-free twin. Those layers are dropped afterwards.
+From captions alone a tower of this size learns the families in minutes and small defects hardly at all. So the image
+tower is helped as the backbone is: one linear layer on each of its feature maps has to mark where a picture differs
+from its defect-free twin. Those layers are dropped afterwards.
 """
 
 from __future__ import annotations
@@ -37,8 +38,13 @@ CONFIG = {
         "vision_cfg": {"image_size": 128, "layers": [1, 2, 2, 1], "width": 16, "head_width": 64},
         "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
     },
-    "preprocess_cfg": {"size": 128, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bicubic",
-                       "resize_mode": "squash"},
+    "preprocess_cfg": {
+        "size": 128,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+        "interpolation": "bicubic",
+        "resize_mode": "squash",
+    },
 }
 
 
@@ -62,9 +68,9 @@ def draw_batch(pairs: Pairs, generator: torch.Generator, num_pairs: int, blurred
     """Both pictures of `num_pairs` pairs, mirrored at random, with a caption each; a share `blurred` of the pairs is
     blurred by a Gaussian of 0.5 to 3 pixels.
 
-    Returns images float32 [2B, 3, S, S], captions (list of 2B strings), right bool [2B, 2B]: whether caption j is true of
-    picture i, and mask float32 [2B, S, S]: 1 where a picture differs from its twin. A twin and its spoiled copy differ
-    in the defect alone, so that nothing else tells them apart.
+    Returns images float32 [2B, 3, S, S], captions (list of 2B strings), right bool [2B, 2B]: whether caption j is true
+    of picture i, and mask float32 [2B, S, S]: 1 where a picture differs from its twin. A twin and its spoiled copy
+    differ in the defect alone, so that nothing else tells them apart.
     """
     rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
     chosen = rng.choice(len(pairs), num_pairs, replace=False)
@@ -105,7 +111,8 @@ class ClipWithMarks(nn.Module):
         self.marks = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in widths)
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """images [B, 3, 128, 128], tokens [M, L] -> unit features [B, D], [M, D] and marks: logits [B, 128/s, 128/s]."""
+        """images [B, 3, 128, 128], tokens [M, L] -> unit features [B, D], [M, D] and marks: logits [B, 128/s,
+        128/s]."""
         tower, maps = self.clip.visual, []
         x = tower.stem(images)
         for layer in (tower.layer1, tower.layer2, tower.layer3):
@@ -117,11 +124,22 @@ class ClipWithMarks(nn.Module):
 
 
 def train_clip(
-    pairs: Pairs, *, num_steps: int, num_pairs: int = 64, lr: float = 1e-3, marks_weight: float = 2.0,
-    blurred: float = 0.0, seed: int = 0, device="cpu", mixed_precision: str = "no",
-    checkpoint_folder: str | Path | None = None, checkpoint_every: int = 250, start: CLIP | None = None,
+    pairs: Pairs,
+    *,
+    num_steps: int,
+    num_pairs: int = 64,
+    lr: float = 1e-3,
+    marks_weight: float = 2.0,
+    blurred: float = 0.0,
+    seed: int = 0,
+    device="cpu",
+    mixed_precision: str = "no",
+    checkpoint_folder: str | Path | None = None,
+    checkpoint_every: int = 250,
+    start: CLIP | None = None,
 ) -> tuple[CLIP, training.TrainingLog]:
-    """Train the small CLIP on the contrastive loss plus `marks_weight` times `backbone.marks_loss`, mean over the strides.
+    """Train the small CLIP on the contrastive loss plus `marks_weight` times `backbone.marks_loss`, mean over the
+    strides.
 
     blurred: see `draw_batch`. Resumes from `checkpoint_folder`. start: weights to go on from.
     """
@@ -137,23 +155,41 @@ def train_clip(
         return contrast + marks_weight * torch.stack([marks_loss(logits.float(), mask) for logits in marks]).mean()
 
     log = training.train(
-        model, loss_fn, num_steps=num_steps, lr=lr, seed=seed, weight_decay=0.02, warmup_steps=min(200, num_steps // 10),
-        mixed_precision=mixed_precision, checkpoint_folder=checkpoint_folder, checkpoint_every=checkpoint_every,
+        model,
+        loss_fn,
+        num_steps=num_steps,
+        lr=lr,
+        seed=seed,
+        weight_decay=0.02,
+        warmup_steps=min(200, num_steps // 10),
+        mixed_precision=mixed_precision,
+        checkpoint_folder=checkpoint_folder,
+        checkpoint_every=checkpoint_every,
         description="CLIP",
     )
     return model.clip, log
 
 
 def train_in_two_stages(
-    pairs: Pairs, *, num_steps: int, blurred_steps: int, blurred: float = 0.5, blurred_lr: float = 5e-4, seed: int = 0,
-    checkpoint_folder: str | Path | None = None, **options,
+    pairs: Pairs,
+    *,
+    num_steps: int,
+    blurred_steps: int,
+    blurred: float = 0.5,
+    blurred_lr: float = 5e-4,
+    seed: int = 0,
+    checkpoint_folder: str | Path | None = None,
+    **options,
 ) -> tuple[CLIP, training.TrainingLog]:
-    """`num_steps` of `train_clip` on the pictures as they are, then `blurred_steps` with a share `blurred` of them blurred.
+    """`num_steps` of `train_clip` on the pictures as they are, then `blurred_steps` with a share `blurred` of them
+    blurred.
 
-    After the first stage alone the model calls gravel a carpet as soon as its finest texture is gone, and so could judge
-    neither what a VAE returns nor what is sampled through one.
+    After the first stage alone the model calls gravel a carpet as soon as its finest texture is gone, and so could
+    judge neither what a VAE returns nor what is sampled through one.
     """
-    folders = (None, None) if checkpoint_folder is None else (Path(checkpoint_folder, "1"), Path(checkpoint_folder, "2"))
+    folders = (
+        (None, None) if checkpoint_folder is None else (Path(checkpoint_folder, "1"), Path(checkpoint_folder, "2"))
+    )
     first = None if folders[0] is None else folders[0] / "finished.safetensors"
     model, log = new_clip(seed), training.TrainingLog()
     if first is not None and first.is_file():
@@ -206,8 +242,10 @@ def save_clip(model: CLIP, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().cpu().half() if value.is_floating_point() else value.detach().cpu()
-             for name, value in model.state_dict().items()}
+    state = {
+        name: value.detach().cpu().half() if value.is_floating_point() else value.detach().cpu()
+        for name, value in model.state_dict().items()
+    }
     temporary = folder / "open_clip_model.safetensors.tmp"
     save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata={"format": "pt"})
     temporary.chmod(0o644)

@@ -26,7 +26,9 @@ def normal_images(category: str, count: int, seed: int = 0, size: int = 128) -> 
     return np.rint(255 * np.stack(drawn)).astype(np.uint8)
 
 
-def labelled_images(category: str, normal: int = 40, anomalous: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def labelled_images(
+    category: str, normal: int = 40, anomalous: int = 60, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Test images of a category of `textures` and their labels [N], in the index's proportions of defects."""
     table = textures.index(category, seed=seed, train=0, test_good=normal, test_anomalous=anomalous)
     images = np.stack([textures.load_key(key, 128) for key in table.image])
@@ -65,29 +67,49 @@ def clip_quality(model: CLIP, normal: int = 40, anomalous: int = 60) -> pd.DataF
         named = clip.name_families(model, images[labels == 0])
         scores = clip.zero_shot_scores(model, images, category)
         low, high = bootstrap_interval(image_auroc, scores, labels, seed=0)
-        rows.append({"category": category, "family_accuracy": (named == number).mean(),
-                     "I-AUROC": image_auroc(scores, labels), "low": low, "high": high})
+        rows.append(
+            {
+                "category": category,
+                "family_accuracy": (named == number).mean(),
+                "I-AUROC": image_auroc(scores, labels),
+                "low": low,
+                "high": high,
+            }
+        )
     return pd.DataFrame(rows)
 
 
 @torch.no_grad()
 def sample(
-    pipeline: DiffusionPipeline, prompts: list[str], *, guidance_scale: float = 5.0, num_inference_steps: int = 30,
-    seed: int = 0, batch_size: int = 16,
+    pipeline: DiffusionPipeline,
+    prompts: list[str],
+    *,
+    guidance_scale: float = 5.0,
+    num_inference_steps: int = 30,
+    seed: int = 0,
+    batch_size: int = 16,
 ) -> np.ndarray:
     """One picture a prompt by text-to-image; sample i starts from noise drawn from (seed, i) alone."""
     text_to_image = _quiet(AutoPipelineForText2Image.from_pipe(pipeline))
     channels, side = pipeline.unet.config.in_channels, pipeline.unet.config.sample_size
-    noise = [torch.randn(channels, side, side, generator=torch.Generator().manual_seed(1000 * seed + i))
-             for i in range(len(prompts))]
+    noise = [
+        torch.randn(channels, side, side, generator=torch.Generator().manual_seed(1000 * seed + i))
+        for i in range(len(prompts))
+    ]
     parts = []
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
-        parts.append(text_to_image(
-            prompt=prompts[part], latents=torch.stack(noise[part]).to(pipeline.unet.device, pipeline.unet.dtype),
-            guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, output_type="np",
-            height=8 * side, width=8 * side,
-        ).images)
+        parts.append(
+            text_to_image(
+                prompt=prompts[part],
+                latents=torch.stack(noise[part]).to(pipeline.unet.device, pipeline.unet.dtype),
+                guidance_scale=guidance_scale,
+                num_inference_steps=num_inference_steps,
+                output_type="np",
+                height=8 * side,
+                width=8 * side,
+            ).images
+        )
     return np.rint(255 * np.concatenate(parts)).astype(np.uint8)
 
 
@@ -112,8 +134,15 @@ def sample_families(pipeline, model: CLIP, per_family: int = 10, **options) -> t
 
 @torch.no_grad()
 def image_to_image(
-    pipeline, images: np.ndarray, prompts: list[str], *, strength: float, guidance_scale: float = 1.0,
-    num_inference_steps: int = 30, seed: int = 0, batch_size: int = 16,
+    pipeline,
+    images: np.ndarray,
+    prompts: list[str],
+    *,
+    strength: float,
+    guidance_scale: float = 1.0,
+    num_inference_steps: int = 30,
+    seed: int = 0,
+    batch_size: int = 16,
 ) -> np.ndarray:
     """img2img of each picture; picture i gets noise drawn from (seed, i) alone. float32 [N, S, S, 3] in [0, 1]."""
     img2img = _quiet(AutoPipelineForImage2Image.from_pipe(pipeline))
@@ -121,11 +150,17 @@ def image_to_image(
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
         numbers = range(start, min(start + batch_size, len(images)))
-        parts.append(img2img(
-            prompt=prompts[part], image=to_tensor(images[part]).add(1).div(2), strength=strength,
-            guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, output_type="np",
-            generator=[torch.Generator().manual_seed(1000 * seed + i) for i in numbers],
-        ).images)
+        parts.append(
+            img2img(
+                prompt=prompts[part],
+                image=to_tensor(images[part]).add(1).div(2),
+                strength=strength,
+                guidance_scale=guidance_scale,
+                num_inference_steps=num_inference_steps,
+                output_type="np",
+                generator=[torch.Generator().manual_seed(1000 * seed + i) for i in numbers],
+            ).images
+        )
     return np.concatenate(parts)
 
 
@@ -142,7 +177,15 @@ def strength_sweep(pipeline, model: CLIP, strengths, per_family: int = 4, **opti
         values = autoencoder.psnr(images / 255, changed)
         low, high = _interval(values)
         named = clip.name_families(model, np.rint(255 * changed).astype(np.uint8))
-        rows.append({"strength": strength, "psnr": values.mean(), "low": low, "high": high,
-                     "psnr_to_vae": autoencoder.psnr(decoded, changed).mean(), "family_kept": (named == family).mean(),
-                     "n": len(images)})
+        rows.append(
+            {
+                "strength": strength,
+                "psnr": values.mean(),
+                "low": low,
+                "high": high,
+                "psnr_to_vae": autoencoder.psnr(decoded, changed).mean(),
+                "family_kept": (named == family).mean(),
+                "n": len(images),
+            }
+        )
     return pd.DataFrame(rows)

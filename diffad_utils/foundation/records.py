@@ -45,8 +45,10 @@ def obtain(
         shutil.rmtree(checkpoints, ignore_errors=True)
     record = json.loads(file.read_text(encoding="utf-8"))
     if record["settings"] != settings:
-        raise ValueError(f"{folder} holds a model trained with {record['settings']}, but {settings} is asked for; "
-                         "remove the folder to train anew, or use another one")
+        raise ValueError(
+            f"{folder} holds a model trained with {record['settings']}, but {settings} is asked for; "
+            "remove the folder to train anew, or use another one"
+        )
     return load(folder), record
 
 

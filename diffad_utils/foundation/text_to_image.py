@@ -1,4 +1,5 @@
-"""Training of the small Stable Diffusion: a UNet with cross-attention and a text encoder, on the latents of the small VAE.
+"""Training of the small Stable Diffusion: a UNet with cross-attention and a text encoder, on the latents of the small
+VAE.
 
 The classes, the noise schedule (scaled linear, 1000 steps), the prediction of the noise and the caption dropout for
 classifier-free guidance are those of Stable Diffusion v1 (Rombach et al., CVPR 2022; Ho and Salimans, 2022). The text
@@ -32,17 +33,33 @@ from .captioned import FAMILIES, SAID, Pairs, captions_of, draw_said
 
 TEXT_LENGTH = 24  # tokens
 SCHEDULE = dict(
-    num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-    set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon",
+    num_train_timesteps=1000,
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    clip_sample=False,
+    set_alpha_to_one=False,
+    steps_offset=1,
+    prediction_type="epsilon",
 )
 UNET = dict(
-    sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(64, 96, 112),
+    sample_size=16,
+    in_channels=4,
+    out_channels=4,
+    layers_per_block=1,
+    block_out_channels=(64, 96, 112),
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
     up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    cross_attention_dim=96, attention_head_dim=4, norm_num_groups=16,
+    cross_attention_dim=96,
+    attention_head_dim=4,
+    norm_num_groups=16,
 )
 TEXT_ENCODER = dict(
-    hidden_size=96, intermediate_size=384, projection_dim=96, num_hidden_layers=2, num_attention_heads=4,
+    hidden_size=96,
+    intermediate_size=384,
+    projection_dim=96,
+    num_hidden_layers=2,
+    num_attention_heads=4,
     max_position_embeddings=TEXT_LENGTH,
 )
 
@@ -65,14 +82,17 @@ def new_tokenizer(texts: Iterable[str]) -> CLIPTokenizer:
 
 def byte_pairs(texts: Iterable[str]) -> list[tuple[str, str]]:
     """The merges that spell every word of ASCII texts as one token, the most frequent pair first, equally frequent ones
-    in alphabetical order (the tokenizers library's own trainer takes those in any order, and so differs from run to run).
+    in alphabetical order (the tokenizers library's own trainer takes those in any order, and so differs from run to
+    run).
 
     Source: byte-pair encoding, Sennrich et al. (ACL 2016), algorithm 1.
     """
     words = Counter(word for text in texts for word in re.findall(r"[a-z]+", text.lower()))
     spelled = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
     merges: list[tuple[str, str]] = []
-    while pairs := Counter(pair for word, parts in spelled.items() for pair in pairwise(parts) for _ in range(words[word])):
+    while pairs := Counter(
+        pair for word, parts in spelled.items() for pair in pairwise(parts) for _ in range(words[word])
+    ):
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         for parts in spelled.values():
@@ -105,16 +125,27 @@ def tokens_of(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
 
 
 def encode_pairs(vae: AutoencoderKL, pairs: Pairs) -> Tensor:
-    """Scaled latents float32 [N, 2, 4, S/8, S/8] of both pictures of each pair, computed in bfloat16: half the time, and
-    an error far below the noise of the earliest timestep."""
+    """Scaled latents float32 [N, 2, 4, S/8, S/8] of both pictures of each pair, computed in bfloat16: half the time,
+    and an error far below the noise of the earliest timestep."""
     with torch.autocast(vae.device.type, torch.bfloat16):
         return torch.stack([encode(vae, pairs.images[:, which]).float() for which in (0, 1)], dim=1)
 
 
 def train_text_to_image(
-    pairs: Pairs, latents: Tensor, tokenizer: CLIPTokenizer, *, num_steps: int, batch_size: int = 64, lr: float = 1e-3,
-    caption_dropout: float = 0.12, seed: int = 0, device="cpu", mixed_precision: str = "no",
-    checkpoint_folder: str | Path | None = None, checkpoint_every: int = 500, start: TextToImage | None = None,
+    pairs: Pairs,
+    latents: Tensor,
+    tokenizer: CLIPTokenizer,
+    *,
+    num_steps: int,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    caption_dropout: float = 0.12,
+    seed: int = 0,
+    device="cpu",
+    mixed_precision: str = "no",
+    checkpoint_folder: str | Path | None = None,
+    checkpoint_every: int = 500,
+    start: TextToImage | None = None,
 ) -> tuple[TextToImage, training.TrainingLog]:
     """Train UNet and text encoder on latents [N, 2, 4, h, w] of the pairs; resumes from `checkpoint_folder`.
 
@@ -140,9 +171,18 @@ def train_text_to_image(
         return F.mse_loss(predicted.float(), noise.to(device))
 
     log = training.train(
-        model, loss_fn, num_steps=num_steps, lr=lr, seed=seed, weight_decay=0.01, warmup_steps=min(200, num_steps // 10),
-        ema_decay=0.999, mixed_precision=mixed_precision, checkpoint_folder=checkpoint_folder,
-        checkpoint_every=checkpoint_every, description="UNet and text encoder",
+        model,
+        loss_fn,
+        num_steps=num_steps,
+        lr=lr,
+        seed=seed,
+        weight_decay=0.01,
+        warmup_steps=min(200, num_steps // 10),
+        ema_decay=0.999,
+        mixed_precision=mixed_precision,
+        checkpoint_folder=checkpoint_folder,
+        checkpoint_every=checkpoint_every,
+        description="UNet and text encoder",
     )
     return model, log
 
@@ -150,8 +190,14 @@ def train_text_to_image(
 def assemble(vae: AutoencoderKL, model: TextToImage, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
     """The pipeline of the parts, with Stable Diffusion's DDIM scheduler; no safety checker."""
     return StableDiffusionPipeline(
-        vae=vae, text_encoder=model.text_encoder, tokenizer=tokenizer, unet=model.unet,
-        scheduler=DDIMScheduler(**SCHEDULE), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        vae=vae,
+        text_encoder=model.text_encoder,
+        tokenizer=tokenizer,
+        unet=model.unet,
+        scheduler=DDIMScheduler(**SCHEDULE),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )
 
 
@@ -164,7 +210,9 @@ def save_pipeline(pipeline: StableDiffusionPipeline, folder: str | Path) -> Path
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     pipeline.to(dtype=torch.float16).save_pretrained(temporary, safe_serialization=True)
-    pipeline.tokenizer.backend_tokenizer.model.save(str(temporary / "tokenizer"))  # vocab.json and merges.txt, as SD has
+    pipeline.tokenizer.backend_tokenizer.model.save(
+        str(temporary / "tokenizer")
+    )  # vocab.json and merges.txt, as SD has
     for config in temporary.rglob("config.json"):  # where a part was opened from is nobody's business
         entries = json.loads(config.read_text(encoding="utf-8"))
         entries.pop("_name_or_path", None)
@@ -179,6 +227,8 @@ def save_pipeline(pipeline: StableDiffusionPipeline, folder: str | Path) -> Path
 def _name_as_released(file: Path) -> None:
     """Put "text_model." before the tensors' names, as in Stable Diffusion's released files: every version of
     transformers opens those, while what version 5 writes means nothing to version 4."""
-    state = {name if name.startswith("text_model.") else f"text_model.{name}": value
-             for name, value in load_file(file).items()}
+    state = {
+        name if name.startswith("text_model.") else f"text_model.{name}": value
+        for name, value in load_file(file).items()
+    }
     save_file(state, file, metadata={"format": "pt"})

@@ -4,7 +4,8 @@ The search has three steps, for a tile of queries at a time:
 
 1. *Candidates.* Tile by tile over the bank, a fast lower bound of every distance in the input's own precision: for L2
    |q|^2 + |b|^2 - 2 q.b by matrix multiplication, for L1 the sum of absolute differences (on a GPU by the Triton kernel
-   of `l1_triton`, where Triton is there); in both cases less a bound on the rounding error. A running list keeps the ``c`` smallest, ``c`` somewhat larger than ``k``.
+   of `l1_triton`, where Triton is there); in both cases less a bound on the rounding error. A running list keeps the
+   ``c`` smallest, ``c`` somewhat larger than ``k``.
 2. *Re-ranking.* The candidates' distances from direct differences in float64.
 3. *Certificate.* If the k-th distance is below the c-th lower bound, no row outside the list belongs to the answer.
    Queries for which it is not (many near-ties) go round again, first with at most k copies of each row in the bank
@@ -50,8 +51,8 @@ def knn(queries, bank, k: int, p: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
 
     Args:
         queries: [Q,D] array or tensor; Q may be 0.
-        bank: [M,D] array or tensor; on the queries' device if both are tensors. A ``numpy.memmap`` (`open_bank`) stays on
-            disk and goes to the queries' device a tile at a time.
+        bank: [M,D] array or tensor; on the queries' device if both are tensors. A ``numpy.memmap`` (`open_bank`) stays
+            on disk and goes to the queries' device a tile at a time.
         k: number of neighbours, 1 <= k <= M.
         p: 1 (sum of absolute differences) or 2 (Euclidean; not squared).
 
@@ -145,7 +146,9 @@ class _Bank:
             return self.values[chosen].to(self.dtype)
         chosen = chosen if isinstance(chosen, slice) else chosen.cpu().numpy()
         tile = np.array(self.values[chosen], copy=True)
-        if hasattr(mmap, "MADV_DONTNEED"):  # or the whole bank would end up in this process's memory; it stays in the system's cache
+        if hasattr(
+            mmap, "MADV_DONTNEED"
+        ):  # or the whole bank would end up in this process's memory; it stays in the system's cache
             self.values._mmap.madvise(mmap.MADV_DONTNEED)
         return torch.from_numpy(tile).to(self.device, self.dtype)
 
@@ -196,7 +199,9 @@ def _as_mapped(bank: np.memmap) -> np.memmap:
     if bank.ndim != 2 or bank.shape[1] == 0:
         raise ValueError(f"bank must have shape [rows, D] with D > 0, got {list(bank.shape)}")
     if bank.dtype.kind not in "biuf" or not bank.dtype.isnative:
-        raise ValueError(f"a memory-mapped bank must be real numbers in this machine's byte order, got dtype {bank.dtype!r}")
+        raise ValueError(
+            f"a memory-mapped bank must be real numbers in this machine's byte order, got dtype {bank.dtype!r}"
+        )
     return bank
 
 
@@ -240,7 +245,8 @@ def _largest(tiles, name: str) -> float:
 def _first_copies(bank: _Bank, k: int) -> torch.Tensor:
     """Ascending indices of the bank without the copies of a row after its k-th: they are in no answer.
 
-    Equal rows have equal hashes; whether rows of one hash are equal is then looked up, so that a collision costs time only.
+    Equal rows have equal hashes; whether rows of one hash are equal is then looked up, so that a collision costs time
+    only.
     """
     everything = torch.arange(len(bank), device=bank.device)
     row_kind = torch.unique(_row_hashes(bank), dim=0, return_inverse=True)[1]

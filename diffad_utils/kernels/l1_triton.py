@@ -17,11 +17,9 @@ TILE = 64
 
 
 @triton.jit
-def _l1_kernel(
-    queries, rows, sums, query_count, row_count, columns,
-    PIECE: tl.constexpr, TILE: tl.constexpr,
-):  # fmt: skip
-    """sums [Q,M] from queries [D,Q] and rows [D,M], column-major so that neighbouring threads read neighbouring numbers."""
+def _l1_kernel(queries, rows, sums, query_count, row_count, columns, PIECE: tl.constexpr, TILE: tl.constexpr):
+    """sums [Q,M] from queries [D,Q] and rows [D,M], column-major so that neighbouring threads read neighbouring
+    numbers."""
     q = tl.program_id(0) * TILE + tl.arange(0, TILE)
     r = tl.program_id(1) * TILE + tl.arange(0, TILE)
     query_inside, row_inside = q < query_count, r < row_count
@@ -49,7 +47,13 @@ def l1_distances(queries: torch.Tensor, rows: torch.Tensor, piece: int) -> torch
     if sums.numel():
         grid = triton.cdiv(len(queries), TILE), triton.cdiv(len(rows), TILE)
         _l1_kernel[grid](
-            queries.T.contiguous(), rows.T.contiguous(), sums, len(queries), len(rows), queries.shape[1],
-            PIECE=piece, TILE=TILE,
-        )  # fmt: skip
+            queries.T.contiguous(),
+            rows.T.contiguous(),
+            sums,
+            len(queries),
+            len(rows),
+            queries.shape[1],
+            PIECE=piece,
+            TILE=TILE,
+        )
     return sums

@@ -26,7 +26,8 @@ __all__ = ["Counts", "Runs", "count", "count_on_device", "pack", "regions", "unp
 # A defect may run diagonally: pixels that touch at a corner belong to one region (scipy's default is 4 neighbours).
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
-# Pixels of one class that are held before they become a sorted run; anomalous ones are merged in blocks of a quarter of it.
+# Pixels of one class that are held before they become a sorted run; anomalous ones are merged in blocks of a quarter of
+# it.
 RUN_PIXELS = 2**22
 
 REGION_BITS = 32
@@ -125,7 +126,8 @@ def count_on_device(maps: torch.Tensor, masks: torch.Tensor) -> tuple[Counts, in
     ordered = (packed >> REGION_BITS).int()
     distinct, hits = torch.unique_consecutive(ordered, return_counts=True)
     thresholds = (distinct ^ ((distinct >> 31) & 0x7FFFFFFF)).view(torch.float32)
-    # sums over runs of equal scores as differences of a running sum: on a CPU the same in every run, unlike atomic additions
+    # sums over runs of equal scores as differences of a running sum: on a CPU the same in every run, unlike atomic
+    # additions
     reached = (1.0 / area[packed & (2**REGION_BITS - 1)].double()).cumsum(0)[hits.cumsum(0) - 1]
     overlap = reached.diff(prepend=reached.new_zeros(1))
     above = len(normal) - torch.searchsorted(normal, thresholds, right=True)
@@ -221,7 +223,8 @@ class Runs:
             yield Counts(thresholds[::-1], hits[::-1], overlap[::-1], above[::-1], at_or_above[::-1])
 
     def _splits(self, runs: list[np.ndarray]) -> np.ndarray:
-        """Packed values that cut the merged runs into blocks of about ``run_pixels`` / 4; equal scores stay together."""
+        """Packed values that cut the merged runs into blocks of about ``run_pixels`` / 4; equal scores stay
+        together."""
         block = max(1, self._run_pixels // 4)
         stride = max(1, block // (4 * max(1, len(runs))))
         samples = np.sort(np.concatenate([run[::stride] for run in runs])) if runs else np.zeros(0, np.int64)

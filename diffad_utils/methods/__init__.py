@@ -17,13 +17,51 @@ from diffad_utils.methods.trivial import Trivial
 METHODS: dict[str, type[Detector]] = {
     cls.name: cls
     for cls in (
-        Trivial, InvAD, ClipKNN, ClipZeroShot, ClipProbe, Img2Img, LoRA, LatentUNet, Autoencoder, PixelDDPM, DDAD, D3AD,
-        SGM, ESM, ESMSigma,
-        PatchCore, PaDiM, FastFlow, STFPM, WinCLIP,
+        Trivial,
+        InvAD,
+        ClipKNN,
+        ClipZeroShot,
+        ClipProbe,
+        Img2Img,
+        LoRA,
+        LatentUNet,
+        Autoencoder,
+        PixelDDPM,
+        DDAD,
+        D3AD,
+        SGM,
+        ESM,
+        ESMSigma,
+        PatchCore,
+        PaDiM,
+        FastFlow,
+        STFPM,
+        WinCLIP,
     )
-}  # fmt: skip
+}
 
 __all__ = [
-    "D3AD", "DDAD", "ESM", "METHODS", "SGM", "STFPM", "Autoencoder", "ClipKNN", "ClipProbe", "ClipZeroShot", "Detector", "ESMSigma", "FastFlow",
-    "Img2Img", "InvAD", "LatentUNet", "LoRA", "PaDiM", "PatchCore", "PixelDDPM", "Prediction", "Trivial", "WinCLIP",
-]  # fmt: skip
+    "D3AD",
+    "DDAD",
+    "ESM",
+    "METHODS",
+    "SGM",
+    "STFPM",
+    "Autoencoder",
+    "ClipKNN",
+    "ClipProbe",
+    "ClipZeroShot",
+    "Detector",
+    "ESMSigma",
+    "FastFlow",
+    "Img2Img",
+    "InvAD",
+    "LatentUNet",
+    "LoRA",
+    "PaDiM",
+    "PatchCore",
+    "PixelDDPM",
+    "Prediction",
+    "Trivial",
+    "WinCLIP",
+]

@@ -46,7 +46,8 @@ def _anomalib(module: str):
             return importlib.import_module(f"anomalib.{module}")
     except ImportError as error:
         raise ImportError(
-            f"the anomalib baselines need the package anomalib ({error}); install it with: pip install 'diffad_utils[baselines]'"
+            f"the anomalib baselines need the package anomalib ({error}); install it with: pip install "
+            f"'diffad_utils[baselines]'"
         ) from error
 
 
@@ -104,7 +105,9 @@ class AnomalibDetector(Detector):
         with _seeded(self.seed):
             self._prepare(train_dataset)
             self.model_ = self._build().to(self.torch_device)
-            self._learn(torch.cat([resize_images(b["image"], self.image_size) for b in batches(train_dataset, self.batch_size)]))
+            self._learn(
+                torch.cat([resize_images(b["image"], self.image_size) for b in batches(train_dataset, self.batch_size)])
+            )
         self.model_.eval()
         return self
 
@@ -143,7 +146,9 @@ class AnomalibDetector(Detector):
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         self._require_fitted("model_")
-        learned = {name: value.clone() for name, value in self.model_.state_dict().items() if not name.startswith(self.FROZEN)}
+        learned = {
+            name: value.clone() for name, value in self.model_.state_dict().items() if not name.startswith(self.FROZEN)
+        }
         return learned, {"weights_sha256": self.pretrained_.resolved.sha256}
 
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -157,7 +162,9 @@ class AnomalibDetector(Detector):
         missing, unexpected = self.model_.load_state_dict(tensors, strict=False)
         lost = [name for name in missing if not name.startswith(self.FROZEN)]
         if lost or unexpected:
-            raise ValueError(f"the saved detector does not fit the network: {lost[:3]} missing, {unexpected[:3]} unexpected")
+            raise ValueError(
+                f"the saved detector does not fit the network: {lost[:3]} missing, {unexpected[:3]} unexpected"
+            )
         self.model_.to(self.torch_device).eval()
 
 
@@ -259,9 +266,15 @@ class TrainedDetector(BackboneDetector):
             return loss(*model(images[chosen].to(self.torch_device)))
 
         self.training_log_: TrainingLog = train(
-            self.model_, loss_fn, num_steps=self.train_steps, lr=self.learning_rate, weight_decay=self.weight_decay,
-            warmup_steps=min(20, self.train_steps // 10), seed=self.seed, description=self.name,
-        )  # fmt: skip
+            self.model_,
+            loss_fn,
+            num_steps=self.train_steps,
+            lr=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_steps=min(20, self.train_steps // 10),
+            seed=self.seed,
+            description=self.name,
+        )
 
     @abstractmethod
     def _loss(self) -> nn.Module:
@@ -280,15 +293,22 @@ class FastFlow(TrainedDetector):
 
     def _build(self) -> nn.Module:
         if self.image_size % max(self.strides):
-            raise ValueError(f"anomalib:fastflow needs an image_size that is a multiple of {max(self.strides)}, got {self.image_size}")
+            raise ValueError(
+                f"anomalib:fastflow needs an image_size that is a multiple of {max(self.strides)}, got "
+                f"{self.image_size}"
+            )
         module = _anomalib("models.image.fastflow.torch_model")
         model = module.FastflowModel((self.image_size, self.image_size), "resnet18", pre_trained=False, flow_steps=1)
         self._features()
         model.feature_extractor = self.pretrained_
-        shapes = [(c, self.image_size // s, self.image_size // s) for c, s in zip(self.pretrained_.channels, self.strides, strict=True)]
+        shapes = [
+            (c, self.image_size // s, self.image_size // s)
+            for c, s in zip(self.pretrained_.channels, self.strides, strict=True)
+        ]
         model.norms = nn.ModuleList(nn.LayerNorm(shape) for shape in shapes)
         model.fast_flow_blocks = nn.ModuleList(
-            module.create_fast_flow_block([*shape], self.conv3x3_only, self.hidden_ratio, self.flow_steps) for shape in shapes
+            module.create_fast_flow_block([*shape], self.conv3x3_only, self.hidden_ratio, self.flow_steps)
+            for shape in shapes
         )
         return model
 
@@ -345,7 +365,8 @@ class WinCLIP(AnomalibDetector):
         if not hasattr(clip.model.visual, "patch_dropout"):
             raise ValueError(
                 "anomalib:winclip needs a CLIP whose image encoder is open_clip's vision transformer, got "
-                f"{type(clip.model.visual).__name__} for clip={self.clip!r}; give the paper's ViT-B-16-plus-240/laion400m_e31 or another ViT"
+                f"{type(clip.model.visual).__name__} for clip={self.clip!r}; give the paper's "
+                f"ViT-B-16-plus-240/laion400m_e31 or another ViT"
             )
         return _winclip(clip)
 

@@ -113,10 +113,17 @@ class Autoencoder(ReconstructionDetector):
             return F.mse_loss(bottleneck.decode(model, bottleneck.encode(model, x)).float(), x)
 
         return train(
-            self.model_, loss_fn, num_steps=self.train_steps, lr=self.learning_rate, warmup_steps=self.warmup_steps,
-            ema_decay=self.ema_decay, seed=self.seed, mixed_precision=self.mixed_precision,
-            checkpoint_folder=checkpoint_folder, description="autoencoder",
-        )  # fmt: skip
+            self.model_,
+            loss_fn,
+            num_steps=self.train_steps,
+            lr=self.learning_rate,
+            warmup_steps=self.warmup_steps,
+            ema_decay=self.ema_decay,
+            seed=self.seed,
+            mixed_precision=self.mixed_precision,
+            checkpoint_folder=checkpoint_folder,
+            description="autoencoder",
+        )
 
     def _build(self, cls: type[AutoencoderKL] | type[AutoencoderTiny], config: dict[str, Any]) -> None:
         # a configuration also holds diffusers' own notes, and for an AutoencoderTiny what follows from the rest
@@ -163,7 +170,8 @@ BESIDE_THE_LATENT = ("encoder.conv_out.", "quant_conv.", "post_quant_conv.", "de
 
 
 def warm_start(model: AutoencoderKL, template: AutoencoderKL) -> int:
-    """Give ``model`` the tensors of ``template`` that fit it, all but those of `BESIDE_THE_LATENT`; returns how many values.
+    """Give ``model`` the tensors of ``template`` that fit it, all but those of `BESIDE_THE_LATENT`; returns how many
+    values.
 
     Where ``model`` lacks levels at the coarse end, its decoder's blocks, which begin there, take those that follow.
     Raises ``ValueError`` for an AutoencoderTiny, whose layers have numbers instead of names.

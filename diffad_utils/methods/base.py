@@ -124,7 +124,10 @@ class Detector(ABC):
                 if count == 1:
                     raise
                 self.batch_size = count // 2
-                warnings.warn(f"{self.name}: out of memory with {count} images at once; going on with {self.batch_size}", stacklevel=3)
+                warnings.warn(
+                    f"{self.name}: out of memory with {count} images at once; going on with {self.batch_size}",
+                    stacklevel=3,
+                )
             else:
                 at += self.batch_size
                 continue
@@ -133,7 +136,8 @@ class Detector(ABC):
         return done
 
     def save(self, folder: str | Path) -> None:
-        """Write ``detector.json`` (class, hyperparameters, plain values) and ``detector.safetensors`` into ``folder``."""
+        """Write ``detector.json`` (class, hyperparameters, plain values) and ``detector.safetensors`` into
+        ``folder``."""
         tensors, values = self._state()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +154,8 @@ class Detector(ABC):
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "auto") -> Self:
-        """Open what ``save`` wrote. Raises ``FileNotFoundError`` or ``ValueError`` if it is absent or of another method."""
+        """Open what ``save`` wrote. Raises ``FileNotFoundError`` or ``ValueError`` if it is absent or of another
+        method."""
         path = Path(folder) / "detector.json"
         if not path.is_file():
             raise FileNotFoundError(f"{path} not found: give the folder that {cls.__name__}.save wrote")
@@ -174,18 +179,21 @@ class Detector(ABC):
         return pick_device(self.device)
 
     def networks(self) -> list[torch.nn.Module]:
-        """The networks that a prediction runs through, once they are there; their weights are counted in the manifest."""
+        """The networks that a prediction runs through, once they are there; their weights are counted in the
+        manifest."""
         return [value for value in vars(self).values() if isinstance(value, torch.nn.Module)]
 
     def compile(self, **options: Any) -> Self:
         """Run the networks through ``torch.compile`` from now on; scores agree up to rounding.
 
-        What a method calls by another name than ``forward`` (the variance alone of ESM-sigma, CLIP's features) stays as it is.
-        ``options`` are ``torch.compile``'s: ``mode="reduce-overhead"`` also records CUDA graphs. Worth it for many images:
-        the first batch of each shape takes up to minutes. On a CPU it needs a C++ compiler.
+        What a method calls by another name than ``forward`` (the variance alone of ESM-sigma, CLIP's features) stays as
+        it is. ``options`` are ``torch.compile``'s: ``mode="reduce-overhead"`` also records CUDA graphs. Worth it for
+        many images: the first batch of each shape takes up to minutes. On a CPU it needs a C++ compiler.
         """
         for network in self.networks():
-            halves = [network.encoder, network.decoder] if hasattr(network, "decoder") else [network]  # an autoencoder is called by halves
+            halves = (
+                [network.encoder, network.decoder] if hasattr(network, "decoder") else [network]
+            )  # an autoencoder is called by halves
             for part in halves:
                 part.compile(**options)
         return self
@@ -198,8 +206,8 @@ class Detector(ABC):
 def batches(dataset: ImageDataset, batch_size: int) -> Iterator[dict]:
     """The samples of a data set in order, collated.
 
-    ``$DIFFAD_WORKERS`` processes read and resize ahead (0, the default: this one does, and keeps what it has read). They
-    help where a GPU would wait for large files; the samples are the same.
+    ``$DIFFAD_WORKERS`` processes read and resize ahead (0, the default: this one does, and keeps what it has read).
+    They help where a GPU would wait for large files; the samples are the same.
     """
     workers = os.environ.get("DIFFAD_WORKERS", "0")
     if not workers.isdecimal():
@@ -218,7 +226,9 @@ def check_images(images: Tensor) -> Tensor:
     if not images.numel():
         raise ValueError(f"expected at least one image with pixels, got shape {list(images.shape)}")
     if not bool(((images >= 0) & (images <= 1)).all()):
-        raise ValueError(f"images must be finite and in [0, 1], got {images.min().item():.4g} .. {images.max().item():.4g}")
+        raise ValueError(
+            f"images must be finite and in [0, 1], got {images.min().item():.4g} .. {images.max().item():.4g}"
+        )
     return images.float().cpu()
 
 
@@ -238,11 +248,15 @@ def check_train_dataset(dataset: ImageDataset) -> None:
     """Raise ``ValueError`` if an anomalous image is among the training images."""
     anomalous = int((dataset.index["label"] != 0).sum())
     if anomalous:
-        raise ValueError(f"{anomalous} of {len(dataset)} training images are labelled anomalous; detectors train on normal images")
+        raise ValueError(
+            f"{anomalous} of {len(dataset)} training images are labelled anomalous; detectors train on normal images"
+        )
 
 
 def resize_images(images: Tensor, size: int) -> Tensor:
     """Antialiased bilinear resize of [B, 3, H, W] to [B, 3, size, size]; as it is when it has that size already."""
     if images.shape[-2:] == (size, size):
         return images
-    return torch.nn.functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return torch.nn.functional.interpolate(
+        images, size=(size, size), mode="bilinear", antialias=True, align_corners=False
+    )

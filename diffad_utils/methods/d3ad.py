@@ -4,8 +4,8 @@ Source: "D3AD: Dynamic denoising diffusion probabilistic model for anomaly detec
 and algorithms by number; later version Tebbe and Tayyub, "Dynamic Addition of Noise in a Diffusion Model for Anomaly
 Detection" (CVPRW 2024, arXiv 2401.04463) with public code (D3AD-code in ``data/published/hyperparameters.csv``).
 
-The latent of the image is scaled down to the level of a step That, *without noise* (Algorithm 1), and denoised along DDIM
-steps, pulled towards the latent itself where ``guidance_weight`` (the paper's eta) is above 0. That comes from the
+The latent of the image is scaled down to the level of a step That, *without noise* (Algorithm 1), and denoised along
+DDIM steps, pulled towards the latent itself where ``guidance_weight`` (the paper's eta) is above 0. That comes from the
 distance to the training features (Algorithm 2, `conditioning.DynamicStep`). The map adds the L1 distance of the latents
 and the cosine distance of features (eq. 9).
 
@@ -15,8 +15,9 @@ Where paper and public code differ, or ours from both:
   reconstructed; we read the running estimate f of eq. 7, as in DDIM and in the code.
 - *Plan of the steps*: ``plan`` (`conditioning.paper_plan`, `conditioning.code_plan`).
 - *Training distances*: ``leave_one_out`` (`conditioning.DynamicStep`).
-- *Maps*: the paper normalises without saying how; the code takes minimum and maximum over the whole test set. Ours divides
-  by constants from held-out normal training images (``normalisation="batch"``: over all images given to ``predict``).
+- *Maps*: the paper normalises without saying how; the code takes minimum and maximum over the whole test set. Ours
+  divides by constants from held-out normal training images (``normalisation="batch"``: over all images given to
+  ``predict``).
 - *Latent*: the code draws it from the autoencoder's posterior, ours is the mean (``posterior="draw"`` for theirs).
 - *Adaptation*: eq. 10 averages 1 - cosine over places, the code takes one cosine of the flattened block
   (``adaptation_loss="flattened"``). Both find neighbours with the adapted features.
@@ -73,9 +74,16 @@ class D3AD(ConditionedDiffusion):
         if not 0 <= self.map_weight <= 1:
             raise ValueError(f"map_weight must be in [0, 1], got {self.map_weight}")
         dynamic = self._dynamic_step()
-        steps = dynamic.step_of(torch.arange(self.bins + 1)) if self.static_step is None else torch.tensor([self.static_step])
+        steps = (
+            dynamic.step_of(torch.arange(self.bins + 1))
+            if self.static_step is None
+            else torch.tensor([self.static_step])
+        )
         if not 1 <= int(steps.min()) <= int(steps.max()) < self.schedule.T:
-            raise ValueError(f"steps must be in 1 .. {self.schedule.T - 1}, got t_max = {self.t_max}, static_step = {self.static_step}")
+            raise ValueError(
+                f"steps must be in 1 .. {self.schedule.T - 1}, got t_max = {self.t_max}, static_step = "
+                f"{self.static_step}"
+            )
         denoising_plan(steps, self.num_steps, self.deepest_step, self.plan)  # refuses bad settings before any training
 
     @property
@@ -91,7 +99,9 @@ class D3AD(ConditionedDiffusion):
         dynamic = self._dynamic_step()
         if new_extractor:
             images = batches(self._fitted_images, self.batch_size)
-            self.dynamic_step_ = dynamic.fit(torch.cat([self._pooled(self.features(self._input(b["image"]))) for b in images]))
+            self.dynamic_step_ = dynamic.fit(
+                torch.cat([self._pooled(self.features(self._input(b["image"]))) for b in images])
+            )
         elif dynamic != self.dynamic_step_:  # other settings, the same features
             self.dynamic_step_ = dynamic.fit(self.dynamic_step_.bank_)
 
@@ -112,7 +122,9 @@ class D3AD(ConditionedDiffusion):
         if self.normalisation == "batch":
             residual, feature = scoring.min_max_over_batch(residual), scoring.min_max_over_batch(feature)
         else:
-            residual, feature = (values / scale for values, scale in zip((residual, feature), self.scales_, strict=True))
+            residual, feature = (
+                values / scale for values, scale in zip((residual, feature), self.scales_, strict=True)
+            )
         return scoring.d3ad_map(residual, feature, self.map_weight)
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -123,6 +135,7 @@ class D3AD(ConditionedDiffusion):
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         super()._set_state(tensors, values)
         self.dynamic_step_ = self._dynamic_step()
-        # `load` maps the file into memory: features of training images are read when a search needs them, not extracted again
+        # `load` maps the file into memory: features of training images are read when a search needs them, not extracted
+        # again
         self.dynamic_step_.bank_, self.dynamic_step_.distances_ = tensors["bank"], tensors["bank_distances"]
         self.dynamic_step_.edges_ = tensors["edges"]

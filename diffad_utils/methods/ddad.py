@@ -1,14 +1,14 @@
 """DDAD, and what D3AD shares with it: reconstruction by a diffusion model that is conditioned on the image itself.
 
-Source: Mousakhan, Brox, Tayyub, "Anomaly Detection with Conditioned Denoising Diffusion Models" (DDAD, arXiv 2305.15956)
-and its public code (settings: ``data/published/hyperparameters.csv``, DDAD-README). A diffusion model of normal images is
-started from the noised test image and pulled towards it while it denoises (Algorithm 1; `diffusion.ddim_sample`); pixels
-and features of image and reconstruction are compared.
+Source: Mousakhan, Brox, Tayyub, "Anomaly Detection with Conditioned Denoising Diffusion Models" (DDAD, arXiv
+2305.15956) and its public code (settings: ``data/published/hyperparameters.csv``, DDAD-README). A diffusion model of
+normal images is started from the noised test image and pulled towards it while it denoises (Algorithm 1;
+`diffusion.ddim_sample`); pixels and features of image and reconstruction are compared.
 
 Where the paper and the public code differ, or ours from both:
 
-- *Plan*: the code noises to t = 250 and first calls the network at t = 225 (`conditioning.code_plan`). By default ours is
-  first called at the level of the start (`conditioning.paper_plan`); both are options.
+- *Plan*: the code noises to t = 250 and first calls the network at t = 225 (`conditioning.code_plan`). By default ours
+  is first called at the level of the start (`conditioning.paper_plan`); both are options.
 - *Maps*: the code scales pixel and feature map by their maxima over the batch. Ours uses constants from held-out normal
   training images (``normalisation="batch"`` for theirs).
 - *Latent space* (``space="latent"``): the same method on latents of an autoencoder, as D3AD is; DDAD is in pixels.
@@ -38,22 +38,33 @@ from diffad_utils import adaptation, bottleneck, scoring
 from diffad_utils.conditioning import PLANS, denoising_plan, scaled_start
 from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import NoiseSchedule, add_noise, autocast, check_precision, ddim_sample, image_noise
-from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, noise_keys, resize_images
+from diffad_utils.methods.base import (
+    Detector,
+    Prediction,
+    batches,
+    check_images,
+    check_train_dataset,
+    noise_keys,
+    resize_images,
+)
 from diffad_utils.methods.reconstruction import SMOOTHING
 from diffad_utils.models.backbones import load_backbone
 from diffad_utils.models.stable_diffusion import load_vae
 from diffad_utils.training import TrainingLog, train
 
 OPTIONS = {
-    "space": ("pixel", "latent"), "posterior": ("mean", "draw"), "plan": PLANS, "normalisation": ("training", "batch"),
+    "space": ("pixel", "latent"),
+    "posterior": ("mean", "draw"),
+    "plan": PLANS,
+    "normalisation": ("training", "batch"),
     "adaptation_loss": tuple(adaptation.LOSSES),
-}  # fmt: skip
+}
 
 
 class Reconstruction(NamedTuple):
     """state, state_hat: what the diffusion model works on and what it made of it, [B, C, h, w]; x_hat: [B, 3, H, W] in
-    [0, 1]; features: of the image, a map a block; steps: int64 [B]; distances: float64 [B] or None without DIC; seen_by: what
-    features and state depend on besides the images."""
+    [0, 1]; features: of the image, a map a block; steps: int64 [B]; distances: float64 [B] or None without DIC;
+    seen_by: what features and state depend on besides the images."""
 
     state: Tensor
     state_hat: Tensor
@@ -65,8 +76,8 @@ class Reconstruction(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """reconstruction, and the two maps of its difference to the image: residual and feature [B, image_size, image_size],
-    neither normalised nor smoothed."""
+    """reconstruction, and the two maps of its difference to the image: residual and feature [B, image_size,
+    image_size], neither normalised nor smoothed."""
 
     reconstruction: Reconstruction
     residual: Tensor
@@ -85,19 +96,19 @@ class ConditionedDiffusion(Detector):
 
     Parameters
     ----------
-    space : "pixel" or "latent". vae : for "latent", a name for `models.stable_diffusion.load_vae`. posterior : the latent
-        of an image is the "mean" of the autoencoder's posterior, or a "draw" from it (the public code of D3AD), one an
-        image and seed. Training takes the mean.
-    backbone : of the feature map, a name for `models.backbones.load_backbone`; strides : its blocks that are used. 8 and 16
-        are blocks 2 and 3 of a ResNet.
+    space : "pixel" or "latent". vae : for "latent", a name for `models.stable_diffusion.load_vae`. posterior : the
+        latent of an image is the "mean" of the autoencoder's posterior, or a "draw" from it (the public code of D3AD),
+        one an image and seed. Training takes the mean.
+    backbone : of the feature map, a name for `models.backbones.load_backbone`; strides : its blocks that are used. 8
+        and 16 are blocks 2 and 3 of a ResNet.
     allow_mini : whether the shipped small models may stand in for both where the real weights are not found.
-    block_out_channels, layers_per_block, attention_resolutions : of the UNet; widths are multiples of 8, attention is on
-        the levels whose side in cells is in the last.
+    block_out_channels, layers_per_block, attention_resolutions : of the UNet; widths are multiples of 8, attention is
+        on the levels whose side in cells is in the last.
     beta_start, beta_end : linear schedule with T = 1000.
     max_train_timestep : training draws t below it; 1000 is DDPM's (and the papers'). The reconstruction only visits
         t up to its start, so a short training may spend itself there.
-    train_steps, train_batch_size, learning_rate, weight_decay, warmup_steps, ema_decay, mixed_precision : training of the
-        UNet with DDPM's epsilon objective (D3AD eq. 6), AdamW, cosine.
+    train_steps, train_batch_size, learning_rate, weight_decay, warmup_steps, ema_decay, mixed_precision : training of
+        the UNet with DDPM's epsilon objective (D3AD eq. 6), AdamW, cosine.
     num_steps : DDIM steps. plan : "paper" or "code", see `conditioning`.
     noise_fraction : omega, how much noise the start is given (D3AD eq. 11): 1 in DDAD, 0 in D3AD.
     guidance_weight : DDAD's w, D3AD's eta: pull towards the image.
@@ -146,9 +157,30 @@ class ConditionedDiffusion(Detector):
     inference_precision: str = "fp32"
 
     RETRAINS: ClassVar[frozenset[str]] = frozenset(
-        "image_size seed device space vae backbone strides allow_mini block_out_channels layers_per_block beta_start beta_end "
-        "attention_resolutions max_train_timestep train_steps train_batch_size learning_rate weight_decay warmup_steps ema_decay "
-        "mixed_precision holdout_fraction".split()
+        [
+            "image_size",
+            "seed",
+            "device",
+            "space",
+            "vae",
+            "backbone",
+            "strides",
+            "allow_mini",
+            "block_out_channels",
+            "layers_per_block",
+            "beta_start",
+            "beta_end",
+            "attention_resolutions",
+            "max_train_timestep",
+            "train_steps",
+            "train_batch_size",
+            "learning_rate",
+            "weight_decay",
+            "warmup_steps",
+            "ema_decay",
+            "mixed_precision",
+            "holdout_fraction",
+        ]
     )
     """Fields that `with_settings` cannot change, because they need another training."""
 
@@ -173,7 +205,8 @@ class ConditionedDiffusion(Detector):
 
     @abstractmethod
     def _steps(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """That int64 [B] of images with these features, a map [B, C, h, w] a block, and distances [B] if there are any."""
+        """That int64 [B] of images with these features, a map [B, C, h, w] a block, and distances [B] if there are
+        any."""
 
     @property
     @abstractmethod
@@ -193,7 +226,8 @@ class ConditionedDiffusion(Detector):
     # -- fit -----------------------------------------------------------------------------------------------------------
 
     def fit(self, train_dataset: ImageDataset, checkpoint_folder: str | Path | None = None) -> Self:
-        """Encode, train the UNet, adapt the features, learn the steps, and take the maps' constants from held-out normals.
+        """Encode, train the UNet, adapt the features, learn the steps, and take the maps' constants from held-out
+        normals.
 
         With ``checkpoint_folder`` an interrupted training goes on where it was. Leaves ``training_log_`` and
         ``adaptation_log_`` behind.
@@ -201,10 +235,14 @@ class ConditionedDiffusion(Detector):
         check_train_dataset(train_dataset)
         self._load_networks()
         fitted, held_out = scoring.holdout_split(len(train_dataset), self.holdout_fraction, self.seed)
-        self._fitted_images, self._held_out_images = (Subset(train_dataset, rows.tolist()) for rows in (fitted, held_out))
+        self._fitted_images, self._held_out_images = (
+            Subset(train_dataset, rows.tolist()) for rows in (fitted, held_out)
+        )
         self._held_out_maps: Iterable[Maps | None] = repeat(None)
         self._build_unet()
-        states = torch.cat([self.encode(self._input(batch["image"])) for batch in batches(self._fitted_images, self.batch_size)])
+        states = torch.cat(
+            [self.encode(self._input(batch["image"])) for batch in batches(self._fitted_images, self.batch_size)]
+        )
         self.training_log_ = self._train_unet(states, checkpoint_folder)
         self._adapt()
         self._fit_steps(new_extractor=True)
@@ -212,15 +250,17 @@ class ConditionedDiffusion(Detector):
         return self
 
     def with_settings(self, **changes: Any) -> Self:
-        """The same diffusion model with other settings; adapted and calibrated anew on the training images where they ask
-        for it.
+        """The same diffusion model with other settings; adapted and calibrated anew on the training images where they
+        ask for it.
 
-        Raises ``ValueError`` for a setting that needs another training, ``RuntimeError`` for a detector that was loaded (the
-        training images are not saved).
+        Raises ``ValueError`` for a setting that needs another training, ``RuntimeError`` for a detector that was loaded
+        (the training images are not saved).
         """
         wrong = sorted(set(changes) & self.RETRAINS)
         if wrong:
-            raise ValueError(f"{', '.join(wrong)} cannot be changed without another training; make a new {type(self).__name__}")
+            raise ValueError(
+                f"{', '.join(wrong)} cannot be changed without another training; make a new {type(self).__name__}"
+            )
         if not hasattr(self, "_held_out_images"):
             raise RuntimeError("with_settings needs the training images that fit had; a loaded detector has none")
         other = copy.copy(self)
@@ -251,10 +291,18 @@ class ConditionedDiffusion(Detector):
             return F.mse_loss(predicted.float(), noise.to(self.torch_device))
 
         return train(
-            self.unet_, loss_fn, num_steps=self.train_steps, lr=self.learning_rate, weight_decay=self.weight_decay,
-            warmup_steps=self.warmup_steps, ema_decay=self.ema_decay, seed=self.seed, mixed_precision=self.mixed_precision,
-            checkpoint_folder=checkpoint_folder, description=f"{type(self).__name__} UNet",
-        )  # fmt: skip
+            self.unet_,
+            loss_fn,
+            num_steps=self.train_steps,
+            lr=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_steps=self.warmup_steps,
+            ema_decay=self.ema_decay,
+            seed=self.seed,
+            mixed_precision=self.mixed_precision,
+            checkpoint_folder=checkpoint_folder,
+            description=f"{type(self).__name__} UNet",
+        )
 
     def _adapt(self) -> None:
         """Domain adaptation on the fitted images, each from a random tenth of T_max as in the public code."""
@@ -263,10 +311,16 @@ class ConditionedDiffusion(Detector):
             return
         images = torch.cat([self._input(batch["image"]) for batch in batches(self._fitted_images, self.batch_size)])
         self.extractor_, self.adaptation_log_ = adaptation.adapt(
-            self._frozen, images, lambda rows, generator: self._adaptation_pair(images, rows, generator),
-            epochs=self.adaptation_epochs, loss=self.adaptation_loss, distillation_weight=self.distillation_weight,
-            learning_rate=self.adaptation_rate, batch_size=self.train_batch_size, seed=self.seed,
-        )  # fmt: skip
+            self._frozen,
+            images,
+            lambda rows, generator: self._adaptation_pair(images, rows, generator),
+            epochs=self.adaptation_epochs,
+            loss=self.adaptation_loss,
+            distillation_weight=self.distillation_weight,
+            learning_rate=self.adaptation_rate,
+            batch_size=self.train_batch_size,
+            seed=self.seed,
+        )
 
     def _adaptation_pair(self, images: Tensor, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Images [n, 3, H, W] of these rows and their reconstructions from a random tenth of T_max."""
@@ -288,7 +342,9 @@ class ConditionedDiffusion(Detector):
     def _peaks_of_held_out(self) -> tuple[float, float]:
         """Mean over held-out normal images of the maximum of each map."""
         known = zip(batches(self._held_out_images, self.batch_size), self._held_out_maps, strict=False)
-        self._held_out_maps = [self.maps(batch["image"], batch["key"], before and before.reconstruction) for batch, before in known]
+        self._held_out_maps = [
+            self.maps(batch["image"], batch["key"], before and before.reconstruction) for batch, before in known
+        ]
         maps = zip(*(done[1:] for done in self._held_out_maps), strict=True)
         peaks = [torch.cat(of_one).flatten(1).amax(dim=1).double().mean() for of_one in maps]
         return tuple(max(float(peak), 1e-8) for peak in peaks)
@@ -317,8 +373,8 @@ class ConditionedDiffusion(Detector):
     def maps(self, images: Tensor, keys: Sequence[str] | None = None, known: Reconstruction | None = None) -> Maps:
         """Reconstruction, residual map and feature map of images [B, 3, H, W] in [0, 1].
 
-        ``known`` is a reconstruction of the same images by this detector with other settings. Its features and latents are
-        taken over if the same networks saw the images (not after another domain adaptation), and ignored otherwise.
+        ``known`` is a reconstruction of the same images by this detector with other settings. Its features and latents
+        are taken over if the same networks saw the images (not after another domain adaptation), and ignored otherwise.
         """
         x = self._input(images)
         done = self._reconstruct(x, noise_keys(images, keys), known)
@@ -327,8 +383,8 @@ class ConditionedDiffusion(Detector):
         return Maps(done, self.residual_map(x, done.x_hat, done.state, done.state_hat), feature)
 
     def reconstruct(self, images: Tensor, keys: Sequence[str] | None = None) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] as the model thinks they should be: [B, 3, image_size, image_size], CPU. ``keys`` [B]
-        seed what is random."""
+        """Images [B, 3, H, W] in [0, 1] as the model thinks they should be: [B, 3, image_size, image_size], CPU.
+        ``keys`` [B] seed what is random."""
         return self.reconstruction(images, keys).x_hat
 
     def reconstruction(self, images: Tensor, keys: Sequence[str] | None = None) -> Reconstruction:
@@ -354,16 +410,20 @@ class ConditionedDiffusion(Detector):
         with self._timed("denoise"):
             noise = None
             if self.noise_fraction or self.stochasticity:
-                noise = image_noise((1 + self.num_steps * (self.stochasticity > 0), *shape), self.seed, keys).transpose(0, 1)
-            state_hat = self._denoise(state.to(self.torch_device), steps, state.to(self.torch_device), self.guidance_weight, noise).cpu()
+                noise = image_noise((1 + self.num_steps * (self.stochasticity > 0), *shape), self.seed, keys).transpose(
+                    0, 1
+                )
+            state_hat = self._denoise(
+                state.to(self.torch_device), steps, state.to(self.torch_device), self.guidance_weight, noise
+            ).cpu()
         with self._timed("decode"):
             x_hat = self.decode(state_hat.to(self.torch_device)).cpu()
         return Reconstruction(state, state_hat, x_hat, features, steps, distances, seen_by)
 
     @torch.inference_mode()
     def _denoise(self, state: Tensor, steps: Tensor, target: Tensor, weight: float, noise: Tensor | None) -> Tensor:
-        """Start from state [B, C, h, w] at steps [B] and come back, pulled towards target; noise [1 + num_steps, B, ...],
-        for the start and for each step. All images run together, whatever their steps."""
+        """Start from state [B, C, h, w] at steps [B] and come back, pulled towards target; noise [1 + num_steps, B,
+        ...], for the start and for each step. All images run together, whatever their steps."""
         start = scaled_start(state, steps, self.schedule, self.noise_fraction, None if noise is None else noise[0])
         plan = denoising_plan(steps, self.num_steps, max(self.deepest_step, int(steps.max())), self.plan)
         more = {"eta": self.stochasticity, "noise": noise[-len(plan) :]} if self.stochasticity else {}
@@ -374,7 +434,8 @@ class ConditionedDiffusion(Detector):
             return self.unet_(x, t, return_dict=False)[0].to(x)
 
     def feature_map(self, features: Sequence[Tensor], x_hat: Tensor) -> Tensor:
-        """Distance of the features of an image to those of x_hat [B, 3, image_size, image_size]: [B, image_size, image_size]."""
+        """Distance of the features of an image to those of x_hat [B, 3, image_size, image_size]: [B, image_size,
+        image_size]."""
         return scoring.feature_distance(features, self.features(x_hat), x_hat.shape[-2:], self.PATCHES).cpu()
 
     # -- pieces --------------------------------------------------------------------------------------------------------
@@ -384,14 +445,19 @@ class ConditionedDiffusion(Detector):
 
     @torch.inference_mode()
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] -> states [B, C, h, w] of the diffusion model, on the CPU; with ``noise`` [B, C, h, w]
-        a latent is drawn from the posterior."""
+        """Images [B, 3, H, W] in [0, 1] -> states [B, C, h, w] of the diffusion model, on the CPU; with ``noise`` [B,
+        C, h, w] a latent is drawn from the posterior."""
         if self.space == "pixel":
             return 2 * x.cpu() - 1
         parts = [slice(i, i + bottleneck.AT_ONCE) for i in range(0, len(x), bottleneck.AT_ONCE)]
         draws = [None if noise is None else noise[part] for part in parts]
         with self._autocast():
-            return torch.cat([bottleneck.encode(self.vae_, x[part], draw).float().cpu() for part, draw in zip(parts, draws, strict=True)])
+            return torch.cat(
+                [
+                    bottleneck.encode(self.vae_, x[part], draw).float().cpu()
+                    for part, draw in zip(parts, draws, strict=True)
+                ]
+            )
 
     @torch.inference_mode()
     def decode(self, state: Tensor) -> Tensor:
@@ -399,7 +465,9 @@ class ConditionedDiffusion(Detector):
         if self.space == "pixel":
             return (state / 2 + 0.5).clamp(0, 1)
         with self._autocast():
-            return torch.cat([bottleneck.decode(self.vae_, part).float().clamp(0, 1) for part in state.split(bottleneck.AT_ONCE)])
+            return torch.cat(
+                [bottleneck.decode(self.vae_, part).float().clamp(0, 1) for part in state.split(bottleneck.AT_ONCE)]
+            )
 
     @torch.no_grad()
     def features(self, x: Tensor) -> list[Tensor]:
@@ -412,7 +480,9 @@ class ConditionedDiffusion(Detector):
 
     def _load_networks(self) -> None:
         if not hasattr(self, "_frozen"):
-            self._frozen = load_backbone(self.backbone, allow_mini=self.allow_mini, strides=tuple(self.strides)).to(self.torch_device)
+            self._frozen = load_backbone(self.backbone, allow_mini=self.allow_mini, strides=tuple(self.strides)).to(
+                self.torch_device
+            )
         factor = 1
         if self.space == "latent":
             if not hasattr(self, "vae_"):
@@ -429,11 +499,16 @@ class ConditionedDiffusion(Detector):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             unet = UNet2DModel(
-                sample_size=self._cells, in_channels=self._channels, out_channels=self._channels, layers_per_block=self.layers_per_block,
-                block_out_channels=widths, norm_num_groups=8, add_attention=any(attention),
+                sample_size=self._cells,
+                in_channels=self._channels,
+                out_channels=self._channels,
+                layers_per_block=self.layers_per_block,
+                block_out_channels=widths,
+                norm_num_groups=8,
+                add_attention=any(attention),
                 down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attention),
                 up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
-            )  # fmt: skip
+            )
         self.unet_ = unet.to(self.torch_device, memory_format=torch.channels_last).eval()
 
     @contextmanager
@@ -462,7 +537,9 @@ class ConditionedDiffusion(Detector):
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self._load_networks()
         if self._checksums() != values["sha256"]:
-            raise ValueError(f"this detector was fitted with the weights {values['sha256']}, but found {self._checksums()} here")
+            raise ValueError(
+                f"this detector was fitted with the weights {values['sha256']}, but found {self._checksums()} here"
+            )
         self._build_unet()
         parts = {
             part: {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
@@ -483,8 +560,8 @@ class DDAD(ConditionedDiffusion):
     Parameters besides those of `ConditionedDiffusion`
     ----------
     start_timestep : T', where the reverse process starts, for every image. v : weight of the pixel map.
-    adaptation_guidance : w during the domain adaptation, where the reconstruction of one training image is pulled towards
-        another, whose features it should then have (public code: w_DA = 3).
+    adaptation_guidance : w during the domain adaptation, where the reconstruction of one training image is pulled
+        towards another, whose features it should then have (public code: w_DA = 3).
     """
 
     name: ClassVar[str] = "ddad"
@@ -503,7 +580,9 @@ class DDAD(ConditionedDiffusion):
         steps = torch.tensor([self.start_timestep])
         if not 1 <= self.start_timestep < self.schedule.T:
             raise ValueError(f"start_timestep must be in 1 .. {self.schedule.T - 1}, got {self.start_timestep}")
-        denoising_plan(steps, self.num_steps, self.start_timestep, self.plan)  # refuses bad settings before any training
+        denoising_plan(
+            steps, self.num_steps, self.start_timestep, self.plan
+        )  # refuses bad settings before any training
 
     @property
     def deepest_step(self) -> int:

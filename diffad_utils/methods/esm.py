@@ -1,22 +1,25 @@
 """Score matching detectors: SGM (denoising), ESM (explicit), and ESM-sigma (variance-guided).
 
-Source: "Continuous Diffusion Models with Explicit Score Matching for Highly Efficient Anomaly Detection" (anonymous, ICLR 2026
-submission 7498). The equations are in `score_matching`, with what theory says of them; the network is in
-`models.dual_stream`. An image is noised up to T_d, taken back by the reverse process, and compared with what comes out by up
-to four detectors (eq. 14): features (S_Cos), uncertainty (S_U), divergence (S_KL) and residual (S_RE).
+Source: "Continuous Diffusion Models with Explicit Score Matching for Highly Efficient Anomaly Detection" (anonymous,
+ICLR 2026 submission 7498). The equations are in `score_matching`, with what theory says of them; the network is in
+`models.dual_stream`. An image is noised up to T_d, taken back by the reverse process, and compared with what comes out
+by up to four detectors (eq. 14): features (S_Cos), uncertainty (S_U), divergence (S_KL) and residual (S_RE).
 
 Where the paper is silent or ambiguous, and what we do:
 
 - *mu_t at test time* is not spelled out: `ESM.mean` has both readings ("denoised" by default, see `score_matching`).
 - *dt of ESM-sigma* is not given: `ESMSigma.dt`, by default `score_matching.matched_dt`.
-- *Lower bound of sigma^2*: it holds for sampling. The detectors take sigma_0^2 as predicted; at the bound S_U and S_KL would be
-  S_RE in other units, since sigma_0^2 is less than 1 - alpha_bar_0 = 1e-4 on average, a hundredth of the bound.
-- *Weights u, v, w, r* of eq. 14 are not given, and the four maps differ in scale by orders of magnitude: each is taken in units
-  of its spread over the pixels of held-out normal images (``combination`` = "calibrated"), or as it is ("plain sum").
-- *T_d* is set by hand for each class: ``noise_timestep``, or chosen on held-out normal images and copies of them with pasted
-  defects.
-- *Features of S_Cos*: the paper cites the detection transformer DINO for its pretrained DINO; ours is the self-supervised one
-  ("dino-vits8"), or the shipped small network. The layers are not given either: `models.backbones.load_layers`.
+- *Lower bound of sigma^2*: it holds for sampling. The detectors take sigma_0^2 as predicted; at the bound S_U and S_KL
+  would be S_RE in other units, since sigma_0^2 is less than 1 - alpha_bar_0 = 1e-4 on average, a hundredth of the
+  bound.
+- *Weights u, v, w, r* of eq. 14 are not given, and the four maps differ in scale by orders of magnitude: each is taken
+  in units of its spread over the pixels of held-out normal images (``combination`` = "calibrated"), or as it is ("plain
+  sum").
+- *T_d* is set by hand for each class: ``noise_timestep``, or chosen on held-out normal images and copies of them with
+  pasted defects.
+- *Features of S_Cos*: the paper cites the detection transformer DINO for its pretrained DINO; ours is the
+  self-supervised one ("dino-vits8"), or the shipped small network. The layers are not given either:
+  `models.backbones.load_layers`.
 - *Both sigma_0^2*: S_U divides by that of the reconstruction, S_KL is KL(input || reconstruction).
 - *Smoothing* of the map is not mentioned; ours is that of all reconstructing methods here, 0 is none.
 """
@@ -41,16 +44,39 @@ from torchvision.transforms.functional import gaussian_blur
 from diffad_utils import bottleneck, metrics, scoring
 from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import NoiseSchedule, add_noise, autocast, check_precision, image_noise
-from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, noise_keys, resize_images
+from diffad_utils.methods.base import (
+    Detector,
+    Prediction,
+    batches,
+    check_images,
+    check_train_dataset,
+    noise_keys,
+    resize_images,
+)
 from diffad_utils.methods.clip_detectors import paste_defect
 from diffad_utils.methods.reconstruction import SMOOTHING
 from diffad_utils.models.backbones import load_layers
 from diffad_utils.models.dual_stream import DualStream, score_unet
 from diffad_utils.models.stable_diffusion import load_vae
 from diffad_utils.score_matching import (
-    MEANS, VARIANCE_FLOOR, Observer, check_stability, cosine_map, dsm_loss, esm_loss, esm_reverse, guided_forward, guided_reverse,
-    kl_map, matched_dt, residual_map, sgm_reverse, step_edges, top_mean, uncertainty_map,
-)  # fmt: skip
+    MEANS,
+    VARIANCE_FLOOR,
+    Observer,
+    check_stability,
+    cosine_map,
+    dsm_loss,
+    esm_loss,
+    esm_reverse,
+    guided_forward,
+    guided_reverse,
+    kl_map,
+    matched_dt,
+    residual_map,
+    sgm_reverse,
+    step_edges,
+    top_mean,
+    uncertainty_map,
+)
 from diffad_utils.training import TrainingLog, train
 
 SPACES, COMBINATIONS = ("pixel", "latent"), ("calibrated", "plain sum")
@@ -58,14 +84,23 @@ TOP_SHARE = 250 / 256**2
 """N_a = 250 pixels (eq. 15) of the paper's 256 x 256, as a share of the area."""
 
 SAMPLING = (
-    "noise_timestep", "noise_timesteps", "stride", "mean", "variance_floor", "dt", "weights", "combination", "smoothing", "inference_precision",
-)  # fmt: skip
+    "noise_timestep",
+    "noise_timesteps",
+    "stride",
+    "mean",
+    "variance_floor",
+    "dt",
+    "weights",
+    "combination",
+    "smoothing",
+    "inference_precision",
+)
 """Fields that matter after training only; `ScoreMatchingDetector.variant` may change them."""
 
 
 class Measured(NamedTuple):
-    """B images and what a method makes of them: x0, x_hat [B, C, h, w] in the diffusion's space, decoded [B, 3, S, S] in [0, 1], and
-    the map of each detector [B, S, S], S = image_size."""
+    """B images and what a method makes of them: x0, x_hat [B, C, h, w] in the diffusion's space, decoded [B, 3, S, S]
+    in [0, 1], and the map of each detector [B, S, S], S = image_size."""
 
     x0: Tensor
     x_hat: Tensor
@@ -79,28 +114,30 @@ class ScoreMatchingDetector(Detector):
 
     Parameters
     ----------
-    image_size : a multiple of 2 for each level of the UNet but the first (in latents: times the autoencoder's downsampling).
-    space : "pixel", images in [-1, 1] as in the paper, or "latent", the latents of ``vae`` (the paper's discussion). In latents
-        S_U, S_KL and S_RE are taken there, and S_Cos of the decoded reconstruction against the decoded input, so that
-        what the autoencoder loses is not counted.
+    image_size : a multiple of 2 for each level of the UNet but the first (in latents: times the autoencoder's
+        downsampling).
+    space : "pixel", images in [-1, 1] as in the paper, or "latent", the latents of ``vae`` (the paper's discussion). In
+        latents S_U, S_KL and S_RE are taken there, and S_Cos of the decoded reconstruction against the decoded input,
+        so that what the autoencoder loses is not counted.
     vae, backbone, allow_mini : names for `load_vae` and `load_layers`, and whether the small models may stand in.
     block_out_channels, layers_per_block, attention_levels : the UNet, `models.dual_stream.score_unet`.
     dsm_steps : optimiser steps of denoising score matching, the warm-up of stream 1.
     train_steps : steps after it, with the method's own loss; a learning rate schedule of their own.
     train_batch_size, learning_rate, warmup_steps, ema_decay, mixed_precision : training (AdamW, cosine).
-    noise_timestep : T_d in 1 .. T, or None: the one of ``noise_timesteps`` with the highest mean of I-AUROC and P-AUROC on
-        up to ``validation_images`` held-out normal images and two copies of each with pasted defects (`paste_defect`).
+    noise_timestep : T_d in 1 .. T, or None: the one of ``noise_timesteps`` with the highest mean of I-AUROC and P-AUROC
+        on up to ``validation_images`` held-out normal images and two copies of each with pasted defects
+        (`paste_defect`).
     stride : timesteps a step of the samplers (paper: 1).
     weights : of the maps in eq. 14, of ``DETECTORS``; those not named have weight 0. None: 1 for all.
     combination : "calibrated" or "plain sum" (the paper's).
     smoothing : standard deviation of the map's smoothing as a share of the side; 0 for none.
     holdout_fraction : share of the training images held out for calibration and the choice of T_d.
     calibration_images : use at most this many of them; None for all.
-    inference_precision : of all networks outside training, calibration included, "fp32", "bf16" or "fp16" (autocast; the
-        state stays float32).
+    inference_precision : of all networks outside training, calibration included, "fp32", "bf16" or "fp16" (autocast;
+        the state stays float32).
 
-    Prediction: a part for each detector, the N_a mean of its own map; reconstruction; nfe counts evaluations of the network,
-    of one stream or both.
+    Prediction: a part for each detector, the N_a mean of its own map; reconstruction; nfe counts evaluations of the
+    network, of one stream or both.
     """
 
     DETECTORS: ClassVar[tuple[str, ...]] = ("cos", "re")
@@ -139,10 +176,13 @@ class ScoreMatchingDetector(Detector):
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         unknown = set(self.weights or {}) - set(self.DETECTORS)
         if unknown or (self.weights is not None and not any(self.weights.values())):
-            raise ValueError(f"weights must name some of {self.DETECTORS} for {self.name!r}, not all 0, got {dict(self.weights)}")
+            raise ValueError(
+                f"weights must name some of {self.DETECTORS} for {self.name!r}, not all 0, got {dict(self.weights)}"
+            )
         if self.dsm_steps < 1 or self.train_steps < 1 or not 0 <= self.smoothing < 0.5 or self.validation_images < 2:
             raise ValueError(
-                f"expected dsm_steps >= 1, train_steps >= 1, smoothing in [0, 0.5) and validation_images >= 2, got {self.dsm_steps}, "
+                f"expected dsm_steps >= 1, train_steps >= 1, smoothing in [0, 0.5) and validation_images >= 2, got "
+                f"{self.dsm_steps}, "
                 f"{self.train_steps}, {self.smoothing} and {self.validation_images}"
             )
         self.schedule_ = NoiseSchedule.linear()
@@ -154,11 +194,15 @@ class ScoreMatchingDetector(Detector):
     def _check_steps(self, noise_timestep: int) -> None:
         """Raise ``ValueError`` for steps that the method cannot take, before any training."""
         if not 1 <= noise_timestep <= self.schedule_.T or self.stride < 1:
-            raise ValueError(f"expected T_d in 1 .. {self.schedule_.T} and stride >= 1, got {noise_timestep} and {self.stride}")
+            raise ValueError(
+                f"expected T_d in 1 .. {self.schedule_.T} and stride >= 1, got {noise_timestep} and {self.stride}"
+            )
 
     # --- fitting
 
-    def fit(self, train_dataset: ImageDataset, checkpoint_folder: str | Path | None = None, warm_start: Self | None = None) -> Self:
+    def fit(
+        self, train_dataset: ImageDataset, checkpoint_folder: str | Path | None = None, warm_start: Self | None = None
+    ) -> Self:
         """Train on normal images, choose T_d if it is not given, calibrate.
 
         warm_start : a fitted detector of these three whose DSM warm-up had the same settings; it is then not repeated.
@@ -184,12 +228,15 @@ class ScoreMatchingDetector(Detector):
         """The same networks with other settings of what follows training (`SAMPLING`), tuned and calibrated anew.
 
         cls : another class that samples from the same networks (`ESMSigma` from an `ESM`). Raises ``ValueError`` for a
-        setting that would need another training, ``RuntimeError`` for a detector from a file, which has no training images.
+        setting that would need another training, ``RuntimeError`` for a detector from a file, which has no training
+        images.
         """
         self._require_fitted("calibration_")
         cls = cls or type(self)
         if not hasattr(self, "held_out_"):
-            raise RuntimeError("a variant is calibrated on held-out training images, which saved detectors do not keep: fit it anew")
+            raise RuntimeError(
+                "a variant is calibrated on held-out training images, which saved detectors do not keep: fit it anew"
+            )
         if set(settings) - set(SAMPLING) or cls.STREAMS != self.STREAMS:
             got = f"{sorted(settings)} for {cls.name}"
             raise ValueError(f"a variant may change {SAMPLING}, between classes with the same streams; got {got}")
@@ -212,19 +259,37 @@ class ScoreMatchingDetector(Detector):
             self.dsm_log_, self.dsm_state_ = warm_start.dsm_log_, warm_start.dsm_state_
             return
         stream = score_unet(*self._unet_settings(x0.shape[1:]), seed=self.seed).to(self.torch_device)
-        self.dsm_log_ = self._optimise(stream, x0, self._dsm, self.dsm_steps, self.seed, checkpoint_folder, "score, DSM warm-up")
+        self.dsm_log_ = self._optimise(
+            stream, x0, self._dsm, self.dsm_steps, self.seed, checkpoint_folder, "score, DSM warm-up"
+        )
         self.dsm_state_ = {name: value.detach().clone() for name, value in stream.state_dict().items()}
         self._load_warm_up(self.dsm_state_)
 
     def _warm_up_settings(self) -> dict[str, Any]:
-        names = ("image_size", "space", "vae", "block_out_channels", "layers_per_block", "attention_levels", "dsm_steps", "seed",
-                 "train_batch_size", "learning_rate", "warmup_steps", "ema_decay", "mixed_precision", "holdout_fraction")  # fmt: skip
+        names = (
+            "image_size",
+            "space",
+            "vae",
+            "block_out_channels",
+            "layers_per_block",
+            "attention_levels",
+            "dsm_steps",
+            "seed",
+            "train_batch_size",
+            "learning_rate",
+            "warmup_steps",
+            "ema_decay",
+            "mixed_precision",
+            "holdout_fraction",
+        )
         return {name: list(v) if isinstance(v := getattr(self, name), (tuple, list)) else v for name in names}
 
     def _unet_settings(self, shape: Sequence[int]) -> tuple:
         return shape[0], shape[-1], tuple(self.block_out_channels), self.layers_per_block, tuple(self.attention_levels)
 
-    def _optimise(self, model: nn.Module, x0: Tensor, loss, steps: int, seed: int, checkpoint_folder, description: str) -> TrainingLog:
+    def _optimise(
+        self, model: nn.Module, x0: Tensor, loss, steps: int, seed: int, checkpoint_folder, description: str
+    ) -> TrainingLog:
         """``loss(model, x_t, t, noise)`` on random images x0 [n, ...], timesteps and noise."""
 
         def loss_fn(model: nn.Module, generator: torch.Generator) -> Tensor:
@@ -235,9 +300,17 @@ class ScoreMatchingDetector(Detector):
             return loss(model, *(value.to(self.torch_device) for value in (x_t, t, noise)))
 
         return train(
-            model, loss_fn, num_steps=steps, lr=self.learning_rate, warmup_steps=min(self.warmup_steps, steps - 1), seed=seed,
-            ema_decay=self.ema_decay, mixed_precision=self.mixed_precision, checkpoint_folder=checkpoint_folder, description=description,
-        )  # fmt: skip
+            model,
+            loss_fn,
+            num_steps=steps,
+            lr=self.learning_rate,
+            warmup_steps=min(self.warmup_steps, steps - 1),
+            seed=seed,
+            ema_decay=self.ema_decay,
+            mixed_precision=self.mixed_precision,
+            checkpoint_folder=checkpoint_folder,
+            description=description,
+        )
 
     @staticmethod
     def _dsm(model: nn.Module, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -256,7 +329,8 @@ class ScoreMatchingDetector(Detector):
         return scoring.Calibration.fit({name: values.flatten() for name, values in maps.items()})
 
     def validate(self, noise_timesteps: Sequence[int]) -> pd.DataFrame:
-        """How each T_d does on held-out normal images against copies of them with pasted defects; no test image is seen.
+        """How each T_d does on held-out normal images against copies of them with pasted defects; no test image is
+        seen.
 
         Columns: noise_timestep, I-AUROC, P-AUROC (of the defective copies), selection (mean of both).
         """
@@ -272,7 +346,9 @@ class ScoreMatchingDetector(Detector):
             combined = self.combine(maps, calibration=scoring.Calibration.fit(normal))
             image = metrics.image_auroc(self.score(combined), labels)
             pixel = metrics.pixel_auroc(combined[len(images) :], masks)
-            rows.append({"noise_timestep": timestep, "I-AUROC": image, "P-AUROC": pixel, "selection": (image + pixel) / 2})
+            rows.append(
+                {"noise_timestep": timestep, "I-AUROC": image, "P-AUROC": pixel, "selection": (image + pixel) / 2}
+            )
         return pd.DataFrame(rows)
 
     def _paste(self, i: int, copy: int) -> tuple[Tensor, Tensor]:
@@ -299,11 +375,14 @@ class ScoreMatchingDetector(Detector):
         """Scores, map and reconstruction of images of ``size`` from what `measure` gave."""
         combined = self.combine(measured.maps)
         parts = {name: self.score(values) for name, values in measured.maps.items()}
-        reconstruction = nn.functional.interpolate(measured.decoded, size=size, mode="bilinear", antialias=True).clamp(0, 1)
+        reconstruction = nn.functional.interpolate(measured.decoded, size=size, mode="bilinear", antialias=True).clamp(
+            0, 1
+        )
         return Prediction(self.score(combined), scoring.upsample_map(combined, size), reconstruction, parts, self.nfe)
 
     def reconstruct(self, images: Tensor, keys: Sequence[str] | None = None, observe: Observer | None = None) -> Tensor:
-        """Reconstructions float32 [B, 3, image_size, image_size] in [0, 1] of images [B, 3, H, W]; ``observe`` as for `sample`."""
+        """Reconstructions float32 [B, 3, image_size, image_size] in [0, 1] of images [B, 3, H, W]; ``observe`` as for
+        `sample`."""
         self._require_fitted("calibration_")
         return self.decode(self.sample(self.encode(self._input(images)), noise_keys(images, keys), observe))
 
@@ -316,7 +395,9 @@ class ScoreMatchingDetector(Detector):
         if self.space == "pixel":
             return 2 * images - 1
         with self._autocast():
-            return torch.cat([bottleneck.encode(self.vae_, part).float().cpu() for part in images.split(bottleneck.AT_ONCE)])
+            return torch.cat(
+                [bottleneck.encode(self.vae_, part).float().cpu() for part in images.split(bottleneck.AT_ONCE)]
+            )
 
     @torch.inference_mode()
     def decode(self, x: Tensor) -> Tensor:
@@ -329,7 +410,8 @@ class ScoreMatchingDetector(Detector):
 
     @torch.inference_mode()
     def sample(self, x0: Tensor, keys: Sequence[str], observe: Observer | None = None) -> Tensor:
-        """X_0 [B, C, h, w] noised up to T_d and taken back: X_0_hat of the same shape, on the CPU; ``observe`` sees every step."""
+        """X_0 [B, C, h, w] noised up to T_d and taken back: X_0_hat of the same shape, on the CPU; ``observe`` sees
+        every step."""
         x0 = x0.to(self.torch_device)
         with self._autocast():  # the networks' outputs are float32, and so is all that is made of them
             return self._sample(x0, keys, observe).float().cpu()
@@ -337,18 +419,23 @@ class ScoreMatchingDetector(Detector):
     def noised(self, x0: Tensor, keys: Sequence[str], noise_timestep: int | None = None) -> Tensor:
         """X_t of X_0 [B, C, h, w] (eq. 1) at T_d or at another t, with noise seeded by (seed, image key)."""
         noise = image_noise(x0.shape[1:], self.seed, keys).to(x0)
-        return add_noise(x0, torch.full((len(x0),), (noise_timestep or self.noise_timestep_) - 1), noise, self.schedule_)
+        return add_noise(
+            x0, torch.full((len(x0),), (noise_timestep or self.noise_timestep_) - 1), noise, self.schedule_
+        )
 
     def _sampled(self, images: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
         """X_0 and X_0_hat of images [B, 3, image_size, image_size], ``batch_size`` at a time."""
-        parts = [(self.encode(part), keys[i * self.batch_size :][: len(part)]) for i, part in enumerate(images.split(self.batch_size))]
+        parts = [
+            (self.encode(part), keys[i * self.batch_size :][: len(part)])
+            for i, part in enumerate(images.split(self.batch_size))
+        ]
         return torch.cat([x0 for x0, _ in parts]), torch.cat([self.sample(x0, some) for x0, some in parts])
 
     @torch.inference_mode()
     def maps(self, x0: Tensor, x_hat: Tensor, decoded: Tensor | None = None) -> dict[str, Tensor]:
-        """The map of each of ``DETECTORS`` (eq. 14, not weighted), float32 [B, image_size, image_size], for X_0 and X_0_hat in the
-        diffusion's space; ``decoded`` is X_0_hat as images where that is known. What needs a variance is absent where the method
-        has none."""
+        """The map of each of ``DETECTORS`` (eq. 14, not weighted), float32 [B, image_size, image_size], for X_0 and
+        X_0_hat in the diffusion's space; ``decoded`` is X_0_hat as images where that is known. What needs a variance is
+        absent where the method has none."""
         decoded = self.decode(x_hat) if decoded is None else decoded
         chunks = zip(*(values.split(self.batch_size) for values in (x0, x_hat, decoded)), strict=True)
         measured = [self._maps(*chunk) for chunk in chunks]
@@ -360,15 +447,21 @@ class ScoreMatchingDetector(Detector):
         with self._autocast():
             features, others = zip(*(block.float().chunk(2) for block in self.backbone_(both)), strict=True)
         small = {"re": residual_map(x0, x_hat)} | self._variance_maps(x0, x_hat)
-        return {"cos": cosine_map(features, others, size).cpu()} | {k: scoring.upsample_map(v, size) for k, v in small.items()}
+        return {"cos": cosine_map(features, others, size).cpu()} | {
+            k: scoring.upsample_map(v, size) for k, v in small.items()
+        }
 
     def _variance_maps(self, x0: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
         return {}
 
     def combine(
-        self, maps: Mapping[str, Tensor], weights: Mapping[str, float] | None = None, calibration: scoring.Calibration | None = None
+        self,
+        maps: Mapping[str, Tensor],
+        weights: Mapping[str, float] | None = None,
+        calibration: scoring.Calibration | None = None,
     ) -> Tensor:
-        """Eq. 14: the weighted sum of maps [B, H, W], smoothed; ``weights`` and ``calibration`` in the place of the detector's."""
+        """Eq. 14: the weighted sum of maps [B, H, W], smoothed; ``weights`` and ``calibration`` in the place of the
+        detector's."""
         weights = weights or self.weights or dict.fromkeys(self.DETECTORS, 1.0)
         if self.combination == "calibrated":
             maps = (calibration or self.calibration_).calibrate(maps)
@@ -379,7 +472,8 @@ class ScoreMatchingDetector(Detector):
         return gaussian_blur(combined[:, None], kernel_size=2 * math.ceil(3 * sigma) + 1, sigma=sigma)[:, 0]
 
     def score(self, combined: Tensor) -> Tensor:
-        """Eq. 15 of maps [B, H, W]: the mean of the N_a largest values, N_a in proportion to the area (`TOP_SHARE`): [B]."""
+        """Eq. 15 of maps [B, H, W]: the mean of the N_a largest values, N_a in proportion to the area (`TOP_SHARE`):
+        [B]."""
         return top_mean(combined, max(1, round(TOP_SHARE * combined[0].numel())))
 
     @property
@@ -422,7 +516,9 @@ class ScoreMatchingDetector(Detector):
         factor = 1 if self.space == "pixel" else bottleneck.downsampling(self.vae_)
         step = factor * 2 ** (len(self.block_out_channels) - 1)
         if self.image_size % step:
-            raise ValueError(f"image_size must be a multiple of {step} with these levels and this space, got {self.image_size}")
+            raise ValueError(
+                f"image_size must be a multiple of {step} with these levels and this space, got {self.image_size}"
+            )
 
     def _checksums(self) -> dict[str, str]:
         found = {"backbone": self.backbone_.resolved.sha256}
@@ -437,7 +533,10 @@ class ScoreMatchingDetector(Detector):
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self._load()
         if self._checksums() != values["sha256"]:
-            raise ValueError(f"this detector was fitted with weights {values['sha256']}, but they resolve to {self._checksums()} here")
+            raise ValueError(
+                f"this detector was fitted with weights {values['sha256']}, but they resolve to {self._checksums()} "
+                f"here"
+            )
         shape = (3, self.image_size, self.image_size)
         if self.space == "latent":
             side = self.image_size // bottleneck.downsampling(self.vae_)
@@ -451,7 +550,8 @@ class ScoreMatchingDetector(Detector):
 
 @dataclass(kw_only=True)
 class SGM(ScoreMatchingDetector):
-    """The baseline: one network, denoising score matching (eq. 4) in both phases of training, eq. 5. No variance, so no S_U, S_KL."""
+    """The baseline: one network, denoising score matching (eq. 4) in both phases of training, eq. 5. No variance, so no
+    S_U, S_KL."""
 
     name: ClassVar[str] = "sgm"
     STREAMS: ClassVar[int] = 1
@@ -467,7 +567,9 @@ class SGM(ScoreMatchingDetector):
         self.network_.load_state_dict(state)
 
     def _train(self, x0: Tensor, checkpoint_folder: Path | None) -> TrainingLog:
-        return self._optimise(self.network_, x0, self._dsm, self.train_steps, self.seed + 1, checkpoint_folder, "score, DSM")
+        return self._optimise(
+            self.network_, x0, self._dsm, self.train_steps, self.seed + 1, checkpoint_folder, "score, DSM"
+        )
 
     def _sample(self, x0: Tensor, keys: Sequence[str], observe: Observer | None) -> Tensor:
         edges = step_edges(self.noise_timestep_, self.stride)
@@ -480,7 +582,8 @@ class SGM(ScoreMatchingDetector):
 
 @dataclass(kw_only=True)
 class ESM(ScoreMatchingDetector):
-    """Explicit score matching: two streams, trained with eq. 10 after the warm-up, sampled with the score of eq. 3 in eq. 5.
+    """Explicit score matching: two streams, trained with eq. 10 after the warm-up, sampled with the score of eq. 3 in
+    eq. 5.
 
     Parameters beyond the shared ones
     ---------------------------------
@@ -515,7 +618,9 @@ class ESM(ScoreMatchingDetector):
     def _build(self, shape: Sequence[int]) -> None:
         names = ("channels", "image_size", "block_out_channels", "layers_per_block", "attention_levels")
         settings = dict(zip(names, self._unet_settings(shape), strict=True))
-        self.network_ = DualStream(self.schedule_, **settings, shared=self.shared, seed=self.seed).to(self.torch_device).eval()
+        self.network_ = (
+            DualStream(self.schedule_, **settings, shared=self.shared, seed=self.seed).to(self.torch_device).eval()
+        )
 
     def _load_warm_up(self, state: dict[str, Tensor]) -> None:
         own = self.network_.mean_stream.state_dict()
@@ -530,12 +635,21 @@ class ESM(ScoreMatchingDetector):
             eps, log_variance = model.predict(x_t, t)
             return esm_loss(eps, noise, log_variance, alphas[t.cpu()])
 
-        return self._optimise(self.network_, x0, loss, self.train_steps, self.seed + 1, checkpoint_folder, "score, eq. 10")
+        return self._optimise(
+            self.network_, x0, loss, self.train_steps, self.seed + 1, checkpoint_folder, "score, eq. 10"
+        )
 
     def _sample(self, x0: Tensor, keys: Sequence[str], observe: Observer | None) -> Tensor:
         edges = step_edges(self.noise_timestep_, self.stride)
-        return esm_reverse(self.network_, self.noised(x0, keys), self.schedule_, edges, floor=self.variance_floor,
-                           anchor=x0 if self.mean == "input" else None, observe=observe)  # fmt: skip
+        return esm_reverse(
+            self.network_,
+            self.noised(x0, keys),
+            self.schedule_,
+            edges,
+            floor=self.variance_floor,
+            anchor=x0 if self.mean == "input" else None,
+            observe=observe,
+        )
 
     def _variance_maps(self, x0: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
         variance, variance_hat = (self.variance(x, 0) for x in (x0, x_hat))
@@ -543,7 +657,8 @@ class ESM(ScoreMatchingDetector):
 
     @torch.inference_mode()
     def variance(self, x: Tensor, index: int) -> Tensor:
-        """sigma_t^2 of X_t [B, C, h, w] at index t - 1 as the network gives it, with no bound: the same shape, on the CPU."""
+        """sigma_t^2 of X_t [B, C, h, w] at index t - 1 as the network gives it, with no bound: the same shape, on the
+        CPU."""
         t = torch.full((len(x),), index, device=self.torch_device)
         with self._autocast():
             return self.network_.variance(x.to(self.torch_device), t).cpu()
@@ -551,7 +666,8 @@ class ESM(ScoreMatchingDetector):
 
 @dataclass(kw_only=True)
 class ESMSigma(ESM):
-    """ESM-sigma: sigma_t^2 in the place of beta_t, forward (eq. 11) and backward (eq. 13), on `ESM`'s network and training.
+    """ESM-sigma: sigma_t^2 in the place of beta_t, forward (eq. 11) and backward (eq. 13), on `ESM`'s network and
+    training.
 
     dt : length of a timestep on this process's clock; None: `score_matching.matched_dt`. 1 jumps to mu_t at every step.
     """
@@ -575,8 +691,16 @@ class ESMSigma(ESM):
         edges, floor = step_edges(self.noise_timestep_, self.stride), self.variance_floor
         dt = matched_dt(self.schedule_, self.noise_timestep_, floor) if self.dt is None else self.dt
         x = guided_forward(self.network_.variance, x0, edges, dt, self.seed, keys, floor=floor)
-        return guided_reverse(self.network_, x, self.schedule_, edges, dt, floor=floor, anchor=x0 if self.mean == "input" else None,
-                              observe=observe)  # fmt: skip
+        return guided_reverse(
+            self.network_,
+            x,
+            self.schedule_,
+            edges,
+            dt,
+            floor=floor,
+            anchor=x0 if self.mean == "input" else None,
+            observe=observe,
+        )
 
 
 def published_noise_timestep(dataset: str, category: str, path: str | Path | None = None) -> int | None:

@@ -23,6 +23,7 @@ executed steps. For one image and one setting its latents are the pipeline's.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -40,7 +41,15 @@ from torch import Tensor
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import PRECISIONS, EpsFn, check_precision, ddim_moves, ddim_step, image_noise
-from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, noise_keys, resize_images
+from diffad_utils.methods.base import (
+    Detector,
+    Prediction,
+    batches,
+    check_images,
+    check_train_dataset,
+    noise_keys,
+    resize_images,
+)
 from diffad_utils.methods.clip_detectors import (
     ClipFeatures,
     categories_of,
@@ -276,10 +285,12 @@ class Img2ImgEngine:
             draws = [image_noise(shape, s.seed, [key])[0] for s, key in zip(chosen, keys[rows], strict=True)]
             sample, noise = torch.stack(draws).to(self.device).unbind(dim=1)
             eps_fn = self.eps_fn(texts[rows], [s.guidance_scale for s in chosen])
-            timesteps, alpha_from, alpha_to = (torch.stack(column, dim=1) for column in zip(*schedules[rows], strict=True))
+            timesteps, alpha_from, alpha_to = (
+                torch.stack(column, dim=1) for column in zip(*schedules[rows], strict=True)
+            )
             clean = part.mean.to(self.device) + part.std.to(self.device) * sample
             x = ddim_step(clean, noise, 1.0, alpha_from[0])  # from alpha_bar = 1: the forward process
-            for x in ddim_moves(eps_fn, x, timesteps, alpha_from, alpha_to):
+            for x in ddim_moves(eps_fn, x, timesteps, alpha_from, alpha_to):  # noqa: B007, B020
                 pass
             return x.cpu()
 
@@ -340,7 +351,7 @@ class Img2ImgEngine:
 
         try:
             with ThreadPoolExecutor(workers) as pool:
-                return torch.cat(list(pool.map(part, zip(bounds, bounds[1:], strict=False))))
+                return torch.cat(list(pool.map(part, itertools.pairwise(bounds))))
         finally:
             torch.set_num_threads(threads)
 
@@ -379,8 +390,8 @@ class Img2Img(Detector):
     calibrated : scale both parts by held-out normal training images; False is the slides' raw sum.
     calibration_images : how many training images the calibration takes, drawn by the seed.
     low_memory : attention slicing, and slicing and tiling of the autoencoder.
-    inference_precision : in which Stable Diffusion's networks are held, "fp32", "bf16" or "fp16"; the latents between the
-        steps stay float32. None: fp16 on CUDA, fp32 elsewhere.
+    inference_precision : in which Stable Diffusion's networks are held, "fp32", "bf16" or "fp16"; the latents between
+        the steps stay float32. None: fp16 on CUDA, fp32 elsewhere.
     batch_size : images at once, to begin with; halved where memory runs out.
 
     Prediction: parts ``mse`` (mean over pixels and channels) and ``clip`` (1 - cosine of the image features); score and
@@ -445,7 +456,9 @@ class Img2Img(Detector):
         """img2img of images float [B, 3, H, W] in [0, 1]: float32 [B, 3, image_size, image_size], CPU."""
         texts = [self.engine_.embed(*pair) for pair in zip(*self.prompts(keys, len(images)), strict=True)]
         posterior = self.engine_.encode(resize_images(check_images(images), self.image_size))
-        return self.engine_.decode(self.engine_.denoise(posterior, noise_keys(images, keys), texts, [self.setting] * len(images)))
+        return self.engine_.decode(
+            self.engine_.denoise(posterior, noise_keys(images, keys), texts, [self.setting] * len(images))
+        )
 
     def _measure(
         self, images: Tensor, keys: Sequence[str] | None

@@ -2,8 +2,8 @@
 
 Source: Sakai et al., "InvAD: Inversion-based Reconstruction-Free Anomaly Detection with Diffusion Models" (CVPR 2026;
 arXiv 2504.05662) and its public code (InversionAD). A denoiser learns the distribution of a pretrained backbone's
-features on normal images. A test image's features are moved along the probability-flow ODE towards the Gaussian prior in
-a few DDIM steps; where the final latent does not look Gaussian, the image is anomalous.
+features on normal images. A test image's features are moved along the probability-flow ODE towards the Gaussian prior
+in a few DDIM steps; where the final latent does not look Gaussian, the image is anomalous.
 
 Where paper and public code differ, or ours from both:
 
@@ -65,15 +65,16 @@ class InvAD(Detector):
         keys. The paper's denoiser is unconditional.
     standardise : per-channel standardisation of the features with training statistics.
     linear_skip : give the denoiser the optimal linear predictor of the noise as a skip connection.
-    train_steps, train_batch_size, learning_rate, warmup_steps, ema_decay : training (AdamW, cosine; DDPM's epsilon objective).
+    train_steps, train_batch_size, learning_rate, warmup_steps, ema_decay : training (AdamW, cosine; DDPM's epsilon
+        objective).
     num_steps, spacing : DDIM inversion steps and where they lie (`diffusion.inversion_plan`). On validation draws of
-        the procedural textures (`benchmarks/invad_spacing.py`) they can hardly be told apart by I-AUROC; "reference" has
-        the higher AUPRO and is the default.
+        the procedural textures (`benchmarks/invad_spacing.py`) they can hardly be told apart by I-AUROC; "reference"
+        has the higher AUPRO and is the default.
     score : "nll+spread" (the paper's), "nll" or "spread".
     holdout_fraction : share of the training images held out for calibrating the score.
     mixed_precision : accelerate's "no", "fp16" or "bf16", for training.
-    inference_precision : of the denoiser's evaluations, "fp32", "bf16" or "fp16" (autocast; the state stays float32, and
-        calibration and prediction use the same). What bf16 gains in time and how far it moves the latents is
+    inference_precision : of the denoiser's evaluations, "fp32", "bf16" or "fp16" (autocast; the state stays float32,
+        and calibration and prediction use the same). What bf16 gains in time and how far it moves the latents is
         measured by `benchmarks.sampling`.
 
     Prediction: score = sum of the calibrated parts ``nll`` (nats) and ``spread``; anomaly_map = channel norm of the
@@ -116,26 +117,37 @@ class InvAD(Detector):
     def fit(self, train_dataset: ImageDataset, checkpoint_folder: str | Path | None = None) -> Self:
         """Extract features once, train the denoiser on them, calibrate the score on held-out normals.
 
-        With ``checkpoint_folder`` an interrupted training goes on where it was. Leaves ``training_log_`` (losses, seconds) and ``holdout_features_`` [n, C, grid, grid] behind.
+        With ``checkpoint_folder`` an interrupted training goes on where it was. Leaves ``training_log_`` (losses,
+        seconds) and ``holdout_features_`` [n, C, grid, grid] behind.
         """
         check_train_dataset(train_dataset)
         self.categories_ = sorted(set(train_dataset.index["category"])) if self.class_conditional else []
         self._load_backbone()
-        description = {"features": "invad", "backbone": self.backbone_.resolved.sha256, "strides": list(self.strides),
-                       "grid": self.grid, "image_size": self.image_size, "device": self.torch_device.type}  # fmt: skip
+        description = {
+            "features": "invad",
+            "backbone": self.backbone_.resolved.sha256,
+            "strides": list(self.strides),
+            "grid": self.grid,
+            "image_size": self.image_size,
+            "device": self.torch_device.type,
+        }
         raw, keys = cached_features(lambda: batches(train_dataset, self.batch_size), self._raw_features, description)
         labels = self._class_labels(keys)
         fitted, held_out = scoring.holdout_split(len(raw), self.holdout_fraction, self.seed)
         self.feature_mean_, self.feature_std_ = self._channel_statistics(raw[fitted])
         features = (raw - self.feature_mean_) / self.feature_std_
         self._build_denoiser(features.shape[1])
-        self.training_log_ = self._train_denoiser(features[fitted], None if labels is None else labels[fitted], checkpoint_folder)
+        self.training_log_ = self._train_denoiser(
+            features[fitted], None if labels is None else labels[fitted], checkpoint_folder
+        )
         self.holdout_features_ = features[held_out]
         self._holdout_labels = None if labels is None else labels[held_out]
         self._calibrate()
         return self
 
-    def _train_denoiser(self, features: Tensor, labels: Tensor | None, checkpoint_folder: str | Path | None) -> TrainingLog:
+    def _train_denoiser(
+        self, features: Tensor, labels: Tensor | None, checkpoint_folder: str | Path | None
+    ) -> TrainingLog:
         """DDPM's simplified objective (Ho et al. 2020, eq. 14) on standardised features [N, C, grid, grid]."""
 
         def loss_fn(model: torch.nn.Module, generator: torch.Generator) -> Tensor:
@@ -149,10 +161,17 @@ class InvAD(Detector):
             return F.mse_loss(model(x_t.to(device), t.to(device), y), noise.to(device))
 
         return train(
-            self.denoiser_, loss_fn, num_steps=self.train_steps, lr=self.learning_rate, warmup_steps=self.warmup_steps,
-            ema_decay=self.ema_decay, seed=self.seed, mixed_precision=self.mixed_precision,
-            checkpoint_folder=checkpoint_folder, description="InvAD denoiser",
-        )  # fmt: skip
+            self.denoiser_,
+            loss_fn,
+            num_steps=self.train_steps,
+            lr=self.learning_rate,
+            warmup_steps=self.warmup_steps,
+            ema_decay=self.ema_decay,
+            seed=self.seed,
+            mixed_precision=self.mixed_precision,
+            checkpoint_folder=checkpoint_folder,
+            description="InvAD denoiser",
+        )
 
     def with_inversion(self, num_steps: int, spacing: str) -> InvAD:
         """The same network with other inversion steps, calibrated anew on the held-out normals of ``fit``.
@@ -186,7 +205,8 @@ class InvAD(Detector):
 
     @torch.inference_mode()
     def invert(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Final latents of the inversion: features [N, C, grid, grid] (standardised), labels [N] -> [N, C, grid, grid], CPU."""
+        """Final latents of the inversion: features [N, C, grid, grid] (standardised), labels [N] -> [N, C, grid, grid],
+        CPU."""
         latents = []
         for start in range(0, len(features), self.batch_size):
             chunk = slice(start, start + self.batch_size)
@@ -247,7 +267,9 @@ class InvAD(Detector):
 
     def _load_backbone(self) -> None:
         if not hasattr(self, "backbone_"):
-            self.backbone_ = load_backbone(self.backbone, allow_mini=self.allow_mini, strides=tuple(self.strides)).to(self.torch_device)
+            self.backbone_ = load_backbone(self.backbone, allow_mini=self.allow_mini, strides=tuple(self.strides)).to(
+                self.torch_device
+            )
 
     def _channel_statistics(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         if not self.standardise:
@@ -294,10 +316,15 @@ class InvAD(Detector):
         self.calibration_ = scoring.Calibration(**values["calibration"])
         self.feature_mean_, self.feature_std_ = tensors["feature_mean"], tensors["feature_std"]
         self._build_denoiser(self.feature_mean_.shape[1])
-        self.denoiser_.load_state_dict({k.removeprefix("denoiser."): v for k, v in tensors.items() if k.startswith("denoiser.")})
-        self.backbone_ = load_backbone(self.backbone, allow_mini=self.allow_mini, strides=tuple(self.strides)).to(self.torch_device)
+        self.denoiser_.load_state_dict(
+            {k.removeprefix("denoiser."): v for k, v in tensors.items() if k.startswith("denoiser.")}
+        )
+        self.backbone_ = load_backbone(self.backbone, allow_mini=self.allow_mini, strides=tuple(self.strides)).to(
+            self.torch_device
+        )
         if self.backbone_.resolved.sha256 != values["backbone_sha256"]:
             raise ValueError(
-                f"this detector was fitted with backbone weights {values['backbone_sha256'][:12]}, but {self.backbone!r} "
+                f"this detector was fitted with backbone weights {values['backbone_sha256'][:12]}, but "
+                f"{self.backbone!r} "
                 f"resolves to {self.backbone_.resolved.sha256[:12]} here: {self.backbone_.resolved.message}"
             )

@@ -127,10 +127,17 @@ class LatentUNet(ReconstructionDetector):
             return pixel_loss(bottleneck.decode(self.vae_, z + self._f(model, z)), x, self.spectral_weight)
 
         return train(
-            self.unet_, loss_fn, num_steps=self.train_steps, lr=self.learning_rate, warmup_steps=self.warmup_steps,
-            ema_decay=self.ema_decay, seed=self.seed, mixed_precision=self.mixed_precision,
-            checkpoint_folder=checkpoint_folder, description=f"latent UNet ({self.objective})",
-        )  # fmt: skip
+            self.unet_,
+            loss_fn,
+            num_steps=self.train_steps,
+            lr=self.learning_rate,
+            warmup_steps=self.warmup_steps,
+            ema_decay=self.ema_decay,
+            seed=self.seed,
+            mixed_precision=self.mixed_precision,
+            checkpoint_folder=checkpoint_folder,
+            description=f"latent UNet ({self.objective})",
+        )
 
     @staticmethod
     def _f(unet: UNet2DModel, latents: Tensor) -> Tensor:
@@ -148,10 +155,15 @@ class LatentUNet(ReconstructionDetector):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             unet = UNet2DModel(
-                in_channels=channels, out_channels=channels, layers_per_block=1, norm_num_groups=8, add_attention=False,
-                block_out_channels=(self.width, 2 * self.width), down_block_types=("DownBlock2D",) * 2,
+                in_channels=channels,
+                out_channels=channels,
+                layers_per_block=1,
+                norm_num_groups=8,
+                add_attention=False,
+                block_out_channels=(self.width, 2 * self.width),
+                down_block_types=("DownBlock2D",) * 2,
                 up_block_types=("UpBlock2D",) * 2,
-            )  # fmt: skip
+            )
         torch.nn.init.zeros_(unet.conv_out.weight)
         torch.nn.init.zeros_(unet.conv_out.bias)
         self.unet_ = unet.to(self.torch_device, memory_format=torch.channels_last).eval()

@@ -133,7 +133,9 @@ def planned_counts(unet: Mapping[str, Any], rank: int, target_modules: Sequence[
 def base_checksum(network: nn.Module) -> str:
     """SHA-256 over the names, types and bytes of a network's own weights, whether adapters are in it or not."""
     digest = hashlib.sha256()
-    state = {name.replace(".base_layer", ""): value for name, value in network.state_dict().items() if ".lora_" not in name}
+    state = {
+        name.replace(".base_layer", ""): value for name, value in network.state_dict().items() if ".lora_" not in name
+    }
     for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
         digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
@@ -170,8 +172,8 @@ class PromptedUNet(nn.Module):
         self.unet, self.text_encoder = unet, text_encoder
 
     def forward(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """Noisy latents [B, C, h, w], timesteps int64 [B], text features [B, L, D] (or tokens int64 [B, L] where the text
-        encoder is here) -> the predicted noise [B, C, h, w]."""
+        """Noisy latents [B, C, h, w], timesteps int64 [B], text features [B, L, D] (or tokens int64 [B, L] where the
+        text encoder is here) -> the predicted noise [B, C, h, w]."""
         hidden = text if self.text_encoder is None else self.text_encoder(text)[0]
         return self.unet(noisy, timesteps, encoder_hidden_states=hidden, return_dict=False)[0]
 
@@ -252,7 +254,10 @@ class LoRA(Img2Img):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.inference_precision is not None:
-            raise ValueError(f"LoRA samples in the precision it is trained in: set mixed_precision, not inference_precision (got {self.inference_precision!r})")
+            raise ValueError(
+                f"LoRA samples in the precision it is trained in: set mixed_precision, not inference_precision (got "
+                f"{self.inference_precision!r})"
+            )
         if self.rank < 1 or int(self.rank) != self.rank:
             raise ValueError(f"rank must be a whole number, 1 or more, got {self.rank}")
         if self.lora_alpha < 0 or self.prior_weight < 0 or not 0 <= self.lora_dropout < 1:
@@ -263,15 +268,21 @@ class LoRA(Img2Img):
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if not self.target_modules or isinstance(self.target_modules, str):
-            raise ValueError(f"target_modules must be a list of names such as {list(ATTENTION)}, got {self.target_modules!r}")
+            raise ValueError(
+                f"target_modules must be a list of names such as {list(ATTENTION)}, got {self.target_modules!r}"
+            )
         self.target_modules = tuple(self.target_modules)
 
     def fit(
-        self, train_dataset: ImageDataset, checkpoint_folder: str | Path | None = None, snapshot_steps: Sequence[int] = ()
+        self,
+        train_dataset: ImageDataset,
+        checkpoint_folder: str | Path | None = None,
+        snapshot_steps: Sequence[int] = (),
     ) -> Self:
         """Train the adapter (or load ``adapter``), then calibrate the score on normal images held out from training.
 
-        checkpoint_folder : an interrupted training goes on from what it left there. snapshot_steps : after each of these
+        checkpoint_folder : an interrupted training goes on from what it left there. snapshot_steps : after each of
+            these
         steps the adapter is written to ``checkpoint_folder/step-<n>``, for `load_adapter`.
 
         Leaves ``training_log_`` behind. Raises ``ValueError`` for anomalous images, or snapshots without a folder.
@@ -365,13 +376,17 @@ class LoRA(Img2Img):
         """What the base model draws for the class prompts, in equal shares."""
         prompts = [*dict.fromkeys(fill_prompt(self.class_prompt, category) for category in self.prompts_)]
         if self.class_images < len(prompts):
-            raise ValueError(f"class_images={self.class_images} is less than one for each of {len(prompts)} class prompts")
+            raise ValueError(
+                f"class_images={self.class_images} is less than one for each of {len(prompts)} class prompts"
+            )
         setting = Setting(1.0, PRIOR_SAMPLING.guidance_scale, PRIOR_SAMPLING.num_inference_steps, self.seed)
         counts = [len(range(i, self.class_images, len(prompts))) for i in range(len(prompts))]
-        latents = torch.cat([
-            sample_latents(self.engine_, prompt, [f"{prompt}/{i}" for i in range(count)], setting, self.image_size)
-            for prompt, count in zip(prompts, counts, strict=True)
-        ])  # fmt: skip
+        latents = torch.cat(
+            [
+                sample_latents(self.engine_, prompt, [f"{prompt}/{i}" for i in range(count)], setting, self.image_size)
+                for prompt, count in zip(prompts, counts, strict=True)
+            ]
+        )
         numbers = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(counts))
         return Examples(Posterior(latents, torch.zeros_like(latents)), self._texts(prompts), numbers)
 
@@ -381,7 +396,11 @@ class LoRA(Img2Img):
             return torch.stack([self.engine_.embed(prompt).prompt for prompt in prompts]).cpu()
         tokenizer = self.engine_.pipeline.tokenizer
         return tokenizer(
-            list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+            list(prompts),
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
         ).input_ids
 
     def _train_adapter(
@@ -405,26 +424,47 @@ class LoRA(Img2Img):
             return (weight.to(device) * error).sum() / self.train_batch_size
 
         log = train(
-            model, loss_fn, num_steps=self.train_steps, lr=self.learning_rate, lr_scheduler="constant", weight_decay=0.01,
-            seed=self.seed, ema_decay=self.ema_decay, gradient_accumulation_steps=self.gradient_accumulation_steps,
-            mixed_precision=self.mixed_precision, optimizer=self.optimizer, checkpoint_folder=checkpoint_folder,
-            checkpoint_every=50, description=f"LoRA of rank {self.rank}", snapshot_steps=snapshot_steps,
+            model,
+            loss_fn,
+            num_steps=self.train_steps,
+            lr=self.learning_rate,
+            lr_scheduler="constant",
+            weight_decay=0.01,
+            seed=self.seed,
+            ema_decay=self.ema_decay,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
+            mixed_precision=self.mixed_precision,
+            optimizer=self.optimizer,
+            checkpoint_folder=checkpoint_folder,
+            checkpoint_every=50,
+            description=f"LoRA of rank {self.rank}",
+            snapshot_steps=snapshot_steps,
             on_snapshot=lambda step: save_adapter(self.engine_.pipeline, Path(checkpoint_folder) / f"step-{step}"),
             settings=self._training_settings(len(examples.prompt)),
-        )  # fmt: skip
+        )
         self._leave_training()
         return log
 
     def _training_settings(self, images: int) -> dict[str, Any]:
         """What an interrupted training must have in common with the one that goes on."""
         names = (
-            "rank", "lora_alpha", "lora_dropout", "train_text_encoder", "prior_weight", "class_images", "train_batch_size",
-            "image_size", "mixed_precision", "optimizer",
-        )  # fmt: skip
+            "rank",
+            "lora_alpha",
+            "lora_dropout",
+            "train_text_encoder",
+            "prior_weight",
+            "class_images",
+            "train_batch_size",
+            "image_size",
+            "mixed_precision",
+            "optimizer",
+        )
         return {name: getattr(self, name) for name in names} | {
-            "target_modules": list(self.target_modules), "prompts": sorted(self.instance_prompts_.values()),
-            "weights": self._checksums()["weights"], "images": images,
-        }  # fmt: skip
+            "target_modules": list(self.target_modules),
+            "prompts": sorted(self.instance_prompts_.values()),
+            "weights": self._checksums()["weights"],
+            "images": images,
+        }
 
     def _dropout_drawn_from(self, generator: torch.Generator) -> AbstractContextManager:
         """peft's dropout draws from torch's global generator, which knows nothing of seed and step; here it does."""

@@ -48,8 +48,9 @@ class PixelDDPM(ReconstructionDetector):
     image_size : a multiple of 2 for each level of the network but the first (8 for the small one).
     block_out_channels : widths of the small network, each a multiple of 8; attention on the last level.
     train_steps, train_batch_size, learning_rate, warmup_steps, ema_decay, mixed_precision : training (AdamW, cosine).
-    noise_timestep : how far images are noised, up to T - 1. The small network, briefly trained, loses what is normal as well
-        where there is more noise (validation draws of carpet and leather: 50 best of 50, 100 and 250); AnoDDPM has 250.
+    noise_timestep : how far images are noised, up to T - 1. The small network, briefly trained, loses what is normal as
+        well where there is more noise (validation draws of carpet and leather: 50 best of 50, 100 and 250); AnoDDPM has
+        250.
     num_steps : DDIM steps from there, at most as many.
 
     Prediction: parts ``mse`` and ``peak`` of the residual; nfe = ``num_steps``.
@@ -91,7 +92,10 @@ class PixelDDPM(ReconstructionDetector):
         return self
 
     def reconstruct(
-        self, images: Tensor, keys: Sequence[str] | None = None, noise_timestep: int | None = None,
+        self,
+        images: Tensor,
+        keys: Sequence[str] | None = None,
+        noise_timestep: int | None = None,
         num_steps: int | None = None,
     ) -> Tensor:
         """As in every such detector; another noise level or number of steps may be tried with the same network."""
@@ -135,10 +139,17 @@ class PixelDDPM(ReconstructionDetector):
             return F.mse_loss(predicted.float(), noise.to(self.torch_device))
 
         return train(
-            self.unet_, loss_fn, num_steps=self.train_steps, lr=self.learning_rate, warmup_steps=self.warmup_steps,
-            ema_decay=self.ema_decay, seed=self.seed, mixed_precision=self.mixed_precision,
-            checkpoint_folder=checkpoint_folder, description="pixel DDPM",
-        )  # fmt: skip
+            self.unet_,
+            loss_fn,
+            num_steps=self.train_steps,
+            lr=self.learning_rate,
+            warmup_steps=self.warmup_steps,
+            ema_decay=self.ema_decay,
+            seed=self.seed,
+            mixed_precision=self.mixed_precision,
+            checkpoint_folder=checkpoint_folder,
+            description="pixel DDPM",
+        )
 
     def _build(self) -> None:
         """The network, with what is trained of it, and its noise schedule."""
@@ -164,9 +175,13 @@ class PixelDDPM(ReconstructionDetector):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return UNet2DModel(
-                sample_size=self.image_size, layers_per_block=1, norm_num_groups=8, block_out_channels=widths,
-                down_block_types=(*plain[0], "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", *plain[1]),
-            )  # fmt: skip
+                sample_size=self.image_size,
+                layers_per_block=1,
+                norm_num_groups=8,
+                block_out_channels=widths,
+                down_block_types=(*plain[0], "AttnDownBlock2D"),
+                up_block_types=("AttnUpBlock2D", *plain[1]),
+            )
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         self._require_fitted("calibration_")

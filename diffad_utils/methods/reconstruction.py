@@ -14,7 +14,15 @@ from torchvision.transforms.functional import gaussian_blur
 
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
-from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, noise_keys, resize_images
+from diffad_utils.methods.base import (
+    Detector,
+    Prediction,
+    batches,
+    check_images,
+    check_train_dataset,
+    noise_keys,
+    resize_images,
+)
 from diffad_utils.methods.img2img import residual_parts
 
 SMOOTHING = 1 / 64

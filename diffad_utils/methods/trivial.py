@@ -54,9 +54,9 @@ class Trivial(Detector):
     """Global statistics against their distribution over the training images.
 
     With z = (v - mean) / std over the training images, a statistic has three parts (`PARTS`): two-sided |z| (its name),
-    and one-sided -z and z ("_low", "_high"). The score is the largest |z|, which needs no labels. `best_statistic` names
-    the part that does best on labelled images: the floor of the tables, and an optimistic one, since it is chosen with
-    the test labels.
+    and one-sided -z and z ("_low", "_high"). The score is the largest |z|, which needs no labels. `best_statistic`
+    names the part that does best on labelled images: the floor of the tables, and an optimistic one, since it is chosen
+    with the test labels.
 
     anomaly_map: the locally averaged grey value against mean and standard deviation of the training images at that
     pixel, |v - mean| / std, the floor for localisation.
@@ -66,7 +66,9 @@ class Trivial(Detector):
 
     def fit(self, train_dataset: ImageDataset) -> Self:
         check_train_dataset(train_dataset)
-        images = torch.cat([resize_images(b["image"], self.image_size) for b in batches(train_dataset, self.batch_size)])
+        images = torch.cat(
+            [resize_images(b["image"], self.image_size) for b in batches(train_dataset, self.batch_size)]
+        )
         statistics = torch.stack([global_statistics(images)[name] for name in STATISTICS], dim=1).double()
         local = self._local_mean(images)
         # A floor on the scale keeps a constant statistic or pixel finite (one grey level of an 8-bit image).
@@ -79,7 +81,10 @@ class Trivial(Detector):
         size = images.shape[-2:]
         images = resize_images(check_images(images), self.image_size)
         statistics = global_statistics(images)
-        z = {name: ((statistics[name].double() - self.mean_[i]) / self.std_[i]).float() for i, name in enumerate(STATISTICS)}
+        z = {
+            name: ((statistics[name].double() - self.mean_[i]) / self.std_[i]).float()
+            for i, name in enumerate(STATISTICS)
+        }
         sides = {"": torch.abs, "_low": torch.neg, "_high": torch.clone}
         parts = {name + side: function(z[name]) for name in STATISTICS for side, function in sides.items()}
         largest = torch.stack([parts[name] for name in STATISTICS]).amax(dim=0)

@@ -96,10 +96,13 @@ def load_backbone(
     return Backbone(net, *normalisation, strides, resolved)
 
 
-def load_layers(name: str, *, allow_mini: bool = False, strides: tuple[int, ...] = (2, 4, 8), layers: int = 4) -> Backbone:
-    """A frozen backbone for multi-layer features of any timm network: as `load_backbone` where it has several strides, and of
-    a vision transformer the patch tokens after the last block of each of ``layers`` equal parts (`Backbone.strides` are
-    all its patch size). Images of any size: positions are interpolated, sides padded to the patch size.
+def load_layers(
+    name: str, *, allow_mini: bool = False, strides: tuple[int, ...] = (2, 4, 8), layers: int = 4
+) -> Backbone:
+    """A frozen backbone for multi-layer features of any timm network: as `load_backbone` where it has several strides,
+    and of a vision transformer the patch tokens after the last block of each of ``layers`` equal parts
+    (`Backbone.strides` are all its patch size). Images of any size: positions are interpolated, sides padded to the
+    patch size.
 
     name : "dino-vits8" (Caron et al., ICCV 2021), "vit_small_patch8_224.dino", or anything that `load_backbone` takes.
     Raises as `load_backbone`; ``ValueError`` also for a transformer with fewer blocks than ``layers``.
@@ -115,7 +118,9 @@ def load_layers(name: str, *, allow_mini: bool = False, strides: tuple[int, ...]
         raise ValueError(f"backbone: {config['architecture']} has {blocks} blocks, asked for {layers} layers")
     indices = tuple(blocks * (i + 1) // layers - 1 for i in range(layers))
     arguments = {**config.get("model_args", {}), "dynamic_img_size": True, "dynamic_img_pad": True}
-    net = timm.create_model(config["architecture"], pretrained=False, features_only=True, out_indices=indices, **arguments)
+    net = timm.create_model(
+        config["architecture"], pretrained=False, features_only=True, out_indices=indices, **arguments
+    )
     _load_strict(net.model, config, resolved.path)
     return Backbone(net, *_normalisation(config), tuple(net.feature_info.reduction()), resolved)
 
@@ -169,11 +174,16 @@ def _features_net(config: dict[str, Any], strides: tuple[int, ...]) -> nn.Module
             "(ascending, each once)"
         )
     net = timm.create_model(
-        config["architecture"], pretrained=False, features_only=True,
-        out_indices=tuple(reductions.index(stride) for stride in strides), **arguments,
+        config["architecture"],
+        pretrained=False,
+        features_only=True,
+        out_indices=tuple(reductions.index(stride) for stride in strides),
+        **arguments,
     )
     stage, _, last = net.feature_info.module_name()[-1].partition(".")
-    if stage == "blocks" and last.isdigit():  # timm cuts a ResNet behind the last layer that is asked for, but not an EfficientNet
+    if (
+        stage == "blocks" and last.isdigit()
+    ):  # timm cuts a ResNet behind the last layer that is asked for, but not an EfficientNet
         net.blocks = net.blocks[: int(last) + 1]
     return net
 
@@ -196,8 +206,11 @@ def _load_strict(net: nn.Module, config: dict[str, Any], path: Path) -> None:
         whole = timm.create_model(config["architecture"], pretrained=False, **config.get("model_args", {})).state_dict()
     missing = [key for key in needed if key not in state]
     unexpected = [key for key in state if key not in whole and key not in needed]
-    wrong = [f"{key} {list(state[key].shape)} instead of {list(needed[key].shape)}"
-             for key in needed if key in state and state[key].shape != needed[key].shape]
+    wrong = [
+        f"{key} {list(state[key].shape)} instead of {list(needed[key].shape)}"
+        for key in needed
+        if key in state and state[key].shape != needed[key].shape
+    ]
     if missing or unexpected or wrong:
         raise ValueError(
             f"backbone: {file} is not a whole set of weights of {config['architecture']}: "

@@ -148,8 +148,12 @@ def _built_in(architecture: str | None, resolved: weights.Resolved, file: Path) 
         )
     # OpenAI's networks have an activation of their own, which shapes do not show
     options = dict(pretrained=str(file), force_quick_gelu=config.get("quick_gelu", False))
-    names = {"mean": "image_mean", "std": "image_std", "interpolation": "image_interpolation",
-             "resize_mode": "image_resize_mode"}
+    names = {
+        "mean": "image_mean",
+        "std": "image_std",
+        "interpolation": "image_interpolation",
+        "resize_mode": "image_resize_mode",
+    }
     return network, options | {names[key]: config[key] for key in names if key in config}
 
 
@@ -157,8 +161,10 @@ def _check_preprocessing(config: dict, source: str) -> None:
     """Raise for preprocessing that `Clip.encode_images` does not do."""
     side = config["size"]
     is_square = not isinstance(side, (tuple, list)) or side[0] == side[-1]
-    if not is_square or config["resize_mode"] not in ("shortest", "squash") or config["interpolation"] not in (
-        "bicubic", "bilinear"
+    if (
+        not is_square
+        or config["resize_mode"] not in ("shortest", "squash")
+        or config["interpolation"] not in ("bicubic", "bilinear")
     ):
         raise ValueError(
             f"clip: {source} wants images as {config}, expected a square, resize_mode 'shortest' or 'squash', and "

@@ -12,14 +12,15 @@ from diffad_utils.diffusion import NoiseSchedule
 from diffad_utils.score_matching import Moments
 
 LOG_RATIO = (-8.0, 3.0)
-"""Bounds of log sigma_t^2 - log(1 - alpha_bar_t): no exponential of it overflows, and one element in a million never rules a loss."""
+"""Bounds of log sigma_t^2 - log(1 - alpha_bar_t): no exponential of it overflows, and one element in a million never
+rules a loss."""
 
 
 class DualStream(nn.Module):
     """Stream 1 predicts eps_t, stream 2 log sigma_t^2 for each element (ESM paper, section 3.2, eq. 8).
 
-    Stream 2 gives log(sigma_t^2 / (1 - alpha_bar_t)), which is log Var[eps | X_t] at the optimum of eq. 10 and of order one
-    at every t, and its last layer begins at zero: then sigma_t^2 = 1 - alpha_bar_t and eq. 10 is the DSM loss.
+    Stream 2 gives log(sigma_t^2 / (1 - alpha_bar_t)), which is log Var[eps | X_t] at the optimum of eq. 10 and of order
+    one at every t, and its last layer begins at zero: then sigma_t^2 = 1 - alpha_bar_t and eq. 10 is the DSM loss.
 
     Parameters
     ----------
@@ -31,13 +32,29 @@ class DualStream(nn.Module):
     """
 
     def __init__(
-        self, schedule: NoiseSchedule, *, channels: int, image_size: int, block_out_channels: Sequence[int], layers_per_block: int = 1,
-        attention_levels: Sequence[int] = (), shared: bool = False, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        schedule: NoiseSchedule,
+        *,
+        channels: int,
+        image_size: int,
+        block_out_channels: Sequence[int],
+        layers_per_block: int = 1,
+        attention_levels: Sequence[int] = (),
+        shared: bool = False,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
 
         def unet(out_channels: int, offset: int) -> UNet2DModel:
-            return score_unet(channels, image_size, block_out_channels, layers_per_block, attention_levels, out_channels, seed + offset)
+            return score_unet(
+                channels,
+                image_size,
+                block_out_channels,
+                layers_per_block,
+                attention_levels,
+                out_channels,
+                seed + offset,
+            )
 
         self.channels = channels
         self.mean_stream = unet(2 * channels if shared else channels, 0)
@@ -55,7 +72,11 @@ class DualStream(nn.Module):
     def predict(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """(eps_t, log sigma_t^2), each [B, C, H, W], as the loss takes them."""
         out = self.mean_stream(x, t, return_dict=False)[0].float()
-        ratio = out[:, self.channels :] if self.variance_stream is None else self.variance_stream(x, t, return_dict=False)[0].float()
+        ratio = (
+            out[:, self.channels :]
+            if self.variance_stream is None
+            else self.variance_stream(x, t, return_dict=False)[0].float()
+        )
         return out[:, : self.channels], self._log_variance(ratio, t)
 
     def eps(self, x: Tensor, t: Tensor) -> Tensor:
@@ -73,14 +94,21 @@ class DualStream(nn.Module):
 
 
 def score_unet(
-    channels: int, image_size: int, block_out_channels: Sequence[int], layers_per_block: int = 1, attention_levels: Sequence[int] = (),
-    out_channels: int | None = None, seed: int = 0,
-) -> UNet2DModel:  # fmt: skip
-    """A UNet from X_t and t to a tensor of its size, initialised from ``seed`` without touching torch's global generator.
+    channels: int,
+    image_size: int,
+    block_out_channels: Sequence[int],
+    layers_per_block: int = 1,
+    attention_levels: Sequence[int] = (),
+    out_channels: int | None = None,
+    seed: int = 0,
+) -> UNet2DModel:
+    """A UNet from X_t and t to a tensor of its size, initialised from ``seed`` without touching torch's global
+    generator.
 
-    block_out_channels : widths from fine to coarse, each a multiple of 8 (of 32 from 128 on). attention_levels : positions in it
-    with self-attention. Raises ``ValueError`` if ``image_size`` is no multiple of 2 for each level but the first, or for
-    widths that cannot be normalised in groups.
+    block_out_channels : widths from fine to coarse, each a multiple of 8 (of 32 from 128 on). attention_levels :
+        positions in it
+    with self-attention. Raises ``ValueError`` if ``image_size`` is no multiple of 2 for each level but the first, or
+    for widths that cannot be normalised in groups.
     """
     levels, step = len(block_out_channels), 2 ** (len(block_out_channels) - 1)
     groups = 32 if min(block_out_channels) >= 128 else 8
@@ -88,15 +116,21 @@ def score_unet(
         raise ValueError(f"{levels} levels need sides that are multiples of {step}, got {image_size}")
     if any(width % groups for width in block_out_channels) or not set(attention_levels) <= set(range(levels)):
         raise ValueError(
-            f"block_out_channels must be multiples of {groups} and attention_levels positions in it, got {[*block_out_channels]} "
+            f"block_out_channels must be multiples of {groups} and attention_levels positions in it, got "
+            f"{[*block_out_channels]} "
             f"and {[*attention_levels]}"
         )
     kinds = ["Attn" if level in attention_levels else "" for level in range(levels)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return UNet2DModel(
-            sample_size=image_size, in_channels=channels, out_channels=out_channels or channels, layers_per_block=layers_per_block,
-            norm_num_groups=groups, block_out_channels=tuple(block_out_channels), add_attention=bool(attention_levels),
+            sample_size=image_size,
+            in_channels=channels,
+            out_channels=out_channels or channels,
+            layers_per_block=layers_per_block,
+            norm_num_groups=groups,
+            block_out_channels=tuple(block_out_channels),
+            add_attention=bool(attention_levels),
             down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
             up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
-        )  # fmt: skip
+        )

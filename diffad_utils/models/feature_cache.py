@@ -1,8 +1,8 @@
 """Features of a data set's images, kept on disk by checksum, for those who fit the same backbone more than once.
 
-Off unless ``$DIFFAD_CACHE`` names a folder. An entry's name is the checksum of everything that the features depend on: the
-description (weights' checksum, sizes, layers), every image as loaded, and torch's version. Another image, order or setting
-is another entry, so an entry is never stale; the folder may be emptied at any time.
+Off unless ``$DIFFAD_CACHE`` names a folder. An entry's name is the checksum of everything that the features depend on:
+the description (weights' checksum, sizes, layers), every image as loaded, and torch's version. Another image, order or
+setting is another entry, so an entry is never stale; the folder may be emptied at any time.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
-def cached_features(loader: Callable[[], Any], extract: Callable[[Tensor], Tensor], description: Mapping[str, Any]) -> tuple[Tensor, list[str]]:
-    """Features [N, ...] on the CPU and keys [N] of the images that ``loader()`` gives in batches (dicts with image and key).
+def cached_features(
+    loader: Callable[[], Any], extract: Callable[[Tensor], Tensor], description: Mapping[str, Any]
+) -> tuple[Tensor, list[str]]:
+    """Features [N, ...] on the CPU and keys [N] of the images that ``loader()`` gives in batches (dicts with image and
+    key).
 
     extract : images [B, 3, H, W] -> features [B, ...]. description : what else the features depend on, as JSON values.
     Without ``$DIFFAD_CACHE`` the images are loaded once; with it once for the checksum, and once more where there is no

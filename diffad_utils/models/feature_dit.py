@@ -87,7 +87,9 @@ class FeatureDiT(nn.Module):
         if x.shape[1:] != (self.channels, self.grid, self.grid):
             raise ValueError(f"expected features [B, {self.channels}, {self.grid}, {self.grid}], got {tuple(x.shape)}")
         if (self.class_embedding is None) != (y is None):
-            raise ValueError(f"this network has num_classes={self.num_classes}: give class labels y exactly when it is not 0")
+            raise ValueError(
+                f"this network has num_classes={self.num_classes}: give class labels y exactly when it is not 0"
+            )
         tokens = self.embed(x.flatten(2).transpose(1, 2)) + self.positions
         condition = self.time_embedding(self.timesteps(t).to(tokens.dtype))
         if y is not None:
@@ -98,4 +100,3 @@ class FeatureDiT(nn.Module):
         tokens = self.project(modulate(self.norm(tokens), shift, scale))
         eps = tokens.transpose(1, 2).reshape(x.shape)
         return eps if self.linear_skip is None else eps + self.linear_skip[t][:, None, None, None] * x
-

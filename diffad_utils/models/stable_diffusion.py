@@ -34,19 +34,32 @@ from diffad_utils.training import pick_device
 
 #: Stable Diffusion v1's noise schedule as DDIM needs it; what a scheduler's own config says comes before it.
 SCHEDULE = dict(
-    num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-    set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon",
+    num_train_timesteps=1000,
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    clip_sample=False,
+    set_alpha_to_one=False,
+    steps_offset=1,
+    prediction_type="epsilon",
 )
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
 AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 # what a config.json would say of the latents, where only the name does: scaling factor and shift
 LATENT_SCALES = {
-    "vae:sd15": (0.18215, None), "vae:sdxl": (0.13025, None), "vae:sd3": (1.5305, 0.0609), "vae:flux": (0.3611, 0.1159),
+    "vae:sd15": (0.18215, None),
+    "vae:sdxl": (0.13025, None),
+    "vae:sd3": (1.5305, 0.0609),
+    "vae:flux": (0.3611, 0.1159),
 }
 
 
 def load_pipeline(
-    name: str = "sd15", *, device: str = "auto", dtype: torch.dtype | None = None, allow_mini: bool = False,
+    name: str = "sd15",
+    *,
+    device: str = "auto",
+    dtype: torch.dtype | None = None,
+    allow_mini: bool = False,
     low_memory: bool = False,
 ) -> StableDiffusionImg2ImgPipeline:
     """A Stable Diffusion 1.x image-to-image pipeline with DDIM, ready to be called.
@@ -125,11 +138,21 @@ def clip_tokenizer() -> CLIPTokenizer:
         # the first line is a comment, and the file goes on after what CLIP uses
         merges = [tuple(line.split()) for line in lines.read().split("\n")[1 : 49152 - 256 - 2 + 1]]
     letters = list(open_clip.tokenizer.bytes_to_unicode().values())
-    words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges),
-             "<|startoftext|>", "<|endoftext|>"]
+    words = [
+        *letters,
+        *(letter + "</w>" for letter in letters),
+        *("".join(pair) for pair in merges),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     return CLIPTokenizer(
-        vocab={word: number for number, word in enumerate(words)}, merges=merges, model_max_length=77,
-        bos_token="<|startoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>", pad_token="<|endoftext|>",
+        vocab={word: number for number, word in enumerate(words)},
+        merges=merges,
+        model_max_length=77,
+        bos_token="<|startoftext|>",
+        eos_token="<|endoftext|>",
+        unk_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
     )
 
 
@@ -141,6 +164,7 @@ def single_file_configs(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict
 
     Raises ValueError when a tensor that tells is not there (another architecture, or an autoencoder or UNet alone).
     """
+
     def shape(name: str) -> tuple[int, ...]:
         if name not in shapes:
             raise ValueError(f"expected a Stable Diffusion 1.x file in the original format, got none with {name}")
@@ -152,16 +176,24 @@ def single_file_configs(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict
     num_layers = len({name.removeprefix(layer).split(".")[0] for name in shapes if name.startswith(layer)})
     return {
         "unet": dict(
-            _class_name="UNet2DConditionModel", sample_size=64, layers_per_block=2, attention_head_dim=8,
-            in_channels=shape(f"{UNET}input_blocks.0.0.weight")[1], out_channels=shape(f"{UNET}out.2.weight")[0],
+            _class_name="UNet2DConditionModel",
+            sample_size=64,
+            layers_per_block=2,
+            attention_head_dim=8,
+            in_channels=shape(f"{UNET}input_blocks.0.0.weight")[1],
+            out_channels=shape(f"{UNET}out.2.weight")[0],
             block_out_channels=[shape(f"{UNET}input_blocks.{n}.0.out_layers.3.weight")[0] for n in (1, 4, 7, 10)],
             cross_attention_dim=context,
         ),
         "vae": dict(_kl_config(shapes, VAE), scaling_factor=0.18215),
         "text_encoder": dict(
-            vocab_size=shape(f"{TEXT}embeddings.token_embedding.weight")[0], hidden_size=hidden,
-            intermediate_size=shape(f"{layer}0.mlp.fc1.weight")[0], max_position_embeddings=positions,
-            num_hidden_layers=num_layers, num_attention_heads=max(1, hidden // 64), hidden_act="quick_gelu",
+            vocab_size=shape(f"{TEXT}embeddings.token_embedding.weight")[0],
+            hidden_size=hidden,
+            intermediate_size=shape(f"{layer}0.mlp.fc1.weight")[0],
+            max_position_embeddings=positions,
+            num_hidden_layers=num_layers,
+            num_attention_heads=max(1, hidden // 64),
+            hidden_act="quick_gelu",
             projection_dim=hidden,
         ),
     }
@@ -224,7 +256,9 @@ def _from_file(file: Path) -> dict[str, nn.Module | CLIPTokenizer | DDIMSchedule
     return dict(
         unet=_convert(UNet2DConditionModel, configs["unet"], state, UNET, file),
         vae=_convert(AutoencoderKL, configs["vae"], state, VAE, file),
-        text_encoder=text_encoder, tokenizer=clip_tokenizer(), scheduler=DDIMScheduler(**SCHEDULE),
+        text_encoder=text_encoder,
+        tokenizer=clip_tokenizer(),
+        scheduler=DDIMScheduler(**SCHEDULE),
     )
 
 
@@ -271,12 +305,18 @@ def _autoencoder_class(folder: Path) -> type[nn.Module]:
 
 def _kl_config(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> dict:
     """Configuration of an AutoencoderKL with 2 blocks a level and groups of 32, by its original or diffusers' names."""
-    blocks = [f"{prefix}encoder.{block}.conv2.weight" for level in range(8)
-              for block in (f"down.{level}.block.0", f"down_blocks.{level}.resnets.0")]
+    blocks = [
+        f"{prefix}encoder.{block}.conv2.weight"
+        for level in range(8)
+        for block in (f"down.{level}.block.0", f"down_blocks.{level}.resnets.0")
+    ]
     widths = [shapes[block][0] for block in blocks if block in shapes]
     return dict(
-        block_out_channels=widths, layers_per_block=2, sample_size=512,
-        down_block_types=["DownEncoderBlock2D"] * len(widths), up_block_types=["UpDecoderBlock2D"] * len(widths),
+        block_out_channels=widths,
+        layers_per_block=2,
+        sample_size=512,
+        down_block_types=["DownEncoderBlock2D"] * len(widths),
+        up_block_types=["UpDecoderBlock2D"] * len(widths),
         latent_channels=shapes[f"{prefix}decoder.conv_in.weight"][1],
         use_quant_conv=f"{prefix}quant_conv.weight" in shapes,
         use_post_quant_conv=f"{prefix}post_quant_conv.weight" in shapes,

@@ -7,8 +7,8 @@
     python tests/faults/kills.py study --profile smoke --kills 20 --bursts --expected reports/smoke
 
 Each part runs once undisturbed, then again in another folder with its process group killed at random moments until it
-gets through. It passes if what was finished is never computed again, nothing half-written is taken for finished, and the
-results are the undisturbed ones: weights and sweep files byte by byte, every ``metrics.json`` of the study too.
+gets through. It passes if what was finished is never computed again, nothing half-written is taken for finished, and
+the results are the undisturbed ones: weights and sweep files byte by byte, every ``metrics.json`` of the study too.
 Exit code 0 if all parts pass. ``make test-faults`` runs it; the test suite has a short version.
 """
 
@@ -70,7 +70,7 @@ settings = sweep.grid([0.3, 0.5, 0.7], [1.0, 5.0], [10, 20], [0, 1])
 done = sweep.run(engine, batch["image"], batch["key"], ["a flawless leather"] * 6, settings, Path(sys.argv[1]) / "sweep",
                  measure=sweep.ResidualMeasure(batch["image"], None))
 print("evaluations", done.evaluations, "of", done.expected_evaluations)
-"""
+"""  # noqa: E501
 
 
 def _environment() -> dict[str, str]:
@@ -80,18 +80,33 @@ def _environment() -> dict[str, str]:
 def command_of(part: str, folder: Path, profile: str) -> list[str]:
     if part == "study":
         return [
-            sys.executable, "-m", "diffad_utils.cli", "study", profile, "-j", "2", "--output", str(folder / "out"), "--state", str(folder),
+            sys.executable,
+            "-m",
+            "diffad_utils.cli",
+            "study",
+            profile,
+            "-j",
+            "2",
+            "--output",
+            str(folder / "out"),
+            "--state",
+            str(folder),
             *(["--profiles", str(REPOSITORY / "tests" / "faults")] if profile == "kills" else []),
-        ]  # fmt: skip
+        ]
     return [sys.executable, "-c", {"training": TRAINING, "sweep": SWEEP}[part], str(folder)]
 
 
 def finished(part: str, folder: Path) -> dict[str, tuple[int, str]]:
     """Finished pieces of work: name -> (time of writing, SHA-256)."""
-    patterns = {"training": ["result.safetensors"], "sweep": ["sweep/*.safetensors"],
-                "study": ["out/*/*/*/*/seed-*/metrics.json", "out/*/comparison/metrics.json"]}  # fmt: skip
+    patterns = {
+        "training": ["result.safetensors"],
+        "sweep": ["sweep/*.safetensors"],
+        "study": ["out/*/*/*/*/seed-*/metrics.json", "out/*/comparison/metrics.json"],
+    }
     files = sorted(file for pattern in patterns[part] for file in folder.glob(pattern))
-    return {str(f.relative_to(folder)): (f.stat().st_mtime_ns, hashlib.sha256(f.read_bytes()).hexdigest()) for f in files}
+    return {
+        str(f.relative_to(folder)): (f.stat().st_mtime_ns, hashlib.sha256(f.read_bytes()).hexdigest()) for f in files
+    }
 
 
 def run(part: str, folder: Path, profile: str, kill_after: float | None) -> tuple[int | None, float]:
@@ -100,7 +115,9 @@ def run(part: str, folder: Path, profile: str, kill_after: float | None) -> tupl
     ready = folder / "ready"
     ready.unlink(missing_ok=True)
     with open(folder / "log.txt", "a") as log:
-        process = subprocess.Popen(command_of(part, folder, profile), stdout=log, stderr=log, env=_environment(), start_new_session=True)
+        process = subprocess.Popen(
+            command_of(part, folder, profile), stdout=log, stderr=log, env=_environment(), start_new_session=True
+        )
         while part != "study" and not ready.exists() and process.poll() is None:
             time.sleep(0.05)
         start = time.monotonic()
@@ -125,16 +142,25 @@ def expected_of(report: Path) -> tuple[dict[str, str], float]:
 
 
 def intervals(seconds: float, kills: int, bursts: bool, rng: random.Random) -> list[float | None]:
-    """Seconds that each attempt is given; the last is left alone. ``bursts``: five short ones and a long one in turn, so that
-    notebooks which take longer than the mean get through now and then."""
-    shares = [(5, 6) if attempt % 6 == 5 else (0.1, 0.5) for attempt in range(kills)] if bursts else [(0.4, 2.4)] * kills
+    """Seconds that each attempt is given; the last is left alone. ``bursts``: five short ones and a long one in turn,
+    so that notebooks which take longer than the mean get through now and then."""
+    shares = (
+        [(5, 6) if attempt % 6 == 5 else (0.1, 0.5) for attempt in range(kills)] if bursts else [(0.4, 2.4)] * kills
+    )
     return [rng.uniform(*share) * seconds / kills for share in shares] + [None]
 
 
 def check(
-    part: str, folder: Path, kills: int, rng: random.Random, profile: str = "kills", report: Path | None = None, bursts: bool = False
+    part: str,
+    folder: Path,
+    kills: int,
+    rng: random.Random,
+    profile: str = "kills",
+    report: Path | None = None,
+    bursts: bool = False,
 ) -> list[str]:
-    """Problems found; empty is good. ``report``: a finished study to compare with, instead of running one undisturbed."""
+    """Problems found; empty is good. ``report``: a finished study to compare with, instead of running one
+    undisturbed."""
     if report is not None and part == "study":
         expected, seconds = expected_of(report)
     else:
@@ -147,17 +173,30 @@ def check(
         code, _ = run(part, place, profile, limit)
         after = finished(part, place)
         done += code is None
-        problems += [f"{part}: {name} was computed again after kill {attempt}" for name in before if after.get(name) != before[name]]
-        problems += [f"{part}: {name} differs from the undisturbed run" for name, (_, c) in after.items() if expected.get(name) != c]
+        problems += [
+            f"{part}: {name} was computed again after kill {attempt}"
+            for name in before
+            if after.get(name) != before[name]
+        ]
+        problems += [
+            f"{part}: {name} differs from the undisturbed run"
+            for name, (_, c) in after.items()
+            if expected.get(name) != c
+        ]
         before = after
-        print(f"{part}: attempt {attempt}, {len(after)} of {len(expected)} pieces finished", file=sys.stderr, flush=True)
+        print(
+            f"{part}: attempt {attempt}, {len(after)} of {len(expected)} pieces finished", file=sys.stderr, flush=True
+        )
         if code is not None:
             if code != 0:
                 problems.append(f"{part}: attempt {attempt} failed with exit code {code}, see {place / 'log.txt'}")
             break
     if set(before) != set(expected):
         problems.append(f"{part}: {len(before)} of {len(expected)} pieces were finished")
-    print(f"{part}: undisturbed {seconds:.0f} s, {len(expected)} piece(s); {done} kill(s); {len(problems)} problem(s)", flush=True)
+    print(
+        f"{part}: undisturbed {seconds:.0f} s, {len(expected)} piece(s); {done} kill(s); {len(problems)} problem(s)",
+        flush=True,
+    )
     return problems
 
 
@@ -166,14 +205,24 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", default=["training", "sweep", "study"])
     parser.add_argument("--kills", type=int, default=8, help="kills of each part, at most (default 8)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--profile", default="kills", help="profile of the study: kills (beside this file), smoke, ..., or a YAML file")
-    parser.add_argument("--bursts", action="store_true", help="short and long times between kills, for notebooks that take minutes")
-    parser.add_argument("--expected", type=Path, help="report folder of that profile, finished undisturbed with this code on this machine")
+    parser.add_argument(
+        "--profile", default="kills", help="profile of the study: kills (beside this file), smoke, ..., or a YAML file"
+    )
+    parser.add_argument(
+        "--bursts", action="store_true", help="short and long times between kills, for notebooks that take minutes"
+    )
+    parser.add_argument(
+        "--expected",
+        type=Path,
+        help="report folder of that profile, finished undisturbed with this code on this machine",
+    )
     options = parser.parse_args()
     rng, problems = random.Random(options.seed), []
     with tempfile.TemporaryDirectory() as folder:
         for part in options.parts:
-            problems += check(part, Path(folder) / part, options.kills, rng, options.profile, options.expected, options.bursts)
+            problems += check(
+                part, Path(folder) / part, options.kills, rng, options.profile, options.expected, options.bursts
+            )
         for problem in problems:
             print(problem)
         if problems:

@@ -1,10 +1,11 @@
-"""The workflow under stress, with tiny notebooks: kernels started together, a grid that is killed with -9 again and again.
+"""The workflow under stress, with tiny notebooks: kernels started together, a grid that is killed with -9 again and
+again.
 
     python tests/faults/workflow.py [kernels] [grid] [--rounds 30] [--together 8] [--kills 3] [--runs 12]
 
 `kernels`: rounds of notebooks started at once; none may fail. `grid`: the runs on two cores, killed at random moments
-and started again with the same command; every ``metrics.json`` has to be that of an undisturbed grid, and a run that was
-done when the kill came must not be computed again. Exit code 0 if all is well. The test suite has a short version.
+and started again with the same command; every ``metrics.json`` has to be that of an undisturbed grid, and a run that
+was done when the kill came must not be computed again. Exit code 0 if all is well. The test suite has a short version.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "workflow")]
 
-from test_workflow import JOIN, PARAMETERS, RECORD, START, WORK, write_notebook  # noqa: E402
+from test_workflow import JOIN, PARAMETERS, RECORD, START, WORK, write_notebook  # noqa: E402, RUF100
 
-from diffad_utils import execution, profiles  # noqa: E402
+from diffad_utils import execution, profiles  # noqa: E402, RUF100
 
 LOG = """from pathlib import Path
 with open(Path(p.output_root) / "executions", "a") as file:
@@ -72,7 +73,19 @@ def make_grid(folder: Path, runs: int) -> None:
 
 def start(folder: Path, output: Path) -> subprocess.Popen:
     output.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "diffad_utils.cli", "study", "grid", "-j", "2", "--output", str(output), "--state", str(output)]
+    command = [
+        sys.executable,
+        "-m",
+        "diffad_utils.cli",
+        "study",
+        "grid",
+        "-j",
+        "2",
+        "--output",
+        str(output),
+        "--state",
+        str(output),
+    ]
     command += ["--notebooks", str(folder / "notebooks"), "--profiles", str(folder / "profiles")]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     with open(output / "study.log", "a") as log:

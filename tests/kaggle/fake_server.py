@@ -36,9 +36,16 @@ class FakeKaggle(ThreadingHTTPServer):
         """What sends the client here, with credentials that are none."""
         address = f"http://127.0.0.1:{self.server_address[1]}"
         return {
-            "HOME": str(home), "KAGGLE_CONFIG_DIR": str(home), "KAGGLE_USERNAME": USER, "KAGGLE_KEY": KEY,
-            "KAGGLE_API_ENVIRONMENT": "LOCALHOST", "http_proxy": address, "HTTP_PROXY": address, "no_proxy": "", "NO_PROXY": "",
-        }  # fmt: skip
+            "HOME": str(home),
+            "KAGGLE_CONFIG_DIR": str(home),
+            "KAGGLE_USERNAME": USER,
+            "KAGGLE_KEY": KEY,
+            "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+            "http_proxy": address,
+            "HTTP_PROXY": address,
+            "no_proxy": "",
+            "NO_PROXY": "",
+        }
 
     def answer(self, call: str, body: dict) -> tuple[int, dict]:
         self.calls.append(call)
@@ -60,14 +67,21 @@ class FakeKaggle(ThreadingHTTPServer):
             self.kernels.setdefault(name, []).append(body)
             self.polls[name] = 0
             self.most_at_once = max(self.most_at_once, sum(count < 2 for count in self.polls.values()))
-            return 200, {"ref": name, "url": "", "versionNumber": len(self.kernels[name]), "invalidKernelSources": unknown}
+            return 200, {
+                "ref": name,
+                "url": "",
+                "versionNumber": len(self.kernels[name]),
+                "invalidKernelSources": unknown,
+            }
         if call == "GetKernelSessionStatus":
             name = f"{body['userName']}/{body['kernelSlug']}"
             self.polls[name] += 1
             if self.polls[name] < 2:
                 return 200, {"status": "RUNNING"}
             failed = name in self.failing
-            return 200, {"status": "ERROR" if failed else "COMPLETE"} | ({"failureMessage": "out of memory"} if failed else {})
+            return 200, {"status": "ERROR" if failed else "COMPLETE"} | (
+                {"failureMessage": "out of memory"} if failed else {}
+            )
         return 404, {"code": 404, "message": f"no such call: {call}"}
 
 

@@ -1,4 +1,5 @@
-"""Bundles for Kaggle: what is in them, the push with the real client to a stand-in, a session in a copy of Kaggle's file tree."""
+"""Bundles for Kaggle: what is in them, the push with the real client to a stand-in, a session in a copy of Kaggle's
+file tree."""
 
 import importlib.metadata
 import io
@@ -20,9 +21,17 @@ from diffad_utils import kaggle, study
 REPOSITORY = Path(__file__).resolve().parents[2]
 GRID = [{"dataset": "elpv", "category": "mono"}, {"dataset": "textures", "category": "leather"}]
 SMALL = {
-    "image_size": 64, "grid": 4, "width": 32, "depth": 1, "num_heads": 2, "train_steps": 8, "train_batch_size": 4,
-    "sweep_images": 6, "train_images": 10, "test_images": 10,
-}  # fmt: skip
+    "image_size": 64,
+    "grid": 4,
+    "width": 32,
+    "depth": 1,
+    "num_heads": 2,
+    "train_steps": 8,
+    "train_batch_size": 4,
+    "sweep_images": 6,
+    "train_images": 10,
+    "test_images": 10,
+}
 """What makes a notebook quick, as far as it has such parameters."""
 
 
@@ -30,7 +39,11 @@ def write_profile(folder: Path) -> Path:
     """A profile `tiny` with two runs of 07 and the comparison."""
     own = study.notebook_parameters(REPOSITORY / "notebooks" / "07_invad.ipynb")
     parameters = {name: value for name, value in SMALL.items() if name in own}
-    content = {"defaults": {"gpus": 0, "minutes": 10}, "07_invad": {"grid": GRID, "parameters": parameters}, "08_comparison": None}
+    content = {
+        "defaults": {"gpus": 0, "minutes": 10},
+        "07_invad": {"grid": GRID, "parameters": parameters},
+        "08_comparison": None,
+    }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(content))
     return folder / "tiny.yaml"
 
@@ -42,7 +55,9 @@ def bundle(tmp_path_factory):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 def test_two_builds_have_the_same_bytes(bundle, tmp_path):
@@ -80,7 +95,9 @@ def test_kernels_are_chained_and_have_their_parameters(bundle):
 
 
 def test_the_kaggle_profile_asks_for_a_gpu_mvtec_and_its_weights(tmp_path):
-    folder = kaggle.build(USER, notebooks=["07", "08"], output=tmp_path / "kaggle", resume=True, model_sources=["a/b/c/d/1"])
+    folder = kaggle.build(
+        USER, notebooks=["07", "08"], output=tmp_path / "kaggle", resume=True, model_sources=["a/b/c/d/1"]
+    )
     metadata = json.loads((folder / "07_invad/kernel-metadata.json").read_text())
     assert metadata["enable_gpu"] and metadata["machine_shape"] == kaggle.MACHINE
     assert metadata["dataset_sources"] == [f"{USER}/diffad-utils", "ipythonx/mvtec-ad"]
@@ -177,13 +194,14 @@ def closure(names: list[str]) -> dict[str, importlib.metadata.Distribution]:
             continue
         for text in found[name].requires or []:
             requirement = Requirement(text)
-            extras = [""] + sorted(requirement.extras)
+            extras = ["", *sorted(requirement.extras)]
             if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
                 todo.append(requirement.name)
                 todo += [  # what the extras that were asked for need
                     Requirement(line).name
                     for line in (importlib.metadata.requires(requirement.name) if requirement.extras else None) or []
-                    if Requirement(line).marker and any(Requirement(line).marker.evaluate({"extra": extra}) for extra in requirement.extras)
+                    if Requirement(line).marker
+                    and any(Requirement(line).marker.evaluate({"extra": extra}) for extra in requirement.extras)
                 ]
     return found
 
@@ -213,7 +231,9 @@ class Session:
         (root / "input").mkdir(parents=True)
         self.python = make_environment(root / "venv")
         slug = json.loads((bundle / "dataset/dataset-metadata.json").read_text())["id"].split("/")[1]
-        shutil.copytree(bundle / "dataset", root / "input" / slug, ignore=shutil.ignore_patterns("dataset-metadata.json"))
+        shutil.copytree(
+            bundle / "dataset", root / "input" / slug, ignore=shutil.ignore_patterns("dataset-metadata.json")
+        )
 
     def run(self, name: str, attach: tuple[Path, ...] = (), change=lambda text: text) -> Path:
         """Execute a kernel like Kaggle's own papermill does; returns the folder of its output."""
@@ -226,14 +246,27 @@ class Session:
         script = (
             f'mount --bind "{self.root}/input" "{self.root}/input" && mount -o remount,ro,bind "{self.root}/input" && '
             f'if touch "{self.root}/input/x" 2>/dev/null; then exit 9; fi; '
-            f'exec "{self.python}" -m papermill "{self.root}/kernel.ipynb" "{working}/__notebook__.ipynb" -k python3 --log-output'
+            f'exec "{self.python}" -m papermill "{self.root}/kernel.ipynb" "{working}/__notebook__.ipynb" -k python3 --log-output'  # noqa: E501
         )
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.root), "DIFFAD_KAGGLE": str(self.root), "OMP_NUM_THREADS": "1"}
-        environment |= {"JUPYTER_PLATFORM_DIRS": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"}
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.root),
+            "DIFFAD_KAGGLE": str(self.root),
+            "OMP_NUM_THREADS": "1",
+        }
+        environment |= {
+            "JUPYTER_PLATFORM_DIRS": "1",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PIP_ROOT_USER_ACTION": "ignore",
+        }
         done = subprocess.run(
             ["unshare", "-n", "-m", "bash", "-c", f"ip link set lo up 2>/dev/null; {script}"],
-            cwd=working, env=environment, capture_output=True, text=True, timeout=900,
-        )  # fmt: skip
+            cwd=working,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         for output in attach:
             shutil.rmtree(self.root / "input" / output.name)
@@ -245,14 +278,18 @@ class Session:
 
 
 def without_network() -> bool:
-    return shutil.which("unshare") is not None and subprocess.run(["unshare", "-n", "-m", "true"], capture_output=True).returncode == 0
+    return (
+        shutil.which("unshare") is not None
+        and subprocess.run(["unshare", "-n", "-m", "true"], capture_output=True).returncode == 0
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not without_network(), reason="needs the right to take the network away (unshare)")
 def test_kernels_run_in_a_copy_of_kaggles_file_tree_and_go_on_from_an_earlier_session(bundle, tmp_path):
     session = Session(tmp_path / "k", bundle)
-    # a session that is over at once: the training stops after a step, without an error, and the rest of the grid is left
+    # a session that is over at once: the training stops after a step, without an error, and the rest of the grid is
+    # left
     first = session.run("07_invad", change=lambda text: text.replace(', \\"tiny\\")', ', \\"tiny\\", hours=0.0)', 1))
     text = (first / "__notebook__.ipynb").read_text()
     assert "PAUSED: InvAD denoiser: step 1 of 8" in text

@@ -87,7 +87,10 @@ def test_the_device_path_counts_the_same(data):
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=30), st.integers(0, 2**32 - 1))
+@given(
+    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=30),
+    st.integers(0, 2**32 - 1),
+)
 def test_packed_integers_order_as_scores_do_and_give_them_back(scores, region):
     scores = np.array(scores, np.float32)
     packed = threshold_counts.pack(scores, np.full(scores.size, region))

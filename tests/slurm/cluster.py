@@ -64,13 +64,19 @@ class Cluster:
         CONFIGURATION.parent.mkdir(exist_ok=True)
         CONFIGURATION.write_text(TEXT.format(host=socket.gethostname().split(".")[0], folder=self.folder))
         run("install", "-d", "-o", "munge", "-g", "munge", "-m", "755", "/run/munge")
-        if not Path("/run/munge/munge.socket.2").exists() or subprocess.run(["munge", "-n"], capture_output=True).returncode:
+        if (
+            not Path("/run/munge/munge.socket.2").exists()
+            or subprocess.run(["munge", "-n"], capture_output=True).returncode
+        ):
             self._start("runuser", "-u", "munge", "--", "munged", "--foreground", "--force")
         self._start("slurmctld", "-D")
         self._start("slurmd", "-D")
         for _ in range(60):
             time.sleep(0.5)
-            if "idle" in subprocess.run(["timeout", "5", "sinfo", "-h", "-o", "%T"], capture_output=True, text=True).stdout:
+            if (
+                "idle"
+                in subprocess.run(["timeout", "5", "sinfo", "-h", "-o", "%T"], capture_output=True, text=True).stdout
+            ):
                 return self
         self.__exit__()
         raise RuntimeError(f"the cluster did not start: see the logs in {self.folder}")

@@ -1,4 +1,5 @@
-"""A grid through Snakemake's SLURM executor on a real cluster of one machine. Only with DIFFAD_SLURM=1 (make test-slurm)."""
+"""A grid through Snakemake's SLURM executor on a real cluster of one machine. Only with DIFFAD_SLURM=1 (make
+test-slurm)."""
 
 import os
 import signal
@@ -14,11 +15,14 @@ from cluster import Cluster
 from diffad_utils import execution, profiles, study
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
-from test_workflow import JOIN, PARAMETERS, RECORD, REPOSITORY, START, WORK, write_notebook  # noqa: E402
+from test_workflow import JOIN, PARAMETERS, RECORD, REPOSITORY, START, WORK, write_notebook
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(os.environ.get("DIFFAD_SLURM") != "1", reason="DIFFAD_SLURM=1 is not set: changes the machine (see make test-slurm)"),
+    pytest.mark.skipif(
+        os.environ.get("DIFFAD_SLURM") != "1",
+        reason="DIFFAD_SLURM=1 is not set: changes the machine (see make test-slurm)",
+    ),
 ]
 
 WAIT = """import os, time
@@ -43,10 +47,19 @@ def place(tmp_path):
         write_notebook(tmp_path / f"notebooks/{name}.ipynb", [PARAMETERS, START.format(name=name), WAIT, WORK, RECORD])
     write_notebook(tmp_path / "notebooks/08_comparison.ipynb", [PARAMETERS, START.format(name="08_comparison"), JOIN])
     grid = [{"dataset": "textures", "category": ["carpet", "grid", "leather"]}]
-    content = {"defaults": {"minutes": 5, "memory_mb": 600}, "07_invad": {"grid": grid}, "01_data": {"grid": [grid[0] | {"category": "carpet"}]}}
+    content = {
+        "defaults": {"minutes": 5, "memory_mb": 600},
+        "07_invad": {"grid": grid},
+        "01_data": {"grid": [grid[0] | {"category": "carpet"}]},
+    }
     (tmp_path / "profiles/smoke.yaml").write_text(yaml.safe_dump(content | {"08_comparison": None}))
     settings = yaml.safe_load((REPOSITORY / "workflow/cluster/slurm/config.yaml").read_text())
-    settings |= {"slurm-init-seconds-before-status-checks": 2, "slurm-logdir": str(tmp_path / "logs"), "latency-wait": 15, "jobs": 4}
+    settings |= {
+        "slurm-init-seconds-before-status-checks": 2,
+        "slurm-logdir": str(tmp_path / "logs"),
+        "latency-wait": 15,
+        "jobs": 4,
+    }
     settings["default-resources"] |= {"slurm_partition": "test", "runtime": 5, "mem_mb": 500}
     (tmp_path / "slurm/config.yaml").write_text(yaml.safe_dump(settings))
     return tmp_path
@@ -58,11 +71,15 @@ def start(place: Path) -> subprocess.Popen:
         command += [f"--{option}", str(place / folder)]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     log = open(place / "study.log", "a")
-    return subprocess.Popen(command, cwd=place, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, cwd=place, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 def states(place: Path) -> dict[str, str]:
-    plan = profiles.load_plan("smoke", notebooks=place / "notebooks", profiles=place / "profiles", output_root=place / "out")
+    plan = profiles.load_plan(
+        "smoke", notebooks=place / "notebooks", profiles=place / "profiles", output_root=place / "out"
+    )
     return {row["run"]: row["state"] for row in execution.status(plan)}
 
 
@@ -82,7 +99,7 @@ def executions(place: Path) -> list[str]:
 
 def test_a_grid_with_one_job_killed_and_the_workflow_killed(cluster, place):
     study_process = start(place)
-    wait_until(lambda: [s for s in states(place).values()].count("done") == 3 and states(place)[SLOW] == "running")
+    wait_until(lambda: list(states(place).values()).count("done") == 3 and states(place)[SLOW] == "running")
     # one job is killed: it counts as failed, is tried once more, and the others are not touched
     running = lambda: [name for name, state in cluster.jobs() if state == "RUNNING"]  # noqa: E731
     wait_until(lambda: len(running()) == 1)  # a job ends a moment after its run is recorded

@@ -17,7 +17,8 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def splits():
-    """(twelve normal training images, a test batch of three normal and three defective ones) of textures/carpet, 64 pixels."""
+    """(twelve normal training images, a test batch of three normal and three defective ones) of textures/carpet, 64
+    pixels."""
     index = data.load_index("textures", category="carpet")
     train = index[index["split"] == "train"].head(12)
     test = index[index["split"] == "test"].groupby("label", group_keys=False).head(3)

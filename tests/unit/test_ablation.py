@@ -19,7 +19,8 @@ def case():
     maps = masks.float() * torch.linspace(0.2, 1.5, 24)[:, None, None] + torch.randn(24, 32, 32, generator=generator)
     other = torch.randn(24, 32, 32, generator=generator)
     predictions = {
-        name: Prediction(values.flatten(1).topk(20).values.mean(dim=1), values) for name, values in (("good", maps), ("random", other))
+        name: Prediction(values.flatten(1).topk(20).values.mean(dim=1), values)
+        for name, values in (("good", maps), ("random", other))
     }
     return predictions, {"label": labels, "mask": masks}
 
@@ -46,7 +47,9 @@ def test_draws_are_the_exact_metrics_of_resampled_images(case, quality):
     for draw in (1, 30, 60):
         rows = np.repeat(np.arange(24), times[draw])
         chosen = {"label": batch["label"][rows], "mask": batch["mask"][rows]}
-        exact = metrics.evaluate(Prediction(predictions["good"].score[rows], predictions["good"].anomaly_map[rows]), chosen)
+        exact = metrics.evaluate(
+            Prediction(predictions["good"].score[rows], predictions["good"].anomaly_map[rows]), chosen
+        )
         found = quality.values["good"]
         assert found["I-AUROC"][draw] == pytest.approx(exact["I-AUROC"], abs=1e-12)
         assert found["P-AUROC"][draw] == pytest.approx(exact["P-AUROC"], abs=2e-3)
@@ -71,7 +74,9 @@ def test_without_masks_only_images_are_compared(case):
 def test_an_image_alone(case):
     predictions, batch = case
     found = ablation.image_pixel_auroc(predictions["good"].anomaly_map, batch["mask"])
-    assert found[5] == pytest.approx(metrics.pixel_auroc(predictions["good"].anomaly_map[5:6], batch["mask"][5:6]), abs=1e-9)
+    assert found[5] == pytest.approx(
+        metrics.pixel_auroc(predictions["good"].anomaly_map[5:6], batch["mask"][5:6]), abs=1e-9
+    )
     assert np.isnan(found[12:]).all()
 
 

@@ -1,4 +1,5 @@
-"""The anomalib baselines beyond the contract: what they say when something is missing, and that their scores are the papers'."""
+"""The anomalib baselines beyond the contract: what they say when something is missing, and that their scores are the
+papers'."""
 
 import importlib
 import subprocess

@@ -21,11 +21,17 @@ def timm_folder(folder, architecture, *, seed=0, dtype=torch.float32, config=Tru
             module.running_var.uniform_(0.5, 1.5)
             module.weight.data.uniform_(0.5, 1.5)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.to(dtype) if value.is_floating_point() else value
-               for key, value in model.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {key: value.to(dtype) if value.is_floating_point() else value for key, value in model.state_dict().items()},
+        folder / "model.safetensors",
+    )
     if config:
-        content = {"architecture": architecture, "num_classes": 1000, "model_args": arguments,
-                   "pretrained_cfg": {"mean": mean or [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}}
+        content = {
+            "architecture": architecture,
+            "num_classes": 1000,
+            "model_args": arguments,
+            "pretrained_cfg": {"mean": mean or [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+        }
         (folder / "config.json").write_text(json.dumps(content))
     return model
 

@@ -36,7 +36,10 @@ def test_growth_finds_the_exponent(exponent):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_counts_what_comes_and_goes():
     """In a process of its own, as the benchmarks do it: the highest memory of this one has been higher already."""
-    code = "import numpy as np; from benchmarks import harness; harness.measure_memory(lambda: np.ones(64 * 2**20, np.uint8).sum(), 'cpu')"
+    code = (
+        "import numpy as np; from benchmarks import harness; harness.measure_memory(lambda: np.ones(64 * 2**20, "
+        "np.uint8).sum(), 'cpu')"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     rise = json.loads(done.stdout.strip().splitlines()[-1])["rise"]
     assert 60 * 2**20 < rise < 100 * 2**20

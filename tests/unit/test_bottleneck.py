@@ -329,7 +329,7 @@ def test_detectability_of_known_distributions():
 
 
 def test_mean_interval():
-    values = noise(400, 2).numpy() + [0.0, 1.0]
+    values = noise(400, 2).numpy() + np.array([0.0, 1.0])
     interval = bn.mean_interval(values)
     assert np.allclose(interval.mean, values.mean(axis=0))
     assert np.allclose((interval.high - interval.low) / 2, 1.96 / 20, rtol=0.12)
@@ -346,17 +346,25 @@ def test_mean_interval():
 def kl(channels, **options):
     torch.manual_seed(0)
     return AutoencoderKL(
-        block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3, latent_channels=channels,
-        up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=4, mid_block_add_attention=False, **options,
-    ).eval()  # fmt: skip
+        block_out_channels=(8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        latent_channels=channels,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+        **options,
+    ).eval()
 
 
 def tiny(channels):
     torch.manual_seed(0)
     return AutoencoderTiny(
-        latent_channels=channels, encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8),
-        num_encoder_blocks=(1, 1, 1), num_decoder_blocks=(1, 1, 1),
-    ).eval()  # fmt: skip
+        latent_channels=channels,
+        encoder_block_out_channels=(8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8),
+        num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
+    ).eval()
 
 
 SD3 = dict(scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False)
@@ -420,7 +428,9 @@ def test_planted_table_of_known_maps():
     assert np.allclose(table["contrast"], table["planted"], rtol=0.15)  # the edge is soft
     blurred = bn.planted_table(lambda x, k: blur(x, sigma=2.0), images, keys, [0.005, 0.05], [0.1, 0.2])
     means = blurred.groupby(["area", "planted"])["survival"].mean().to_numpy().reshape(2, 2)
-    assert (means[1] > means[0] + 0.1).all() and np.allclose(means[:, 0], means[:, 1], atol=1e-3)  # a filter: size counts
+    assert (means[1] > means[0] + 0.1).all() and np.allclose(
+        means[:, 0], means[:, 1], atol=1e-3
+    )  # a filter: size counts
 
 
 def test_gain_table_of_a_residual_that_is_halved_in_one_band():
@@ -439,10 +449,14 @@ def test_gain_table_of_a_residual_that_is_halved_in_one_band():
 def test_linear_bottleneck_is_exact_with_all_channels_and_loses_what_it_leaves_out():
     images = 0.2 + 0.6 * torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(bn.linear_bottleneck(images, 12, 2)(images), images, atol=1e-6)
-    errors = [(bn.linear_bottleneck(images, channels, 2)(images) - images).square().mean().item() for channels in (1, 6, 11)]
+    errors = [
+        (bn.linear_bottleneck(images, channels, 2)(images) - images).square().mean().item() for channels in (1, 6, 11)
+    ]
     variance = images.var(dim=(0, 2, 3)).mean().item()
     assert errors == sorted(errors, reverse=True)
-    assert errors[1] == pytest.approx(variance * 6 / 12, rel=0.1)  # white noise: a share of the variance for each component
+    assert errors[1] == pytest.approx(
+        variance * 6 / 12, rel=0.1
+    )  # white noise: a share of the variance for each component
     colours = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     flat = colours.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
     assert torch.allclose(bn.linear_bottleneck(flat, 3, 4)(flat), flat, atol=1e-6)  # one colour a patch

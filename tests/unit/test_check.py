@@ -60,9 +60,15 @@ def test_every_kind_of_damage_is_listed(tree):
     (part / "train" / "good" / "3.png").write_text("hello")
     problems = data.check("folder", tree)
     assert rules(problems) == {
-        ("0.png", "missing"), ("1_mask.png", "mask"), ("2_mask.png", "mask"), ("3_mask.png", "mask"),
-        ("9_mask.png", "orphan"), ("1.jpg", "unreadable"), ("2.png", "unreadable"), ("3.png", "unreadable"),
-    }  # fmt: skip
+        ("0.png", "missing"),
+        ("1_mask.png", "mask"),
+        ("2_mask.png", "mask"),
+        ("3_mask.png", "mask"),
+        ("9_mask.png", "orphan"),
+        ("1.jpg", "unreadable"),
+        ("2.png", "unreadable"),
+        ("3.png", "unreadable"),
+    }
     text = "\n".join(map(str, problems))
     assert "16 x 20" in text and "empty" in text and "without its mask" in text
 

@@ -104,9 +104,17 @@ def train_and_report(target: Path, accumulation: int) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 1))
     log = training.train(
-        model, linear_loss, num_steps=20, lr=1e-2, seed=3, ema_decay=0.9, warmup_steps=2,
-        gradient_accumulation_steps=accumulation, checkpoint_folder=target.with_suffix(".checkpoints"), checkpoint_every=7,
-    )  # fmt: skip
+        model,
+        linear_loss,
+        num_steps=20,
+        lr=1e-2,
+        seed=3,
+        ema_decay=0.9,
+        warmup_steps=2,
+        gradient_accumulation_steps=accumulation,
+        checkpoint_folder=target.with_suffix(".checkpoints"),
+        checkpoint_every=7,
+    )
     state = PartialState()
     if state.is_main_process:
         weights = torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
@@ -116,7 +124,16 @@ def train_and_report(target: Path, accumulation: int) -> None:
 
 def test_two_processes_do_what_one_does_with_the_same_global_batch(tmp_path):
     # `accelerate launch` starts several processes with this launcher too, but on CPUs only through MPI
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__, tmp_path / "two"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        __file__,
+        tmp_path / "two",
+    ]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]

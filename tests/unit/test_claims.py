@@ -9,12 +9,21 @@ from diffad_utils import claims
 
 def run(*findings, dataset="textures", category="leather", notebook="05_esm", mini=True):
     weights = [{"name": "resnet-mini", "is_mini": mini}]
-    return SimpleNamespace(dataset=dataset, category=category, seed=0, method="esm", folder="x", claims=list(findings),
-                           manifest={"notebook": notebook, "weights": weights})  # fmt: skip
+    return SimpleNamespace(
+        dataset=dataset,
+        category=category,
+        seed=0,
+        method="esm",
+        folder="x",
+        claims=list(findings),
+        manifest={"notebook": notebook, "weights": weights},
+    )
 
 
 def found(claim, low, high, margin=0.0):
-    return claims.finding(claim, (low + high) / 2, low, high, 40, measure="I-AUROC of ESM minus SGM", section="Accuracy", margin=margin)
+    return claims.finding(
+        claim, (low + high) / 2, low, high, 40, measure="I-AUROC of ESM minus SGM", section="Accuracy", margin=margin
+    )
 
 
 def test_the_published_claims_are_there():
@@ -39,7 +48,12 @@ def test_a_claim_needs_all_its_findings_to_agree(verdicts, expected):
 
 @pytest.mark.parametrize(
     ("verdicts", "expected"),
-    [(["not supported", "supported"], "supported"), (["not supported", "not supported"], "not supported"), (["not supported", "inconclusive"], "inconclusive"), ([], "not tested here")],
+    [
+        (["not supported", "supported"], "supported"),
+        (["not supported", "not supported"], "not supported"),
+        (["not supported", "inconclusive"], "inconclusive"),
+        ([], "not tested here"),
+    ],
 )
 def test_one_case_is_enough_for_a_claim_that_says_some(verdicts, expected):
     assert claims.pool(verdicts, existential=True) == expected
@@ -54,7 +68,10 @@ def test_the_ledger_has_a_row_for_every_claim():
     table = claims.ledger(records).set_index("claim_id")
     assert list(table.index) == list(claims.published_claims().index)
     assert table.loc["C44", "verdict"] == "supported" and table.loc["C44", "findings"] == 2
-    assert table.loc["C44", "data"] == "elpv/mono, textures/leather" and table.loc["C44", "weights"] == "resnet-mini (mini)"
+    assert (
+        table.loc["C44", "data"] == "elpv/mono, textures/leather"
+        and table.loc["C44", "weights"] == "resnet-mini (mini)"
+    )
     assert table.loc["C46", "verdict"] == "inconclusive"
     untested = table.drop(["C44", "C46"])
     assert (untested["verdict"] == "not tested here").all() and (untested["notebooks"] == "").all()
@@ -76,11 +93,16 @@ def test_findings_without_runs_are_an_empty_table():
     ],
 )
 def test_a_finding_is_judged_by_its_interval_against_the_margin(effect, low, high, margin, expected):
-    row = claims.finding("C44", effect, low, high, 80, measure="I-AUROC of ESM minus SGM", section="Accuracy", margin=margin)
+    row = claims.finding(
+        "C44", effect, low, high, 80, measure="I-AUROC of ESM minus SGM", section="Accuracy", margin=margin
+    )
     assert row["verdict"] == expected and row["interval"] == [low, high] and row["n"] == 80
 
 
-@pytest.mark.parametrize("claim, low, high, message", [("C999", 0, 1, "not in data/published"), ("C44", 1, 0, "ordered"), ("C44", 0, float("nan"), "finite")])
+@pytest.mark.parametrize(
+    "claim, low, high, message",
+    [("C999", 0, 1, "not in data/published"), ("C44", 1, 0, "ordered"), ("C44", 0, float("nan"), "finite")],
+)
 def test_findings_are_checked(claim, low, high, message):
     with pytest.raises(ValueError, match=message):
         claims.finding(claim, 0.5, low, high, 10, measure="x", section="y")

@@ -50,8 +50,9 @@ def splits():
 def fitted(folders, splits):
     return {
         (name, kind): METHODS[name](image_size=80, device="cpu", clip=folders[kind], batch_size=4).fit(splits[0])
-        for name in NAMES for kind in KINDS
-    }  # fmt: skip
+        for name in NAMES
+        for kind in KINDS
+    }
 
 
 cases = pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in NAMES for kind in KINDS])
@@ -117,10 +118,13 @@ def test_bad_input(fitted, folders, splits, name):
 
 def test_bad_settings_are_refused_at_once():
     for name, values in (
-        ("clip_knn", {"score": "map"}), ("clip_knn", {"neighbours": 0}), ("clip_zero_shot", {"normal_prompts": "good"}),
-        ("clip_zero_shot", {"anomalous_prompts": ["  "]}), ("clip_probe", {"covered": 0.0}),
+        ("clip_knn", {"score": "map"}),
+        ("clip_knn", {"neighbours": 0}),
+        ("clip_zero_shot", {"normal_prompts": "good"}),
+        ("clip_zero_shot", {"anomalous_prompts": ["  "]}),
+        ("clip_probe", {"covered": 0.0}),
         ("clip_probe", {"score": ""}),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match="|".join(values) if name != "clip_zero_shot" else "prompt templates"):
             METHODS[name](**values)
 
@@ -253,7 +257,7 @@ def test_pasted_defects(seed, height, width):
     pasted, mask = paste_defect(image, source, np.random.default_rng(seed))
     assert 0 < mask.float().mean() <= 0.1 + 2 / mask.numel()
     assert torch.equal(pasted[:, ~mask], image[:, ~mask]) and not torch.equal(pasted[:, mask], image[:, mask])
-    assert 0 <= pasted.min() and pasted.max() <= 1 and pasted.dtype == torch.float32
+    assert pasted.min() >= 0 and pasted.max() <= 1 and pasted.dtype == torch.float32
     again, _ = paste_defect(image, source, np.random.default_rng(seed))
     assert torch.equal(again, pasted)
 

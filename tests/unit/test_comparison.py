@@ -21,7 +21,9 @@ N = 40
 def recorded(root, method: str, strength: float, category="carpet", seed=0, masks=False, rebuilt=False, n=N, **more):
     """A run whose scores separate the classes by ``strength`` standard deviations."""
     notebook = "01_data" if method == "trivial" else "07_invad"
-    parameters = study.Parameters(profile="smoke", dataset="textures", category=category, seed=seed, device="cpu", output_root=str(root))
+    parameters = study.Parameters(
+        profile="smoke", dataset="textures", category=category, seed=seed, device="cpu", output_root=str(root)
+    )
     run = study.Run(notebook, parameters, method)
     generator = np.random.default_rng([seed, len(method), *map(ord, category)])
     label = (np.arange(n) % 2).astype(int)
@@ -30,7 +32,11 @@ def recorded(root, method: str, strength: float, category="carpet", seed=0, mask
     batch = {"key": keys, "label": torch.from_numpy(label)}
     parts = {name: torch.from_numpy(generator.normal(size=n)) for name in PARTS} if method == "trivial" else {}
     prediction = types.SimpleNamespace(
-        score=torch.from_numpy(strength * label + noise), anomaly_map=None, reconstruction=None, parts=parts, nfe=int(method == "invad")
+        score=torch.from_numpy(strength * label + noise),
+        anomaly_map=None,
+        reconstruction=None,
+        parts=parts,
+        nfe=int(method == "invad"),
     )
     if masks:
         mask = torch.zeros(n, 24, 24, dtype=torch.bool)
@@ -83,7 +89,9 @@ def test_values_are_the_exact_ones_and_lie_in_their_intervals(root, measured):
 def test_image_intervals_are_those_of_the_plain_bootstrap(root, measured):
     record = next(r for r in study.load_runs(root) if r.method == "invad")
     images = comparison.images_of(record)
-    expected = metrics.bootstrap_interval(metrics.image_auroc, images["score"].to_numpy(), images["label"].to_numpy(), n=300)
+    expected = metrics.bootstrap_interval(
+        metrics.image_auroc, images["score"].to_numpy(), images["label"].to_numpy(), n=300
+    )
     assert row(measured, "invad").interval("I-AUROC") == expected
 
 
@@ -105,12 +113,16 @@ def test_the_floor_is_marked_and_what_is_not_above_it_greyed(measured):
     above = table.set_index("method")["above_floor"]
     assert above["invad"] is True and above["anomalib:padim"] is False and above["trivial"] is None
     winners = comparison.clear_winners(measured)
-    assert ("textures/carpet", "invad", "I-AUROC") in winners and not any(method == "trivial" for _, method, _ in winners)
+    assert ("textures/carpet", "invad", "I-AUROC") in winners and not any(
+        method == "trivial" for _, method, _ in winners
+    )
     text = comparison.to_markdown(table, winners)
-    assert "*trivial floor (" in text and "**1.000" in text or "**0.9" in text
+    assert ("*trivial floor (" in text and "**1.000" in text) or "**0.9" in text
     assert re.search(r"color:#8a919b\">anomalib:padim", text)
     latex = comparison.to_latex(table, winners)
-    assert r"\textcolor{gray}{anomalib:padim}" in latex and r"\textbf{" in latex and latex.count(r"\\") == len(table) + 1
+    assert (
+        r"\textcolor{gray}{anomalib:padim}" in latex and r"\textbf{" in latex and latex.count(r"\\") == len(table) + 1
+    )
     page = comparison.to_html(table, winners)
     assert "<tr class='grey'" in page and "<tr class='floor'" in page and "<b>" in page and page.count("<small>") > 10
 
@@ -144,7 +156,9 @@ def test_methods_on_different_images_are_compared_on_those_they_share(tmp_path):
     found = comparison.difference(a, b, "I-AUROC")
     shared = comparison.images_of(records[0])["key"]
     scores = [comparison.images_of(r).set_index("key").loc[shared] for r in (records[1], records[0])]
-    expected = metrics.paired_bootstrap_difference(metrics.image_auroc, scores[0]["score"], scores[1]["score"], scores[0]["label"].to_numpy(), 200)
+    expected = metrics.paired_bootstrap_difference(
+        metrics.image_auroc, scores[0]["score"], scores[1]["score"], scores[0]["label"].to_numpy(), 200
+    )
     assert found == pytest.approx(expected) and comparison.table(measured)["images"].tolist() == [40, 30]
     recorded(tmp_path, "ddad", 0.3, n=12)
     few = comparison.measure(study.load_runs(tmp_path / "smoke"), 50)
@@ -220,7 +234,10 @@ def test_pareto(measured):
 
 def test_time_by_size(root):
     found = comparison.time_by_size(study.load_runs(root))
-    assert found.query("method == 'invad'")[["pixels", "ms an image"]].to_numpy().tolist() == [[64, 4], [128, 9]] and len(found) == 6
+    assert (
+        found.query("method == 'invad'")[["pixels", "ms an image"]].to_numpy().tolist() == [[64, 4], [128, 9]]
+        and len(found) == 6
+    )
     assert comparison.time_by_size([]).empty
 
 
@@ -235,10 +252,25 @@ def test_published_numbers():
     published = comparison.published_results()
     assert published["value"].between(0, 1).all()
     spread = comparison.disagreements(published)
-    assert (spread["range"] >= 0).all() and spread["range"].is_monotonic_decreasing and spread["values"].str.contains(";").all()
+    assert (
+        (spread["range"] >= 0).all()
+        and spread["range"].is_monotonic_decreasing
+        and spread["values"].str.contains(";").all()
+    )
     gaps = comparison.published_gaps(published)
     assert (gaps["gap"] >= 0).all() and len(gaps) > 5
-    table = pd.DataFrame([{"dataset": "mvtec_ad", "category": "bottle", "method": "anomalib:patchcore", "I-AUROC": 0.9, "I-AUROC low": 0.8, "I-AUROC high": 0.95}])
+    table = pd.DataFrame(
+        [
+            {
+                "dataset": "mvtec_ad",
+                "category": "bottle",
+                "method": "anomalib:patchcore",
+                "I-AUROC": 0.9,
+                "I-AUROC low": 0.8,
+                "I-AUROC high": 0.95,
+            }
+        ]
+    )
     found = comparison.beside_published(table, published, "paper")
     assert set(found["metric"]) == {"I-AUROC"} and (found["published"] == 1.0).all() and (found["ours"] == 0.9).all()
     assert comparison.beside_published(table, published, "smoke").empty
@@ -251,9 +283,15 @@ def test_claims_between_methods(tmp_path):
     records = study.load_runs(tmp_path / "smoke")
     found = comparison.findings_between_methods(comparison.measure(records, 200), "Section")
     assert [(f["claim_id"], f["category"], f["n"]) for f in found] == [("C30", "carpet", N)] * 2
-    assert {f["verdict"] for f in found} == {"supported"} and "AUPRO of anomalib:patchcore minus img2img" in {f["measure"] for f in found}
+    assert {f["verdict"] for f in found} == {"supported"} and "AUPRO of anomalib:patchcore minus img2img" in {
+        f["measure"] for f in found
+    }
     ledger = claims.ledger([*records, comparison.joining_record(records, found, tmp_path)]).set_index("claim_id")
-    assert ledger.loc["C30", ["verdict", "data", "notebooks"]].tolist() == ["supported", "textures/carpet", "08_comparison"]
+    assert ledger.loc["C30", ["verdict", "data", "notebooks"]].tolist() == [
+        "supported",
+        "textures/carpet",
+        "08_comparison",
+    ]
     assert ledger.loc["C15", "verdict"] == "not tested here"  # no autoencoder here
 
 
@@ -261,27 +299,45 @@ def test_the_answer_names_the_best_rival_without_clip(tmp_path):
     for method, strength in (("invad", 2.5), ("clip_knn", 4.0), ("anomalib:padim", 0.0), ("trivial", 0.1)):
         recorded(tmp_path, method, strength)
     first, *_ = comparison.answer(claims.ledger([]), comparison.measure(study.load_runs(tmp_path / "smoke"), 200))
-    assert "detector without diffusion (clip_knn" in first and "; without CLIP's it is better than the best (anomalib:padim" in first
+    assert (
+        "detector without diffusion (clip_knn" in first
+        and "; without CLIP's it is better than the best (anomalib:padim" in first
+    )
     assert first.endswith("Either best is picked on these test images, which the intervals do not account for.")
 
 
 def test_the_answer_follows_the_ledger(measured):
     ledger = claims.ledger([])
     first, second, third = comparison.answer(ledger, measured)
-    assert "1 of 1 diffusion methods are above the trivial floor" in first and "better than the best detector without diffusion" in first
+    assert (
+        "1 of 1 diffusion methods are above the trivial floor" in first
+        and "better than the best detector without diffusion" in first
+    )
     assert "none is decided" in second and "0 were tested here" in third
-    decided = ledger.assign(verdict=ledger["claim_id"].map({"C07": "supported", "C30": "not supported"}).fillna("not tested here"))
+    decided = ledger.assign(
+        verdict=ledger["claim_id"].map({"C07": "supported", "C30": "not supported"}).fillna("not tested here")
+    )
     _, second, third = comparison.answer(decided, measured)
-    assert "supported here: “No strength" in second and "(C07)" in second and "not supported here: “Latent diffusion" in second
+    assert (
+        "supported here: “No strength" in second
+        and "(C07)" in second
+        and "not supported here: “Latent diffusion" in second
+    )
     assert "2 were tested here: 1 are supported, 1 are not" in third
 
 
 def test_no_result_stands_in_the_text_of_the_comparison_or_of_the_pages():
-    """Numbers come from cells and run files. What may stand in text: the notebook's own number and the 95 % of the intervals."""
+    """Numbers come from cells and run files. What may stand in text: the notebook's own number and the 95 % of the
+    intervals."""
     cells = json.loads((ROOT / "notebooks/08_comparison.ipynb").read_text(encoding="utf-8"))["cells"]
     texts = {f"cell {i}": "".join(c["source"]) for i, c in enumerate(cells) if c["cell_type"] == "markdown"}
     for template in (ROOT / "diffad_utils/templates").glob("*.html"):
-        body = re.sub(r"<style>.*?</style>|{%.*?%}|{{.*?}}|{#.*?#}|<[^>]*>", " ", template.read_text(encoding="utf-8"), flags=re.DOTALL)
+        body = re.sub(
+            r"<style>.*?</style>|{%.*?%}|{{.*?}}|{#.*?#}|<[^>]*>",
+            " ",
+            template.read_text(encoding="utf-8"),
+            flags=re.DOTALL,
+        )
         texts[template.name] = body
     assert len(texts) > 10
     for where, text in texts.items():

@@ -1,4 +1,5 @@
-"""Dynamic implicit conditioning, the plans of steps and the maps, against stored outputs of public code and closed forms."""
+"""Dynamic implicit conditioning, the plans of steps and the maps, against stored outputs of public code and closed
+forms."""
 
 from pathlib import Path
 
@@ -15,7 +16,10 @@ SCHEDULE = NoiseSchedule.linear(1000, 0.0015, 0.0195)
 
 
 def golden(name):
-    return {key: torch.from_numpy(value) if value.dtype.kind != "U" else value for key, value in np.load(GOLDEN / f"{name}.npz").items()}
+    return {
+        key: torch.from_numpy(value) if value.dtype.kind != "U" else value
+        for key, value in np.load(GOLDEN / f"{name}.npz").items()
+    }
 
 
 # --- Algorithm 2 ------------------------------------------------------------------------------------------------------
@@ -65,7 +69,9 @@ def test_steps_are_bounded_and_monotone_in_distance(t_max, bins):
     queries = torch.randn(7, 12, generator=generator) * torch.linspace(0.5, 3, 7)[:, None]
     assert torch.equal(dynamic.steps(queries), dynamic.steps(queries))
     assert torch.equal(torch.cat([dynamic.steps(query[None]) for query in queries]), dynamic.steps(queries))
-    assert torch.equal(DynamicStep(k=5, t_max=t_max, bins=bins).fit(train.clone()).steps(queries), dynamic.steps(queries))
+    assert torch.equal(
+        DynamicStep(k=5, t_max=t_max, bins=bins).fit(train.clone()).steps(queries), dynamic.steps(queries)
+    )
 
 
 def test_steps_of_the_paper():
@@ -93,7 +99,10 @@ def test_too_few_training_images_and_no_fit():
 def test_features_are_averaged_to_a_grid():
     features = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(pooled_features(features)[0, 0], features[0, 0, :2, :2].mean())
-    assert pooled_features(features).shape == (2, 3 * 256) and pooled_features(features[..., :8, :8]).shape == (2, 3 * 64)
+    assert pooled_features(features).shape == (2, 3 * 256) and pooled_features(features[..., :8, :8]).shape == (
+        2,
+        3 * 64,
+    )
 
 
 # --- plans ------------------------------------------------------------------------------------------------------------
@@ -106,12 +115,17 @@ def test_plans():
         [-1, -1, -1, 50, 48, 40, 32, 24, 16, 8],
     ]
     assert paper_plan(torch.tensor([20]), 10, 80).T.tolist() == [[20, 16, 8]]
-    assert code_plan(torch.tensor([80, 20]), 10).T.tolist() == [[72, 64, 56, 48, 40, 32, 24, 16, 8, 0], [18, 16, 14, 12, 10, 8, 6, 4, 2, 0]]
+    assert code_plan(torch.tensor([80, 20]), 10).T.tolist() == [
+        [72, 64, 56, 48, 40, 32, 24, 16, 8, 0],
+        [18, 16, 14, 12, 10, 8, 6, 4, 2, 0],
+    ]
     assert code_plan(torch.tensor([250]), 10).T.tolist() == [golden("ddad_reconstruction")["t_visited"].tolist()]
     assert paper_plan(torch.tensor([250]), 10, 250)[:, 0].tolist() == list(range(250, 0, -25))
 
 
-@pytest.mark.parametrize(("steps", "num_steps", "plan"), [([0], 10, "paper"), ([90], 10, "paper"), ([25], 10, "code"), ([20], 10, "leading")])
+@pytest.mark.parametrize(
+    ("steps", "num_steps", "plan"), [([0], 10, "paper"), ([90], 10, "paper"), ([25], 10, "code"), ([20], 10, "leading")]
+)
 def test_bad_plans(steps, num_steps, plan):
     with pytest.raises(ValueError, match="steps|plan"):
         denoising_plan(torch.tensor(steps), num_steps, 80, plan)
@@ -146,7 +160,9 @@ def test_stochastic_sampling_matches_ddad():
     schedule, x, noise = NoiseSchedule.linear(), z["x"].double(), z["eta1_noises"].double()
     start = scaled_start(x, torch.full((2,), 250), schedule, 1.0, noise[0])
     plan = code_plan(torch.full((2,), 250), 10)
-    out, states = ddim_sample(analytic_eps(z["w_c"], torch.float64), start, schedule, plan, x, 2.0, True, eta=1.0, noise=noise[1:])
+    out, states = ddim_sample(
+        analytic_eps(z["w_c"], torch.float64), start, schedule, plan, x, 2.0, True, eta=1.0, noise=noise[1:]
+    )
     assert torch.allclose(states, z["eta1_same_w2_states_f64"], atol=1e-10)
     assert torch.allclose(out, z["eta1_same_w2_output_f64"], atol=1e-10)
     with pytest.raises(ValueError, match="needs noise"):
@@ -183,7 +199,9 @@ def test_mixed_steps_in_a_batch_equal_one_by_one(plan, guidance):
     steps = torch.tensor([80, 20, 50, 20, 70, 30])
 
     def reconstruct(z, s):
-        return ddim_sample(oracle_eps, scaled_start(z, s, SCHEDULE), SCHEDULE, denoising_plan(s, 10, 80, plan), z, guidance)
+        return ddim_sample(
+            oracle_eps, scaled_start(z, s, SCHEDULE), SCHEDULE, denoising_plan(s, 10, 80, plan), z, guidance
+        )
 
     together = reconstruct(z0, steps)
     alone = torch.cat([reconstruct(z0[i : i + 1], steps[i : i + 1]) for i in range(6)])
@@ -221,7 +239,9 @@ def test_guidance_pulls_monotonically_towards_the_input():
     steps = torch.tensor([80, 60, 40, 20])
     plan = paper_plan(steps, 10, 80)
     distance = [
-        (ddim_sample(oracle_eps, scaled_start(z0, steps, SCHEDULE), SCHEDULE, plan, z0, eta) - z0).abs().mean(dim=(1, 2, 3))
+        (ddim_sample(oracle_eps, scaled_start(z0, steps, SCHEDULE), SCHEDULE, plan, z0, eta) - z0)
+        .abs()
+        .mean(dim=(1, 2, 3))
         for eta in (0.0, 1.0, 2.0, 4.0, 7.0)
     ]
     assert bool((torch.stack(distance).diff(dim=0) < 0).all())
@@ -256,13 +276,17 @@ def test_blur_matches_the_public_code():
     assert torch.allclose(scoring.smooth_map(z["blur_input"][:, 0], 4.0), z["blur_output"][:, 0], rtol=1e-5, atol=2e-6)
     corner = torch.zeros(1, 64, 64)
     corner[0, 0, 0] = 1.0
-    assert torch.allclose(scoring.smooth_map(corner, 4.0)[0, :20, :20], z["blur_corner_impulse_response"].float(), atol=2e-6)
+    assert torch.allclose(
+        scoring.smooth_map(corner, 4.0)[0, :20, :20], z["blur_corner_impulse_response"].float(), atol=2e-6
+    )
     with pytest.raises(ValueError, match="too small"):
         scoring.smooth_map(torch.zeros(1, 16, 16), 4.0)
 
 
 def test_map_of_equation_9():
     latent, feature = torch.rand(2, 4, 4), torch.rand(2, 4, 4)
-    assert torch.equal(scoring.d3ad_map(latent, feature, 1.0), latent) and torch.equal(scoring.d3ad_map(latent, feature, 0.0), feature)
+    assert torch.equal(scoring.d3ad_map(latent, feature, 1.0), latent) and torch.equal(
+        scoring.d3ad_map(latent, feature, 0.0), feature
+    )
     scaled = scoring.min_max_over_batch(latent)
     assert scaled.min() == 0 and scaled.max() == 1

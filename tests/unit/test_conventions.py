@@ -96,17 +96,27 @@ def test_masks_resized_without_binarising_grow_or_shrink(scene):
 def test_settings_chosen_on_the_test_set():
     cases = [(spacing, i) for spacing in ("paper", "reference") for i in range(3)]
     experiments = {
-        "steps": [{"spacing": spacing, "steps": i, "I-AUROC": 0.5 + 0.1 * i + (spacing == "paper")} for spacing, i in cases],
+        "steps": [
+            {"spacing": spacing, "steps": i, "I-AUROC": 0.5 + 0.1 * i + (spacing == "paper")} for spacing, i in cases
+        ],
         "sweep": {"settings": [{"strength": s, "I-AUROC": s} for s in (0.1, 0.2, 0.6)]},
-        "ranks": [{"rank": 4, "I-AUROC": 0.7}], "strengths": {"not": "rows"}, "alphas": [],
-    }  # fmt: skip
+        "ranks": [{"rank": 4, "I-AUROC": 0.7}],
+        "strengths": {"not": "rows"},
+        "alphas": [],
+    }
     found = cv.chosen_settings(types.SimpleNamespace(experiments=experiments))
     names = ["number of steps", "number of steps", "strength, guidance and steps"]
     assert found["convention"].tolist() == [f"{name} chosen on the test set" for name in names]
-    assert found["change"].tolist() == pytest.approx([0.1, 0.1, 0.4]) and found["ours"].tolist() == pytest.approx([1.6, 0.6, 0.2])
+    assert found["change"].tolist() == pytest.approx([0.1, 0.1, 0.4]) and found["ours"].tolist() == pytest.approx(
+        [1.6, 0.6, 0.2]
+    )
 
 
 def test_centre_crop():
     values = np.arange(2 * 256 * 256).reshape(2, 256, 256)
     cropped = cv.centre_crop(values)
-    assert cropped.shape == (2, 224, 224) and cropped[0, 0, 0] == values[0, 16, 16] and cropped[1, -1, -1] == values[1, 239, 239]
+    assert (
+        cropped.shape == (2, 224, 224)
+        and cropped[0, 0, 0] == values[0, 16, 16]
+        and cropped[1, -1, -1] == values[1, 239, 239]
+    )

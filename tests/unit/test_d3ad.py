@@ -50,7 +50,11 @@ def test_guidance_keeps_the_image(name, fitted, splits):
     images, keys = splits[1]["image"], splits[1]["key"]
     distance = []
     for weight in (0.0, 4.0, 8.0):
-        done = fitted[name].with_settings(guidance_weight=weight, stochasticity=0.0, noise_fraction=0.0).reconstruction(images, keys)
+        done = (
+            fitted[name]
+            .with_settings(guidance_weight=weight, stochasticity=0.0, noise_fraction=0.0)
+            .reconstruction(images, keys)
+        )
         distance.append((done.state_hat - done.state).abs().mean(dim=(1, 2, 3)))
     assert bool((torch.stack(distance).diff(dim=0) < 0).all())
 
@@ -110,12 +114,20 @@ def test_the_training_features_are_mapped_not_read(fitted, tmp_path):
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("d3ad", {"plan": "leading"}), ("d3ad", {"noise_fraction": 1.5}), ("d3ad", {"map_weight": -0.1}), ("d3ad", {"t_max": 5}),
-        ("d3ad", {"static_step": 0}), ("d3ad", {"static_step": 25, "plan": "code"}), ("d3ad", {"block_out_channels": (12,)}),
-        ("d3ad", {"posterior": "mode"}), ("d3ad", {"adaptation_loss": "pixels"}), ("ddad", {"space": "feature"}),
-        ("ddad", {"start_timestep": 1000}), ("ddad", {"normalisation": "test"}),
+        ("d3ad", {"plan": "leading"}),
+        ("d3ad", {"noise_fraction": 1.5}),
+        ("d3ad", {"map_weight": -0.1}),
+        ("d3ad", {"t_max": 5}),
+        ("d3ad", {"static_step": 0}),
+        ("d3ad", {"static_step": 25, "plan": "code"}),
+        ("d3ad", {"block_out_channels": (12,)}),
+        ("d3ad", {"posterior": "mode"}),
+        ("d3ad", {"adaptation_loss": "pixels"}),
+        ("ddad", {"space": "feature"}),
+        ("ddad", {"start_timestep": 1000}),
+        ("ddad", {"normalisation": "test"}),
     ],
-)  # fmt: skip
+)
 def test_bad_settings(name, settings):
     with pytest.raises(ValueError, match="must|expected|needs|in 1"):
         KINDS[name](**settings)
@@ -181,7 +193,13 @@ def test_adaptation_brings_features_together_and_leaves_the_original(loss, disti
     images = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     extractor = Blocks()
     before = {name: tensor.clone() for name, tensor in extractor.state_dict().items()}
-    settings = {"epochs": 2, "loss": loss, "distillation_weight": distillation_weight, "learning_rate": 5e-4, "batch_size": 8}
+    settings = {
+        "epochs": 2,
+        "loss": loss,
+        "distillation_weight": distillation_weight,
+        "learning_rate": 5e-4,
+        "batch_size": 8,
+    }
     adapted, log = adaptation.adapt(extractor, images, _pairs(images), **settings)
     assert all(torch.equal(before[name], tensor) for name, tensor in extractor.state_dict().items())
     assert not any(p.requires_grad for p in adapted.parameters())
@@ -213,7 +231,9 @@ def test_networks_in_short_precision_and_a_float32_state(fitted, splits, precisi
     seen = []
     for detector in fitted.values():
         short = detector.with_settings(inference_precision=precision)
-        hook = short.unet_.conv_in.register_forward_hook(lambda module, args, output: seen.append((args[0].dtype, output.dtype)))
+        hook = short.unet_.conv_in.register_forward_hook(
+            lambda module, args, output: seen.append((args[0].dtype, output.dtype))
+        )
         exact, q = detector.predict(images, keys), short.predict(images, keys)
         hook.remove()
         assert (q.reconstruction - exact.reconstruction).norm() <= tolerance * exact.reconstruction.norm()
@@ -231,12 +251,18 @@ def test_maps_of_some_of_the_images(fitted, splits):
     for detector in fitted.values():
         some = detector.maps(images, keys).rows([2, 0])
         directly = detector.maps(images[[2, 0]], [keys[2], keys[0]])
-        assert torch.allclose(some.residual, directly.residual, atol=1e-5) and torch.allclose(some.feature, directly.feature, atol=1e-5)
+        assert torch.allclose(some.residual, directly.residual, atol=1e-5) and torch.allclose(
+            some.feature, directly.feature, atol=1e-5
+        )
         for name, value in directly.reconstruction._asdict().items():
             mine = getattr(some.reconstruction, name)
             pairs = zip(mine, value, strict=True) if name == "features" else [(mine, value)]
-            assert all(torch.allclose(a, b, atol=1e-4) if isinstance(a, torch.Tensor) else a == b for a, b in pairs), name
-        assert torch.equal(detector.maps(images, keys).rows(range(2)).residual, detector.maps(images, keys).residual[:2])
+            assert all(torch.allclose(a, b, atol=1e-4) if isinstance(a, torch.Tensor) else a == b for a, b in pairs), (
+                name
+            )
+        assert torch.equal(
+            detector.maps(images, keys).rows(range(2)).residual, detector.maps(images, keys).residual[:2]
+        )
 
 
 def test_what_is_known_of_images_is_not_computed_again(fitted, splits):

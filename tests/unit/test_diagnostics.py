@@ -1,5 +1,6 @@
 """Diagnostics on cases with known answers."""
 
+import itertools
 import math
 
 import numpy as np
@@ -28,7 +29,7 @@ def pair():
 
 
 def test_removal_is_1_for_the_twin_and_0_for_the_input(pair):
-    x_anom, x_norm, mask = pair
+    x_anom, x_norm, _mask = pair
     gone, stayed = dg.removal_and_drift(x_norm, *pair), dg.removal_and_drift(x_anom, *pair)
     assert torch.allclose(gone["removal"], torch.ones(2))
     assert torch.allclose(stayed["removal"], torch.zeros(2), atol=1e-6)
@@ -61,11 +62,15 @@ def test_a_normal_image_has_drift_and_nothing_to_remove(pair):
 def test_reconstruction_metrics_of_the_table(pair):
     x_anom, x_norm, mask = pair
     batch = {
-        "image": torch.cat([x_norm, x_anom]), "twin": torch.cat([x_norm, x_norm]), "label": torch.tensor([0, 0, 1, 1]),
+        "image": torch.cat([x_norm, x_anom]),
+        "twin": torch.cat([x_norm, x_norm]),
+        "label": torch.tensor([0, 0, 1, 1]),
         "mask": torch.cat([torch.zeros_like(mask), mask]),
-    }  # fmt: skip
+    }
     values = dg.reconstruction_metrics(batch["twin"] + 0.01, batch)
-    assert values["removal"] == pytest.approx(1 - 0.01 / 0.2, abs=1e-5) and values["drift"] == pytest.approx(0.01, abs=1e-6)
+    assert values["removal"] == pytest.approx(1 - 0.01 / 0.2, abs=1e-5) and values["drift"] == pytest.approx(
+        0.01, abs=1e-6
+    )
     assert values["PSNR"] == pytest.approx(40, abs=0.01) and 0.99 < values["SSIM"] <= 1
     del batch["twin"]
     assert dg.reconstruction_metrics(batch["image"] + 0.01, batch).keys() == {"SSIM", "PSNR"}
@@ -92,7 +97,7 @@ def test_pareto_front():
 
 
 def test_spread_over_seeds(pair):
-    x_anom, x_norm, mask = pair
+    _x_anom, x_norm, _mask = pair
     shifts = torch.tensor([-0.1, 0.0, 0.1]).view(3, 1, 1, 1, 1)
     assert torch.allclose(dg.reconstruction_spread(x_norm + shifts), torch.tensor(0.1), atol=1e-6)
     found = dg.spread_against_defect(x_norm + shifts, *pair)
@@ -111,9 +116,13 @@ def test_amplification_of_a_linear_map():
 # -- round trip --------------------------------------------------------------------------------------------------------
 
 SD = dict(
-    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    clip_sample=False,
+    set_alpha_to_one=False,
     steps_offset=1,
-)  # fmt: skip
+)
 
 
 def gaussian_eps(scheduler, variance=0.25):
@@ -140,7 +149,7 @@ def test_round_trip_error_falls_with_the_number_of_steps():
     for steps in (5, 10, 20, 50, 200):
         back = dg.round_trip(gaussian_eps(scheduler), z, ddim_schedule(scheduler, steps, steps))[1]
         errors.append(((back - z).norm() / z.norm()).item())
-    assert all(later < earlier for earlier, later in zip(errors, errors[1:]))
+    assert all(later < earlier for earlier, later in itertools.pairwise(errors))
     assert errors[0] > 0.05 > errors[-1]
     assert errors[3] / errors[4] == pytest.approx(4, rel=0.3)  # first order: 4 times the steps, a quarter of the error
 
@@ -167,7 +176,7 @@ def test_round_trip_counts():
 
 
 def test_split_residual(pair):
-    x_anom, x_norm, mask = pair
+    _x_anom, _x_norm, mask = pair
     mask = torch.stack([mask[0], torch.zeros_like(mask[0])])
     residual = torch.where(mask, 0.8, 0.2)
     split = dg.split_residual(residual, mask)

@@ -56,7 +56,9 @@ def test_paper_inversion_matches_stored_chain():
     plan = inversion_plan(SCHEDULE, 3, "paper")
     assert plan.timesteps == z["papertau3_t_visited"].tolist() == [0, 333, 666]
     assert np.allclose(plan.alpha_to, z["papertau3_alpha_bar_to"], atol=1e-14)
-    _, states = ddim_invert(analytic_eps(z["w_c"], torch.float64), torch.from_numpy(z["x0"]).double(), SCHEDULE, 3, "paper", True)
+    _, states = ddim_invert(
+        analytic_eps(z["w_c"], torch.float64), torch.from_numpy(z["x0"]).double(), SCHEDULE, 3, "paper", True
+    )
     assert np.abs(states.numpy() - z["papertau3_states_f64"]).max() < 1e-9
 
 
@@ -75,7 +77,8 @@ def test_inversion_plan_rejects(steps, spacing):
 
 @pytest.mark.parametrize("spacing", ["reference", "paper"])
 def test_inversion_of_a_gaussian_is_exact(spacing):
-    """For x0 ~ N(m, s^2) the ideal eps is known, the probability flow maps x0 to (x0 - m) / s, and DDIM converges to it."""
+    """For x0 ~ N(m, s^2) the ideal eps is known, the probability flow maps x0 to (x0 - m) / s, and DDIM converges to
+    it."""
     mean, std = 1.5, 0.4
     alphas = SCHEDULE.alphas_cumprod
 
@@ -85,7 +88,9 @@ def test_inversion_of_a_gaussian_is_exact(spacing):
 
     x0 = mean + std * torch.randn(64, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     exact = (x0 - mean) / std
-    errors = [(ddim_invert(ideal_eps, x0, SCHEDULE, steps, spacing) - exact).abs().max().item() for steps in (10, 100, 1000)]
+    errors = [
+        (ddim_invert(ideal_eps, x0, SCHEDULE, steps, spacing) - exact).abs().max().item() for steps in (10, 100, 1000)
+    ]
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.03  # the noise left at t = 999 (alpha_bar 4e-5) alone accounts for 0.01
 
@@ -98,7 +103,9 @@ def test_guided_sampling_matches_ddad(target, weight):
     for dtype, suffix, tolerance in ((torch.float64, "f64", 1e-10), (torch.float32, "f32", 1e-5)):
         stored = z[f"{target}_w{weight}_states_{suffix}"]
         start = torch.from_numpy(stored[0]).to(dtype)
-        noised = add_noise(torch.from_numpy(z["x"]).to(dtype), torch.full((2,), 250), torch.from_numpy(z["noise"]).to(dtype), SCHEDULE)
+        noised = add_noise(
+            torch.from_numpy(z["x"]).to(dtype), torch.full((2,), 250), torch.from_numpy(z["noise"]).to(dtype), SCHEDULE
+        )
         assert np.abs(noised.numpy() - stored[0]).max() < tolerance
         _, states = ddim_sample(
             analytic_eps(z["w_c"], dtype), start, SCHEDULE, z["t_visited"].tolist(), y.to(dtype), float(weight), True
@@ -142,11 +149,16 @@ def test_sampling_rejects_bad_timesteps(timesteps):
 @pytest.mark.parametrize("state", [torch.float16, torch.float32, torch.float64])
 def test_the_state_keeps_its_dtype_whatever_the_network_and_the_target_have(state, returned):
     schedule, x = NoiseSchedule.linear(), torch.randn(2, 4, generator=torch.Generator().manual_seed(0)).to(state)
-    eps_fn = lambda x, t: x.tanh().to(returned)
+
+    def eps_fn(x, t):
+        return x.tanh().to(returned)
+
     own = torch.tensor([[9, -1], [5, 5]])
     for timesteps in ([9, 0], own):
         for target in (None, x.to(returned)):
-            result, states = ddim_sample(eps_fn, x, schedule, timesteps, target, 2.0 * (target is not None), return_trajectory=True)
+            result, states = ddim_sample(
+                eps_fn, x, schedule, timesteps, target, 2.0 * (target is not None), return_trajectory=True
+            )
             assert result.dtype == states.dtype == state and bool(torch.isfinite(result).all())
     alone = ddim_sample(eps_fn, x[1:], schedule, [5])
     assert torch.equal(ddim_sample(eps_fn, x, schedule, own)[1:], alone)
@@ -240,7 +252,10 @@ def test_a_recorded_graph_gives_what_the_network_gives_and_nothing_waits_for_the
     graph = diffusion.cuda_graph(lambda x, t: network(x), x, t)
     with torch.inference_mode():
         torch.testing.assert_close(
-            ddim_invert(graph, x, SCHEDULE, 5), ddim_invert(lambda x, t: network(x), x, SCHEDULE, 5), rtol=1e-5, atol=1e-5
+            ddim_invert(graph, x, SCHEDULE, 5),
+            ddim_invert(lambda x, t: network(x), x, SCHEDULE, 5),
+            rtol=1e-5,
+            atol=1e-5,
         )
         moves = diffusion.ddim_moves(graph, x, torch.zeros(4, 2, dtype=torch.int64), *torch.full((2, 4), 0.5).double())
         next(moves)  # everything is on the device from here on

@@ -71,7 +71,9 @@ def test_gram_matrix_by_hand():
     first = torch.tensor([[[True, False]]])
     assert torch.equal(drift.gram(features, first)[0], torch.tensor([[1.0, 3.0], [3.0, 9.0]]).double())
     halved = drift.gram(features, torch.ones(1, 2, 4, dtype=torch.bool).index_fill(2, torch.tensor([3]), False))
-    assert torch.equal(halved[0], torch.tensor([[1.0, 3.0], [3.0, 9.0]]).double())  # a place is outside as a whole or not
+    assert torch.equal(
+        halved[0], torch.tensor([[1.0, 3.0], [3.0, 9.0]]).double()
+    )  # a place is outside as a whole or not
 
 
 def test_gram_distance_sees_style_and_not_place(images):
@@ -103,7 +105,9 @@ def test_one_row_an_image_and_paired_changes():
     changes = drift.paired_changes(nothing, darker, n=50).set_index("measure")
     assert (changes.loc[["colour shift", "Gram distance", "MSE"], "low"] > 0).all()
     assert changes.loc["MSE", "n"] == 3 and changes.loc["colour shift", "n"] == 6 and changes.loc["removal", "n"] == 3
-    assert changes.loc["MSE", "after"] == pytest.approx((0.01 * batch["image"][batch["label"] == 0] ** 2).mean().item(), rel=1e-4)
+    assert changes.loc["MSE", "after"] == pytest.approx(
+        (0.01 * batch["image"][batch["label"] == 0] ** 2).mean().item(), rel=1e-4
+    )
     values = drift.summary(darker, n=50)
     assert values["SSIM low"] <= values["SSIM"] <= values["SSIM high"]
     with pytest.raises(ValueError, match="same images"):
@@ -119,7 +123,11 @@ def test_denoising_loss_is_the_training_loss(images, tmp_path):
     alpha = schedule.alphas_cumprod[500].float()
     z = engine.encode(x).mean[1]
     with torch.no_grad():
-        eps = engine.unet((alpha.sqrt() * z + (1 - alpha).sqrt() * noise)[None], 500, engine.embed(prompt).prompt[None]).sample[0]
-    assert losses.shape == (3, 3) and losses[1, 1].item() == pytest.approx((eps - noise).square().mean().item(), rel=1e-4)
+        eps = engine.unet(
+            (alpha.sqrt() * z + (1 - alpha).sqrt() * noise)[None], 500, engine.embed(prompt).prompt[None]
+        ).sample[0]
+    assert losses.shape == (3, 3) and losses[1, 1].item() == pytest.approx(
+        (eps - noise).square().mean().item(), rel=1e-4
+    )
     alone = drift.denoising_loss(engine, x[2:], keys[2:], prompt, timesteps, seed=4)
     assert torch.allclose(alone, losses[2:], atol=1e-5)

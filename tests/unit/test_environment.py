@@ -59,7 +59,9 @@ def test_conda_installs_the_same_lock():
 def test_the_small_cpu_build_leaves_out_cuda_and_nothing_else():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     program = re.search(r"awk '(/\^\[a-z\]/.*?)' requirements\.lock", makefile).group(1).replace("$$", "$")
-    kept = subprocess.run(["awk", program, "requirements.lock"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    kept = subprocess.run(
+        ["awk", program, "requirements.lock"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     names = {normal(name) for name in re.findall(r"^([A-Za-z0-9._-]+)==", kept, flags=re.MULTILINE)}
     left_out = set(pins()) - names
     assert {"torch", "torchvision", "triton"} <= left_out

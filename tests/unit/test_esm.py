@@ -1,4 +1,5 @@
-"""The three detectors: what they share, what differs, what they refuse. Their equations are tested in test_score_matching.py."""
+"""The three detectors: what they share, what differs, what they refuse. Their equations are tested in
+test_score_matching.py."""
 
 import json
 
@@ -14,9 +15,16 @@ from diffad_utils.models.backbones import load_layers
 from diffad_utils.models.dual_stream import DualStream, score_unet
 
 SMALL = dict(
-    image_size=32, device="cpu", block_out_channels=(8, 16), dsm_steps=8, train_steps=8, train_batch_size=2, warmup_steps=1, stride=5,
+    image_size=32,
+    device="cpu",
+    block_out_channels=(8, 16),
+    dsm_steps=8,
+    train_steps=8,
+    train_batch_size=2,
+    warmup_steps=1,
+    stride=5,
     noise_timestep=20,
-)  # fmt: skip
+)
 SOME_T_D = (1, 3, 50)  # all of the paper's tables: test_score_matching.py
 
 
@@ -41,18 +49,31 @@ def esm(splits, sgm):
 def test_what_each_method_scores(sgm, esm, splits):
     """All four maps with a variance, the two that need one absent (not zero) without."""
     images, keys = splits[1]["image"], splits[1]["key"]
-    for detector, names in ((sgm, {"cos", "re"}), (esm, {"cos", "u", "kl", "re"}), (esm.variant(ESMSigma), {"cos", "u", "kl", "re"})):
+    for detector, names in (
+        (sgm, {"cos", "re"}),
+        (esm, {"cos", "u", "kl", "re"}),
+        (esm.variant(ESMSigma), {"cos", "u", "kl", "re"}),
+    ):
         x0 = detector.encode(detector._input(images))
         maps = detector.maps(x0, detector.sample(x0, keys))
         assert set(maps) == set(detector.predict(images, keys).parts) == names
         for values in maps.values():
-            assert values.shape == (4, 32, 32) and torch.isfinite(values).all() and values.min() >= -1e-6 and values.max() > 0
+            assert (
+                values.shape == (4, 32, 32)
+                and torch.isfinite(values).all()
+                and values.min() >= -1e-6
+                and values.max() > 0
+            )
 
 
 def test_evaluations_are_counted(esm, sgm):
     for detector, variance_evaluations in ((sgm, 0), (esm, 2), (esm.variant(ESMSigma), 2)):
         calls = []
-        hooks = [stream.register_forward_hook(lambda *_: calls.append(1)) for stream in detector.network_.modules() if is_unet(stream)]
+        hooks = [
+            stream.register_forward_hook(lambda *_: calls.append(1))
+            for stream in detector.network_.modules()
+            if is_unet(stream)
+        ]
         detector.predict(torch.rand(2, 3, 32, 32))
         for hook in hooks:
             hook.remove()
@@ -60,7 +81,10 @@ def test_evaluations_are_counted(esm, sgm):
         assert steps == 4
         # streams: SGM one a step; ESM both; ESM-sigma both backward and the variance alone forward
         streams = {"sgm": steps, "esm": 2 * steps + 2, "esm_sigma": 3 * steps + 2}[detector.name]
-        assert len(calls) == streams and detector.nfe == {"esm_sigma": 2}.get(detector.name, 1) * steps + variance_evaluations
+        assert (
+            len(calls) == streams
+            and detector.nfe == {"esm_sigma": 2}.get(detector.name, 1) * steps + variance_evaluations
+        )
 
 
 def is_unet(module):
@@ -70,9 +94,12 @@ def is_unet(module):
 @pytest.mark.parametrize("timestep", SOME_T_D)
 def test_finite_at_printed_timesteps(esm, sgm, splits, timestep):
     images, keys = splits[1]["image"], splits[1]["key"]
-    for detector in (sgm.variant(noise_timestep=timestep, stride=1), esm.variant(noise_timestep=timestep, stride=1),
-                     esm.variant(noise_timestep=timestep, mean="input", stride=1),
-                     esm.variant(ESMSigma, noise_timestep=timestep, stride=1)):  # fmt: skip
+    for detector in (
+        sgm.variant(noise_timestep=timestep, stride=1),
+        esm.variant(noise_timestep=timestep, stride=1),
+        esm.variant(noise_timestep=timestep, mean="input", stride=1),
+        esm.variant(ESMSigma, noise_timestep=timestep, stride=1),
+    ):
         prediction = detector.predict(images[:2], keys[:2])
         assert torch.isfinite(prediction.score).all() and torch.isfinite(prediction.anomaly_map).all()
 
@@ -96,7 +123,10 @@ def test_the_bound_is_in_the_sampler_only(esm, splits):
 
 def test_warm_start_is_the_same_warm_up(esm, sgm, splits):
     alone = ESM(**SMALL).fit(splits[0])
-    assert torch.equal(alone.predict(splits[1]["image"], splits[1]["key"]).score, esm.predict(splits[1]["image"], splits[1]["key"]).score)
+    assert torch.equal(
+        alone.predict(splits[1]["image"], splits[1]["key"]).score,
+        esm.predict(splits[1]["image"], splits[1]["key"]).score,
+    )
     with pytest.raises(ValueError, match="warm_start must be fitted with the warm-up settings"):
         ESM(**SMALL | {"dsm_steps": 9}).fit(splits[0], warm_start=sgm)
 
@@ -108,7 +138,9 @@ def test_readings_and_clocks_differ(esm, splits):
     assert not torch.allclose(free, tied, atol=1e-3)
     assert (tied - x).abs().mean() < (free - x).abs().mean()  # pulled to the input
     jumps = esm.variant(ESMSigma, dt=0.2)
-    assert not torch.allclose(jumps.reconstruct(images, keys), esm.variant(ESMSigma).reconstruct(images, keys), atol=1e-3)
+    assert not torch.allclose(
+        jumps.reconstruct(images, keys), esm.variant(ESMSigma).reconstruct(images, keys), atol=1e-3
+    )
 
 
 def test_chosen_timestep(splits, sgm):
@@ -116,7 +148,9 @@ def test_chosen_timestep(splits, sgm):
     table = chosen.validation_
     assert chosen.noise_timestep_ == int(table.loc[table["selection"].idxmax(), "noise_timestep"])
     assert table["noise_timestep"].tolist() == [5, 40]
-    assert table[["I-AUROC", "P-AUROC"]].min().min() >= 0 and chosen.num_steps == len(range(chosen.noise_timestep_, 0, -5))
+    assert table[["I-AUROC", "P-AUROC"]].min().min() >= 0 and chosen.num_steps == len(
+        range(chosen.noise_timestep_, 0, -5)
+    )
 
 
 def test_combinations(esm, splits):
@@ -138,7 +172,10 @@ def test_combinations(esm, splits):
 
 def test_shared_network(splits, sgm):
     shared = ESM(**SMALL, shared=True).fit(splits[0], warm_start=sgm)
-    count = [sum(p.numel() for p in d.network_.parameters()) for d in (sgm, shared, ESM(**SMALL).fit(splits[0], warm_start=sgm))]
+    count = [
+        sum(p.numel() for p in d.network_.parameters())
+        for d in (sgm, shared, ESM(**SMALL).fit(splits[0], warm_start=sgm))
+    ]
     assert count[0] < count[1] < 1.1 * count[0] and count[2] == 2 * count[0]
     assert set(shared.predict(splits[1]["image"]).parts) == {"cos", "u", "kl", "re"}
 
@@ -214,7 +251,8 @@ def test_dual_stream_starts_as_denoising_score_matching():
 
 
 def test_layers_of_a_vision_transformer(tmp_path):
-    """The path of DINO's ViT-S/8, on a small one of timm's: tokens of four blocks, at sizes other than it was trained at."""
+    """The path of DINO's ViT-S/8, on a small one of timm's: tokens of four blocks, at sizes other than it was trained
+    at."""
     torch.manual_seed(0)
     model = timm.create_model("test_vit", pretrained=False).eval()
     save_file(model.state_dict(), tmp_path / "model.safetensors")

@@ -1,4 +1,5 @@
-"""Faults of the machine, made to happen: a full disk, folders that cannot be written, memory that runs out, two at once."""
+"""Faults of the machine, made to happen: a full disk, folders that cannot be written, memory that runs out, two at
+once."""
 
 import hashlib
 import os
@@ -19,7 +20,8 @@ LOADING = {"I-AUROC": 1.0, "I-AP": 1.0}
 
 @pytest.fixture
 def mounted(tmp_path):
-    """mount(*options) -> a small file system in memory of its own, unmounted afterwards; skips where that is not allowed."""
+    """mount(*options) -> a small file system in memory of its own, unmounted afterwards; skips where that is not
+    allowed."""
     places = []
 
     def mount(*options: str) -> Path:
@@ -41,7 +43,11 @@ def remount_read_only(place: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def fill(place: Path, leave: int) -> Path:

@@ -42,7 +42,15 @@ def train():
 
 
 def test_invad_fits_the_same_with_the_cache(train, tmp_path, monkeypatch):
-    settings = {"image_size": 64, "grid": 4, "width": 32, "depth": 1, "train_steps": 3, "warmup_steps": 1, "device": "cpu"}
+    settings = {
+        "image_size": 64,
+        "grid": 4,
+        "width": 32,
+        "depth": 1,
+        "train_steps": 3,
+        "warmup_steps": 1,
+        "device": "cpu",
+    }
     image = train[0]["image"][None]
     expected = InvAD(**settings).fit(train).predict(image)
     monkeypatch.setenv("DIFFAD_CACHE", str(tmp_path))
@@ -53,7 +61,15 @@ def test_invad_fits_the_same_with_the_cache(train, tmp_path, monkeypatch):
 
 
 def test_invads_short_precision_is_close_and_known_by_name(train):
-    settings = {"image_size": 64, "grid": 4, "width": 32, "depth": 1, "train_steps": 3, "warmup_steps": 1, "device": "cpu"}
+    settings = {
+        "image_size": 64,
+        "grid": 4,
+        "width": 32,
+        "depth": 1,
+        "train_steps": 3,
+        "warmup_steps": 1,
+        "device": "cpu",
+    }
     detector = InvAD(**settings).fit(train)
     images = torch.stack([train[i]["image"] for i in range(4)])
     features = detector.features(images)

@@ -23,7 +23,7 @@ def test_pictures(family):
     for seed in range(3):
         one, again = (foundation.picture(np.random.default_rng(seed), 64, family) for _ in range(2))
         assert one.image.shape == (64, 64, 3) and one.image.dtype == np.float32
-        assert 0 <= one.image.min() and one.image.max() <= 1 and one.image.std() > 1e-3
+        assert one.image.min() >= 0 and one.image.max() <= 1 and one.image.std() > 1e-3
         assert np.array_equal(one.image, again.image)
         assert one.family == family and 5 <= one.period <= 48
 
@@ -37,7 +37,7 @@ def test_irregularity_changes_exactly_its_mask_visibly(kind):
         spoiled, mask = foundation.irregularity(image, other, np.random.default_rng(seed), kind)
         change = np.abs(spoiled - image).mean(axis=2)
         assert np.array_equal(change > 0.03, mask)
-        assert spoiled.dtype == np.float32 and 0 <= spoiled.min() and spoiled.max() <= 1
+        assert spoiled.dtype == np.float32 and spoiled.min() >= 0 and spoiled.max() <= 1
         shares.append(mask.mean())
     assert 0 < max(shares) < 0.6
 
@@ -53,7 +53,7 @@ def test_batch(pool):
     first, again = (foundation.draw_batch(pool, torch.Generator().manual_seed(0), 8, 48) for _ in range(2))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert first["images"].shape == (16, 3, 48, 48) and first["images"].dtype == torch.float32
-    assert 0 <= first["images"].min() and first["images"].max() <= 1
+    assert first["images"].min() >= 0 and first["images"].max() <= 1
     spoiled = first["mask"].flatten(1).any(1).view(2, 8)
     assert not spoiled[:, ~first["spoiled"]].any()
     assert spoiled[:, first["spoiled"]].float().mean() > 0.5

@@ -112,7 +112,9 @@ def test_tokenizer_spells_any_text():
     tokenizer = text_to_image.new_tokenizer(text_to_image.all_captions())
     assert len(tokenizer) < 1000
     for text in ("a woven carpet with a hole", "sks, 3 cats!"):
-        assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True).replace(" ", "") == text.replace(" ", "")
+        assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True).replace(" ", "") == text.replace(
+            " ", ""
+        )
     tokens = text_to_image.tokens_of(tokenizer, ["", "a wire mesh"])
     assert tokens.shape == (2, text_to_image.TEXT_LENGTH) and tokens.max() < len(tokenizer)
     again = text_to_image.new_tokenizer(text_to_image.all_captions())
@@ -132,7 +134,9 @@ def test_text_to_image_learns_and_is_opened_by_diffusers(pairs, vae, tmp_path):
     for name, value in model.text_encoder.named_parameters():  # not silently left at random
         assert torch.allclose(saved[name], value, atol=2e-3), name
     images = captioned.to_tensor(pairs.images[:2, 0]).add(1).div(2)
-    out = pipeline(prompt=["a wire mesh"] * 2, image=images, strength=0.5, num_inference_steps=4, output_type="np").images
+    out = pipeline(
+        prompt=["a wire mesh"] * 2, image=images, strength=0.5, num_inference_steps=4, output_type="np"
+    ).images
     assert out.shape == (2, 128, 128, 3) and np.isfinite(out).all()
     files = {file.name for file in folder.rglob("*") if file.is_file()}
     assert {"vocab.json", "merges.txt", "model_index.json"} <= files

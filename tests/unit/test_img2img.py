@@ -78,9 +78,15 @@ def count_rows(module):
 def test_one_image_and_one_setting_equal_diffusers_pipeline(pipeline, images, strength, guidance_scale, steps):
     setting = Setting(strength, guidance_scale, steps, seed=3)
     theirs = pipeline(
-        prompt=PROMPT, negative_prompt=NEGATIVE, image=images[:1], strength=strength, guidance_scale=guidance_scale,
-        num_inference_steps=steps, generator=generator(3, KEYS[0]), output_type="latent",
-    ).images  # fmt: skip
+        prompt=PROMPT,
+        negative_prompt=NEGATIVE,
+        image=images[:1],
+        strength=strength,
+        guidance_scale=guidance_scale,
+        num_inference_steps=steps,
+        generator=generator(3, KEYS[0]),
+        output_type="latent",
+    ).images
     engine = Img2ImgEngine(pipeline)
     ours = engine.denoise(engine.encode(images[:1]), KEYS[:1], [engine.embed(PROMPT, NEGATIVE)], [setting])
     assert (ours - theirs).abs().max() < 1e-4
@@ -91,9 +97,14 @@ def test_one_image_and_one_setting_equal_diffusers_pipeline(pipeline, images, st
 def test_a_batch_of_images_equals_diffusers_pipeline(pipeline, images):
     generators = [generator(0, key) for key in KEYS]
     theirs = pipeline(
-        prompt=[PROMPT] * 6, image=images, strength=0.5, guidance_scale=5.0, num_inference_steps=8,
-        generator=generators, output_type="pt",
-    ).images  # fmt: skip
+        prompt=[PROMPT] * 6,
+        image=images,
+        strength=0.5,
+        guidance_scale=5.0,
+        num_inference_steps=8,
+        generator=generators,
+        output_type="pt",
+    ).images
     ours = Img2ImgEngine(pipeline).reconstruct(images, KEYS, [PROMPT] * 6, Setting(0.5, 5.0, 8))
     assert (ours - theirs).abs().max() < 1e-4
 
@@ -119,9 +130,12 @@ def test_schedule_is_diffusers(strength, steps):
 
 def test_a_tiny_autoencoder_and_a_pndm_schedule(pipeline, images):
     pipeline.vae = AutoencoderTiny(
-        encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4, num_encoder_blocks=(1,) * 4,
-        num_decoder_blocks=(1,) * 4, scaling_factor=1.0,
-    ).eval()  # fmt: skip
+        encoder_block_out_channels=(8,) * 4,
+        decoder_block_out_channels=(8,) * 4,
+        num_encoder_blocks=(1,) * 4,
+        num_decoder_blocks=(1,) * 4,
+        scaling_factor=1.0,
+    ).eval()
     pipeline.scheduler = PNDMScheduler(beta_schedule="scaled_linear", steps_offset=1, skip_prk_steps=True)
     engine = Img2ImgEngine(pipeline)
     assert isinstance(engine.scheduler, DDIMScheduler) and not engine.scheduler.config.clip_sample
@@ -130,9 +144,14 @@ def test_a_tiny_autoencoder_and_a_pndm_schedule(pipeline, images):
     after_one = generator(0, KEYS[0])  # ours draws a latent first; without a posterior diffusers does not
     torch.randn(1, 4, 8, 8, generator=after_one)
     theirs = pipeline(
-        prompt=PROMPT, image=images[:1], strength=0.5, guidance_scale=3.0, num_inference_steps=6, output_type="latent",
+        prompt=PROMPT,
+        image=images[:1],
+        strength=0.5,
+        guidance_scale=3.0,
+        num_inference_steps=6,
+        output_type="latent",
         generator=after_one,
-    ).images  # fmt: skip
+    ).images
     ours = engine.denoise(engine.encode(images[:1]), KEYS[:1], [engine.embed(PROMPT)], [Setting(0.5, 3.0, 6)])
     assert (ours - theirs).abs().max() < 1e-4
 
@@ -140,9 +159,12 @@ def test_a_tiny_autoencoder_and_a_pndm_schedule(pipeline, images):
 # -- batches, counts, memory -------------------------------------------------------------------------------------------
 
 MIXED = [
-    Setting(0.5, 7.5, 8), Setting(0.2, 3.5, 20), Setting(0.5, 7.5, 8, seed=1), Setting(1.0, 2.0, 4),
+    Setting(0.5, 7.5, 8),
+    Setting(0.2, 3.5, 20),
+    Setting(0.5, 7.5, 8, seed=1),
+    Setting(1.0, 2.0, 4),
     Setting(0.4, 9.0, 10),
-]  # fmt: skip
+]
 
 
 def test_settings_of_equal_length_mix_in_a_batch(engine, images):
@@ -226,13 +248,16 @@ def test_batches_are_halved_where_memory_runs_out(engine, images, monkeypatch):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"strength": 0.0}, r"\(0, 1\]"), ({"strength": 1.2}, r"\(0, 1\]"), ({"strength": float("nan")}, r"\(0, 1\]"),
+        ({"strength": 0.0}, r"\(0, 1\]"),
+        ({"strength": 1.2}, r"\(0, 1\]"),
+        ({"strength": float("nan")}, r"\(0, 1\]"),
         ({"strength": 0.04, "num_inference_steps": 20}, "less than one step"),
-        ({"guidance_scale": -1.0}, "guidance_scale"), ({"guidance_scale": float("inf")}, "guidance_scale"),
+        ({"guidance_scale": -1.0}, "guidance_scale"),
+        ({"guidance_scale": float("inf")}, "guidance_scale"),
         ({"num_inference_steps": 0}, "num_inference_steps"),
         ({"num_inference_steps": 2.5}, "num_inference_steps"),
     ],
-)  # fmt: skip
+)
 def test_bad_settings_are_refused_by_setting_and_detector(values, message):
     with pytest.raises(ValueError, match=message):
         Setting(**values)
@@ -291,7 +316,7 @@ def test_prediction(fitted, splits):
     assert METHODS["img2img"] is Img2Img and prediction.nfe == 2 * 2
     assert prediction.score.shape == (4,) and prediction.anomaly_map.shape == (4, 64, 64)
     assert prediction.reconstruction.shape == (4, 3, 64, 64)
-    assert 0 <= prediction.reconstruction.min() and prediction.reconstruction.max() <= 1
+    assert prediction.reconstruction.min() >= 0 and prediction.reconstruction.max() <= 1
     mse = (batch["image"] - prediction.reconstruction).square().mean(dim=(1, 2, 3))
     assert torch.allclose(prediction.parts["mse"], mse, atol=1e-6)
     cosine = (fitted.clip_.encode_images(batch["image"]) * fitted.clip_.encode_images(prediction.reconstruction)).sum(1)
@@ -306,7 +331,11 @@ def test_prediction(fitted, splits):
 def test_networks_in_short_precision(fitted, folders, splits, precision, tolerance):
     images, keys = splits[1]["image"], splits[1]["key"]
     short = detector(folders, inference_precision=precision).fit(splits[0])
-    assert short.engine_.unet.dtype == short.engine_.vae.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    assert (
+        short.engine_.unet.dtype
+        == short.engine_.vae.dtype
+        == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    )
     assert short.engine_.encode(images).mean.dtype == torch.float32
     exact, q = fitted.predict(images, keys), short.predict(images, keys)
     assert q.score.dtype == q.reconstruction.dtype == torch.float32
@@ -371,10 +400,12 @@ def test_categories_take_their_prompts(folders):
 
 def test_the_detector_refuses_before_it_computes(folders, splits):
     for changes, message in (
-        ({"prompt": ""}, "prompt is empty"), ({"prompt": {"wood": "wood"}}, "no prompt for category 'carpet'"),
-        ({"image_size": 60}, "takes images of 64 x 64"), ({"image_size": 68}, "multiples of 8"),
+        ({"prompt": ""}, "prompt is empty"),
+        ({"prompt": {"wood": "wood"}}, "no prompt for category 'carpet'"),
+        ({"image_size": 60}, "takes images of 64 x 64"),
+        ({"image_size": 68}, "multiples of 8"),
         ({"num_inference_steps": 1500}, "1000"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match=message):
             detector(folders, **changes).fit(splits[0])
     for changes, message in (({"alpha": 1.5}, "alpha"), ({"calibration_images": 1}, "calibration")):

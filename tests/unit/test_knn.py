@@ -138,7 +138,9 @@ def test_a_bank_in_a_file_is_searched_where_it_lies(small_tiles, tmp_path, monke
     mapped = open_bank(tmp_path / "detector.safetensors", "bank")
     np.testing.assert_array_equal(mapped, bank)
     read, original = [], implementation._Bank.rows
-    monkeypatch.setattr(implementation._Bank, "rows", lambda self, chosen: read.append(original(self, chosen)) or read[-1])
+    monkeypatch.setattr(
+        implementation._Bank, "rows", lambda self, chosen: read.append(original(self, chosen)) or read[-1]
+    )
     queries = np.concatenate([bank[:2], generator.normal(size=(9, 30)).astype(dtype)])
     distances, indices = knn(queries, mapped, 6, p=p)
     assert max(tile.numel() for tile in read) <= 64 * 30 < bank.size

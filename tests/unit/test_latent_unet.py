@@ -17,13 +17,18 @@ from diffad_utils.models.stable_diffusion import load_vae
 
 SIZE = 64
 KL = dict(
-    down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
-)  # fmt: skip
+    down_block_types=("DownEncoderBlock2D",) * 4,
+    up_block_types=("UpDecoderBlock2D",) * 4,
+    block_out_channels=(8, 8, 8, 8),
+    layers_per_block=1,
+    norm_num_groups=4,
+)
 TINY = dict(
-    encoder_block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8), num_encoder_blocks=(1, 1, 1, 1),
+    encoder_block_out_channels=(8, 8, 8, 8),
+    decoder_block_out_channels=(8, 8, 8, 8),
+    num_encoder_blocks=(1, 1, 1, 1),
     num_decoder_blocks=(1, 1, 1, 1),
-)  # fmt: skip
+)
 SD3 = dict(scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False)
 AUTOENCODERS = {
     "kl4": lambda: AutoencoderKL(**KL, latent_channels=4, mid_block_add_attention=False),
@@ -207,7 +212,9 @@ def test_pixel_loss_of_known_differences():
 def test_without_training_it_is_the_plain_autoencoder(build, splits, tmp_path):
     detector = build("latent_unet", "kl16", train_steps=0).fit(splits[0])
     prediction = detector.predict(splits[1]["image"])
-    assert torch.allclose(prediction.reconstruction, bottleneck.reconstruct(detector.vae_, splits[1]["image"]), atol=1e-6)
+    assert torch.allclose(
+        prediction.reconstruction, bottleneck.reconstruct(detector.vae_, splits[1]["image"]), atol=1e-6
+    )
     assert prediction.score.std() > 0 and (prediction.parts["displacement"] == 0).all()
     detector.save(tmp_path)
     assert torch.equal(LatentUNet.load(tmp_path, device="cpu").predict(splits[1]["image"]).score, prediction.score)
@@ -305,13 +312,20 @@ def test_another_bottleneck(vae, channels, factor, build, splits, tmp_path):
 
 @pytest.mark.parametrize("channels, factor", [(16, None), (4, None), (None, 4), (8, 2)])
 def test_pretrained_with_another_bottleneck_keeps_what_fits(channels, factor, build, splits):
-    options = dict(pretrained=True, latent_channels=channels, downsampling=factor, train_steps=1, learning_rate=1e-12, seed=3)
+    options = dict(
+        pretrained=True, latent_channels=channels, downsampling=factor, train_steps=1, learning_rate=1e-12, seed=3
+    )
     model = build("autoencoder", "kl4", **options).fit(splits[0]).model_
     template = load_vae(build("autoencoder", "kl4").vae, device="cpu")
     own, given, missing = model.state_dict(), template.state_dict(), 3 - (factor or 8).bit_length() + 1
-    shared = [name for name in own if name.startswith("encoder.down_blocks.0.resnets") or name.startswith("decoder.conv_out")]
+    shared = [
+        name for name in own if name.startswith("encoder.down_blocks.0.resnets") or name.startswith("decoder.conv_out")
+    ]
     assert shared and all(torch.allclose(own[name], given[name]) for name in shared)
-    coarsest, follows = "decoder.up_blocks.0.resnets.0.conv2.weight", f"decoder.up_blocks.{missing}.resnets.0.conv2.weight"
+    coarsest, follows = (
+        "decoder.up_blocks.0.resnets.0.conv2.weight",
+        f"decoder.up_blocks.{missing}.resnets.0.conv2.weight",
+    )
     assert torch.allclose(own[coarsest], given[follows])
     for name in ("encoder.conv_out.weight", "decoder.conv_in.weight"):
         assert own[name].shape != given[name].shape or not torch.allclose(own[name], given[name], atol=1e-3)

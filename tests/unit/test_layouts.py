@@ -150,9 +150,7 @@ def real_iad_tree(root: Path, nested: bool) -> Path:
     for split, number in (("train", 1), ("train", 2), ("test", 3)):
         name = f"OK/S{number:04d}/view.jpg"
         image(root / "realiad_256" / "toy" / name)
-        entries[split].append(
-            {"category": "toy", "anomaly_class": "OK", "image_path": name, "mask_path": None},
-        )
+        entries[split].append({"category": "toy", "anomaly_class": "OK", "image_path": name, "mask_path": None})
     name, truth = "NG/AK/S0004/view.jpg", "NG/AK/S0004/view.png"
     image(root / "realiad_256" / "toy" / name)
     mask(root / "realiad_256" / "toy" / truth)
@@ -240,8 +238,11 @@ def test_elpv_mono_and_poly():
     both = data.load_index("elpv", uncertain=True)
     assert len(both) == 2624 and data.categories("elpv") == ["mono", "poly"]
     assert both["defect"].value_counts().to_dict() == {
-        "good": 1508, "defective": 715, "probability_1_3": 295, "probability_2_3": 106,
-    }  # fmt: skip
+        "good": 1508,
+        "defective": 715,
+        "probability_1_3": 295,
+        "probability_2_3": 106,
+    }
     assert set(both[both["split"] == "train"]["defect"]) == {"good"}
 
 

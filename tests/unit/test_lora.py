@@ -62,9 +62,18 @@ KEYS = [f"textures/carpet/test/good/{i}" for i in range(4)]
 
 def small(folders, **more):
     settings = dict(
-        image_size=64, device="cpu", num_inference_steps=4, strength=0.5, guidance_scale=2.0, train_steps=8,
-        train_batch_size=4, gradient_accumulation_steps=1, learning_rate=1e-2, holdout_fraction=0.3, rank=4,
-    )  # fmt: skip
+        image_size=64,
+        device="cpu",
+        num_inference_steps=4,
+        strength=0.5,
+        guidance_scale=2.0,
+        train_steps=8,
+        train_batch_size=4,
+        gradient_accumulation_steps=1,
+        learning_rate=1e-2,
+        holdout_fraction=0.3,
+        rank=4,
+    )
     return LoRA(**{**settings, **folders, **more})
 
 
@@ -148,13 +157,17 @@ def test_it_learns(folders, train_set):
 
 
 def reconstruct(pipeline, images):
-    return Img2ImgEngine(pipeline).reconstruct(images, KEYS[: len(images)], [PROMPT] * len(images), Setting(0.5, 2.0, 8))
+    return Img2ImgEngine(pipeline).reconstruct(
+        images, KEYS[: len(images)], [PROMPT] * len(images), Setting(0.5, 2.0, 8)
+    )
 
 
 def test_plain_diffusers_opens_what_save_writes(fitted, folders, images, tmp_path):
     fitted.save(tmp_path)
     assert (tmp_path / FILE).is_file()
-    plain = StableDiffusionImg2ImgPipeline.from_pretrained(folders["weights"], safety_checker=None, requires_safety_checker=False)
+    plain = StableDiffusionImg2ImgPipeline.from_pretrained(
+        folders["weights"], safety_checker=None, requires_safety_checker=False
+    )
     plain.set_progress_bar_config(disable=True)
     before = reconstruct(plain, images)
     plain.load_lora_weights(str(tmp_path))
@@ -164,7 +177,9 @@ def test_plain_diffusers_opens_what_save_writes(fitted, folders, images, tmp_pat
 
 
 def test_a_lora_of_diffusers_and_peft_opens_here(folders, train_set, images, tmp_path):
-    plain = StableDiffusionImg2ImgPipeline.from_pretrained(folders["weights"], safety_checker=None, requires_safety_checker=False)
+    plain = StableDiffusionImg2ImgPipeline.from_pretrained(
+        folders["weights"], safety_checker=None, requires_safety_checker=False
+    )
     torch.manual_seed(3)
     plain.unet.add_adapter(LoraConfig(r=2, lora_alpha=6, init_lora_weights=False, target_modules=["to_q", "to_v"]))
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(plain.unet))
@@ -184,7 +199,9 @@ def test_a_lora_of_diffusers_and_peft_opens_here(folders, train_set, images, tmp
 def test_a_lora_in_kohyas_names_opens_here(folders, images, tmp_path):
     pipeline = load_pipeline(folders["weights"], device="cpu")
     torch.manual_seed(4)
-    pipeline.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=["to_q"]), adapter_name="lora")
+    pipeline.unet.add_adapter(
+        LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=["to_q"]), adapter_name="lora"
+    )
     state, kohya = get_peft_model_state_dict(pipeline.unet, adapter_name="lora"), {}
     for name, value in state.items():
         module, _, side = name.rpartition(".lora_")
@@ -294,10 +311,15 @@ def test_the_text_encoder_can_be_trained_too(folders, train_set, images, tmp_pat
     detector = small(folders, train_text_encoder=True, train_steps=4).fit(train_set)
     text_encoder = detector.engine_.pipeline.text_encoder
     assert parameter_counts(text_encoder).lora > 0
-    assert detector.adapter_counts_.lora == parameter_counts(text_encoder).lora + parameter_counts(detector.engine_.unet).lora
+    assert (
+        detector.adapter_counts_.lora
+        == parameter_counts(text_encoder).lora + parameter_counts(detector.engine_.unet).lora
+    )
     detector.save(tmp_path)
     assert {name.split(".")[0] for name in load_file(tmp_path / FILE)} == {"unet", "text_encoder"}
-    plain = StableDiffusionImg2ImgPipeline.from_pretrained(folders["weights"], safety_checker=None, requires_safety_checker=False)
+    plain = StableDiffusionImg2ImgPipeline.from_pretrained(
+        folders["weights"], safety_checker=None, requires_safety_checker=False
+    )
     base = Img2ImgEngine(plain).embed(PROMPT).prompt
     plain.load_lora_weights(str(tmp_path))
     theirs = Img2ImgEngine(plain).embed(PROMPT).prompt
@@ -315,7 +337,9 @@ def test_prior_preservation_changes_the_loss_by_what_the_base_model_draws(folder
     assert prior.posterior.mean.shape == (5, 4, 8, 8) and prior.posterior.std.max() == 0
     expected = sample_latents(detector.engine_, "a woven carpet", ["a woven carpet/3"], Setting(1.0, 2.0, 3), 64)
     assert torch.allclose(prior.posterior.mean[3:4], expected, atol=1e-4)
-    with_prior, without = (small(folders, prior_weight=w, class_images=5, train_steps=3).fit(train_set) for w in (2.0, 0.0))
+    with_prior, without = (
+        small(folders, prior_weight=w, class_images=5, train_steps=3).fit(train_set) for w in (2.0, 0.0)
+    )
     assert not same(adapter(with_prior), adapter(without), 1e-6)
     assert with_prior.training_log_.losses[0] > without.training_log_.losses[0]  # the sum of two losses
 
@@ -367,9 +391,16 @@ def test_prompts_and_bad_settings(folders):
     assert other.prompts_["carpet"] == ("a flawless woven carpet", "a damaged woven carpet")
     assert other.instance_prompts_["carpet"] == PROMPT
     for bad in (
-        {"rank": 0}, {"lora_alpha": -1}, {"lora_dropout": 1.0}, {"mixed_precision": "fp8"}, {"optimizer": "sgd"},
-        {"target_modules": "to_q"}, {"target_modules": []}, {"prior_weight": -1.0}, {"inference_precision": "bf16"},
-    ):  # fmt: skip
+        {"rank": 0},
+        {"lora_alpha": -1},
+        {"lora_dropout": 1.0},
+        {"mixed_precision": "fp8"},
+        {"optimizer": "sgd"},
+        {"target_modules": "to_q"},
+        {"target_modules": []},
+        {"prior_weight": -1.0},
+        {"inference_precision": "bf16"},
+    ):
         with pytest.raises(ValueError, match=next(iter(bad)).partition("_")[0]):
             small(folders, **bad)
     with pytest.raises(ValueError, match="instance prompt"):
@@ -393,7 +424,9 @@ def test_a_second_fit_starts_from_the_base_model(folders, train_set):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_half_precision_on_a_gpu(folders, train_set, images):
-    detector = small(folders, device="cuda", mixed_precision="fp16", train_steps=20, gradient_checkpointing=True).fit(train_set)
+    detector = small(folders, device="cuda", mixed_precision="fp16", train_steps=20, gradient_checkpointing=True).fit(
+        train_set
+    )
     assert {p.dtype for p in detector.engine_.unet.parameters()} == {torch.float16}
     assert torch.isfinite(detector.predict(images, KEYS).score).all()
     reference = load_pipeline(folders["weights"], device="cuda")
@@ -408,9 +441,14 @@ def test_stable_diffusion_v15_trains_within_16_gigabytes():
 
     torch.cuda.reset_peak_memory_stats()
     detector = LoRA(
-        image_size=512, device="cuda", mixed_precision="fp16", gradient_checkpointing=True, train_steps=3, train_batch_size=1,
+        image_size=512,
+        device="cuda",
+        mixed_precision="fp16",
+        gradient_checkpointing=True,
+        train_steps=3,
+        train_batch_size=1,
         gradient_accumulation_steps=4,
-    )  # fmt: skip
+    )
     log = detector._train_adapter(prepared(detector), None, ())
     assert len(log.losses) == 3 and detector.adapter_counts_.share < 0.02
     assert torch.cuda.max_memory_allocated() < 16e9

@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import torch
-
 from tiny_models import write_clip, write_stable_diffusion
 
 from diffad_utils import data
@@ -15,7 +14,15 @@ from diffad_utils.methods.trivial import PARTS, STATISTICS, best_statistic
 
 SMALL = {
     "trivial": {},
-    "invad": {"grid": 4, "width": 32, "depth": 1, "num_heads": 2, "train_steps": 150, "learning_rate": 3e-3, "warmup_steps": 5},
+    "invad": {
+        "grid": 4,
+        "width": 32,
+        "depth": 1,
+        "num_heads": 2,
+        "train_steps": 150,
+        "learning_rate": 3e-3,
+        "warmup_steps": 5,
+    },
 }
 
 
@@ -44,7 +51,15 @@ def test_compiled_networks_give_the_same_scores(fitted, splits):
 
 def test_compile_reaches_both_halves_of_the_autoencoder(splits, tmp_path):
     weights, clip = str(write_stable_diffusion(tmp_path / "sd")), str(write_clip(tmp_path / "clip"))
-    detector = METHODS["img2img"](weights=weights, clip=clip, image_size=64, device="cpu", num_inference_steps=4, strength=0.5, calibration_images=2)
+    detector = METHODS["img2img"](
+        weights=weights,
+        clip=clip,
+        image_size=64,
+        device="cpu",
+        num_inference_steps=4,
+        strength=0.5,
+        calibration_images=2,
+    )
     expected, calls = detector.fit(splits[0]).predict(splits[1]["image"]).reconstruction, []
 
     def backend(graph, inputs):

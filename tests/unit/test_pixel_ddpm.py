@@ -15,18 +15,31 @@ from diffad_utils.methods.pixel_ddpm import load_ddpm, unfreeze
 
 SIZE = 32
 SMALL = dict(
-    image_size=SIZE, device="cpu", block_out_channels=(8, 8), train_steps=6, train_batch_size=2, warmup_steps=1,
+    image_size=SIZE,
+    device="cpu",
+    block_out_channels=(8, 8),
+    train_steps=6,
+    train_batch_size=2,
+    warmup_steps=1,
     num_steps=3,
-)  # fmt: skip
+)
 
 
 def new_unet(**options):
     torch.manual_seed(0)
     levels = 4
-    return UNet2DModel(**dict(
-        sample_size=SIZE, block_out_channels=(8,) * levels, layers_per_block=1, norm_num_groups=4,
-        down_block_types=("DownBlock2D",) * levels, up_block_types=("UpBlock2D",) * levels, add_attention=False,
-    ) | options)  # fmt: skip
+    return UNet2DModel(
+        **dict(
+            sample_size=SIZE,
+            block_out_channels=(8,) * levels,
+            layers_per_block=1,
+            norm_num_groups=4,
+            down_block_types=("DownBlock2D",) * levels,
+            up_block_types=("UpBlock2D",) * levels,
+            add_attention=False,
+        )
+        | options
+    )
 
 
 @pytest.fixture(scope="module")

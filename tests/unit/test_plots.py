@@ -57,8 +57,12 @@ def test_maps_of_several_rows_on_one_scale():
 
 
 def test_one_panel_a_measure():
-    columns = {"x": [0.1, 0.5] * 2, "k": list("aabb")} | {f"{m}{end}": [1.0, 2.0, 3.0, 4.0] for m in "uvw" for end in ("", " low", " high")}
-    figure = plots.panels_with_intervals(pd.DataFrame(columns), "x", {m: m.upper() for m in "uvw"}, "strength", hue="k", columns=2)
+    columns = {"x": [0.1, 0.5] * 2, "k": list("aabb")} | {
+        f"{m}{end}": [1.0, 2.0, 3.0, 4.0] for m in "uvw" for end in ("", " low", " high")
+    }
+    figure = plots.panels_with_intervals(
+        pd.DataFrame(columns), "x", {m: m.upper() for m in "uvw"}, "strength", hue="k", columns=2
+    )
     assert [axis.get_title() for axis in figure.axes] == ["U", "V", "W", ""] and not figure.axes[3].axison
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
 
@@ -71,31 +75,70 @@ def test_one_panel_a_measure():
         lambda: plots.defect_sizes([0.2, 1.0, 9.0]),
         lambda: plots.training_curve([1.0, 0.5, 0.3]),
         lambda: plots.lines_with_intervals(
-            pd.DataFrame({"steps": [1, 3, 1, 3], "v": [0.5, 0.6, 0.7, 0.8], "low": 0.4, "high": 0.9, "k": list("aabb")}),
-            "steps", "v", "k", "steps", "I-AUROC", floor=0.5, log_x=True,
+            pd.DataFrame(
+                {"steps": [1, 3, 1, 3], "v": [0.5, 0.6, 0.7, 0.8], "low": 0.4, "high": 0.9, "k": list("aabb")}
+            ),
+            "steps",
+            "v",
+            "k",
+            "steps",
+            "I-AUROC",
+            floor=0.5,
+            log_x=True,
         ),
         lambda: plots.heat_maps(
-            pd.DataFrame({"s": [0.1, 0.5] * 4, "g": [3, 3, 9, 9] * 2, "n": [20] * 4 + [30] * 4, "v": range(8), "w": range(8)}),
-            {"v": "I-AUROC", "w": "SSIM"}, "s", "g", "n", {"s": "strength", "g": "guidance", "n": "steps"},
+            pd.DataFrame(
+                {"s": [0.1, 0.5] * 4, "g": [3, 3, 9, 9] * 2, "n": [20] * 4 + [30] * 4, "v": range(8), "w": range(8)}
+            ),
+            {"v": "I-AUROC", "w": "SSIM"},
+            "s",
+            "g",
+            "n",
+            {"s": "strength", "g": "guidance", "n": "steps"},
         ),
         lambda: plots.compromise(
-            pd.DataFrame({"s": [0.1, 0.5], "r": [0.2, 0.6], "r low": 0.1, "r high": 0.9}), "s", {"r": "removal"}, "strength", (0.3, 0.4)
+            pd.DataFrame({"s": [0.1, 0.5], "r": [0.2, 0.6], "r low": 0.1, "r high": 0.9}),
+            "s",
+            {"r": "removal"},
+            "strength",
+            (0.3, 0.4),
         ),
-        lambda: plots.pareto(pd.DataFrame({"d": [0.2, 0.6], "r": [0.1, 0.8], "s": [0.1, 0.5]}), [True, False], "d", "r", "s", (0.5, 0.5)),
+        lambda: plots.pareto(
+            pd.DataFrame({"d": [0.2, 0.6], "r": [0.1, 0.8], "s": [0.1, 0.5]}), [True, False], "d", "r", "s", (0.5, 0.5)
+        ),
         lambda: plots.alpha_curves(
-            pd.DataFrame({"alpha": [0, 1] * 2, "kind": ["raw"] * 2 + ["calibrated"] * 2, "I-AUROC": 0.6, "low": 0.5, "high": 0.7,
-                          "effective_alpha": 0.5, "mse_share": 0.5}), floor=0.6,
+            pd.DataFrame(
+                {
+                    "alpha": [0, 1] * 2,
+                    "kind": ["raw"] * 2 + ["calibrated"] * 2,
+                    "I-AUROC": 0.6,
+                    "low": 0.5,
+                    "high": 0.7,
+                    "effective_alpha": 0.5,
+                    "mse_share": 0.5,
+                }
+            ),
+            floor=0.6,
         ),
         lambda: plots.intervals_chart(
             pd.DataFrame({"m": ["x", "y"], "v": [0.5, 0.7], "low": [0.4, 0.6], "high": [0.6, 0.8], "g": ["d", "d"]}),
-            "m", "v", "low", "high", "I-AUROC", "g",
+            "m",
+            "v",
+            "low",
+            "high",
+            "I-AUROC",
+            "g",
         ),
         lambda: plots.panels_with_intervals(
-            pd.DataFrame({"rank": [1, 8], "v": [0.5, 0.7], "v low": [0.4, 0.6], "v high": [0.6, 0.8]}), "rank", {"v": "SSIM"}, "rank",
-            floors={"v": 0.9}, floor_label="VAE",
+            pd.DataFrame({"rank": [1, 8], "v": [0.5, 0.7], "v low": [0.4, 0.6], "v high": [0.6, 0.8]}),
+            "rank",
+            {"v": "SSIM"},
+            "rank",
+            floors={"v": 0.9},
+            floor_label="VAE",
         ),
     ],
-)  # fmt: skip
+)
 def test_charts_have_labelled_axes(draw):
     figure = draw()
     axes = [axis for axis in figure.axes if axis.has_data()]
@@ -104,15 +147,29 @@ def test_charts_have_labelled_axes(draw):
 
 
 def test_heat_maps_state_their_scale_which_is_never_narrow():
-    table = pd.DataFrame({"s": [0.1, 0.5] * 2, "g": [3, 3, 9, 9], "n": 20, "near": [0.98, 0.99, 0.98, 0.99], "wide": [0.2, 0.5, 0.7, 0.8]})
-    figure = plots.heat_maps(table, {"near": "near one", "wide": "wide"}, "s", "g", "n", {"s": "strength", "g": "guidance", "n": "steps"})
+    table = pd.DataFrame(
+        {
+            "s": [0.1, 0.5] * 2,
+            "g": [3, 3, 9, 9],
+            "n": 20,
+            "near": [0.98, 0.99, 0.98, 0.99],
+            "wide": [0.2, 0.5, 0.7, 0.8],
+        }
+    )
+    figure = plots.heat_maps(
+        table, {"near": "near one", "wide": "wide"}, "s", "g", "n", {"s": "strength", "g": "guidance", "n": "steps"}
+    )
     assert [axis.get_title() for axis in figure.axes] == ["near one\n0.90 to 1.00", "wide\n0.20 to 0.80"]
     assert np.allclose([axis.collections[0].get_clim() for axis in figure.axes], [(0.9, 1.0), (0.2, 0.8)])
 
 
-@pytest.mark.parametrize("drifts, removals", [([0.62, 0.71], [0.25, 0.28]), ([0.6, 1.4], [-0.3, 0.1]), ([0.1, 0.2], [0.9, 1.0])])
+@pytest.mark.parametrize(
+    "drifts, removals", [([0.62, 0.71], [0.25, 0.28]), ([0.6, 1.4], [-0.3, 0.1]), ([0.1, 0.2], [0.9, 1.0])]
+)
 def test_pareto_cuts_no_point_off(drifts, removals):
-    (axis,) = plots.pareto(pd.DataFrame({"d": drifts, "r": removals, "s": [0.1, 0.5]}), [True, True], "d", "r", "s", (0.5, 0.5)).axes
+    (axis,) = plots.pareto(
+        pd.DataFrame({"d": drifts, "r": removals, "s": [0.1, 0.5]}), [True, True], "d", "r", "s", (0.5, 0.5)
+    ).axes
     (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
     assert left == 0 and right - max(drifts) > 0.05 * (right - left)
     assert min(removals) - low > 0.05 * (high - low) and high >= max(1.0, max(removals))
@@ -123,16 +180,29 @@ def test_roc_legend_names_the_area():
     assert texts[0] == "a: 0.889" and texts[-1].startswith("chance")
 
 
-METHODS = pd.DataFrame({
-    "place": ["a/b"] * 3 + ["c/d"] * 3, "method": ["x", "y", "z"] * 2, "I-AUROC": [0.6, 0.7, 0.8, 0.5, 0.9, 0.7],
-    "I-AUROC low": [0.5] * 6, "I-AUROC high": [0.95] * 6, "ms an image": [1.0, 10.0, 500.0, 2.0, 20.0, 400.0], "training s": [1.0, 2.0, 3.0] * 2,
-    "NFE": [0, 3, 50] * 2, "area": [0.5, 2.0, 8.0] * 2, "recall": [0.1, 0.5, 0.9] * 2,
-})  # fmt: skip
+METHODS = pd.DataFrame(
+    {
+        "place": ["a/b"] * 3 + ["c/d"] * 3,
+        "method": ["x", "y", "z"] * 2,
+        "I-AUROC": [0.6, 0.7, 0.8, 0.5, 0.9, 0.7],
+        "I-AUROC low": [0.5] * 6,
+        "I-AUROC high": [0.95] * 6,
+        "ms an image": [1.0, 10.0, 500.0, 2.0, 20.0, 400.0],
+        "training s": [1.0, 2.0, 3.0] * 2,
+        "NFE": [0, 3, 50] * 2,
+        "area": [0.5, 2.0, 8.0] * 2,
+        "recall": [0.1, 0.5, 0.9] * 2,
+    }
+)
 
 
 def test_method_scatter_has_a_panel_a_place_and_one_legend():
-    figure = plots.method_scatter(METHODS, "ms an image", "I-AUROC", "ms", "I-AUROC", pd.Series([True, False, True] * 2), log_x=True)
-    assert [axis.get_title() for axis in figure.axes] == ["a/b", "c/d"] and all(axis.get_xscale() == "log" for axis in figure.axes)
+    figure = plots.method_scatter(
+        METHODS, "ms an image", "I-AUROC", "ms", "I-AUROC", pd.Series([True, False, True] * 2), log_x=True
+    )
+    assert [axis.get_title() for axis in figure.axes] == ["a/b", "c/d"] and all(
+        axis.get_xscale() == "log" for axis in figure.axes
+    )
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["x", "y", "z"]
 
 
@@ -142,7 +212,15 @@ def test_a_method_looks_the_same_in_every_figure_and_different_from_the_others()
 
 
 def test_difference_matrix_marks_what_is_unclear():
-    pairs = pd.DataFrame({"a": ["x", "x", "y"], "b": ["y", "z", "z"], "difference": [0.1, 0.3, 0.2], "low": [-0.1, 0.1, 0.1], "high": [0.2, 0.4, 0.3]})
+    pairs = pd.DataFrame(
+        {
+            "a": ["x", "x", "y"],
+            "b": ["y", "z", "z"],
+            "difference": [0.1, 0.3, 0.2],
+            "low": [-0.1, 0.1, 0.1],
+            "high": [0.2, 0.4, 0.3],
+        }
+    )
     axis = plots.difference_matrix(pairs, ["x", "y", "z"], "a/b", "I-AUROC").axes[0]
     values = axis.images[0].get_array().filled(0)
     assert values[0, 2] == 0.3 and values[2, 0] == -0.3
@@ -154,17 +232,26 @@ def test_difference_matrix_marks_what_is_unclear():
     [
         lambda: plots.recall_chart(METHODS),
         lambda: plots.cost_growth(METHODS, [1, 100]),
-        lambda: plots.cost_growth(METHODS, [1, 100], pd.DataFrame({"method": ["x", "x"], "pixels": [64, 128], "ms an image": [3.0, 11.0]})),
-        lambda: plots.range_chart(pd.DataFrame({"name": ["m", "n"], "low": [0.5, 0.6], "high": [0.7, 0.8]}), "name", "low", "high", "published"),
+        lambda: plots.cost_growth(
+            METHODS, [1, 100], pd.DataFrame({"method": ["x", "x"], "pixels": [64, 128], "ms an image": [3.0, 11.0]})
+        ),
+        lambda: plots.range_chart(
+            pd.DataFrame({"name": ["m", "n"], "low": [0.5, 0.6], "high": [0.7, 0.8]}),
+            "name",
+            "low",
+            "high",
+            "published",
+        ),
         lambda: plots.critical_differences(
             pd.Series({"x": 1.2, "y": 2.0, "z": 2.8}),
             pd.DataFrame([[1.0, 0.2, 0.01], [0.2, 1.0, 0.3], [0.01, 0.3, 1.0]], index=list("xyz"), columns=list("xyz")),
         ),
         lambda: plots.convention_effects(
-            pd.DataFrame({"convention": ["crop", "ties"], "metric": ["AUPRO", "I-AUROC"], "change": [-0.3, 0.001]}), {"here": [0.1, 0.2], "there": []}
+            pd.DataFrame({"convention": ["crop", "ties"], "metric": ["AUPRO", "I-AUROC"], "change": [-0.3, 0.001]}),
+            {"here": [0.1, 0.2], "there": []},
         ),
     ],
-)  # fmt: skip
+)
 def test_charts_of_the_comparison_draw(draw, tmp_path):
     figure = draw()
     figure.savefig(tmp_path / "figure.png")
@@ -174,7 +261,9 @@ def test_charts_of_the_comparison_draw(draw, tmp_path):
 def test_frequency_curves_leave_out_the_mean_and_mark_the_limit():
     frequency = torch.arange(0, 46) / 64  # beyond 1/2 there are only corners
     curve = (frequency, *(scale / (frequency + 0.01) ** 2 for scale in (1.0, 0.9, 1.1)))
-    figure = plots.frequency_curves({"power": {"image": curve}, "gain": {"gain": (frequency, *[1 - frequency] * 3)}}, limit=1 / 16)
+    figure = plots.frequency_curves(
+        {"power": {"image": curve}, "gain": {"gain": (frequency, *[1 - frequency] * 3)}}, limit=1 / 16
+    )
     power, gain = figure.axes
     assert (power.get_yscale(), gain.get_yscale()) == ("log", "linear")
     assert power.lines[0].get_xdata().tolist() == frequency[1:33].tolist() and power.lines[1].get_xdata()[0] == 1 / 16
@@ -191,13 +280,23 @@ def test_defect_survival_draws_every_defect_and_the_floor():
 
 
 def test_defect_survival_of_a_few_sizes_has_one_floor_for_each():
-    columns = {"area": [0.01, 0.02] * 6, "contrast": 0.1, "floor": [0.1, 0.3] * 6, "survival": 0.5, "planted": [0.1] * 6 + [0.2] * 6}
+    columns = {
+        "area": [0.01, 0.02] * 6,
+        "contrast": 0.1,
+        "floor": [0.1, 0.3] * 6,
+        "survival": 0.5,
+        "planted": [0.1] * 6 + [0.2] * 6,
+    }
     left = plots.defect_survival(pd.DataFrame(columns), "planted").axes[0]
     assert left.lines[0].get_xdata().tolist() == [1.0, 2.0] and left.lines[0].get_ydata().tolist() == [0.1, 0.3]
 
 
 def test_band_gains_has_a_point_for_each_name_and_band():
-    rows = [{"name": name, "band": band, "gain": 1.0, "low": 0.5, "high": 1.5} for name in ("a", "b") for band in ("low", "high", "all")]
+    rows = [
+        {"name": name, "band": band, "gain": 1.0, "low": 0.5, "high": 1.5}
+        for name in ("a", "b")
+        for band in ("low", "high", "all")
+    ]
     axis = plots.band_gains(pd.DataFrame(rows)).axes[0]
     assert len(axis.containers) == 2 and [t.get_text() for t in axis.get_xticklabels()] == ["low", "high", "all"]
 

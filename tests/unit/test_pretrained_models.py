@@ -33,24 +33,45 @@ from diffad_utils.models.clip import load_clip
 from diffad_utils.models.stable_diffusion import clip_tokenizer, load_pipeline, load_vae, single_file_configs
 
 LEVELS = 4
-KL = dict(down_block_types=("DownEncoderBlock2D",) * LEVELS, up_block_types=("UpDecoderBlock2D",) * LEVELS,
-          block_out_channels=(32, 64, 64, 64), layers_per_block=2, sample_size=512)
+KL = dict(
+    down_block_types=("DownEncoderBlock2D",) * LEVELS,
+    up_block_types=("UpDecoderBlock2D",) * LEVELS,
+    block_out_channels=(32, 64, 64, 64),
+    layers_per_block=2,
+    sample_size=512,
+)
 V15_UNET = dict(sample_size=64, layers_per_block=2, attention_head_dim=8)
 NARROW = dict(block_out_channels=(32, 64, 64, 64), cross_attention_dim=64)
 V15_SCHEDULER = dict(  # as released
-    _class_name="PNDMScheduler", _diffusers_version="0.6.0", beta_end=0.012, beta_schedule="scaled_linear",
-    beta_start=0.00085, num_train_timesteps=1000, set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1,
-    trained_betas=None, clip_sample=False,
+    _class_name="PNDMScheduler",
+    _diffusers_version="0.6.0",
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    beta_start=0.00085,
+    num_train_timesteps=1000,
+    set_alpha_to_one=False,
+    skip_prk_steps=True,
+    steps_offset=1,
+    trained_betas=None,
+    clip_sample=False,
 )
 V15_INDEX = dict(
-    _class_name="StableDiffusionPipeline", _diffusers_version="0.6.0", vae=["diffusers", "AutoencoderKL"],
-    unet=["diffusers", "UNet2DConditionModel"], text_encoder=["transformers", "CLIPTextModel"],
-    tokenizer=["transformers", "CLIPTokenizer"], scheduler=["diffusers", "PNDMScheduler"],
+    _class_name="StableDiffusionPipeline",
+    _diffusers_version="0.6.0",
+    vae=["diffusers", "AutoencoderKL"],
+    unet=["diffusers", "UNet2DConditionModel"],
+    text_encoder=["transformers", "CLIPTextModel"],
+    tokenizer=["transformers", "CLIPTokenizer"],
+    scheduler=["diffusers", "PNDMScheduler"],
     feature_extractor=["transformers", "CLIPImageProcessor"],
     safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
 )
-OLD_ATTENTION = [(r"\.to_q\.", ".query."), (r"\.to_k\.", ".key."), (r"\.to_v\.", ".value."),
-                 (r"\.to_out\.0\.", ".proj_attn.")]
+OLD_ATTENTION = [
+    (r"\.to_q\.", ".query."),
+    (r"\.to_k\.", ".key."),
+    (r"\.to_v\.", ".value."),
+    (r"\.to_out\.0\.", ".proj_attn."),
+]
 
 
 def rename(name, table):
@@ -79,53 +100,84 @@ def write_stable_diffusion(folder, unet_options, vae_options, text_options, dtyp
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(V15_SCHEDULER))
     (folder / "tokenizer").mkdir()
     clip_tokenizer().backend_tokenizer.model.save(str(folder / "tokenizer"))
-    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(dict(
-        tokenizer_class="CLIPTokenizer", model_max_length=77, bos_token="<|startoftext|>", eos_token="<|endoftext|>",
-        unk_token="<|endoftext|>", pad_token="<|endoftext|>",
-    )))
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(
+        json.dumps(
+            dict(
+                tokenizer_class="CLIPTokenizer",
+                model_max_length=77,
+                bos_token="<|startoftext|>",
+                eos_token="<|endoftext|>",
+                unk_token="<|endoftext|>",
+                pad_token="<|endoftext|>",
+            )
+        )
+    )
     (folder / "model_index.json").write_text(json.dumps(V15_INDEX))
     return folder
 
 
 def original_unet_name(name):
     """diffusers' name of a UNet's tensor -> that of the original format."""
-    table = [(r"^time_embedding\.linear_([12])", lambda m: f"time_embed.{2 * int(m[1]) - 2}"),
-             (r"^conv_in", "input_blocks.0.0"), (r"^conv_norm_out", "out.0"), (r"^conv_out", "out.2"),
-             (r"^down_blocks\.(\d)\.(resnets|attentions)\.(\d)",
-              lambda m: f"input_blocks.{3 * int(m[1]) + int(m[3]) + 1}.{int(m[2] == 'attentions')}"),
-             (r"^down_blocks\.(\d)\.downsamplers\.0\.conv", lambda m: f"input_blocks.{3 * int(m[1]) + 3}.0.op"),
-             (r"^up_blocks\.(\d)\.(resnets|attentions)\.(\d)",
-              lambda m: f"output_blocks.{3 * int(m[1]) + int(m[3])}.{int(m[2] == 'attentions')}"),
-             (r"^up_blocks\.(\d)\.upsamplers\.0",
-              lambda m: f"output_blocks.{3 * int(m[1]) + 2}.{1 if m[1] == '0' else 2}"),
-             (r"^mid_block\.attentions\.0", "middle_block.1"),
-             (r"^mid_block\.resnets\.(\d)", lambda m: f"middle_block.{2 * int(m[1])}")]
+    table = [
+        (r"^time_embedding\.linear_([12])", lambda m: f"time_embed.{2 * int(m[1]) - 2}"),
+        (r"^conv_in", "input_blocks.0.0"),
+        (r"^conv_norm_out", "out.0"),
+        (r"^conv_out", "out.2"),
+        (
+            r"^down_blocks\.(\d)\.(resnets|attentions)\.(\d)",
+            lambda m: f"input_blocks.{3 * int(m[1]) + int(m[3]) + 1}.{int(m[2] == 'attentions')}",
+        ),
+        (r"^down_blocks\.(\d)\.downsamplers\.0\.conv", lambda m: f"input_blocks.{3 * int(m[1]) + 3}.0.op"),
+        (
+            r"^up_blocks\.(\d)\.(resnets|attentions)\.(\d)",
+            lambda m: f"output_blocks.{3 * int(m[1]) + int(m[3])}.{int(m[2] == 'attentions')}",
+        ),
+        (r"^up_blocks\.(\d)\.upsamplers\.0", lambda m: f"output_blocks.{3 * int(m[1]) + 2}.{1 if m[1] == '0' else 2}"),
+        (r"^mid_block\.attentions\.0", "middle_block.1"),
+        (r"^mid_block\.resnets\.(\d)", lambda m: f"middle_block.{2 * int(m[1])}"),
+    ]
     if re.search(r"\.resnets\.", name):
-        table += [(r"\.norm1\.", ".in_layers.0."), (r"\.conv1\.", ".in_layers.2."), (r"\.norm2\.", ".out_layers.0."),
-                  (r"\.conv2\.", ".out_layers.3."), (r"\.time_emb_proj\.", ".emb_layers.1."),
-                  (r"\.conv_shortcut\.", ".skip_connection.")]
+        table += [
+            (r"\.norm1\.", ".in_layers.0."),
+            (r"\.conv1\.", ".in_layers.2."),
+            (r"\.norm2\.", ".out_layers.0."),
+            (r"\.conv2\.", ".out_layers.3."),
+            (r"\.time_emb_proj\.", ".emb_layers.1."),
+            (r"\.conv_shortcut\.", ".skip_connection."),
+        ]
     return rename(name, table)
 
 
 def original_vae_name(name):
     """diffusers' name of an autoencoder's tensor, with the old attention names -> that of the original format."""
-    return rename(name, [
-        (r"conv_norm_out", "norm_out"), (r"conv_shortcut", "nin_shortcut"),
-        (r"mid_block\.attentions\.0\.", "mid.attn_1."), (r"attn_1\.group_norm", "attn_1.norm"),
-        (r"attn_1\.query", "attn_1.q"), (r"attn_1\.key", "attn_1.k"), (r"attn_1\.value", "attn_1.v"),
-        (r"attn_1\.proj_attn", "attn_1.proj_out"),
-        (r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}"),
-        (r"down_blocks\.(\d)\.resnets", r"down.\1.block"),
-        (r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample"),
-        (r"up_blocks\.(\d)\.resnets", lambda m: f"up.{LEVELS - 1 - int(m[1])}.block"),
-        (r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{LEVELS - 1 - int(m[1])}.upsample"),
-    ])
+    return rename(
+        name,
+        [
+            (r"conv_norm_out", "norm_out"),
+            (r"conv_shortcut", "nin_shortcut"),
+            (r"mid_block\.attentions\.0\.", "mid.attn_1."),
+            (r"attn_1\.group_norm", "attn_1.norm"),
+            (r"attn_1\.query", "attn_1.q"),
+            (r"attn_1\.key", "attn_1.k"),
+            (r"attn_1\.value", "attn_1.v"),
+            (r"attn_1\.proj_attn", "attn_1.proj_out"),
+            (r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}"),
+            (r"down_blocks\.(\d)\.resnets", r"down.\1.block"),
+            (r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample"),
+            (r"up_blocks\.(\d)\.resnets", lambda m: f"up.{LEVELS - 1 - int(m[1])}.block"),
+            (r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{LEVELS - 1 - int(m[1])}.upsample"),
+        ],
+    )
 
 
 def original_vae(state, prefix=""):
     names = {name: original_vae_name(name) for name in state}
-    return {prefix + names[name]: value[..., None, None] if re.search(r"attn_1\.(q|k|v|proj_out)\.weight", names[name])
-            else value.clone() for name, value in state.items()}
+    return {
+        prefix + names[name]: value[..., None, None]
+        if re.search(r"attn_1\.(q|k|v|proj_out)\.weight", names[name])
+        else value.clone()
+        for name, value in state.items()
+    }
 
 
 def original_file(folder, file):
@@ -176,8 +228,13 @@ def pictures(number=2, size=64):
 
 def image_to_image(pipeline, number=2, steps=4):
     return pipeline(
-        ["a woven carpet"] * number, image=pictures(number), strength=0.5, num_inference_steps=steps,
-        guidance_scale=3.0, generator=torch.Generator().manual_seed(0), output_type="np",
+        ["a woven carpet"] * number,
+        image=pictures(number),
+        strength=0.5,
+        num_inference_steps=steps,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
     ).images
 
 
@@ -239,8 +296,10 @@ def test_half_precision_with_little_memory(sd_folder):
     generator = torch.Generator().manual_seed(0)
     latents, context = (torch.randn(shape, generator=generator) for shape in ((2, 4, 8, 8), (2, 77, 64)))
     with torch.no_grad():
-        for call in (lambda p, t: p.unet(latents.to(t), 500, context.to(t)).sample,
-                     lambda p, t: p.vae.decode(latents.to(t)).sample):
+        for call in (
+            lambda p, t: p.unet(latents.to(t), 500, context.to(t)).sample,
+            lambda p, t: p.vae.decode(latents.to(t)).sample,
+        ):
             expected = call(full, torch.float32)
             error = (call(half, torch.float16).float() - expected).norm() / expected.norm()
             assert 0 < error < 0.03
@@ -265,11 +324,16 @@ def test_text_to_image_from_the_same_parts(sd_folder):
 def test_configs_of_the_real_file():
     """The numbers of SD v1.5's own config.json files, from the shapes of its tensors."""
     unet, first, text = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
-    shapes = {f"{unet}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 768),
-              f"{unet}input_blocks.0.0.weight": (320, 4, 3, 3), f"{unet}out.2.weight": (4, 320, 3, 3),
-              f"{first}decoder.conv_in.weight": (512, 4, 3, 3), f"{first}quant_conv.weight": (8, 8, 1, 1),
-              f"{first}post_quant_conv.weight": (4, 4, 1, 1), f"{text}embeddings.position_embedding.weight": (77, 768),
-              f"{text}embeddings.token_embedding.weight": (49408, 768)}
+    shapes = {
+        f"{unet}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 768),
+        f"{unet}input_blocks.0.0.weight": (320, 4, 3, 3),
+        f"{unet}out.2.weight": (4, 320, 3, 3),
+        f"{first}decoder.conv_in.weight": (512, 4, 3, 3),
+        f"{first}quant_conv.weight": (8, 8, 1, 1),
+        f"{first}post_quant_conv.weight": (4, 4, 1, 1),
+        f"{text}embeddings.position_embedding.weight": (77, 768),
+        f"{text}embeddings.token_embedding.weight": (49408, 768),
+    }
     widths = (320, 640, 1280, 1280)
     shapes |= {f"{unet}input_blocks.{n}.0.out_layers.3.weight": (w, w, 3, 3) for n, w in zip((1, 4, 7, 10), widths)}
     widths = (128, 256, 512, 512)
@@ -302,8 +366,11 @@ def test_tokenizer_is_that_of_stable_diffusion(sd_folder):
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 @pytest.mark.parametrize("stored", ["folder", "file"])
 def test_a_missing_tensor_is_an_error(sd_folder, sd_file, tmp_path, part, stored):
-    beginning = {"unet": "model.diffusion_model.middle_block.0", "vae": "first_stage_model.decoder.mid",
-                 "text_encoder": "cond_stage_model.transformer.text_model.final_layer_norm"}
+    beginning = {
+        "unet": "model.diffusion_model.middle_block.0",
+        "vae": "first_stage_model.decoder.mid",
+        "text_encoder": "cond_stage_model.transformer.text_model.final_layer_norm",
+    }
     if stored == "folder":
         path = shutil.copytree(sd_folder, tmp_path / "copy")
         file = next((path / part).glob("*.safetensors"))
@@ -364,7 +431,9 @@ def test_autoencoder_folders(tmp_path, family, channels):
     encoded = vae.encode(images)
     latents = encoded.latents if family == "tiny" else encoded.latent_dist.mode()
     assert latents.shape == (1, channels, 8, 8)
-    torch.testing.assert_close(vae.decode(latents).sample, model.decode(latents).sample, rtol=1e-4, atol=1e-4)  # channels last round otherwise
+    torch.testing.assert_close(
+        vae.decode(latents).sample, model.decode(latents).sample, rtol=1e-4, atol=1e-4
+    )  # channels last round otherwise
 
 
 def test_real_tiny_autoencoder_by_name_from_the_hub_cache_and_by_file(tmp_path, monkeypatch):
@@ -401,7 +470,9 @@ def test_autoencoder_in_a_lone_file(tmp_path, layout):
     save_file(original_vae(state) if layout == "original" else state, tmp_path / "vae.safetensors")
     vae = load_vae(str(tmp_path / "vae.safetensors"), device="cpu")
     latents = torch.randn(1, 4, 8, 8)
-    torch.testing.assert_close(vae.decode(latents).sample, model.decode(latents).sample, rtol=1e-4, atol=1e-4)  # channels last round otherwise
+    torch.testing.assert_close(
+        vae.decode(latents).sample, model.decode(latents).sample, rtol=1e-4, atol=1e-4
+    )  # channels last round otherwise
 
 
 def test_sixteen_channels_in_a_lone_file_need_a_name(tmp_path, monkeypatch):
@@ -449,8 +520,12 @@ def clip_folder(tmp_path_factory, clip_config):
     torch.manual_seed(0)
     state = open_clip.CLIP(**clip_config, quick_gelu=True).state_dict()
     save_file({name: value.half() for name, value in state.items()}, folder / "open_clip_model.safetensors")
-    preprocess = dict(mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD, interpolation="bicubic",
-                      resize_mode="shortest")
+    preprocess = dict(
+        mean=open_clip.OPENAI_DATASET_MEAN,
+        std=open_clip.OPENAI_DATASET_STD,
+        interpolation="bicubic",
+        resize_mode="shortest",
+    )
     content = dict(model_cfg=clip_config | dict(quick_gelu=True), preprocess_cfg=preprocess)
     (folder / "open_clip_config.json").write_text(json.dumps(content))
     return folder
@@ -502,8 +577,16 @@ def test_clip_tensor_path_is_close_to_open_clips_transform(tiny_clip, shape):
     assert cosine > 0.999
 
 
-@pytest.mark.parametrize("bad", [torch.zeros(3, 32, 32), torch.zeros(1, 1, 32, 32), torch.zeros(1, 3, 8, 8).byte(),
-                                 torch.full((1, 3, 8, 8), -0.5), torch.full((1, 3, 8, 8), 2.0)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        torch.zeros(3, 32, 32),
+        torch.zeros(1, 1, 32, 32),
+        torch.zeros(1, 3, 8, 8).byte(),
+        torch.full((1, 3, 8, 8), -0.5),
+        torch.full((1, 3, 8, 8), 2.0),
+    ],
+)
 def test_clip_bad_images(tiny_clip, bad):
     with pytest.raises(ValueError, match=r"clip: expected .*images .*in \[0, 1\]"):
         tiny_clip.encode_images(bad)

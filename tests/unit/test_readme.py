@@ -1,4 +1,5 @@
-"""What the README shows works as it stands: its example of a method keeps the contract, its links and commands exist."""
+"""What the README shows works as it stands: its example of a method keeps the contract, its links and commands
+exist."""
 
 import json
 import re
@@ -42,13 +43,17 @@ def test_links_lead_somewhere(target):
     assert (ROOT / target).exists(), target
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake ([a-z][a-z-]*)\b", README)) - {"it", "sure", "removal"}))
+@pytest.mark.parametrize(
+    "target", sorted(set(re.findall(r"\bmake ([a-z][a-z-]*)\b", README)) - {"it", "sure", "removal"})
+)
 def test_make_targets_exist(target):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:", makefile, flags=re.M), target
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"(?:bin/)?diffad ((?:data |weights |kaggle )?[a-z]+)", README))))
+@pytest.mark.parametrize(
+    "command", sorted(set(re.findall(r"(?:bin/)?diffad ((?:data |weights |kaggle )?[a-z]+)", README)))
+)
 def test_commands_exist(command):
     from diffad_utils import cli
 

@@ -1,8 +1,10 @@
-"""The committed reference report is what this code computes: two of its methods again, from the data, within a tolerance.
+"""The committed reference report is what this code computes: two of its methods again, from the data, within a
+tolerance.
 
-The trivial floor is plain arithmetic, and PaDiM a closed form on the shipped backbone's features, so both are quick. On the
-same machine the numbers are equal; another CPU adds in another order, which moves a score by about 1e-6 of its size and
-may swap two images: up to 0.002 in a metric over a hundred images. Trained methods may differ by more on other hardware.
+The trivial floor is plain arithmetic, and PaDiM a closed form on the shipped backbone's features, so both are quick. On
+the same machine the numbers are equal; another CPU adds in another order, which moves a score by about 1e-6 of its size
+and may swap two images: up to 0.002 in a metric over a hundred images. Trained methods may differ by more on other
+hardware.
 """
 
 import json
@@ -26,10 +28,14 @@ def test_the_reference_report_is_reproduced(place, method):
     expected = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     parameters = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["parameters"]
     index = data.load_index(place.split("/")[0], category=place.split("/")[1], seed=parameters["seed"])
-    train, test = (data.ImageDataset(index[index["split"] == split], size=parameters["image_size"]) for split in ("train", "test"))
+    train, test = (
+        data.ImageDataset(index[index["split"] == split], size=parameters["image_size"]) for split in ("train", "test")
+    )
     name = method.replace("anomalib_", "anomalib:")
     settings = {} if name == "trivial" else {"backbone": parameters["backbone"]}
-    detector = METHODS[name](image_size=parameters["image_size"], seed=parameters["seed"], device="cpu", **settings).fit(train)
+    detector = METHODS[name](
+        image_size=parameters["image_size"], seed=parameters["seed"], device="cpu", **settings
+    ).fit(train)
     batch, prediction = data.load_batch(test), detector.predict_dataset(test)
     found = metrics.evaluate(prediction, batch)
     assert found.keys() == expected["metrics"].keys()

@@ -19,9 +19,19 @@ from diffad_utils import claims, cli, report, study
 
 
 def finished(
-    root, notebook: str, metrics: dict, intervals=None, category="carpet", seed=0, floor=None, figure=True, claims=None, method=None,
-    notebook_file=True, **timing,
-):  # fmt: skip
+    root,
+    notebook: str,
+    metrics: dict,
+    intervals=None,
+    category="carpet",
+    seed=0,
+    floor=None,
+    figure=True,
+    claims=None,
+    method=None,
+    notebook_file=True,
+    **timing,
+):
     """A recorded run with an executed notebook; returns its folder."""
     parameters = study.Parameters(
         profile="smoke", dataset="textures", category=category, seed=seed, device="cpu", output_root=str(root)
@@ -35,10 +45,14 @@ def finished(
     prediction = types.SimpleNamespace(score=score, anomaly_map=None, parts={}, nfe=3)
     keys = [f"textures/{category}/test/{'good' if i < 2 else 'hole'}/{i}" for i in range(4)]
     batch = {"key": keys, "label": (score >= 2).long()}
-    folder = run.record(prediction, batch, metrics, intervals=intervals or {}, floor=floor, timing=timing, claims=claims)
+    folder = run.record(
+        prediction, batch, metrics, intervals=intervals or {}, floor=floor, timing=timing, claims=claims
+    )
     cells = [
         new_markdown_cell("## Is it, really?"),
-        new_markdown_cell("# Title\n\n$$\\frac{a}{b} = \\sqrt{x_t}$$\n\nand $\\bar\\alpha_t$, and $\\nosuchcommand{x}$."),
+        new_markdown_cell(
+            "# Title\n\n$$\\frac{a}{b} = \\sqrt{x_t}$$\n\nand $\\bar\\alpha_t$, and $\\nosuchcommand{x}$."
+        ),
         new_code_cell("print('<b>')", outputs=[new_output("stream", text="<b>\n")]),
     ]
     if notebook_file:
@@ -50,7 +64,14 @@ def finished(
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("reports")
     finished(root, "01_data", {"I-AUROC": 0.60, "I-AP": 0.7}, {"I-AUROC": (0.5, 0.7)}, floor={"I-AUROC": 0.65})
-    finished(root, "07_invad", {"I-AUROC": 0.90, "AUPRO": 0.8}, {"I-AUROC": (0.85, 0.95)}, ms_per_image=12.345, claims=FINDINGS)
+    finished(
+        root,
+        "07_invad",
+        {"I-AUROC": 0.90, "AUPRO": 0.8},
+        {"I-AUROC": (0.85, 0.95)},
+        ms_per_image=12.345,
+        claims=FINDINGS,
+    )
     finished(root, "07_invad", {"I-AUROC": 0.5}, {"I-AUROC": (0.4, 0.6)}, category="grid", claims=FINDINGS[:1])
     compared(root)
     (root / "smoke/textures/carpet/esm/.seed-0.partial-x").mkdir(parents=True)
@@ -59,7 +80,9 @@ def root(tmp_path_factory):
 
 
 def finding(claim, low, high):
-    return claims.finding(claim, (low + high) / 2, low, high, 40, measure="I-AUROC of this minus <that>", section="Is it, really?")
+    return claims.finding(
+        claim, (low + high) / 2, low, high, 40, measure="I-AUROC of this minus <that>", section="Is it, really?"
+    )
 
 
 FINDINGS = [finding("C37", 0.01, 0.1), finding("C39", -0.1, 0.1)]
@@ -68,15 +91,49 @@ FINDINGS = [finding("C37", 0.01, 0.1), finding("C39", -0.1, 0.1)]
 def compared(root):
     """The comparison's run, as far as the pages read it."""
     run = study.Run("08_comparison", study.Parameters(profile="smoke", seed=0, device="cpu", output_root=str(root)))
-    table = pd.DataFrame([
-        {"dataset": "textures", "category": "carpet", "method": "trivial", "seeds": 1, "above_floor": None, "statistic": "mean_low", "I-AUROC": 0.65},
-        {"dataset": "textures", "category": "carpet", "method": "invad", "seeds": 1, "above_floor": True, "I-AUROC": 0.9, "I-AUROC low": 0.85, "I-AUROC high": 0.95},
-        {"dataset": "textures", "category": "carpet", "method": "esm", "seeds": 1, "above_floor": False, "I-AUROC": 0.6, "I-AUROC low": 0.5, "I-AUROC high": 0.7},
-    ])  # fmt: skip
+    table = pd.DataFrame(
+        [
+            {
+                "dataset": "textures",
+                "category": "carpet",
+                "method": "trivial",
+                "seeds": 1,
+                "above_floor": None,
+                "statistic": "mean_low",
+                "I-AUROC": 0.65,
+            },
+            {
+                "dataset": "textures",
+                "category": "carpet",
+                "method": "invad",
+                "seeds": 1,
+                "above_floor": True,
+                "I-AUROC": 0.9,
+                "I-AUROC low": 0.85,
+                "I-AUROC high": 0.95,
+            },
+            {
+                "dataset": "textures",
+                "category": "carpet",
+                "method": "esm",
+                "seeds": 1,
+                "above_floor": False,
+                "I-AUROC": 0.6,
+                "I-AUROC low": 0.5,
+                "I-AUROC high": 0.7,
+            },
+        ]
+    )
     study.write_atomically(run.path("table.csv"), table.to_csv(index=False))
-    fig, axis = plt.subplots(figsize=(2, 1))
+    fig, _axis = plt.subplots(figsize=(2, 1))
     run.figure(fig, "pareto", "Accuracy <against> time.")
-    run.record(metrics={}, experiments={"answer": ["Yes & no.", "Because.", "Of many claims, some."], "winners": [["textures/carpet", "invad", "I-AUROC"]]})
+    run.record(
+        metrics={},
+        experiments={
+            "answer": ["Yes & no.", "Because.", "Of many claims, some."],
+            "winners": [["textures/carpet", "invad", "I-AUROC"]],
+        },
+    )
     nbformat.write(new_notebook(cells=[new_markdown_cell("# 08")]), run.folder / "run.ipynb")
 
 
@@ -87,7 +144,9 @@ def test_the_page_needs_nothing_from_elsewhere(root):
         loaded = re.findall(r"""(?:src|href)=["']([^"']+)""", text)
         for address in loaded:
             if not address.startswith(("data:", "#")):
-                assert (page.parent / address.partition("#")[0]).is_file() or address.startswith("comparison/table."), address
+                assert (page.parent / address.partition("#")[0]).is_file() or address.startswith("comparison/table."), (
+                    address
+                )
 
 
 def test_the_front_page_has_the_answer_the_table_and_the_figure_of_the_comparison(root):

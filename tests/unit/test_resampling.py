@@ -30,11 +30,15 @@ def test_auroc_and_means_are_those_of_the_drawn_images():
         assert value[1] == pytest.approx(1 - value[0], abs=1e-12)
         assert average == pytest.approx([SCORES[drawn].mean(), -SCORES[drawn].mean()])
     assert found[0, 0] == pytest.approx(metrics.image_auroc(SCORES, LABELS))
-    assert np.array_equal(resampling.each(lambda images: SCORES[images].mean(), times).round(9), averages[:, 0].round(9))
+    assert np.array_equal(
+        resampling.each(lambda images: SCORES[images].mean(), times).round(9), averages[:, 0].round(9)
+    )
 
 
 def test_interval_agrees_with_the_one_of_metrics():
-    value, low, high = resampling.interval(resampling.auroc(SCORES, LABELS, resampling.multiplicities(LABELS, 4000))[:, 0])
+    value, low, high = resampling.interval(
+        resampling.auroc(SCORES, LABELS, resampling.multiplicities(LABELS, 4000))[:, 0]
+    )
     theirs = metrics.bootstrap_interval(metrics.image_auroc, SCORES, LABELS, n=4000)
     assert low < value < high and (low, high) == pytest.approx(theirs, abs=0.02)
 

@@ -1,7 +1,8 @@
 """Scores, variances and samplers against closed forms; what a network learns on a toy with known scores.
 
-The theory is in the module texts of `score_matching` and `score_toys`: with the variance that eq. 10 learns, eq. 3 is the true score
-times 1 + r, r the noise-to-signal ratio. So "within 5 % of the true score" holds where r is small, and the tests say where.
+The theory is in the module texts of `score_matching` and `score_toys`: with the variance that eq. 10 learns, eq. 3 is
+the true score times 1 + r, r the noise-to-signal ratio. So "within 5 % of the true score" holds where r is small, and
+the tests say where.
 """
 
 import math
@@ -12,14 +13,46 @@ import torch
 from diffad_utils.diffusion import NoiseSchedule, add_noise
 from diffad_utils.methods.esm import published_noise_timestep
 from diffad_utils.score_matching import (
-    Moments, check_stability, cosine_map, denoised, denoising_score, deviation, dsm_loss, esm_loss, esm_reverse, explicit_score,
-    guided_forward, guided_reverse, guided_reverse_step, guided_variance, kl_map, matched_dt, residual_map, reverse_step, sgm_reverse,
-    step_edges, top_mean, uncertainty_map,
-)  # fmt: skip
+    Moments,
+    check_stability,
+    cosine_map,
+    denoised,
+    denoising_score,
+    deviation,
+    dsm_loss,
+    esm_loss,
+    esm_reverse,
+    explicit_score,
+    guided_forward,
+    guided_reverse,
+    guided_reverse_step,
+    guided_variance,
+    kl_map,
+    matched_dt,
+    residual_map,
+    reverse_step,
+    sgm_reverse,
+    step_edges,
+    top_mean,
+    uncertainty_map,
+)
 from diffad_utils.score_study import (
-    distance_to_end, edge_correlation, ends_of_samplers, errors_over_time, mean_interval, settled_at, updates_over_floor,
-)  # fmt: skip
-from diffad_utils.score_toys import GaussianMixture, final_variance, lp_minimiser, noise_to_signal, relative_error, train_toy
+    distance_to_end,
+    edge_correlation,
+    ends_of_samplers,
+    errors_over_time,
+    mean_interval,
+    settled_at,
+    updates_over_floor,
+)
+from diffad_utils.score_toys import (
+    GaussianMixture,
+    final_variance,
+    lp_minimiser,
+    noise_to_signal,
+    relative_error,
+    train_toy,
+)
 
 SCHEDULE = NoiseSchedule.linear()
 ALPHAS = SCHEDULE.alphas_cumprod
@@ -149,13 +182,16 @@ def test_readings_of_mu():
     x0, x = noised(TOY, 100, n=50)
     eps, alpha_bar = TOY.moments(x, float(ALPHAS[100])).eps, ALPHAS[100]
     torch.testing.assert_close(x - deviation(x, eps, alpha_bar), alpha_bar.sqrt() * denoised(x, eps, alpha_bar))
-    torch.testing.assert_close(x - deviation(x, eps, alpha_bar, x0), alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps)
+    torch.testing.assert_close(
+        x - deviation(x, eps, alpha_bar, x0), alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
+    )
     # mu_t from X_0_hat of the same eps_t would leave nothing
     assert deviation(x, eps, alpha_bar, denoised(x, eps, alpha_bar)).abs().max() < 1e-12
 
 
 def test_the_reading_tied_to_the_input_has_no_score_of_p():
-    """Its numerator is sqrt(1 - alpha_bar) (eps - E[eps | X_t]): on average over the data nothing in any direction of X_t."""
+    """Its numerator is sqrt(1 - alpha_bar) (eps - E[eps | X_t]): on average over the data nothing in any direction of
+    X_t."""
     x0, x = noised(TOY, 300, n=100_000)
     eps, variance = TOY.moments(x, float(ALPHAS[300]))
     score = explicit_score(deviation(x, eps, ALPHAS[300], x0), variance)
@@ -224,17 +260,21 @@ def test_the_learnt_sampler_ends_at_mean_and_covariance(learnt, name):
 
 @pytest.mark.parametrize("variance", [0.5, 2.0, 9.0])
 def test_eq_5_loses_variance_as_theory_says(variance):
-    """With the exact optimum: both readings, the true score, and half of it. Within 5 % of the data only while r < 0.05."""
+    """With the exact optimum: both readings, the true score, and half of it. Within 5 % of the data only while r <
+    0.05."""
     table = ends_of_samplers(variance, SCHEDULE, [30, 100, 300])
     for name in ("SGM", "ESM"):
-        torch.testing.assert_close(*(torch.tensor(table[column].tolist()) for column in (name, f"{name}, theory")), rtol=0.02, atol=0.003)
+        torch.testing.assert_close(
+            *(torch.tensor(table[column].tolist()) for column in (name, f"{name}, theory")), rtol=0.02, atol=0.003
+        )
         assert ((table[name] > 0.95) == (table["r"] < 0.05)).all()
     for name in ("ESM, input", "probability flow"):
         assert (table[name] - 1).abs().max() < 0.005
 
 
 def test_eq_5_with_the_true_score_is_the_posterior_mean():
-    """Without its noise the reverse SDE ends at E[X_0 | X_(T_d)], so the reconstruction is a denoised one, not a sample."""
+    """Without its noise the reverse SDE ends at E[X_0 | X_(T_d)], so the reconstruction is a denoised one, not a
+    sample."""
     mixture = GaussianMixture.gaussian([1.0, -0.5], [[2.0, 0.0], [0.0, 0.5]])
     _, x = noised(mixture, 199, n=500)
     ended = sgm_reverse(lambda x, t: mixture.moments(x, float(ALPHAS[t[0]])).eps, x, SCHEDULE, step_edges(200))
@@ -257,7 +297,9 @@ def test_errors_over_time_separates_theory_from_training():
     assert table[["SGM (eq. 4)", "ESM against theory", "sigma^2"]].max().max() < 1e-5
     torch.testing.assert_close(table["ESM (eq. 3)"].tolist(), table["ESM, theory"].tolist(), rtol=1e-4, atol=1e-6)
     assert table["closed form, drawn"].max() < 0.15  # (a), up to the error of 500 draws of two elements
-    bimodal = mixture_of([0.4, 0.6], [[-1.5, 0.0], [1.2, 0.6]], [[[0.3, 0.1], [0.1, 0.2]], [[0.15, -0.05], [-0.05, 0.3]]])
+    bimodal = mixture_of(
+        [0.4, 0.6], [[-1.5, 0.0], [1.2, 0.6]], [[[0.3, 0.1], [0.1, 0.2]], [[0.15, -0.05], [-0.05, 0.3]]]
+    )
     assert errors_over_time(exact(bimodal), bimodal, SCHEDULE, [50, 300])["closed form, drawn"].max() < 0.05
 
 
@@ -306,13 +348,20 @@ def test_settling():
 
 
 def test_powers_of_the_objective():
-    """Section 3.1: DSM_l and ESM_l have one optimum for l = 2, and not for others on data whose posterior is skewed (claim C48)."""
+    """Section 3.1: DSM_l and ESM_l have one optimum for l = 2, and not for others on data whose posterior is skewed
+    (claim C48)."""
     mixture = mixture_of([0.3, 0.7], [[-1.0], [1.0]], [[[0.1]]] * 2)
     x, alpha_bar = torch.linspace(-1.5, 1.5, 31, dtype=torch.float64)[:, None], 0.5
-    errors = {power: relative_error(lp_minimiser(mixture, x, alpha_bar, power), mixture.score(x, alpha_bar)) for power in (1.5, 2, 3, 4)}
+    errors = {
+        power: relative_error(lp_minimiser(mixture, x, alpha_bar, power), mixture.score(x, alpha_bar))
+        for power in (1.5, 2, 3, 4)
+    }
     assert errors[2] < 1e-6 and min(errors[power] for power in (1.5, 3, 4)) > 0.02
     one = GaussianMixture.gaussian([0.5], [[0.3]])  # a symmetric posterior has one centre for all powers
-    assert max(relative_error(lp_minimiser(one, x, alpha_bar, power), one.score(x, alpha_bar)) for power in (1.5, 2, 3, 4)) < 1e-4
+    assert (
+        max(relative_error(lp_minimiser(one, x, alpha_bar, power), one.score(x, alpha_bar)) for power in (1.5, 2, 3, 4))
+        < 1e-4
+    )
 
 
 # --- steps, bounds, noise
@@ -330,12 +379,20 @@ def tiny_variance(x, t):
 
 @pytest.mark.parametrize("timestep", PAPER_T_D)
 def test_the_lower_bound_keeps_every_run_finite(timestep):
-    """A network that is sure of everything: without a bound eq. 5 explodes, with the paper's it does not at any printed T_d."""
+    """A network that is sure of everything: without a bound eq. 5 explodes, with the paper's it does not at any printed
+    T_d."""
     x = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     edges, dt = step_edges(timestep), matched_dt(SCHEDULE, timestep)
     seen = []
     for anchor in (None, x):
-        ended = esm_reverse(tiny_variance, x, SCHEDULE, edges, anchor=anchor, observe=lambda _, __, m: seen.append(float(m.variance.min())))
+        ended = esm_reverse(
+            tiny_variance,
+            x,
+            SCHEDULE,
+            edges,
+            anchor=anchor,
+            observe=lambda _, __, m: seen.append(float(m.variance.min())),
+        )
         forth = guided_forward(lambda x, t: tiny_variance(x, t).variance, x, edges, dt, 0, ["a", "b", "c"])
         back = guided_reverse(tiny_variance, forth, SCHEDULE, edges, dt, anchor=anchor)
         for state in (ended, forth, back):
@@ -364,7 +421,9 @@ def test_noise_of_the_guided_process_is_the_images_own():
 def test_matched_dt_reaches_the_schedules_noise():
     """At the bound, eq. 11 from X_0 has at T_d the variance 1 - alpha_bar that the network knows."""
     x = torch.zeros(1, 1, 200, 200)
-    forth = guided_forward(lambda x, t: torch.full_like(x, 0.001), x, step_edges(200), matched_dt(SCHEDULE, 200), 0, ["a"])
+    forth = guided_forward(
+        lambda x, t: torch.full_like(x, 0.001), x, step_edges(200), matched_dt(SCHEDULE, 200), 0, ["a"]
+    )
     assert float(forth.var()) == pytest.approx(float(1 - ALPHAS[199]), rel=0.03)
 
 
@@ -377,17 +436,23 @@ def test_detector_maps():
     variance, variance_hat = 0.1 + torch.rand(2, 2, 3, 6, 6, generator=generator)
     torch.testing.assert_close(uncertainty_map(x, x_hat, torch.full_like(x, 0.01)), 100 * residual_map(x, x_hat))
     p, q = (torch.distributions.Normal(m, v.sqrt()) for m, v in ((x, variance), (x_hat, variance_hat)))
-    torch.testing.assert_close(kl_map(x, variance, x_hat, variance_hat), torch.distributions.kl_divergence(p, q).mean(dim=1))
+    torch.testing.assert_close(
+        kl_map(x, variance, x_hat, variance_hat), torch.distributions.kl_divergence(p, q).mean(dim=1)
+    )
     torch.testing.assert_close(kl_map(x, variance, x, variance), torch.zeros(2, 6, 6))
     cosine = cosine_map([x], [x_hat], (6, 6))
     torch.testing.assert_close(cosine, 1 - torch.cosine_similarity(x, x_hat, dim=1), rtol=1e-4, atol=1e-6)
     assert cosine_map([x, x[..., ::2, ::2]], [x, x[..., ::2, ::2]], (12, 12)).abs().max() == 0
-    assert top_mean(torch.arange(16.0).view(1, 4, 4), 4).item() == 13.5 and top_mean(torch.ones(1, 2, 2), 250).item() == 1
+    assert (
+        top_mean(torch.arange(16.0).view(1, 4, 4), 4).item() == 13.5 and top_mean(torch.ones(1, 2, 2), 250).item() == 1
+    )
 
 
 def test_published_timesteps():
     assert published_noise_timestep("mvtec_ad", "zipper") == 280 and published_noise_timestep("mpdd", "tubes") == 1
-    assert published_noise_timestep("visa", "capsules") == 50 and published_noise_timestep("textures", "leather") is None
+    assert (
+        published_noise_timestep("visa", "capsules") == 50 and published_noise_timestep("textures", "leather") is None
+    )
     categories = ("bottle", "pill", "carpet", "cable", "screw", "capsule", "leather", "wood")
     printed = {published_noise_timestep("mvtec_ad", category) for category in categories}
     assert printed <= set(PAPER_T_D)

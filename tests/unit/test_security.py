@@ -31,7 +31,9 @@ def live(text: str) -> list[str]:
 
     class Reader(HTMLParser):
         def handle_starttag(self, tag, attributes):
-            if tag == "script" or any(name.startswith("on") or "javascript:" in (value or "") for name, value in attributes):
+            if tag == "script" or any(
+                name.startswith("on") or "javascript:" in (value or "") for name, value in attributes
+            ):
                 found.append(self.get_starttag_text())
 
     Reader().feed(text)
@@ -43,7 +45,9 @@ def test_the_kernel_of_a_run_is_on_no_network(tmp_path):
 
     write_notebook(tmp_path / "08_comparison.ipynb", [PARAMETERS, START.format(name="08_comparison"), QUIET])
     folder = execution.run_notebook(
-        tmp_path / "08_comparison.ipynb", {"profile": "smoke", "output_root": str(tmp_path / "out")}, work=tmp_path / "work"
+        tmp_path / "08_comparison.ipynb",
+        {"profile": "smoke", "output_root": str(tmp_path / "out")},
+        work=tmp_path / "work",
     )
     assert study.load_run(folder).experiments == {"elsewhere": []}
 
@@ -69,13 +73,16 @@ def test_pages_show_evil_names_as_text(tmp_path):
 
 
 def test_pages_forbid_scripts_whatever_they_hold(tmp_path):
-    """An executed notebook's own HTML goes into its page as it is; the page's policy runs no script and loads nothing."""
+    """An executed notebook's own HTML goes into its page as it is; the page's policy runs no script and loads
+    nothing."""
     folder = study.start("07_invad", session(tmp_path)).record(metrics={})
     cells = [new_code_cell("x", outputs=[new_output("display_data", {"text/html": EVIL})])]
     nbformat.write(new_notebook(cells=cells), folder / "run.ipynb")
     report.write(tmp_path / "smoke")
     for page in [tmp_path / "smoke" / "index.html", *(tmp_path / "smoke").rglob("run.html")]:
-        policy = re.search(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)"', page.read_text(encoding="utf-8"))
+        policy = re.search(
+            r'<meta http-equiv="Content-Security-Policy" content="([^"]*)"', page.read_text(encoding="utf-8")
+        )
         assert policy and "default-src 'none'" in policy[1] and "script-src" not in policy[1], page
 
 

@@ -52,8 +52,14 @@ def make_batch(n: int = 8) -> dict:
 class TestParameters:
     def test_reads_what_papermill_misses(self):
         assert study.default_parameters("a, b = 1, 2\ng = 3; h = 4\nk: float = -1.5\nx = y = 'z'") == {
-            "a": 1, "b": 2, "g": 3, "h": 4, "k": -1.5, "x": "z", "y": "z",
-        }  # fmt: skip
+            "a": 1,
+            "b": 2,
+            "g": 3,
+            "h": 4,
+            "k": -1.5,
+            "x": "z",
+            "y": "z",
+        }
 
     def test_injected_values_win(self, tmp_path):
         run = study.start("07_invad", session(tmp_path, 'category = "grid"\nlearning_rate = 1'))
@@ -104,7 +110,10 @@ class TestParameters:
 
     def test_missing_common_parameter(self, tmp_path):
         with pytest.raises(study.ParameterError, match="lacks category"):
-            study.start("07_invad", session(tmp_path, own=OWN.replace('dataset, category = "textures", "carpet"', 'dataset = "elpv"')))
+            study.start(
+                "07_invad",
+                session(tmp_path, own=OWN.replace('dataset, category = "textures", "carpet"', 'dataset = "elpv"')),
+            )
 
     def test_dataset_rule_is_the_data_layers_list(self):
         from diffad_utils import data
@@ -114,11 +123,16 @@ class TestParameters:
 
 def test_without_a_history_of_cells_the_names_come_from_the_file(tmp_path, monkeypatch):
     notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell("# Parameters: x\nseed = 0\ncategory = 'a'", metadata={"tags": ["parameters"]})]
+        cells=[
+            nbformat.v4.new_code_cell("# Parameters: x\nseed = 0\ncategory = 'a'", metadata={"tags": ["parameters"]})
+        ]
     )
     nbformat.write(notebook, tmp_path / "09_own.ipynb")
     monkeypatch.chdir(tmp_path)
-    assert study.parameters_of_session("09_own", {"In": [""], "seed": 3, "category": "b", "other": 1}) == {"seed": 3, "category": "b"}
+    assert study.parameters_of_session("09_own", {"In": [""], "seed": 3, "category": "b", "other": 1}) == {
+        "seed": 3,
+        "category": "b",
+    }
     with pytest.raises(study.ParameterError, match="run the parameters cell first"):
         study.parameters_of_session("09_own", {"In": [""], "seed": 3})
     with pytest.raises(study.ParameterError, match="seed"):
@@ -141,13 +155,25 @@ class TestRecord:
         detector = types.SimpleNamespace(net=torch.nn.Linear(3, 2))
         timing = {"ms_per_image": 2.5}
         run.record(
-            make_prediction(), make_batch(), {"I-AUROC": 1.0}, detector=detector, timing=timing, maps=True,
-            experiments={"steps": {"3": torch.tensor(0.5)}, "grid": np.arange(2)}, floor={"I-AUROC": np.float64(0.6)},
-        )  # fmt: skip
+            make_prediction(),
+            make_batch(),
+            {"I-AUROC": 1.0},
+            detector=detector,
+            timing=timing,
+            maps=True,
+            experiments={"steps": {"3": torch.tensor(0.5)}, "grid": np.arange(2)},
+            floor={"I-AUROC": np.float64(0.6)},
+        )
         names = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
         assert names == {
-            "figures/curve.png", "figures.json", "own/file.npy", "scores.parquet", "maps.npz", "manifest.json", "metrics.json",
-        }  # fmt: skip
+            "figures/curve.png",
+            "figures.json",
+            "own/file.npy",
+            "scores.parquet",
+            "maps.npz",
+            "manifest.json",
+            "metrics.json",
+        }
         assert [path.name for path in run.folder.parent.iterdir()] == ["seed-0"]  # no temporary folder left
 
         (record,) = study.load_runs(tmp_path / "smoke")
@@ -158,7 +184,10 @@ class TestRecord:
         assert record.ms_per_image == 2.5
         assert record.manifest["detector"] == {"class": "SimpleNamespace", "weights": 8}
         assert record.manifest["nfe"] == 3 and record.manifest["images"] == 8
-        assert record.manifest["versions"]["torch"] == torch.__version__.split("+")[0] or "torch" in record.manifest["versions"]
+        assert (
+            record.manifest["versions"]["torch"] == torch.__version__.split("+")[0]
+            or "torch" in record.manifest["versions"]
+        )
         assert record.manifest["peak_memory_bytes"]["process"] > 10**7
         assert record.figures[0]["caption"] == "A rising line."
         assert record.figures[0]["provenance"] == "profile smoke · data textures/carpet · no pretrained weights"
@@ -223,7 +252,12 @@ class TestRecord:
 
     def test_data_without_masks_leave_none(self, tmp_path):
         run = study.start("07_invad", session(tmp_path))
-        run.record(make_prediction(), make_batch() | {"mask": torch.zeros(8, 16, 16, dtype=torch.bool)}, {"I-AUROC": 1.0}, maps=True)
+        run.record(
+            make_prediction(),
+            make_batch() | {"mask": torch.zeros(8, 16, 16, dtype=torch.bool)},
+            {"I-AUROC": 1.0},
+            maps=True,
+        )
         (record,) = study.load_runs(tmp_path / "smoke")
         assert record.maps() is not None and record.masks() is None and record.reconstructions() is None
 
@@ -232,7 +266,10 @@ class TestRecord:
         assert study.unfinished_runs(tmp_path / "smoke") == []
         (run.folder.parent.parent / "esm/.seed-0.partial-abc").mkdir(parents=True)
         (run.folder.parent / "seed-1").mkdir()
-        assert study.unfinished_runs(tmp_path / "smoke") == ["textures/carpet/esm/seed-0", "textures/carpet/invad/seed-1"]
+        assert study.unfinished_runs(tmp_path / "smoke") == [
+            "textures/carpet/esm/seed-0",
+            "textures/carpet/invad/seed-1",
+        ]
         assert len(study.load_runs(tmp_path / "smoke")) == 1
 
     def test_what_a_killed_attempt_left_is_not_listed_once_the_run_is_finished(self, tmp_path):
@@ -252,7 +289,9 @@ class TestRecord:
 
     def test_a_joining_run_names_the_weights_and_data_of_the_runs_it_joins(self, tmp_path):
         run = study.start("07_invad", session(tmp_path))
-        run.note_weights(types.SimpleNamespace(name="net", source="path", sha256="0" * 64, is_mini=False, message="taken"))
+        run.note_weights(
+            types.SimpleNamespace(name="net", source="path", sha256="0" * 64, is_mini=False, message="taken")
+        )
         run.record(make_prediction(), make_batch(), {"I-AUROC": 1.0})
         joining = study.start("07_invad", session(tmp_path))
         joining.note_runs([study.load_run(run.folder)] * 2)
@@ -286,9 +325,10 @@ class TestRecord:
         assert small.shape == (4, 4, 4)
         assert small[0, 0, 0] == maps[0, :2, :2].mean()
 
-    @pytest.mark.parametrize(("offset", "scale", "kind"), [
-        (0.0, 1.0, np.float16), (1.0, 0.0, np.float16), (0.0, 1e6, np.float32), (1000.0, 0.1, np.float32),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("offset", "scale", "kind"),
+        [(0.0, 1.0, np.float16), (1.0, 0.0, np.float16), (0.0, 1e6, np.float32), (1000.0, 0.1, np.float32)],
+    )
     def test_maps_keep_their_order(self, offset, scale, kind):
         maps = offset + scale * torch.linspace(0, 1, 256).reshape(1, 16, 16)
         small = study.small_maps(maps)
@@ -323,16 +363,22 @@ class TestManifest:
         (tmp_path / "a b.png").write_bytes(b"1")
         index = pd.DataFrame(
             {
-                "dataset": "folder", "category": "c", "split": ["train", "test"], "label": [0, 1],
-                "defect": ["good", "ö"], "image": [str(tmp_path / "a b.png"), "folder:c/x"],
+                "dataset": "folder",
+                "category": "c",
+                "split": ["train", "test"],
+                "label": [0, 1],
+                "defect": ["good", "ö"],
+                "image": [str(tmp_path / "a b.png"), "folder:c/x"],
             }
-        )  # fmt: skip
+        )
         run = study.start("07_invad", session(tmp_path))
         run.note_data(index)
         run.note_data(index)
         path = study.repository() / "data/mini/resnet"
         message = f"resnet-mini: shipped model in {path}"
-        resolved = types.SimpleNamespace(name="resnet-mini", path=path, source="mini", sha256="ab", is_mini=True, message=message)
+        resolved = types.SimpleNamespace(
+            name="resnet-mini", path=path, source="mini", sha256="ab", is_mini=True, message=message
+        )
         run.note_weights(resolved)
         assert run.provenance == "profile smoke · data folder/c · weights resnet-mini (shipped mini)"
         run.record(make_prediction(), make_batch(), {})
@@ -365,17 +411,25 @@ class TestManifest:
 class TestPlan:
     def test_exponents_are_numbers(self):
         assert execution.read_yaml("a: 1e-4\nb: 5.0e-5\nc: 1e\nd: 12\ne: '1e-4'") == {
-            "a": 1e-4, "b": 5e-5, "c": "1e", "d": 12, "e": "1e-4",
-        }  # fmt: skip
+            "a": 1e-4,
+            "b": 5e-5,
+            "c": "1e",
+            "d": 12,
+            "e": "1e-4",
+        }
         parameters = {"rate": 1e-5, "text": "a: 'b' \"c\" {d}", "list": [1, None], "none": None, "name": "ö #1"}
         assert execution.read_yaml(execution.yaml_text(parameters)) == parameters
 
     def test_modules_are_found_through_imports(self, tmp_path):
         package = tmp_path / "diffad_utils"
         files = {
-            "__init__.py": "", "study.py": "def f():\n    from diffad_utils import metrics", "metrics.py": "from . import kernels",
-            "kernels/__init__.py": "from .knn import knn", "kernels/knn.py": "import torch", "report.py": "from . import study",
-        }  # fmt: skip
+            "__init__.py": "",
+            "study.py": "def f():\n    from diffad_utils import metrics",
+            "metrics.py": "from . import kernels",
+            "kernels/__init__.py": "from .knn import knn",
+            "kernels/knn.py": "import torch",
+            "report.py": "from . import study",
+        }
         for name, text in files.items():
             (package / name).parent.mkdir(parents=True, exist_ok=True)
             (package / name).write_text(text)

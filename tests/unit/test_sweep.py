@@ -65,8 +65,9 @@ def test_grid():
     strengths=st.lists(st.sampled_from([0.1, 0.2, 0.35, 0.5, 0.7, 1.0]), min_size=1, max_size=4, unique=True),
     scales=st.lists(st.sampled_from([0.0, 1.0, 3.5, 9.0]), min_size=1, max_size=3, unique=True),
     steps=st.lists(st.sampled_from([10, 20, 30, 50]), min_size=1, max_size=3, unique=True),
-    num_images=st.integers(1, 7), batch_size=st.integers(1, 16),
-)  # fmt: skip
+    num_images=st.integers(1, 7),
+    batch_size=st.integers(1, 16),
+)
 def test_plan_has_every_row_once_in_batches_of_one_length(strengths, scales, steps, num_images, batch_size):
     settings = sweep.grid(strengths, scales, steps)
     batches = sweep.plan(settings, num_images, batch_size)
@@ -168,10 +169,12 @@ def test_a_folder_holds_one_sweep(engine, images, tmp_path):
     sweep.run(engine, images, KEYS, PROMPTS, GRID[:1], tmp_path, record={"clip": "abc"})
     before = engine.evaluations
     for changes, name in (
-        ({"settings": GRID[:2]}, "settings"), ({"prompts": PROMPTS[::-1]}, "prompts"),
-        ({"record": {"clip": "b"}}, "record"), ({"images": images.flip(3)}, "images"),
+        ({"settings": GRID[:2]}, "settings"),
+        ({"prompts": PROMPTS[::-1]}, "prompts"),
+        ({"record": {"clip": "b"}}, "record"),
+        ({"images": images.flip(3)}, "images"),
         ({"negative_prompt": "a stain"}, "negative_prompt"),
-    ):  # fmt: skip
+    ):
         arguments = dict(images=images, keys=KEYS, prompts=PROMPTS, settings=GRID[:1], record={"clip": "abc"})
         with pytest.raises(ValueError, match=f"another sweep.*{name}"):
             sweep.run(engine, folder=tmp_path, **(arguments | changes))
@@ -203,11 +206,15 @@ def test_smaller_batches_are_noted_where_memory_runs_out(engine, images, tmp_pat
 def test_bad_input_is_refused_before_anything_is_computed(engine, images, tmp_path):
     good = {"images": images, "keys": KEYS, "prompts": PROMPTS, "settings": GRID}
     for changes, message in (
-        ({"keys": KEYS[:4]}, "5 images, 4 keys"), ({"keys": [KEYS[0]] * 5}, "keys must be different"),
-        ({"settings": GRID + GRID[:1]}, "settings must be different"), ({"settings": []}, "0 settings"),
-        ({"prompts": [""] * 5}, "prompt is empty"), ({"images": torch.rand(5, 3, 60, 64)}, "multiples of 8"),
-        ({"images": images * 255}, r"\[0, 1\]"), ({"settings": [Setting(1.0, 1.0, 1200)]}, "1000"),
-    ):  # fmt: skip
+        ({"keys": KEYS[:4]}, "5 images, 4 keys"),
+        ({"keys": [KEYS[0]] * 5}, "keys must be different"),
+        ({"settings": GRID + GRID[:1]}, "settings must be different"),
+        ({"settings": []}, "0 settings"),
+        ({"prompts": [""] * 5}, "prompt is empty"),
+        ({"images": torch.rand(5, 3, 60, 64)}, "multiples of 8"),
+        ({"images": images * 255}, r"\[0, 1\]"),
+        ({"settings": [Setting(1.0, 1.0, 1200)]}, "1000"),
+    ):
         with pytest.raises(ValueError, match=message):
             sweep.run(engine, folder=tmp_path / "new", **(good | changes))
     assert engine.evaluations == 0 and not (tmp_path / "new").exists()
@@ -317,9 +324,11 @@ def test_search_records_what_it_did(engine, clip, images, monkeypatch):
 def test_search_never_sees_test_images(engine, clip, images, monkeypatch):
     arguments = dict(images=images, keys=KEYS, labels=[0, 0, 1, 1, 1], prompts=PROMPTS, clip=clip, test_keys=["other"])
     for changes, message in (
-        ({"test_keys": [KEYS[2]]}, "are test images, such as"), ({"labels": [0] * 5}, "anomalous"),
-        ({"space": {"strength": (0.1, 0.7)}}, "space must give"), ({"num_inference_steps": 5}, "less than one step"),
-    ):  # fmt: skip
+        ({"test_keys": [KEYS[2]]}, "are test images, such as"),
+        ({"labels": [0] * 5}, "anomalous"),
+        ({"space": {"strength": (0.1, 0.7)}}, "space must give"),
+        ({"num_inference_steps": 5}, "less than one step"),
+    ):
         with pytest.raises(ValueError, match=message):
             sweep.search(engine, **(arguments | changes))
     monkeypatch.setitem(sys.modules, "optuna", None)

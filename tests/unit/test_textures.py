@@ -1,4 +1,5 @@
-"""The embedded data set: determinism, exact twins and masks, disjoint splits, and nothing that a global statistic sees."""
+"""The embedded data set: determinism, exact twins and masks, disjoint splits, and nothing that a global statistic
+sees."""
 
 import hashlib
 import os
@@ -47,14 +48,18 @@ def test_two_calls_give_the_same_bytes(category):
 
 
 def test_another_process_gives_the_same_bytes():
-    code = ("import hashlib; from diffad_utils.data import textures as t; h = hashlib.sha256()\n"
-            "for c, kinds in t.CATEGORIES.items():\n"
-            "    s = t.render(c, 'test', 5, size=128, defect=kinds[-1])\n"
-            "    h.update(s.image.tobytes() + s.twin.tobytes() + s.mask.tobytes())\n"
-            "print(h.hexdigest())")
+    code = (
+        "import hashlib; from diffad_utils.data import textures as t; h = hashlib.sha256()\n"
+        "for c, kinds in t.CATEGORIES.items():\n"
+        "    s = t.render(c, 'test', 5, size=128, defect=kinds[-1])\n"
+        "    h.update(s.image.tobytes() + s.twin.tobytes() + s.mask.tobytes())\n"
+        "print(h.hexdigest())"
+    )
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    other = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, text=True, capture_output=True, check=True)
+    other = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment, text=True, capture_output=True, check=True
+    )
     here = hashlib.sha256()
     for category, kinds in CATEGORIES.items():
         sample = fresh(category, "test", 5, size=128, defect=kinds[-1])
@@ -72,8 +77,12 @@ def test_order_does_not_matter():
 
 def test_everything_in_the_key_matters():
     base = textures.render("tile", "test", 0, size=64).image
-    others = [textures.render("tile", "test", 1, size=64), textures.render("tile", "train", 0, size=64),
-              textures.render("tile", "test", 0, seed=1, size=64), textures.render("tile", "test", 0, size=64, defect="stain")]
+    others = [
+        textures.render("tile", "test", 1, size=64),
+        textures.render("tile", "train", 0, size=64),
+        textures.render("tile", "test", 0, seed=1, size=64),
+        textures.render("tile", "test", 0, size=64, defect="stain"),
+    ]
     for other in others:
         assert np.abs(other.twin - base).mean() > 0.02
 
@@ -105,7 +114,7 @@ def test_twin_differs_exactly_in_the_mask(category, defect, size):
     for number in (0, 1):
         image, twin, mask, name = textures.render(category, "test", number, size=size, defect=defect)
         assert name == defect and image.dtype == twin.dtype == np.float32 and mask.dtype == bool
-        assert 0 <= min(image.min(), twin.min()) and max(image.max(), twin.max()) <= 1
+        assert min(image.min(), twin.min()) >= 0 and max(image.max(), twin.max()) <= 1
         assert np.array_equal(np.abs(image - twin).max(2) > THRESHOLD, mask)
         assert AREA[0] <= mask.mean() <= AREA[1]
         assert not np.array_equal(image, textures.render(category, "test", number, size=size).image)
@@ -162,7 +171,9 @@ def test_index():
     assert set(table[table.label == 1].defect) == set(CATEGORIES["carpet"])
     normal, anomalous = table[table.label == 0], table[table.label == 1]
     assert (normal.defect == "good").all() and all(m is None for m in (*normal["mask"], *normal["twin"]))
-    assert (anomalous["mask"] == anomalous["image"] + "#mask").all() and (anomalous["twin"] == anomalous["image"] + "#twin").all()
+    assert (anomalous["mask"] == anomalous["image"] + "#mask").all() and (
+        anomalous["twin"] == anomalous["image"] + "#twin"
+    ).all()
     assert table.equals(table.sort_values(["category", "split", "defect", "image"]))
     assert len(textures.index()) == 300 * len(CATEGORIES)
     assert set(textures.index("carpet", test_anomalous=20).image) < set(table.image)
@@ -180,17 +191,23 @@ def test_keys():
     assert np.array_equal(textures.load_key(key + "#mask", 64), sample.mask)
 
 
-@pytest.mark.parametrize("call,message", [
-    (lambda: textures.render("silk", "train", 0), "unknown category 'silk'; known ones: blister, brick"),
-    (lambda: textures.render("wood", "val", 0), "unknown split 'val'"),
-    (lambda: textures.render("wood", "test", 0, defect="missing_part"), "'wood' has no defect 'missing_part'; it has"),
-    (lambda: textures.render("wood", "train", 0, defect="crack"), "normal images only"),
-    (lambda: textures.render("wood", "train", -1), "0 or more"),
-    (lambda: textures.render("wood", "train", 0, size=8), "at least 16 pixels, got 8"),
-    (lambda: textures.index("silk"), "unknown category"),
-    (lambda: textures.parse_key("wood/test/0001"), "is no key; expected textures:seed="),
-    (lambda: textures.load_key("textures:seed=0/silk/test/good/0001"), "unknown category"),
-])
+@pytest.mark.parametrize(
+    "call,message",
+    [
+        (lambda: textures.render("silk", "train", 0), "unknown category 'silk'; known ones: blister, brick"),
+        (lambda: textures.render("wood", "val", 0), "unknown split 'val'"),
+        (
+            lambda: textures.render("wood", "test", 0, defect="missing_part"),
+            "'wood' has no defect 'missing_part'; it has",
+        ),
+        (lambda: textures.render("wood", "train", 0, defect="crack"), "normal images only"),
+        (lambda: textures.render("wood", "train", -1), "0 or more"),
+        (lambda: textures.render("wood", "train", 0, size=8), "at least 16 pixels, got 8"),
+        (lambda: textures.index("silk"), "unknown category"),
+        (lambda: textures.parse_key("wood/test/0001"), "is no key; expected textures:seed="),
+        (lambda: textures.load_key("textures:seed=0/silk/test/good/0001"), "unknown category"),
+    ],
+)
 def test_errors_say_what_was_expected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
@@ -199,12 +216,19 @@ def test_errors_say_what_was_expected(call, message):
 def test_export_writes_an_mvtec_tree_without_loss(tmp_path):
     textures.export(tmp_path, ["grid"], size=64, seed=2, train=2, test_good=1, test_anomalous=7)
     written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")}
-    assert {"grid/train/good/0001.png", "grid/test/good/0000.png", "grid/test/stain/0001.png",
-            "grid/ground_truth/stain/0001_mask.png", "grid/twin/stain/0001.png"} <= written
+    assert {
+        "grid/train/good/0001.png",
+        "grid/test/good/0000.png",
+        "grid/test/stain/0001.png",
+        "grid/ground_truth/stain/0001_mask.png",
+        "grid/twin/stain/0001.png",
+    } <= written
     assert len(written) == 2 + 1 + 3 * 7
     sample = textures.render("grid", "test", 1, seed=2, size=64, defect="stain")
-    read = {name: np.asarray(Image.open(tmp_path / "grid" / name)) for name in
-            ("test/stain/0001.png", "twin/stain/0001.png", "ground_truth/stain/0001_mask.png")}
+    read = {
+        name: np.asarray(Image.open(tmp_path / "grid" / name))
+        for name in ("test/stain/0001.png", "twin/stain/0001.png", "ground_truth/stain/0001_mask.png")
+    }
     image, twin, mask = read.values()
     assert np.array_equal(image, np.rint(sample.image * 255)) and np.array_equal(twin, np.rint(sample.twin * 255))
     assert np.array_equal(mask, sample.mask * 255)
@@ -214,13 +238,20 @@ def test_export_writes_an_mvtec_tree_without_loss(tmp_path):
 def statistics(image):
     grey = image.mean(2)
     rows, columns = np.gradient(grey)
-    return [grey.mean(), grey.std(), *np.percentile(grey, [1, 5, 95]), np.hypot(rows, columns).mean(),
-            np.abs(grey - ndimage.gaussian_filter(grey, 1.0)).mean()]
+    return [
+        grey.mean(),
+        grey.std(),
+        *np.percentile(grey, [1, 5, 95]),
+        np.hypot(rows, columns).mean(),
+        np.abs(grey - ndimage.gaussian_filter(grey, 1.0)).mean(),
+    ]
 
 
 def auroc(scores, labels):
     positives = labels.sum()
-    return (rankdata(scores)[labels == 1].sum() - positives * (positives + 1) / 2) / (positives * (len(labels) - positives))
+    return (rankdata(scores)[labels == 1].sum() - positives * (positives + 1) / 2) / (
+        positives * (len(labels) - positives)
+    )
 
 
 def trivial_floor(table, size):

@@ -114,7 +114,14 @@ def test_nothing_to_train_and_unknown_optimizers_are_refused():
 def test_a_snapshot_is_the_end_of_a_shorter_run(ema_decay):
     settings = {"lr": 1e-2, "seed": 5, "ema_decay": ema_decay, "lr_scheduler": "constant"}
     model, seen = network(), {}
-    train(model, regression, **settings, num_steps=6, snapshot_steps=[3, 6], on_snapshot=lambda step: seen.update({step: weights(model)}))
+    train(
+        model,
+        regression,
+        **settings,
+        num_steps=6,
+        snapshot_steps=[3, 6],
+        on_snapshot=lambda step: seen.update({step: weights(model)}),
+    )
     shorter, untouched = network(), network()
     train(shorter, regression, **settings, num_steps=3)
     train(untouched, regression, **settings, num_steps=6)

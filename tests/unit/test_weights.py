@@ -176,7 +176,8 @@ def test_hub_download(alone, monkeypatch, tmp_path):
     folder = write(tmp_path / "down" / "model.safetensors", RESNET34).parent
     original = weights.snapshot_download
     monkeypatch.setattr(
-        weights, "snapshot_download",
+        weights,
+        "snapshot_download",
         lambda *args, **o: original(*args, **o) if o.get("local_files_only") else str(folder),
     )
     monkeypatch.delenv("HF_HUB_OFFLINE")
@@ -277,8 +278,10 @@ def hollow(file, shapes):
 
 
 def autoencoder(folder, channels, **config):
-    hollow(folder / "diffusion_pytorch_model.safetensors",
-           {"encoder.conv_in.weight": (128, 3, 3, 3), "decoder.conv_in.weight": (512, channels, 3, 3)})
+    hollow(
+        folder / "diffusion_pytorch_model.safetensors",
+        {"encoder.conv_in.weight": (128, 3, 3, 3), "decoder.conv_in.weight": (512, channels, 3, 3)},
+    )
     (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL", **config}))
     return folder
 
@@ -330,12 +333,15 @@ EFFICIENTNET = {"conv_stem.weight": (48, 3, 3, 3), "blocks.5.7.conv_pwl.weight":
 WIDE_RESNET = {"conv1.weight": (64, 3, 7, 7), "layer3.5.conv2.weight": (512, 512, 3, 3)}
 
 
-@pytest.mark.parametrize(("name", "hub_id", "tensors"), [
-    ("wide_resnet50_2", "timm/wide_resnet50_2.racm_in1k", WIDE_RESNET),
-    ("resnet18", "timm/resnet18.a1_in1k", {"w": (1,)}),
-    ("vit_small_patch8_224.dino", "timm/vit_small_patch8_224.dino", VIT),
-    ("efficientnet_b4", "timm/efficientnet_b4.ra2_in1k", EFFICIENTNET),
-])
+@pytest.mark.parametrize(
+    ("name", "hub_id", "tensors"),
+    [
+        ("wide_resnet50_2", "timm/wide_resnet50_2.racm_in1k", WIDE_RESNET),
+        ("resnet18", "timm/resnet18.a1_in1k", {"w": (1,)}),
+        ("vit_small_patch8_224.dino", "timm/vit_small_patch8_224.dino", VIT),
+        ("efficientnet_b4", "timm/efficientnet_b4.ra2_in1k", EFFICIENTNET),
+    ],
+)
 def test_timm_names(alone, tmp_path, name, hub_id, tensors):
     hollow(cache_entry(tmp_path / "cache", hub_id, RESNET34) / "model.safetensors", tensors)
     found = alone(name)
@@ -363,8 +369,10 @@ def test_autoencoders_are_told_apart_by_their_scaling_factor(alone, tmp_path):
 
 def test_tiny_autoencoders_go_by_whole_words(alone, tmp_path):
     for name, channels in (("taesdxl", 4), ("taesd", 4), ("taesd3", 16)):
-        hollow(tmp_path / "kaggle" / name / "1" / "diffusion_pytorch_model.safetensors",
-               {"encoder.layers.0.weight": (64, 3, 3, 3), "decoder.layers.0.weight": (64, channels, 3, 3)})
+        hollow(
+            tmp_path / "kaggle" / name / "1" / "diffusion_pytorch_model.safetensors",
+            {"encoder.layers.0.weight": (64, 3, 3, 3), "decoder.layers.0.weight": (64, channels, 3, 3)},
+        )
     for name in ("taesd", "taesdxl", "taesd3"):
         assert alone(f"vae:{name}").path == tmp_path / "kaggle" / name / "1"
     with pytest.raises(FileNotFoundError):
@@ -417,8 +425,10 @@ def test_explicit_file_in_the_hub_cache_is_a_link_without_suffix(alone, tmp_path
 
 
 def test_transformers_layout_of_clip_is_not_taken(alone, tmp_path):
-    hollow(tmp_path / "kaggle" / "clip" / "model.safetensors",
-           {"vision_model.embeddings.patch_embedding.weight": (768, 3, 32, 32), "text_projection.weight": (512, 512)})
+    hollow(
+        tmp_path / "kaggle" / "clip" / "model.safetensors",
+        {"vision_model.embeddings.patch_embedding.weight": (768, 3, 32, 32), "text_projection.weight": (512, 512)},
+    )
     with pytest.raises(FileNotFoundError, match="clip-vit-b32 was not found"):
         alone("clip-vit-b32")
 
@@ -434,8 +444,9 @@ def test_hub_is_not_asked_if_the_caller_says_so(alone, monkeypatch):
 def test_hub_repository_with_pickles_only(alone, monkeypatch, tmp_path):
     (tmp_path / "down").mkdir()
     original, down = weights.snapshot_download, str(tmp_path / "down")
-    monkeypatch.setattr(weights, "snapshot_download",
-                        lambda *args, **o: original(*args, **o) if o.get("local_files_only") else down)
+    monkeypatch.setattr(
+        weights, "snapshot_download", lambda *args, **o: original(*args, **o) if o.get("local_files_only") else down
+    )
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr(constants, "is_offline_mode", lambda: False)
     monkeypatch.setattr(weights, "hub_reachable", lambda endpoint: True)

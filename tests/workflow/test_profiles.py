@@ -1,4 +1,5 @@
-"""Profiles by path and on top of others, what a change re-runs, GPUs for one run at a time, the profiles for clusters."""
+"""Profiles by path and on top of others, what a change re-runs, GPUs for one run at a time, the profiles for
+clusters."""
 
 import json
 import os
@@ -47,10 +48,17 @@ def own(place: Path, content: dict, name: str = "mine.yaml") -> str:
 
 
 def test_a_profile_by_path_says_only_what_differs(place):
-    changes = {"extends": "base", "defaults": {"seed": [3]}, "01_data": False, "07_invad": {"parameters": {"learning_rate": 0.1}}}
+    changes = {
+        "extends": "base",
+        "defaults": {"seed": [3]},
+        "01_data": False,
+        "07_invad": {"parameters": {"learning_rate": 0.1}},
+    }
     made = plan(place, own(place, changes))
     assert made.profile == "mine" and made.root == place / "out/mine"
-    assert [run.name for run in made.runs] == [f"07_invad/textures/{category}/seed-3" for category in ("carpet", "grid")]
+    assert [run.name for run in made.runs] == [
+        f"07_invad/textures/{category}/seed-3" for category in ("carpet", "grid")
+    ]
     run = made.runs[0]
     assert (run.minutes, run.parameters["learning_rate"], run.parameters["fail_on"]) == (7, 0.1, "x")
     assert run.parameters["profile"] == "mine"
@@ -60,7 +68,9 @@ def test_a_place_of_the_grid_has_parameters_of_its_own(place):
     grid = [GRID[0] | {"category": "carpet"}, GRID[0] | {"category": "grid", "parameters": {"learning_rate": 0.2}}]
     made = plan(place, own(place, {"07_invad": {"grid": grid, "parameters": {"learning_rate": 0.1}}}))
     assert [(run.name, run.parameters["learning_rate"]) for run in made.runs] == [
-        ("07_invad/textures/carpet/seed-0", 0.1), ("07_invad/textures/grid/seed-0", 0.2)]  # fmt: skip
+        ("07_invad/textures/carpet/seed-0", 0.1),
+        ("07_invad/textures/grid/seed-0", 0.2),
+    ]
 
 
 def test_a_profile_extends_another_file_beside_it(place):
@@ -98,7 +108,7 @@ def test_a_file_with_the_name_of_a_profile_is_refused(place):
 
 def test_status_tells_missing_failed_running_changed_and_done(place, capsys):
     made = plan(place, "base")
-    first, second, third, fourth = made.runs
+    _first, second, third, fourth = made.runs
     for run in (second, third, fourth):
         made.work(run).mkdir(parents=True)
     (made.work(second) / "failed.json").write_text(json.dumps({"label": "x", "error": "cell 3: no", "traceback": ""}))
@@ -237,12 +247,17 @@ def test_no_gpu_is_given_to_two_runs_at_once(tmp_path):
     tool.chmod(0o755)
     script = tmp_path / "claim.py"
     script.write_text(textwrap.dedent(CLAIM))
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path)}
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": str(REPOSITORY),
+        "TMPDIR": str(tmp_path),
+    }
     for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID"):
         environment.pop(name, None)
     counts = ("1", "2", "1", "1")
     started = [
-        subprocess.Popen([sys.executable, str(script), count], env=environment, stdout=subprocess.PIPE, text=True) for count in counts
+        subprocess.Popen([sys.executable, str(script), count], env=environment, stdout=subprocess.PIPE, text=True)
+        for count in counts
     ]
     uses = []
     for count, process in zip(counts, started, strict=True):
@@ -252,9 +267,13 @@ def test_no_gpu_is_given_to_two_runs_at_once(tmp_path):
     for i, (device, begin, end) in enumerate(uses):
         for other, other_begin, other_end in uses[i + 1 :]:
             assert device != other or end <= other_begin or other_end <= begin
-    none = subprocess.run([sys.executable, str(script), "0"], env=environment, capture_output=True, text=True, timeout=60)
+    none = subprocess.run(
+        [sys.executable, str(script), "0"], env=environment, capture_output=True, text=True, timeout=60
+    )
     assert len(none.stdout.split()) == 2  # no device
-    over = subprocess.run([sys.executable, str(script), "3"], env=environment, capture_output=True, text=True, timeout=60)
+    over = subprocess.run(
+        [sys.executable, str(script), "3"], env=environment, capture_output=True, text=True, timeout=60
+    )
     assert "needs 3 GPUs, this machine has 2" in over.stderr
 
 
@@ -302,11 +321,21 @@ def test_the_cost_is_jobs_times_measured_time(tmp_path):
     import cost
 
     for notebook, method, category, seconds in (
-        ("07_invad", "invad", "a", 100.0), ("07_invad", "invad", "b", 300.0), ("07_invad", "other", "a", 999.0), ("08_comparison", None, "", 36.0),
-    ):  # fmt: skip
+        ("07_invad", "invad", "a", 100.0),
+        ("07_invad", "invad", "b", 300.0),
+        ("07_invad", "other", "a", 999.0),
+        ("08_comparison", None, "", 36.0),
+    ):
         folder = tmp_path / category / str(method)
         folder.mkdir(parents=True)
-        manifest = {"notebook": notebook, "method": method, "wall_s": seconds, "device": "cpu", "device_name": "x", "parameters": {"profile": "smoke"}}
+        manifest = {
+            "notebook": notebook,
+            "method": method,
+            "wall_s": seconds,
+            "device": "cpu",
+            "device_name": "x",
+            "parameters": {"profile": "smoke"},
+        }
         (folder / "manifest.json").write_text(json.dumps(manifest))
         (folder / "metrics.json").write_text("{}")
     text = cost.estimate(tmp_path, categories=15, seeds=3, workers=[1, 8], overhead=20.0, faster=1.0)

@@ -19,7 +19,7 @@ from diffad_utils import execution, study
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-PARAMETERS = '''# Parameters: the smoke profile's values
+PARAMETERS = """# Parameters: the smoke profile's values
 profile = "smoke"
 dataset, category = "textures", "carpet"
 seed = 0; device = "cpu"
@@ -27,26 +27,26 @@ output_root = ""
 data_root = ""
 learning_rate = 1e-3  # unitless
 fail_on = ""
-'''
+"""
 
-START = '''from diffad_utils import study
+START = """from diffad_utils import study
 run = study.start("{name}", globals())
-p = run.parameters'''
+p = run.parameters"""
 
-WORK = '''import sys, types, torch
+WORK = """import sys, types, torch
 if p.category == p.fail_on:
     raise ArithmeticError("forced failure")
 shift = torch.tensor([0., 0., 0., 2., 2., 2.])
 score = torch.rand(6, generator=torch.Generator().manual_seed(p.seed)) + shift
 prediction = types.SimpleNamespace(score=score, anomaly_map=torch.rand(6, 8, 8), parts={"a": score}, nfe=3)
 batch = {"key": [f"{p.dataset}/{p.category}/test/{'good' if i < 3 else 'hole'}/{i}" for i in range(6)],
-         "label": (shift > 0).long()}'''
+         "label": (shift > 0).long()}"""
 
-RECORD = '''run.record(prediction, batch, {"I-AUROC": 1.0}, intervals={"I-AUROC": (0.9, 1.0)},
-           experiments={"python": sys.executable, "threads": torch.get_num_threads(), "rate": p.learning_rate})'''
+RECORD = """run.record(prediction, batch, {"I-AUROC": 1.0}, intervals={"I-AUROC": (0.9, 1.0)},
+           experiments={"python": sys.executable, "threads": torch.get_num_threads(), "rate": p.learning_rate})"""
 
-JOIN = '''found = study.load_runs(run.folder.parent)
-run.record(experiments={"methods": [r.method for r in found], "count": len(found)})'''
+JOIN = """found = study.load_runs(run.folder.parent)
+run.record(experiments={"methods": [r.method for r in found], "count": len(found)})"""
 
 
 def write_notebook(path: Path, cells: list[str]) -> None:
@@ -204,8 +204,18 @@ def test_a_deleted_run_folder_is_made_again(place):
         ({"parameters": {"learning_rate": "fast"}}, "expected number"),
         ({"parameters": {"learning_rate": -1.0}}, "allowed: above 0 and at most 1"),
         ({"parameters": ["learning_rate"]}, "`parameters` is ['learning_rate'], expected names with values"),
-        ({"07_invad": {"grid": [{"dataset": "textures", "category": "carpet", "parameters": 3}]}}, "grid[0]: `parameters` is 3"),
-        ({"07_invad": {"grid": [{"dataset": "textures", "category": "carpet", "parameters": {"learning_rate": "fast"}}]}}, "expected number"),
+        (
+            {"07_invad": {"grid": [{"dataset": "textures", "category": "carpet", "parameters": 3}]}},
+            "grid[0]: `parameters` is 3",
+        ),
+        (
+            {
+                "07_invad": {
+                    "grid": [{"dataset": "textures", "category": "carpet", "parameters": {"learning_rate": "fast"}}]
+                }
+            },
+            "expected number",
+        ),
         ({"09_more": {}}, "unknown key `09_more`"),
         ({"07_invad": {"gird": []}}, "unknown key `gird` (did you mean `grid`?)"),
         ({"07_invad": {"grid": [{"dataset": "textures"}]}}, "needs both dataset and category"),
@@ -243,9 +253,7 @@ def test_a_dying_kernel_is_reported_and_both_attempts_are_in_the_log(tmp_path):
 def test_the_time_limit_stops_a_run(tmp_path, monkeypatch):
     write_notebook(tmp_path / "99_slow.ipynb", [PARAMETERS, "import time; time.sleep(100)"])
     with pytest.raises(execution.RunFailed, match="time limit"):
-        execution._execute(
-            tmp_path / "99_slow.ipynb", tmp_path / "out.ipynb", {"profile": "smoke"}, "slow", seconds=5
-        )
+        execution._execute(tmp_path / "99_slow.ipynb", tmp_path / "out.ipynb", {"profile": "smoke"}, "slow", seconds=5)
 
 
 def test_a_notebook_that_records_nothing_is_a_failure(tmp_path):
@@ -261,7 +269,9 @@ def test_the_repositorys_profiles_expand():
 
 
 def test_saved_notebooks_have_no_progress_bars(tmp_path):
-    stream = lambda name, text: {"output_type": "stream", "name": name, "text": [text]}
+    def stream(name, text):
+        return {"output_type": "stream", "name": name, "text": [text]}
+
     outputs = [stream("stderr", "\rtraining:  10%"), stream("stderr", "a warning"), stream("stdout", "kept")]
     cell = {"cell_type": "code", "metadata": {}, "source": [], "outputs": outputs}
     (tmp_path / "run.ipynb").write_text(json.dumps({"cells": [cell], "metadata": {}}))
