@@ -19,8 +19,8 @@ from PIL import Image
 
 from benchmarks import harness
 from diffad_utils import data
-from diffad_utils.methods import InvAD
 from diffad_utils.methods.base import batches
+from diffad_utils.methods.invad import InvAD
 from diffad_utils.models.backbones import load_backbone
 from diffad_utils.models.feature_cache import cached_features
 

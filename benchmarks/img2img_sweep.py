@@ -33,9 +33,8 @@ from torchvision.transforms.functional import to_pil_image
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks import harness
-from diffad_utils import sweep
 from diffad_utils.diffusion import PRECISIONS
-from diffad_utils.methods.img2img import Img2ImgEngine, Setting
+from diffad_utils.methods.img2img import Img2ImgEngine, Setting, sweep
 from diffad_utils.models.stable_diffusion import SCHEDULE, clip_tokenizer, load_pipeline
 from diffad_utils.training import pick_device
 

@@ -13,7 +13,7 @@ import argparse
 import pandas as pd
 
 from diffad_utils import data, metrics
-from diffad_utils.methods import InvAD
+from diffad_utils.methods.invad import InvAD
 
 VALIDATION_SEED = 1000
 

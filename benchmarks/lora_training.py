@@ -22,9 +22,9 @@ import torch
 
 from benchmarks.img2img_sweep import random_sd15
 from diffad_utils.diffusion import PRECISIONS
-from diffad_utils.methods import LoRA
-from diffad_utils.methods.img2img import Img2ImgEngine, Posterior
-from diffad_utils.methods.lora import Examples, base_checksum
+from diffad_utils.methods.img2img import Img2ImgEngine
+from diffad_utils.methods.img2img.engine import Posterior
+from diffad_utils.methods.img2img.lora import Examples, LoRA, base_checksum
 from diffad_utils.training import pick_device
 
 

@@ -26,9 +26,10 @@ from sklearn.neighbors import NearestNeighbors
 
 from benchmarks import harness
 from diffad_utils import data, diffusion
-from diffad_utils.conditioning import denoising_plan, pooled_features
-from diffad_utils.methods import METHODS, InvAD
+from diffad_utils.methods import METHODS
+from diffad_utils.methods.d3ad.conditioning import denoising_plan, pooled_features
 from diffad_utils.methods.img2img import Img2ImgEngine, Setting
+from diffad_utils.methods.invad import InvAD
 from diffad_utils.models.stable_diffusion import load_pipeline, load_vae
 
 CHANNELS = 272
@@ -99,7 +100,7 @@ def conditioned_loop(name: str, device: str, batch_size: int) -> tuple[Callable,
 
 def score_matching_loop(name: str, device: str, batch_size: int) -> tuple[Callable, Callable, int]:
     """Reverse process of ESM; for ESM-sigma the forward process too, which evaluates one of the two streams a step."""
-    from diffad_utils import score_matching
+    from diffad_utils.methods.esm import equations
 
     detector = METHODS[name](device=device, batch_size=batch_size, image_size=64)
     shape = (3, 64, 64)
@@ -107,17 +108,17 @@ def score_matching_loop(name: str, device: str, batch_size: int) -> tuple[Callab
     for parameter in detector.network_.parameters():
         parameter.data.mul_(0.1)
     x0, steps = torch.rand(batch_size, *shape).to(device), 10
-    edges = score_matching.step_edges(steps, 1)
+    edges = equations.step_edges(steps, 1)
     network, t, floor = detector.network_, torch.full((batch_size,), 5, device=device), detector.variance_floor
 
     def loop():
-        return score_matching.esm_reverse(network, x0, detector.schedule_, edges, floor=floor)
+        return equations.esm_reverse(network, x0, detector.schedule_, edges, floor=floor)
 
     def guided():
-        x = score_matching.guided_forward(
+        x = equations.guided_forward(
             network.variance, x0, edges, 0.01, 0, [str(i) for i in range(batch_size)], floor=floor
         )
-        return score_matching.guided_reverse(network, x, detector.schedule_, edges, 0.01, floor=floor)
+        return equations.guided_reverse(network, x, detector.schedule_, edges, 0.01, floor=floor)
 
     def both_ways():
         network.variance(x0, t)
@@ -284,7 +285,7 @@ def image_by_image(detector, vae, images: torch.Tensor) -> torch.Tensor:
 
 def diffusion_map(detector, residual: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:
     from diffad_utils import scoring
-    from diffad_utils.methods.ddad import SMOOTHING
+    from diffad_utils.methods.reconstruction import SMOOTHING
 
     return scoring.smooth_map(detector._combine(residual, feature), SMOOTHING * detector.image_size)
 

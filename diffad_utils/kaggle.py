@@ -20,7 +20,11 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from diffad_utils import checkpoints, execution, places, profiles, study
+from diffad_utils import execution, study
+from diffad_utils.execution import profiles
+from diffad_utils.execution.notebook import RUNNING
+from diffad_utils.io import paths
+from diffad_utils.training import checkpoints
 
 PREFIX = "diffad"
 DATASET = "diffad-utils"
@@ -454,7 +458,7 @@ def take_over(profile: str) -> int:
     What is there already stays.
     """
     root, count = study.reports_folder() / profile, 0
-    for source in places.attached(f"reports/{profile}"):
+    for source in paths.attached(f"reports/{profile}"):
         for file in sorted(source.rglob("metrics.json")):
             folder = file.parent.relative_to(source)
             if not (root / folder).exists():
@@ -463,7 +467,7 @@ def take_over(profile: str) -> int:
         for name in (profiles.WORK, checkpoints.FOLDER):
             for file in sorted((source / name).rglob("*")):
                 target = root / file.relative_to(source)
-                if file.is_file() and file.name != execution.RUNNING and not target.exists():
+                if file.is_file() and file.name != RUNNING and not target.exists():
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(file, target)
     return count

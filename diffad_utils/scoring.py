@@ -7,14 +7,15 @@ kept under its source's name for comparison.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
+
+from diffad_utils.models.clip_features import ClipFeatures, cosine_distance
 
 
 def channel_norm(z: Tensor) -> Tensor:
@@ -42,67 +43,9 @@ def smooth_map(maps: Tensor, sigma: float) -> Tensor:
     return gaussian_blur(maps[:, None], kernel_size=2 * radius + 1, sigma=sigma)[:, 0]
 
 
-def patchify(features: Tensor) -> Tensor:
-    """Mean over 3 x 3 neighbours of features [B, C, h, w], zeros beyond the border counted in it (DDAD's code)."""
-    return F.avg_pool2d(features, kernel_size=3, stride=1, padding=1)
-
-
 def cosine_map(a: Tensor, b: Tensor) -> Tensor:
     """1 - cosine similarity over channels of features [B, C, h, w]: [B, h, w]."""
     return 1 - F.cosine_similarity(a, b, dim=1)
-
-
-def feature_distance(a: Sequence[Tensor], b: Sequence[Tensor], size: tuple[int, int], patches: bool = False) -> Tensor:
-    """Sum over blocks of the cosine distance of features [B, C, h, w], upsampled with aligned corners: [B, H, W].
-
-    D3AD eq. 9 and DDAD's ``feature_distance``, which takes `patchify`-ed features (``patches``) of all levels but the
-    first: give the blocks that are to be summed.
-    """
-    pairs = [(patchify(f), patchify(g)) if patches else (f, g) for f, g in zip(a, b, strict=True)]
-    return sum(upsample_map(cosine_map(f, g), size, align_corners=True) for f, g in pairs)
-
-
-def pixel_distance(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Mean over channels of |x - x_hat|: [B, C, H, W] twice -> [B, H, W] (DDAD)."""
-    return (x - x_hat).abs().mean(dim=1)
-
-
-def ddad_map(
-    pixel: Tensor, feature: Tensor, v: float, pixel_scale: float | Tensor, feature_scale: float | Tensor
-) -> Tensor:
-    """DDAD's map before smoothing: feature + v feature_scale / pixel_scale pixel, of maps [B, H, W].
-
-    The scales bring the two to one size. The public code takes the maxima over the *batch*, so that an image's map
-    depends on its neighbours; constants from normal training images do not.
-    """
-    return feature + v * feature_scale / pixel_scale * pixel
-
-
-def d3ad_map(latent: Tensor, feature: Tensor, weight: float) -> Tensor:
-    """D3AD eq. 9 before smoothing: lambda l_map + (1 - lambda) f_map of normalised maps [B, H, W]; lambda =
-    ``weight``."""
-    return weight * latent + (1 - weight) * feature
-
-
-def min_max_over_batch(maps: Tensor) -> Tensor:
-    """Maps [B, H, W] scaled by minimum and maximum over all of them, as D3AD's public code does over the whole test
-    set; equal values give 0.
-
-    An image's map then depends on its company: for comparison only.
-    """
-    return (maps - maps.min()) / (maps.max() - maps.min()).clamp_min(torch.finfo(maps.dtype).tiny)
-
-
-def gaussian_nll(z: Tensor) -> Tensor:
-    """Negative log-likelihood under the standard normal, in nats: z [B, ...] -> [B], summed in float64 (InvAD,
-    "NLL")."""
-    return 0.5 * (z.double().square() + math.log(2 * math.pi)).flatten(1).sum(dim=1)
-
-
-def spread(residual: Tensor) -> Tensor:
-    """Largest minus smallest value of each map [B, h, w] -> [B] (InvAD: "Abs" in the abstract, "Diff" on the authors'
-    page)."""
-    return residual.flatten(1).amax(dim=1) - residual.flatten(1).amin(dim=1)
 
 
 @dataclass(frozen=True)
@@ -158,17 +101,6 @@ def hybrid_score(parts: Mapping[str, Tensor], alpha: float, calibration: Calibra
     return sum(weight * scaled[name].double() for name, weight in weights.items() if weight).float()
 
 
-def min_max_over_test_set(parts: Mapping[str, Tensor]) -> Tensor:
-    """InversionAD's public rule: each part min-max scaled over *all* images given, normal and anomalous, then summed:
-    [N].
-
-    (v - min) / (max - min + 1e-8). An image's score depends on which other images are in the test set, so this is for
-    comparison only and no detector uses it.
-    """
-    scaled = [(v - v.min()) / (v.max() - v.min() + 1e-8) for v in (p.double() for p in parts.values())]
-    return torch.stack(scaled).sum(dim=0)
-
-
 def holdout_split(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Seeded split of ``range(n)`` into (fit, held out), both sorted int64; at least 2 of each.
 
@@ -179,3 +111,23 @@ def holdout_split(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     held_out = min(max(round(n * fraction), 2), n - 2)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return order[held_out:].sort().values, order[:held_out].sort().values
+
+
+def residual_parts(
+    x: Tensor, x_hat: Tensor, features: tuple[ClipFeatures, ClipFeatures] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The parts of the hybrid score for images and reconstructions [B, 3, H, W] in [0, 1], and their maps.
+
+    features : CLIP's for x and for x_hat; without them there is no part "clip".
+
+    Returns ({"mse": [B], "clip": [B]}, {"mse": [B, H, W], "clip": [B, h, w]}); ``mse`` is the mean of its map, ``clip``
+    is 1 - cosine of the image features, and its map that of the h x w patch tokens. ``ValueError`` if shapes differ.
+    """
+    if x.shape != x_hat.shape:
+        raise ValueError(f"image and reconstruction differ in shape: {list(x.shape)} and {list(x_hat.shape)}")
+    squared = (x - x_hat).square().mean(dim=1)
+    parts, maps = {"mse": squared.mean(dim=(1, 2))}, {"mse": squared}
+    if features is not None:
+        parts["clip"] = cosine_distance(features[0].image, features[1].image)
+        maps["clip"] = cosine_distance(features[0].patches, features[1].patches)
+    return parts, maps

@@ -22,11 +22,11 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import get_session
 
-from diffad_utils import places
+from diffad_utils.io import paths
 from diffad_utils.known_weights import KNOWN, MINI_NAMES, MINIS, Form, Known, Part, find_known
 
-MINI_ROOT = places.repository() / "data" / "mini"
-KAGGLE_ROOT = places.KAGGLE / "input"
+MINI_ROOT = paths.repository() / "data" / "mini"
+KAGGLE_ROOT = paths.KAGGLE / "input"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 SEARCH_DEPTH = 6  # folders below /kaggle/input that are looked into: owner/model/framework/variant/version/part
 LARGE = 2**30  # bytes; `survey` reads no more than this for a checksum

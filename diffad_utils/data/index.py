@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffad_utils import places
 from diffad_utils.data import textures
 from diffad_utils.data.layouts import LAYOUTS, DataError, Layout
+from diffad_utils.io import paths
 
 COLUMNS = ["dataset", "category", "split", "label", "defect", "image", "mask", "twin"]
 DATASETS = ("textures", *LAYOUTS)
 
 # Where data sets are looked for after the argument and $DIFFAD_DATA; module attributes, so tests can move them.
-REPOSITORY_DATA = places.repository() / "data"
-KAGGLE_INPUT = places.KAGGLE / "input"
+REPOSITORY_DATA = paths.repository() / "data"
+KAGGLE_INPUT = paths.KAGGLE / "input"
 KAGGLE_DEPTH = 4  # /kaggle/input/<slug>/<folder>/... ; newer sessions add datasets/<owner>/ in front
 KAGGLE_FOLDERS = 2000  # folders looked at, so that an input with many small folders cannot stall the search
 

@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from diffad_utils import captions, scoring
 from diffad_utils.data import ImageDataset
 from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, resize_images
-from diffad_utils.methods.clip_detectors import clip_input
 from diffad_utils.models.backbones import Backbone, load_backbone
 from diffad_utils.models.clip import Clip, load_clip
+from diffad_utils.models.clip_features import clip_input
 from diffad_utils.training import TrainingLog, train
 
 
@@ -414,3 +414,7 @@ def _winclip(clip: Clip) -> nn.Module:
             self._text_embeddings = torch.stack([features.mean(dim=0) for features in encoded])
 
     return Model()
+
+
+BY_NAME = {cls.name: cls for cls in (PatchCore, PaDiM, FastFlow, STFPM, WinCLIP)}
+"""These detectors by their names in `METHODS`."""

@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
-from diffad_utils import bottleneck, scoring
+from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
 from diffad_utils.methods.base import check_train_dataset
 from diffad_utils.methods.reconstruction import ReconstructionDetector
+from diffad_utils.models import autoencoders
 from diffad_utils.models.stable_diffusion import AUTOENCODERS, load_vae
 from diffad_utils.training import TrainingLog, train
 
@@ -91,10 +92,10 @@ class Autoencoder(ReconstructionDetector):
     @torch.inference_mode()
     def _reconstruct(self, x: Tensor, keys: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Dec(Enc(x)); nothing in it is random."""
-        return bottleneck.reconstruct(self.model_, x), {}
+        return autoencoders.reconstruct(self.model_, x), {}
 
     def _check_sizes(self) -> None:
-        factor, side = bottleneck.downsampling(self.model_), self.crop or self.image_size
+        factor, side = autoencoders.downsampling(self.model_), self.crop or self.image_size
         if self.image_size % factor or side % factor or not 0 < side <= self.image_size:
             raise ValueError(
                 f"image_size and crop must be multiples of the downsampling {factor} and crop not larger than the "
@@ -105,12 +106,12 @@ class Autoencoder(ReconstructionDetector):
         """images [n, 3, H, W] in [0, 1]."""
         side, shape = self.crop or self.image_size, (self.train_batch_size, 2)
 
-        def loss_fn(model: bottleneck.VAE, generator: torch.Generator) -> Tensor:
+        def loss_fn(model: autoencoders.VAE, generator: torch.Generator) -> Tensor:
             chosen = torch.randint(len(images), (self.train_batch_size,), generator=generator).tolist()
             corners = torch.randint(self.image_size - side + 1, shape, generator=generator).tolist()
             crops = [images[i, :, y : y + side, x : x + side] for i, (y, x) in zip(chosen, corners, strict=True)]
             x = torch.stack(crops).to(self.torch_device)
-            return F.mse_loss(bottleneck.decode(model, bottleneck.encode(model, x)).float(), x)
+            return F.mse_loss(autoencoders.decode(model, autoencoders.encode(model, x)).float(), x)
 
         return train(
             self.model_,
@@ -145,13 +146,13 @@ class Autoencoder(ReconstructionDetector):
 
 
 def bottleneck_config(
-    vae: bottleneck.VAE, latent_channels: int | None = None, downsampling: int | None = None
+    vae: autoencoders.VAE, latent_channels: int | None = None, downsampling: int | None = None
 ) -> dict[str, Any]:
     """The configuration of an autoencoder like ``vae`` with another bottleneck.
 
     Raises ``ValueError`` for a downsampling that is no power of 2 from 2 to that of ``vae``.
     """
-    config, now = dict(vae.config), bottleneck.downsampling(vae)
+    config, now = dict(vae.config), autoencoders.downsampling(vae)
     factor = downsampling or now
     if factor & (factor - 1) or not 2 <= factor <= now:
         raise ValueError(

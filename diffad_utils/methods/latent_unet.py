@@ -27,10 +27,11 @@ import torch.nn.functional as F
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from diffad_utils import bottleneck, scoring
+from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
 from diffad_utils.methods.base import check_train_dataset
 from diffad_utils.methods.reconstruction import ReconstructionDetector
+from diffad_utils.models.autoencoders import AT_ONCE, decode, downsampling, encode
 from diffad_utils.models.stable_diffusion import load_vae
 from diffad_utils.training import TrainingLog, train
 
@@ -96,7 +97,7 @@ class LatentUNet(ReconstructionDetector):
         self._load_vae()
         images, held_out, held_out_keys = self._split(train_dataset)
         with torch.no_grad():
-            latents = torch.cat([bottleneck.encode(self.vae_, part).cpu() for part in images.split(bottleneck.AT_ONCE)])
+            latents = torch.cat([encode(self.vae_, part).cpu() for part in images.split(AT_ONCE)])
         self._build_unet()
         self.training_log_ = self._train_unet(images, latents, checkpoint_folder) if self.train_steps else TrainingLog()
         self._calibrate(held_out, held_out_keys)
@@ -106,10 +107,10 @@ class LatentUNet(ReconstructionDetector):
     def _reconstruct(self, x: Tensor, keys: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Dec(z + f(z)), and how far f moves z; nothing in it is random."""
         outputs, shifts = [], []
-        for part in x.split(bottleneck.AT_ONCE):
-            z = bottleneck.encode(self.vae_, part)
+        for part in x.split(AT_ONCE):
+            z = encode(self.vae_, part)
             shift = self._f(self.unet_, z)
-            outputs.append(bottleneck.decode(self.vae_, z + shift).float().clamp(0, 1).cpu())
+            outputs.append(decode(self.vae_, z + shift).float().clamp(0, 1).cpu())
             shifts.append(shift.square().mean(dim=(1, 2, 3)).float().cpu())
         return torch.cat(outputs), {"displacement": torch.cat(shifts)}
 
@@ -124,7 +125,7 @@ class LatentUNet(ReconstructionDetector):
                 noisy = z + noise.to(z)
                 return F.mse_loss(noisy + self._f(model, noisy), z)
             x = images[chosen].to(self.torch_device)
-            return pixel_loss(bottleneck.decode(self.vae_, z + self._f(model, z)), x, self.spectral_weight)
+            return pixel_loss(decode(self.vae_, z + self._f(model, z)), x, self.spectral_weight)
 
         return train(
             self.unet_,
@@ -146,7 +147,7 @@ class LatentUNet(ReconstructionDetector):
     def _load_vae(self) -> None:
         if not hasattr(self, "vae_"):
             self.vae_ = load_vae(self.vae, device=self.device, allow_mini=self.allow_mini)
-        step = 2 * bottleneck.downsampling(self.vae_)
+        step = 2 * downsampling(self.vae_)
         if self.image_size % step:
             raise ValueError(f"image_size must be a multiple of {step} with this autoencoder, got {self.image_size}")
 

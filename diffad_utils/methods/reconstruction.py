@@ -23,7 +23,7 @@ from diffad_utils.methods.base import (
     noise_keys,
     resize_images,
 )
-from diffad_utils.methods.img2img import residual_parts
+from diffad_utils.scoring import residual_parts
 
 SMOOTHING = 1 / 64
 """Standard deviation of the smoothing of anomaly maps, as a share of the image's side: 2 pixels at 128, 4 at 256."""

@@ -1,1 +1,1 @@
-"""Networks that no library has, and thin wrappers around those that one has."""
+"""Networks as libraries have them, with thin wrappers: feature backbones, autoencoders, CLIP, Stable Diffusion, small UNets."""

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from diffad_utils import metrics
 from diffad_utils.kernels import threshold_counts
+from diffad_utils.metrics.pixel import _on_device
 
 pytestmark = pytest.mark.filterwarnings("ignore:all .* are equal")
 
@@ -81,7 +82,7 @@ def test_the_device_path_counts_the_same(data):
     for name in ("thresholds", "hits", "false_above", "false"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
     np.testing.assert_allclose(found.overlap, expected.overlap, rtol=0, atol=1e-12)
-    assert metrics._on_device(torch.from_numpy(maps), masks, 0.3) == pytest.approx(
+    assert _on_device(torch.from_numpy(maps), masks, 0.3) == pytest.approx(
         metrics.pixel_metrics(maps, masks), abs=1e-12
     )
 

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from cluster import Cluster
 
-from diffad_utils import execution, profiles, study
+from diffad_utils import execution, study
+from diffad_utils.execution import profiles
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
 from test_workflow import JOIN, PARAMETERS, RECORD, REPOSITORY, START, WORK, write_notebook

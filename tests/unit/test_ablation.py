@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffad_utils import ablation, metrics, resampling
+from diffad_utils import metrics
+from diffad_utils.analyses import paired_comparison
 from diffad_utils.methods import Prediction
+from diffad_utils.metrics import bootstrap
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def case():
 
 @pytest.fixture(scope="module")
 def quality(case):
-    return ablation.BootstrapQuality.of(*case, n=60, seed=3)
+    return paired_comparison.BootstrapQuality.of(*case, n=60, seed=3)
 
 
 def test_values_on_all_images_are_the_exact_metrics(case, quality):
@@ -42,7 +44,7 @@ def test_values_on_all_images_are_the_exact_metrics(case, quality):
 
 def test_draws_are_the_exact_metrics_of_resampled_images(case, quality):
     predictions, batch = case
-    times = resampling.multiplicities(batch["label"], 60, 3)
+    times = bootstrap.multiplicities(batch["label"], 60, 3)
     assert (times[:, :12].sum(axis=1) == 12).all() and (times[0] == 1).all()
     for draw in (1, 30, 60):
         rows = np.repeat(np.arange(24), times[draw])
@@ -57,7 +59,7 @@ def test_draws_are_the_exact_metrics_of_resampled_images(case, quality):
 
 
 def test_intervals_and_tables(quality):
-    effect, low, high = ablation.interval(quality["good"] - quality["random"])
+    effect, low, high = bootstrap.interval(quality["good"] - quality["random"])
     assert low < effect < high and low > 0
     table = quality.table("random").set_index("variant")
     assert table.loc["random", "AUPRO minus random"] == "" and "[+" in table.loc["good", "AUPRO minus random"]
@@ -67,13 +69,13 @@ def test_intervals_and_tables(quality):
 
 def test_without_masks_only_images_are_compared(case):
     predictions, batch = case
-    quality = ablation.BootstrapQuality.of(predictions, batch | {"mask": torch.zeros_like(batch["mask"])}, n=5)
+    quality = paired_comparison.BootstrapQuality.of(predictions, batch | {"mask": torch.zeros_like(batch["mask"])}, n=5)
     assert quality.metrics == ["I-AUROC"]
 
 
 def test_an_image_alone(case):
     predictions, batch = case
-    found = ablation.image_pixel_auroc(predictions["good"].anomaly_map, batch["mask"])
+    found = paired_comparison.image_pixel_auroc(predictions["good"].anomaly_map, batch["mask"])
     assert found[5] == pytest.approx(
         metrics.pixel_auroc(predictions["good"].anomaly_map[5:6], batch["mask"][5:6]), abs=1e-9
     )
@@ -82,18 +84,18 @@ def test_an_image_alone(case):
 
 def test_sizes_and_correlations():
     areas = [5, 1, 9, 2, 7, 3]
-    assert ablation.size_groups(areas).tolist() == ["medium", "small", "large", "small", "large", "medium"]
-    assert len(ablation.size_groups([1, 1, 1, 1])) == 4
-    draws = ablation.spearman_draws(areas, areas, 20, 0)
+    assert paired_comparison.size_groups(areas).tolist() == ["medium", "small", "large", "small", "large", "medium"]
+    assert len(paired_comparison.size_groups([1, 1, 1, 1])) == 4
+    draws = paired_comparison.spearman_draws(areas, areas, 20, 0)
     assert draws[0] == pytest.approx(1) and len(draws) == 21
-    assert ablation.spearman_draws([1, 1, 1], [1, 2, 3], 5, 0).tolist() == [0] * 6
-    means = ablation.resampled_means(areas, 10, 0)
+    assert paired_comparison.spearman_draws([1, 1, 1], [1, 2, 3], 5, 0).tolist() == [0] * 6
+    means = paired_comparison.resampled_means(areas, 10, 0)
     assert means[0] == pytest.approx(np.mean(areas)) and len(means) == 11
 
 
 def test_simulated_detector(case):
     _, batch = case
     missed = [True] * 6 + [False] * 18
-    maps = ablation.simulated_maps(batch["mask"], missed)
-    found = ablation.image_pixel_auroc(maps, batch["mask"])[:12]
+    maps = paired_comparison.simulated_maps(batch["mask"], missed)
+    found = paired_comparison.image_pixel_auroc(maps, batch["mask"])[:12]
     assert (found[6:] > 0.99).all() and (found[:6] < 0.8).all()

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from diffad_utils import data, kernels
-from diffad_utils.methods import METHODS, FastFlow, PatchCore, WinCLIP, anomalib_models
+from diffad_utils.methods import METHODS, anomalib_models
+from diffad_utils.methods.anomalib_models import FastFlow, PatchCore, WinCLIP
 
 
 @pytest.fixture(scope="module")

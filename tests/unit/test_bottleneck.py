@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 from scipy.special import j0
 from torchvision.transforms.functional import gaussian_blur
 
-from diffad_utils import bottleneck as bn
 from diffad_utils import data
+from diffad_utils.analyses import frequencies, survival
+from diffad_utils.metrics import bootstrap
+from diffad_utils.metrics.counterfactual import (
+    absolute_error,
+    defect_survival,
+    masked_mean,
+    region_means,
+    squared_error,
+)
+from diffad_utils.models.autoencoders import decode, encode, properties, reconstruct
 
 SIZE = 64
 
@@ -23,7 +32,7 @@ def noise(*shape, seed=0, scale=1.0):
 
 def response(height, width, sigma):
     """Of a Gaussian filter, at each frequency of the DFT."""
-    return torch.exp(-2 * (math.pi * sigma * bn._radius(height, width)) ** 2)
+    return torch.exp(-2 * (math.pi * sigma * frequencies._radius(height, width)) ** 2)
 
 
 def periodic_blur(images, sigma):
@@ -49,9 +58,9 @@ def identity(images, keys=None):
 def test_survival_of_the_identity_is_1_and_of_a_constant_0():
     normal, anomalous = torch.rand(4, 3, 32, 48), torch.rand(4, 3, 32, 48)
     grey = torch.full_like(normal, 0.5)
-    assert torch.allclose(bn.defect_survival(anomalous, normal, anomalous, normal), torch.ones(4).double())
-    assert torch.equal(bn.defect_survival(anomalous, normal, grey, grey), torch.zeros(4).double())
-    dimmed = bn.defect_survival(anomalous, normal, 0.3 * anomalous, 0.3 * normal)
+    assert torch.allclose(defect_survival(anomalous, normal, anomalous, normal), torch.ones(4).double())
+    assert torch.equal(defect_survival(anomalous, normal, grey, grey), torch.zeros(4).double())
+    dimmed = defect_survival(anomalous, normal, 0.3 * anomalous, 0.3 * normal)
     assert torch.allclose(dimmed, torch.full((4,), 0.3).double())
 
 
@@ -60,7 +69,7 @@ def test_survival_of_a_gaussian_spot_under_a_gaussian_blur(s, sigma):
     """A spot of width s after a blur of width sigma: survival = 1 / (1 + sigma² / (2 s²)), two Gaussian integrals."""
     twin = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     image = twin + 0.2 * blob(s, 96)
-    measured = bn.defect_survival(image, twin, blur(image, sigma=sigma), blur(twin, sigma=sigma))
+    measured = defect_survival(image, twin, blur(image, sigma=sigma), blur(twin, sigma=sigma))
     assert measured.item() == pytest.approx(1 / (1 + sigma**2 / (2 * s**2)), rel=0.01)
 
 
@@ -70,7 +79,7 @@ def test_survival_under_a_filter_is_its_mean_response_over_the_energy_of_the_def
     normal, anomalous = noise(2, 3, 24, 32, seed=seed), noise(2, 3, 24, 32, seed=seed + 1)
     energy = torch.fft.fft2(anomalous - normal).abs().square()
     theory = (energy * response(24, 32, sigma)).sum(dim=(1, 2, 3)) / energy.sum(dim=(1, 2, 3))
-    measured = bn.defect_survival(anomalous, normal, periodic_blur(anomalous, sigma), periodic_blur(normal, sigma))
+    measured = defect_survival(anomalous, normal, periodic_blur(anomalous, sigma), periodic_blur(normal, sigma))
     assert torch.allclose(measured, theory, rtol=1e-9)
 
 
@@ -79,9 +88,9 @@ def test_survival_refuses_images_without_a_defect_and_shapes_that_differ():
     twins = images.clone()
     twins[1] += 0.1
     with pytest.raises(ValueError, match=r"\[0, 2\] are the same as their twins"):
-        bn.defect_survival(images, twins, images, twins)
+        defect_survival(images, twins, images, twins)
     with pytest.raises(ValueError, match="same shape"):
-        bn.defect_survival(images, twins, images, twins[:2])
+        defect_survival(images, twins, images, twins[:2])
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +102,7 @@ def textures():
 
 
 def test_survival_table_of_known_maps(textures):
-    exact = bn.survival_table(identity, textures, batch_size=5)
+    exact = survival.survival_table(identity, textures, batch_size=5)
     anomalous = textures.index[textures.index["label"] == 1]
     assert list(exact["category"]) == list(anomalous["category"]) and list(exact["defect"]) == list(anomalous["defect"])
     assert len(exact) == 12 and (exact["survival"] - 1).abs().max() < 1e-9
@@ -105,7 +114,7 @@ def test_survival_table_of_known_maps(textures):
         difference = (batch["image"] - batch["twin"])[i][:, batch["mask"][i]]
         assert exact["contrast"][i] == pytest.approx(difference.square().mean().sqrt().item(), rel=1e-5)
 
-    grey = bn.survival_table(lambda images, keys: torch.full_like(images, 0.5), textures)
+    grey = survival.survival_table(lambda images, keys: torch.full_like(images, 0.5), textures)
     assert (grey["survival"] == 0).all()
     floor = (batch["twin"][3] - 0.5)[:, batch["mask"][3]].square().mean().sqrt().item()
     assert grey["floor"][3] == pytest.approx(floor, rel=1e-5)
@@ -113,7 +122,7 @@ def test_survival_table_of_known_maps(textures):
 
 def test_survival_table_of_a_blur_is_what_theory_gives_for_each_defect(textures):
     sigma = 1.5
-    table = bn.survival_table(lambda images, keys: periodic_blur(images, sigma).float(), textures)
+    table = survival.survival_table(lambda images, keys: periodic_blur(images, sigma).float(), textures)
     batch = data.load_batch(data.ImageDataset(textures.index[textures.index["label"] == 1], size=SIZE))
     energy = torch.fft.fft2((batch["image"] - batch["twin"]).double()).abs().square()
     theory = (energy * response(SIZE, SIZE, sigma)).sum(dim=(1, 2, 3)) / energy.sum(dim=(1, 2, 3))
@@ -128,23 +137,23 @@ def test_survival_table_row_by_row_and_under_equal_keys(textures):
         seen.append(list(keys))
         return blur(images)
 
-    together = bn.survival_table(noted, textures, batch_size=16)
+    together = survival.survival_table(noted, textures, batch_size=16)
     assert seen[0] == seen[1] == list(together["key"])
     anomalous = textures.index[textures.index["label"] == 1]
     alone = data.ImageDataset(anomalous.iloc[[4]], size=SIZE)
     columns = ["area", "contrast", "survival", "floor", "error_inside", "error_outside"]
-    row = bn.survival_table(blur, alone)[columns].iloc[0].astype(float)
+    row = survival.survival_table(blur, alone)[columns].iloc[0].astype(float)
     assert np.allclose(row, together[columns].iloc[4].astype(float), rtol=1e-5)
     x = data.load_batch(alone)
     same_category = anomalous[anomalous["category"] == together["category"][4]]
     twins = data.load_batch(data.ImageDataset(same_category, size=SIZE))["twin"]
-    d_prime = bn.detectability(
-        bn.absolute_error(x["image"], blur(x["image"])), x["mask"], bn.absolute_error(twins, blur(twins))
+    d_prime = survival.detectability(
+        absolute_error(x["image"], blur(x["image"])), x["mask"], absolute_error(twins, blur(twins))
     )
     assert together["detectability"][4] == pytest.approx(d_prime.item(), rel=1e-4)
     normal = data.ImageDataset(textures.index[textures.index["label"] == 0], size=SIZE)
     with pytest.raises(ValueError, match="no anomalous image"):
-        bn.survival_table(identity, normal)
+        survival.survival_table(identity, normal)
 
 
 # -- spectra -----------------------------------------------------------------------------------------------------------
@@ -152,7 +161,7 @@ def test_survival_table_row_by_row_and_under_equal_keys(textures):
 
 @pytest.mark.parametrize("window", [True, False])
 def test_spectrum_of_white_noise_is_flat_and_equals_its_variance(window):
-    spectrum = bn.power_spectrum(0.3 * noise(40, 2, 48, 64), window)
+    spectrum = frequencies.power_spectrum(0.3 * noise(40, 2, 48, 64), window)
     power = spectrum.power.mean(dim=(0, 1))
     assert power[3:-2] == pytest.approx(np.full(len(power) - 5, 0.09), rel=0.12)
     assert power[3:].mean().item() == pytest.approx(0.09, rel=0.02)
@@ -163,7 +172,7 @@ def test_spectrum_of_white_noise_is_flat_and_equals_its_variance(window):
 def test_spectrum_of_a_wave_peaks_at_its_frequency_with_half_the_square_of_its_amplitude(cycles):
     y, x = torch.meshgrid(torch.arange(SIZE), torch.arange(2 * SIZE), indexing="ij")
     wave = 0.5 + 0.2 * torch.cos(2 * math.pi * (cycles[0] * y / SIZE + cycles[1] * x / SIZE))
-    spectrum = bn.power_spectrum(wave[None, None])
+    spectrum = frequencies.power_spectrum(wave[None, None])
     peak = spectrum.energy[0, 0, 3:].argmax() + 3
     assert spectrum.frequency[peak].item() == pytest.approx(math.hypot(*cycles) / SIZE, abs=0.5 / SIZE)
     near = (spectrum.frequency - math.hypot(*cycles) / SIZE).abs() < 3 / SIZE
@@ -175,30 +184,30 @@ def test_spectrum_of_a_wave_peaks_at_its_frequency_with_half_the_square_of_its_a
 @settings(max_examples=30, deadline=None)
 def test_energy_adds_up_to_the_mean_square(seed, height, width):
     images = noise(2, 3, height, width, seed=seed) + 0.4
-    spectrum = bn.power_spectrum(images, window=False)
+    spectrum = frequencies.power_spectrum(images, window=False)
     square = images.square().mean(dim=(2, 3))
     assert torch.allclose(spectrum.energy.sum(dim=2), square)
-    assert torch.allclose(bn.band_energy(images, window=False).sum(dim=1), square.mean(dim=1))
-    windowed = bn.band_energy(images, (0, math.inf))[:, 0]
-    assert torch.allclose(windowed, bn.band_energy(images).sum(dim=1))
-    assert torch.allclose(bn.band_energy(images[1:]), bn.band_energy(images)[1:])
+    assert torch.allclose(frequencies.band_energy(images, window=False).sum(dim=1), square.mean(dim=1))
+    windowed = frequencies.band_energy(images, (0, math.inf))[:, 0]
+    assert torch.allclose(windowed, frequencies.band_energy(images).sum(dim=1))
+    assert torch.allclose(frequencies.band_energy(images[1:]), frequencies.band_energy(images)[1:])
 
 
 def test_the_window_keeps_the_borders_out_of_the_high_frequencies():
     ramp = torch.linspace(0, 1, SIZE).expand(1, 1, SIZE, SIZE)
-    high = [bn.band_energy(ramp, (1 / 8, math.inf), window).item() for window in (True, False)]
+    high = [frequencies.band_energy(ramp, (1 / 8, math.inf), window).item() for window in (True, False)]
     assert high[0] < 1e-4 * high[1]
 
 
 def test_bands_take_what_lies_in_them_and_refuse_edges_that_do_not_ascend():
     x = torch.arange(SIZE)
     waves = torch.stack([torch.cos(2 * math.pi * cycles * x / SIZE).expand(3, SIZE, SIZE) for cycles in (2, 6, 12, 24)])
-    assert torch.allclose(bn.band_energy(waves, window=False), 0.5 * torch.eye(4).double(), atol=1e-9)
+    assert torch.allclose(frequencies.band_energy(waves, window=False), 0.5 * torch.eye(4).double(), atol=1e-9)
     edge = torch.cos(2 * math.pi * x / 16).expand(1, 1, SIZE, SIZE)  # exactly 1/16: the lower edge belongs to the band
-    assert bn.band_energy(edge, window=False)[0].argmax() == 1
+    assert frequencies.band_energy(edge, window=False)[0].argmax() == 1
     for bands in ((0.1,), (0.2, 0.1), (0.1, 0.1)):
         with pytest.raises(ValueError, match="ascending"):
-            bn.band_energy(waves, bands)
+            frequencies.band_energy(waves, bands)
 
 
 # -- transfer ----------------------------------------------------------------------------------------------------------
@@ -206,20 +215,20 @@ def test_bands_take_what_lies_in_them_and_refuse_edges_that_do_not_ascend():
 
 def test_transfer_of_the_identity_and_of_a_constant():
     x = noise(2, 3, 32, 48)
-    same = bn.transfer(x, x)
+    same = frequencies.transfer(x, x)
     assert torch.allclose(same.amplitude, torch.ones_like(same.amplitude))
     assert torch.allclose(same.gain, torch.ones_like(same.gain))
-    grey = bn.transfer(x, torch.full_like(x, 0.5))
+    grey = frequencies.transfer(x, torch.full_like(x, 0.5))
     assert grey.amplitude[..., 1:].abs().max() < 1e-9 and grey.gain[..., 1:].abs().max() < 1e-9
-    assert bn.transfer(torch.full_like(x, 0.5), x).gain[..., 1:].isnan().all()
+    assert frequencies.transfer(torch.full_like(x, 0.5), x).gain[..., 1:].isnan().all()
     with pytest.raises(ValueError, match="same shape"):
-        bn.transfer(x, x[..., :16])
+        frequencies.transfer(x, x[..., :16])
 
 
 @pytest.mark.parametrize("window, tolerance", [(False, 0.015), (True, 0.05)])
 def test_transfer_of_a_gaussian_blur(window, tolerance):
     sigma, x = 1.2, noise(60, 1, SIZE, SIZE)
-    result = bn.transfer(x, periodic_blur(x, sigma), window)
+    result = frequencies.transfer(x, periodic_blur(x, sigma), window)
     theory = torch.exp(-2 * (math.pi * sigma * result.frequency) ** 2)
     seen = (theory > 0.05) & (result.frequency >= 3 / SIZE)
     for values in (result.amplitude, result.gain):
@@ -229,7 +238,7 @@ def test_transfer_of_a_gaussian_blur(window, tolerance):
 def test_transfer_of_additive_noise():
     """It adds to the amplitude, by sqrt(1 + noise / signal), and leaves the gain at 1."""
     x = noise(40, 2, SIZE, SIZE)
-    result = bn.transfer(x, x + noise(40, 2, SIZE, SIZE, seed=1, scale=0.5))
+    result = frequencies.transfer(x, x + noise(40, 2, SIZE, SIZE, seed=1, scale=0.5))
     assert result.amplitude.mean(dim=(0, 1))[6:-2] == pytest.approx(math.sqrt(1.25), rel=0.04)
     assert result.amplitude[..., 6:-2].mean().item() == pytest.approx(math.sqrt(1.25), rel=0.005)
     assert result.gain.mean(dim=(0, 1))[6:-2] == pytest.approx(1, abs=0.06)
@@ -239,16 +248,16 @@ def test_transfer_of_additive_noise():
 def test_transfer_of_a_shift():
     """It leaves the amplitude at 1; the gain is the mean of cos(2 pi f.s) over a ring, about J0(2 pi f |s|)."""
     x = noise(100, 1, SIZE, SIZE)
-    result = bn.transfer(x, x.roll(3, dims=3), window=False)
+    result = frequencies.transfer(x, x.roll(3, dims=3), window=False)
     assert torch.allclose(result.amplitude, torch.ones_like(result.amplitude))
     cosine = torch.cos(2 * math.pi * 3 * torch.fft.fftfreq(SIZE, dtype=torch.float64)).expand(SIZE, SIZE)
-    ring = (bn._radius(SIZE, SIZE) * SIZE).round().long()
+    ring = (frequencies._radius(SIZE, SIZE) * SIZE).round().long()
     lattice = torch.stack([cosine[ring == k].mean() for k in range(len(result.frequency))])
     gain = result.gain.mean(dim=(0, 1))
     assert (gain - lattice)[4:].abs().max() < 0.03
     bessel = torch.from_numpy(j0(2 * math.pi * 3 * result.frequency.numpy()))
     assert (gain - bessel)[result.frequency <= 0.5].abs().mean() < 0.03
-    windowed = bn.transfer(x, x.roll(3, dims=3)).amplitude
+    windowed = frequencies.transfer(x, x.roll(3, dims=3)).amplitude
     assert windowed[..., 6:-2].mean().item() == pytest.approx(1, abs=0.01)
 
 
@@ -258,26 +267,26 @@ def test_transfer_of_a_shift():
 def test_recovered_energy():
     x, error = noise(3, 3, 32, 32), noise(3, 3, 32, 32, seed=1)
     for left, share in ((0.0, 1.0), (1.0, 0.0), (0.5, 0.75), (2.0, -3.0)):
-        recovered = bn.recovered_energy(x, x + error, x + left * error)
+        recovered = frequencies.recovered_energy(x, x + error, x + left * error)
         assert torch.allclose(recovered, torch.full((3, 4), share).double())
     blurred = periodic_blur(error, 3.0)  # only the lowest band is repaired
-    recovered = bn.recovered_energy(x, x + error, x + error - blurred, window=False).mean(dim=0)
+    recovered = frequencies.recovered_energy(x, x + error, x + error - blurred, window=False).mean(dim=0)
     assert recovered[0] > 0.9 and 0 < recovered[2] < 0.03 and recovered[3].abs() < 1e-4
-    assert bn.recovered_energy(x, x, x + error).isnan().all()
+    assert frequencies.recovered_energy(x, x, x + error).isnan().all()
 
 
 def test_sharpness_falls_with_blur_and_is_the_variance_of_the_laplacian():
     images = torch.rand(3, 3, 32, 32)
-    assert (bn.sharpness(blur(images, sigma=1.0)) < 0.1 * bn.sharpness(images)).all()
-    assert torch.allclose(bn.sharpness(torch.full((2, 3, 16, 16), 0.3)), torch.zeros(2).double(), atol=1e-12)
+    assert (frequencies.sharpness(blur(images, sigma=1.0)) < 0.1 * frequencies.sharpness(images)).all()
+    assert torch.allclose(frequencies.sharpness(torch.full((2, 3, 16, 16), 0.3)), torch.zeros(2).double(), atol=1e-12)
     white = noise(20, 1, 64, 64)
-    assert bn.sharpness(white).mean().item() == pytest.approx(20, rel=0.03)  # 4² + 4 x 1²
+    assert frequencies.sharpness(white).mean().item() == pytest.approx(20, rel=0.03)  # 4² + 4 x 1²
 
 
 def test_jpeg_loses_more_at_lower_quality(textures):
     images = torch.stack([textures[i]["image"] for i in range(2)])
-    errors = [bn.squared_error(images, bn.jpeg(images, quality)).mean() for quality in (95, 60, 10)]
-    assert 0 < errors[0] < errors[1] < errors[2] and bn.jpeg(images, 60).shape == images.shape
+    errors = [squared_error(images, frequencies.jpeg(images, quality)).mean() for quality in (95, 60, 10)]
+    assert 0 < errors[0] < errors[1] < errors[2] and frequencies.jpeg(images, 60).shape == images.shape
 
 
 # -- by place ----------------------------------------------------------------------------------------------------------
@@ -288,18 +297,18 @@ def test_errors_inside_and_outside_a_mask_and_by_region():
     mask = torch.zeros(2, 8, 8, dtype=torch.bool)
     mask[0, :2, :2] = mask[0, 2, 2] = mask[0, 6:, 6:] = True  # two regions: 4 + 1 touching at a corner, and 4
     x_hat[0, :, :2, :2], x_hat[0, :, 2, 2], x_hat[0, :, 6:, 6:], x_hat[0, :, 0, 7] = 0.1, 0.6, -0.3, 1.0
-    absolute, squared = bn.absolute_error(x, x_hat), bn.squared_error(x, x_hat)
+    absolute, squared = absolute_error(x, x_hat), squared_error(x, x_hat)
     assert absolute.shape == (2, 8, 8)
-    assert bn.masked_mean(absolute, mask)[0].item() == pytest.approx((4 * 0.1 + 0.6 + 4 * 0.3) / 9)
-    assert bn.masked_mean(squared, ~mask)[0].item() == pytest.approx(1 / 55)
-    assert bn.masked_mean(absolute, mask)[1].isnan() and bn.masked_mean(absolute, ~mask)[1] == 0
-    regions = bn.region_means(absolute, mask)
+    assert masked_mean(absolute, mask)[0].item() == pytest.approx((4 * 0.1 + 0.6 + 4 * 0.3) / 9)
+    assert masked_mean(squared, ~mask)[0].item() == pytest.approx(1 / 55)
+    assert masked_mean(absolute, mask)[1].isnan() and masked_mean(absolute, ~mask)[1] == 0
+    regions = region_means(absolute, mask)
     assert regions.image.tolist() == [0, 0] and regions.area.tolist() == [5, 4]
     assert regions.mean.tolist() == pytest.approx([0.2, 0.3])
-    empty = bn.region_means(absolute[1:], mask[1:])
+    empty = region_means(absolute[1:], mask[1:])
     assert all(len(column) == 0 for column in empty)
     with pytest.raises(ValueError, match="same shape"):
-        bn.masked_mean(absolute, mask[:1])
+        masked_mean(absolute, mask[:1])
 
 
 @given(st.integers(0, 10**6), st.floats(0.05, 0.9))
@@ -307,7 +316,7 @@ def test_errors_inside_and_outside_a_mask_and_by_region():
 def test_regions_add_up_to_the_mask(seed, share):
     values = noise(3, 12, 17, seed=seed)
     mask = noise(3, 12, 17, seed=seed + 1) < torch.distributions.Normal(0, 1).icdf(torch.tensor(share))
-    regions = bn.region_means(values, mask)
+    regions = region_means(values, mask)
     for i in range(3):
         own = regions.image == i
         assert regions.area[own].sum() == mask[i].sum()
@@ -321,23 +330,23 @@ def test_detectability_of_known_distributions():
     residuals, normal = 1 + noise(2, 200, 200), noise(3, 200, 200, seed=1)
     residuals[1] = 3 + 2 * (residuals[1] - 1)
     residuals[:, 100:] = 50  # outside the mask does not count
-    d_prime = bn.detectability(residuals, masks, normal)
+    d_prime = survival.detectability(residuals, masks, normal)
     assert d_prime.tolist() == pytest.approx([1.0, 3 / math.sqrt(2.5)], abs=0.03)
-    assert bn.detectability(normal[:2], masks, normal).abs().max() < 0.03
-    assert torch.allclose(bn.detectability(residuals[1:], masks[1:], normal), d_prime[1:])
-    assert bn.detectability(residuals, torch.zeros_like(masks), normal).isnan().all()
+    assert survival.detectability(normal[:2], masks, normal).abs().max() < 0.03
+    assert torch.allclose(survival.detectability(residuals[1:], masks[1:], normal), d_prime[1:])
+    assert survival.detectability(residuals, torch.zeros_like(masks), normal).isnan().all()
 
 
 def test_mean_interval():
     values = noise(400, 2).numpy() + np.array([0.0, 1.0])
-    interval = bn.mean_interval(values)
+    interval = bootstrap.mean_interval(values)
     assert np.allclose(interval.mean, values.mean(axis=0))
     assert np.allclose((interval.high - interval.low) / 2, 1.96 / 20, rtol=0.12)
     assert interval.low[1] > 0.8 and interval.low[0] < 0 < interval.high[0]
-    again = bn.mean_interval(torch.from_numpy(values))
+    again = bootstrap.mean_interval(torch.from_numpy(values))
     assert all(np.array_equal(a, b) for a, b in zip(interval, again))
     with pytest.raises(ValueError, match="not finite"):
-        bn.mean_interval([1.0, np.nan, 2.0])
+        bootstrap.mean_interval([1.0, np.nan, 2.0])
 
 
 # -- the round trip ----------------------------------------------------------------------------------------------------
@@ -380,25 +389,25 @@ def test_round_trip(build, channels, options):
         raw = vae.encode(2 * images - 1)
         raw = raw.latent_dist.mode() if isinstance(vae, AutoencoderKL) else raw.latents
         expected = (vae.decode(raw).sample / 2 + 0.5).clamp(0, 1)
-        z = bn.encode(vae, images)
+        z = encode(vae, images)
     shift = vae.config.get("shift_factor") or 0
     assert torch.allclose(z, (raw - shift) * vae.config.scaling_factor, atol=1e-5)
-    rebuilt = bn.reconstruct(vae, images)
+    rebuilt = reconstruct(vae, images)
     assert rebuilt.shape == images.shape and rebuilt.dtype == torch.float32
     assert torch.allclose(rebuilt, expected, atol=1e-5)
-    assert torch.allclose(bn.reconstruct(vae, images[3:4]), rebuilt[3:4], atol=1e-5)
-    known = bn.properties(vae, 32)
+    assert torch.allclose(reconstruct(vae, images[3:4]), rebuilt[3:4], atol=1e-5)
+    known = properties(vae, 32)
     assert known["latent_shape"] == (vae.config.latent_channels, 8, 8) == (z.shape[1], z.shape[2], 8)
     assert known["downsampling"] == 4 and known["compression"] == pytest.approx(3 * 32 * 32 / (z.shape[1] * 64))
     with pytest.raises(ValueError, match="multiples of 4"):
-        bn.encode(vae, images[..., :30])
+        encode(vae, images[..., :30])
 
 
 def test_decoding_is_differentiable_beyond_the_range_of_images():
     vae = kl(4)
     z = 100 * torch.randn(1, 4, 4, 4)
     z.requires_grad_()
-    bn.decode(vae, z).sum().backward()
+    decode(vae, z).sum().backward()
     assert z.grad.abs().sum() > 0
 
 
@@ -407,26 +416,26 @@ def test_decoding_is_differentiable_beyond_the_range_of_images():
 
 def test_planted_discs_have_the_area_and_contrast_asked_for_and_stay_where_they_are():
     images = torch.stack([torch.full((3, 64, 64), 0.3), torch.full((3, 64, 64), 0.7)])
-    changed, mask = bn.plant(images, ["a", "b"], area=0.02, contrast=0.1)
+    changed, mask = survival.plant(images, ["a", "b"], area=0.02, contrast=0.1)
     assert mask.double().mean(dim=(1, 2)).numpy() == pytest.approx([0.02, 0.02], rel=0.1)
     inside = (changed - images).mean(dim=1)[mask]
     assert inside.abs().max() == pytest.approx(0.1, abs=1e-6)
     assert (changed[0] >= images[0]).all() and (changed[1] <= images[1]).all()  # away from the ends of the range
-    stronger = bn.plant(images, ["a", "b"], area=0.02, contrast=0.3)[1]
+    stronger = survival.plant(images, ["a", "b"], area=0.02, contrast=0.3)[1]
     assert torch.equal(stronger, mask) and not torch.equal(mask[0], mask[1])
-    swapped = bn.plant(images.flip(0), ["b", "a"], area=0.02, contrast=0.1)
+    swapped = survival.plant(images.flip(0), ["b", "a"], area=0.02, contrast=0.1)
     assert torch.equal(swapped[0].flip(0), changed)
     for area in (1e-5, 0.9):
         with pytest.raises(ValueError, match="does not fit"):
-            bn.plant(images, ["a", "b"], area, 0.1)
+            survival.plant(images, ["a", "b"], area, 0.1)
 
 
 def test_planted_table_of_known_maps():
     images, keys = 0.3 + 0.1 * torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)), ["a", "b", "c"]
-    table = bn.planted_table(lambda x, k: 0.6 * x + 0.1, images, keys, [0.005, 0.05], [0.1, 0.2])
+    table = survival.planted_table(lambda x, k: 0.6 * x + 0.1, images, keys, [0.005, 0.05], [0.1, 0.2])
     assert len(table) == 12 and np.allclose(table["survival"], 0.6)
     assert np.allclose(table["contrast"], table["planted"], rtol=0.15)  # the edge is soft
-    blurred = bn.planted_table(lambda x, k: blur(x, sigma=2.0), images, keys, [0.005, 0.05], [0.1, 0.2])
+    blurred = survival.planted_table(lambda x, k: blur(x, sigma=2.0), images, keys, [0.005, 0.05], [0.1, 0.2])
     means = blurred.groupby(["area", "planted"])["survival"].mean().to_numpy().reshape(2, 2)
     assert (means[1] > means[0] + 0.1).all() and np.allclose(
         means[:, 0], means[:, 1], atol=1e-3
@@ -438,7 +447,7 @@ def test_gain_table_of_a_residual_that_is_halved_in_one_band():
     columns = torch.arange(64)
     fine, coarse = (0.05 * torch.cos(2 * torch.pi * f * columns).expand(6, 3, 64, 64) for f in (24 / 64, 2 / 64))
     others = {"half": x + fine / 2 + coarse, "same": x + fine + coarse}
-    table = bn.gain_table(x, others["same"], others, (0.0, 1 / 8, float("inf")), n=50)
+    table = frequencies.gain_table(x, others["same"], others, (0.0, 1 / 8, float("inf")), n=50)
     gain = table.set_index(["name", "band"])["gain"]
     assert gain["half", "above 0.125"] == pytest.approx(20 * np.log10(2), rel=1e-3)
     assert gain["half", "below 0.125"] == pytest.approx(0, abs=1e-3)
@@ -448,9 +457,10 @@ def test_gain_table_of_a_residual_that_is_halved_in_one_band():
 
 def test_linear_bottleneck_is_exact_with_all_channels_and_loses_what_it_leaves_out():
     images = 0.2 + 0.6 * torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(bn.linear_bottleneck(images, 12, 2)(images), images, atol=1e-6)
+    assert torch.allclose(frequencies.linear_bottleneck(images, 12, 2)(images), images, atol=1e-6)
     errors = [
-        (bn.linear_bottleneck(images, channels, 2)(images) - images).square().mean().item() for channels in (1, 6, 11)
+        (frequencies.linear_bottleneck(images, channels, 2)(images) - images).square().mean().item()
+        for channels in (1, 6, 11)
     ]
     variance = images.var(dim=(0, 2, 3)).mean().item()
     assert errors == sorted(errors, reverse=True)
@@ -459,8 +469,8 @@ def test_linear_bottleneck_is_exact_with_all_channels_and_loses_what_it_leaves_o
     )  # white noise: a share of the variance for each component
     colours = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     flat = colours.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
-    assert torch.allclose(bn.linear_bottleneck(flat, 3, 4)(flat), flat, atol=1e-6)  # one colour a patch
+    assert torch.allclose(frequencies.linear_bottleneck(flat, 3, 4)(flat), flat, atol=1e-6)  # one colour a patch
     with pytest.raises(ValueError, match="from 1 to 12"):
-        bn.linear_bottleneck(images, 13, 2)
+        frequencies.linear_bottleneck(images, 13, 2)
     with pytest.raises(ValueError, match="multiples of 5"):
-        bn.linear_bottleneck(images, 3, 5)
+        frequencies.linear_bottleneck(images, 3, 5)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from diffad_utils import claims
+from diffad_utils.study import claims
 
 
 def run(*findings, dataset="textures", category="leather", notebook="05_esm", mini=True):

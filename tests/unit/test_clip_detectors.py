@@ -13,16 +13,11 @@ from sklearn.linear_model import LogisticRegression
 from tiny_models import CLIP_SIDE, write_clip
 
 from diffad_utils import data
-from diffad_utils.methods import METHODS, ClipKNN, ClipProbe, ClipZeroShot, clip_detectors
-from diffad_utils.methods.clip_detectors import (
-    clip_features,
-    cosine_distance,
-    dense_features,
-    load_clip_for,
-    paste_defect,
-)
+from diffad_utils.methods import METHODS, clip_detectors
+from diffad_utils.methods.clip_detectors import ClipKNN, ClipProbe, ClipZeroShot, paste_defect
 from diffad_utils.metrics import image_auroc, pixel_auroc
 from diffad_utils.models.clip import load_clip
+from diffad_utils.models.clip_features import clip_features, cosine_distance, dense_features, load_clip_for
 
 NAMES = ("clip_knn", "clip_zero_shot", "clip_probe")
 KINDS = ("resnet", "vit")

@@ -11,8 +11,18 @@ import pandas as pd
 import pytest
 import torch
 
-from diffad_utils import claims, comparison, metrics, study
+from diffad_utils import metrics, study
+from diffad_utils.analyses import comparison, conclusion
+from diffad_utils.analyses.published import (
+    PUBLISHED_NAMES,
+    beside_published,
+    disagreements,
+    published_gaps,
+    published_results,
+)
 from diffad_utils.methods.trivial import PARTS
+from diffad_utils.report import tables
+from diffad_utils.study import claims
 
 ROOT = Path(__file__).parents[2]
 N = 40
@@ -50,7 +60,7 @@ def recorded(root, method: str, strength: float, category="carpet", seed=0, mask
         prediction.reconstruction = (batch["twin"] + 0.01).clamp(0, 1)
     values = metrics.evaluate(prediction, batch)
     if rebuilt:
-        from diffad_utils.diagnostics import reconstruction_metrics
+        from diffad_utils.metrics.counterfactual import reconstruction_metrics
 
         values |= reconstruction_metrics(prediction.reconstruction, batch)
     timing = {"fit_s": 2.0, "ms_per_image": 5.0 * (1 + len(method)), "ms_at_64px": 4.0, "ms_at_128px": 9.0}
@@ -116,14 +126,14 @@ def test_the_floor_is_marked_and_what_is_not_above_it_greyed(measured):
     assert ("textures/carpet", "invad", "I-AUROC") in winners and not any(
         method == "trivial" for _, method, _ in winners
     )
-    text = comparison.to_markdown(table, winners)
+    text = tables.to_markdown(table, winners)
     assert ("*trivial floor (" in text and "**1.000" in text) or "**0.9" in text
     assert re.search(r"color:#8a919b\">anomalib:padim", text)
-    latex = comparison.to_latex(table, winners)
+    latex = tables.to_latex(table, winners)
     assert (
         r"\textcolor{gray}{anomalib:padim}" in latex and r"\textbf{" in latex and latex.count(r"\\") == len(table) + 1
     )
-    page = comparison.to_html(table, winners)
+    page = tables.to_html(table, winners)
     assert "<tr class='grey'" in page and "<tr class='floor'" in page and "<b>" in page and page.count("<small>") > 10
 
 
@@ -214,7 +224,7 @@ class TestOverCategories:
         assert np.ptp(average.interval("I-AUROC")) < np.mean(width)  # six categories know more than one
 
     def test_the_answer_counts_where_there_are_many(self, many):
-        first, *_ = comparison.answer(claims.ledger([]), many)
+        first, *_ = conclusion.answer(claims.ledger([]), many)
         assert first.startswith("No diffusion") is False
 
 
@@ -249,15 +259,15 @@ def test_wall(root):
 
 
 def test_published_numbers():
-    published = comparison.published_results()
+    published = published_results()
     assert published["value"].between(0, 1).all()
-    spread = comparison.disagreements(published)
+    spread = disagreements(published)
     assert (
         (spread["range"] >= 0).all()
         and spread["range"].is_monotonic_decreasing
         and spread["values"].str.contains(";").all()
     )
-    gaps = comparison.published_gaps(published)
+    gaps = published_gaps(published)
     assert (gaps["gap"] >= 0).all() and len(gaps) > 5
     table = pd.DataFrame(
         [
@@ -271,22 +281,22 @@ def test_published_numbers():
             }
         ]
     )
-    found = comparison.beside_published(table, published, "paper")
+    found = beside_published(table, published, "paper")
     assert set(found["metric"]) == {"I-AUROC"} and (found["published"] == 1.0).all() and (found["ours"] == 0.9).all()
-    assert comparison.beside_published(table, published, "smoke").empty
-    assert set(comparison.PUBLISHED_NAMES.values()) <= set(published["method"])
+    assert beside_published(table, published, "smoke").empty
+    assert set(PUBLISHED_NAMES.values()) <= set(published["method"])
 
 
 def test_claims_between_methods(tmp_path):
     recorded(tmp_path, "anomalib:patchcore", 2.0, masks=True)
     recorded(tmp_path, "img2img", 0.2, masks=True)
     records = study.load_runs(tmp_path / "smoke")
-    found = comparison.findings_between_methods(comparison.measure(records, 200), "Section")
+    found = conclusion.findings_between_methods(comparison.measure(records, 200), "Section")
     assert [(f["claim_id"], f["category"], f["n"]) for f in found] == [("C30", "carpet", N)] * 2
     assert {f["verdict"] for f in found} == {"supported"} and "AUPRO of anomalib:patchcore minus img2img" in {
         f["measure"] for f in found
     }
-    ledger = claims.ledger([*records, comparison.joining_record(records, found, tmp_path)]).set_index("claim_id")
+    ledger = claims.ledger([*records, conclusion.joining_record(records, found, tmp_path)]).set_index("claim_id")
     assert ledger.loc["C30", ["verdict", "data", "notebooks"]].tolist() == [
         "supported",
         "textures/carpet",
@@ -298,7 +308,7 @@ def test_claims_between_methods(tmp_path):
 def test_the_answer_names_the_best_rival_without_clip(tmp_path):
     for method, strength in (("invad", 2.5), ("clip_knn", 4.0), ("anomalib:padim", 0.0), ("trivial", 0.1)):
         recorded(tmp_path, method, strength)
-    first, *_ = comparison.answer(claims.ledger([]), comparison.measure(study.load_runs(tmp_path / "smoke"), 200))
+    first, *_ = conclusion.answer(claims.ledger([]), comparison.measure(study.load_runs(tmp_path / "smoke"), 200))
     assert (
         "detector without diffusion (clip_knn" in first
         and "; without CLIP's it is better than the best (anomalib:padim" in first
@@ -308,7 +318,7 @@ def test_the_answer_names_the_best_rival_without_clip(tmp_path):
 
 def test_the_answer_follows_the_ledger(measured):
     ledger = claims.ledger([])
-    first, second, third = comparison.answer(ledger, measured)
+    first, second, third = conclusion.answer(ledger, measured)
     assert (
         "1 of 1 diffusion methods are above the trivial floor" in first
         and "better than the best detector without diffusion" in first
@@ -317,7 +327,7 @@ def test_the_answer_follows_the_ledger(measured):
     decided = ledger.assign(
         verdict=ledger["claim_id"].map({"C07": "supported", "C30": "not supported"}).fillna("not tested here")
     )
-    _, second, third = comparison.answer(decided, measured)
+    _, second, third = conclusion.answer(decided, measured)
     assert (
         "supported here: “No strength" in second
         and "(C07)" in second

@@ -8,8 +8,23 @@ import pytest
 import torch
 
 from diffad_utils import scoring
-from diffad_utils.conditioning import DynamicStep, code_plan, denoising_plan, paper_plan, pooled_features, scaled_start
 from diffad_utils.diffusion import NoiseSchedule, add_noise, ddim_sample, ddim_step
+from diffad_utils.methods.d3ad.conditioning import (
+    DynamicStep,
+    code_plan,
+    denoising_plan,
+    paper_plan,
+    pooled_features,
+    scaled_start,
+)
+from diffad_utils.methods.d3ad.maps import (
+    d3ad_map,
+    ddad_map,
+    feature_distance,
+    min_max_over_batch,
+    patchify,
+    pixel_distance,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SCHEDULE = NoiseSchedule.linear(1000, 0.0015, 0.0195)
@@ -254,20 +269,20 @@ def test_ddad_map_matches_the_public_code():
     z = golden("ddad_heatmap")
     levels, size = range(1, int(z["n_levels"])), (64, 64)
     for level in range(int(z["n_levels"])):
-        patches = scoring.patchify(z[f"feat_target_{level}"])
+        patches = patchify(z[f"feat_target_{level}"])
         assert torch.allclose(patches, z[f"patchify_target_{level}"], rtol=1e-5, atol=2e-6)
-        other = scoring.patchify(z[f"feat_output_{level}"])
+        other = patchify(z[f"feat_output_{level}"])
         assert torch.allclose(scoring.cosine_map(patches, other), z[f"cosmap_{level}"], rtol=1e-5, atol=2e-6)
     features = ([z[f"feat_{name}_{level}"] for level in levels] for name in ("target", "output"))
-    feature = scoring.feature_distance(*features, size, patches=True)
-    pixel = scoring.pixel_distance(z["target"], z["output"])
+    feature = feature_distance(*features, size, patches=True)
+    pixel = pixel_distance(z["target"], z["output"])
     assert torch.allclose(feature, z["feature_distance"][:, 0], rtol=1e-5, atol=2e-6)
     assert torch.allclose(pixel, z["pixel_distance"][:, 0], rtol=1e-5, atol=2e-6)
     for v in (1, 7):
-        together = scoring.smooth_map(scoring.ddad_map(pixel, feature, v, pixel.max(), feature.max()), 4.0)
+        together = scoring.smooth_map(ddad_map(pixel, feature, v, pixel.max(), feature.max()), 4.0)
         assert torch.allclose(together, z[f"heatmap_v{v}"][:, 0], rtol=1e-5, atol=2e-6)
         peaks = [values.flatten(1).amax(dim=1)[:, None, None] for values in (pixel, feature)]
-        alone = scoring.smooth_map(scoring.ddad_map(pixel, feature, v, *peaks), 4.0)
+        alone = scoring.smooth_map(ddad_map(pixel, feature, v, *peaks), 4.0)
         assert torch.allclose(alone, z[f"heatmap_v{v}_each_image_alone"][:, 0], rtol=1e-5, atol=2e-6)
 
 
@@ -285,8 +300,6 @@ def test_blur_matches_the_public_code():
 
 def test_map_of_equation_9():
     latent, feature = torch.rand(2, 4, 4), torch.rand(2, 4, 4)
-    assert torch.equal(scoring.d3ad_map(latent, feature, 1.0), latent) and torch.equal(
-        scoring.d3ad_map(latent, feature, 0.0), feature
-    )
-    scaled = scoring.min_max_over_batch(latent)
+    assert torch.equal(d3ad_map(latent, feature, 1.0), latent) and torch.equal(d3ad_map(latent, feature, 0.0), feature)
+    scaled = min_max_over_batch(latent)
     assert scaled.min() == 0 and scaled.max() == 1

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffad_utils import study
 from diffad_utils.methods import METHODS, Detector
 from diffad_utils.methods.base import noise_keys
+from diffad_utils.study.manifest import count_weights
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
@@ -108,7 +108,7 @@ def _suite(name: str) -> type[DetectorContract]:
         return METHODS[name](**{"image_size": 64, "device": "cpu"} | settings)
 
     def test_its_weights_are_counted(self, fitted):
-        assert (study._count_weights(fitted) > 0) == (name != "trivial")
+        assert (count_weights(fitted) > 0) == (name != "trivial")
 
     attributes = {"make": make, "test_its_weights_are_counted": test_its_weights_are_counted} | ATTRIBUTES.get(name, {})
     return type(f"Test_{name.replace(':', '_')}", (DetectorContract,), attributes)

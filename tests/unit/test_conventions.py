@@ -5,8 +5,8 @@ import types
 import numpy as np
 import pytest
 
-from diffad_utils import conventions as cv
 from diffad_utils import metrics
+from diffad_utils.analyses import conventions
 from diffad_utils.kernels import threshold_counts
 
 
@@ -25,56 +25,56 @@ def scene():
 
 def test_scaling_by_the_batch_makes_an_image_depend_on_its_company(scene):
     maps = scene[0]
-    whole = cv.batch_scaled(maps, 12)
+    whole = conventions.batch_scaled(maps, 12)
     assert np.allclose(whole * maps.max(), maps)
-    small = cv.batch_scaled(maps, 4)
+    small = conventions.batch_scaled(maps, 4)
     assert [small[i : i + 4].max() for i in (0, 4, 8)] == [1, 1, 1]
-    other = cv.batch_scaled(maps, 4, np.random.default_rng(1).permutation(12))
+    other = conventions.batch_scaled(maps, 4, np.random.default_rng(1).permutation(12))
     assert not np.allclose(small[0], other[0])
 
 
 def test_top_mean(scene):
     maps = scene[0]
-    assert np.array_equal(cv.top_mean(maps, 1), maps.max(axis=(1, 2)))
-    assert np.allclose(cv.top_mean(maps, 3)[5], np.sort(maps[5].ravel())[-3:].mean())
+    assert np.array_equal(conventions.top_mean(maps, 1), maps.max(axis=(1, 2)))
+    assert np.allclose(conventions.top_mean(maps, 3)[5], np.sort(maps[5].ravel())[-3:].mean())
 
 
 def test_choosing_on_the_test_set_is_optimistic_where_nothing_can_be_found():
     generator = np.random.default_rng(0)
     labels = np.arange(60) % 2
-    name, reported, honest = cv.chosen_on_test({str(i): generator.random(60) for i in range(30)}, labels)
+    name, reported, honest = conventions.chosen_on_test({str(i): generator.random(60) for i in range(30)}, labels)
     assert name in map(str, range(30)) and reported > 0.6 and abs(honest - 0.5) < 0.1
     good = {"right": labels + generator.random(60), "wrong": generator.random(60)}
-    name, reported, honest = cv.chosen_on_test(good, labels)
+    name, reported, honest = conventions.chosen_on_test(good, labels)
     assert name == "right" and abs(reported - honest) < 0.02
 
 
 def test_own_neighbours_of_a_few_images():
     few = np.random.default_rng(0).normal(size=(5, 8))
-    assert cv.own_neighbours(few, few + 10) == cv.own_neighbours(few, few + 10, k=4) == (1.0, 1.0)
+    assert conventions.own_neighbours(few, few + 10) == conventions.own_neighbours(few, few + 10, k=4) == (1.0, 1.0)
     with pytest.raises(ValueError, match="two training images or more, got 1"):
-        cv.own_neighbours(few[:1], few)
+        conventions.own_neighbours(few[:1], few)
 
 
 def test_own_neighbours_raise_false_alarms():
     generator = np.random.default_rng(0)
-    without, with_itself = cv.own_neighbours(generator.normal(size=(200, 8)), generator.normal(size=(200, 8)))
+    without, with_itself = conventions.own_neighbours(generator.normal(size=(200, 8)), generator.normal(size=(200, 8)))
     assert abs(without - 0.05) < 0.06 and with_itself > 2 * without
 
 
 def test_the_exact_variants_agree_with_the_exact_metric_where_the_convention_makes_no_difference(scene):
     maps, masks, _ = scene
     exact = metrics.aupro(maps, masks)
-    assert cv.aupro_ties_in_order(maps, masks) == pytest.approx(exact, abs=1e-3)  # no ties in random floats
+    assert conventions.aupro_ties_in_order(maps, masks) == pytest.approx(exact, abs=1e-3)  # no ties in random floats
     square = masks.copy()
     square[11] = False
-    assert cv.aupro_four_neighbours(maps, square) == pytest.approx(metrics.aupro(maps, square), abs=1e-12)
-    assert cv.aupro_on_grid(maps, masks, thresholds=20000) == pytest.approx(exact, abs=0.01)
+    assert conventions.aupro_four_neighbours(maps, square) == pytest.approx(metrics.aupro(maps, square), abs=1e-12)
+    assert conventions.aupro_on_grid(maps, masks, thresholds=20000) == pytest.approx(exact, abs=0.01)
 
 
 def test_four_neighbours_are_those_of_scipy(scene, monkeypatch):
     maps, masks, _ = scene
-    four = cv.aupro_four_neighbours(maps, masks)
+    four = conventions.aupro_four_neighbours(maps, masks)
     assert abs(four - metrics.aupro(maps, masks)) > 1e-4
     monkeypatch.setattr(threshold_counts, "EIGHT_NEIGHBOURS", np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], dtype=bool))
     assert four == pytest.approx(metrics.aupro(maps, masks), abs=1e-12)
@@ -82,13 +82,13 @@ def test_four_neighbours_are_those_of_scipy(scene, monkeypatch):
 
 def test_miscounted_ties_never_hurt(scene):
     maps, masks, _ = scene
-    coarse = cv.as_pictures(maps, 4)
+    coarse = conventions.as_pictures(maps, 4)
     assert len(np.unique(coarse)) == 4
-    assert cv.aupro_ties_in_order(coarse, masks) > metrics.aupro(coarse, masks)
+    assert conventions.aupro_ties_in_order(coarse, masks) > metrics.aupro(coarse, masks)
 
 
 def test_masks_resized_without_binarising_grow_or_shrink(scene):
-    soft = cv.resized_masks(scene[1], 12)
+    soft = conventions.resized_masks(scene[1], 12)
     assert 0 < soft.max() <= 1 and ((soft > 0) & (soft < 1)).any()
     assert (soft > 0).sum() > (soft >= 0.5).sum() > (soft >= 1).sum()
 
@@ -104,7 +104,7 @@ def test_settings_chosen_on_the_test_set():
         "strengths": {"not": "rows"},
         "alphas": [],
     }
-    found = cv.chosen_settings(types.SimpleNamespace(experiments=experiments))
+    found = conventions.chosen_settings(types.SimpleNamespace(experiments=experiments))
     names = ["number of steps", "number of steps", "strength, guidance and steps"]
     assert found["convention"].tolist() == [f"{name} chosen on the test set" for name in names]
     assert found["change"].tolist() == pytest.approx([0.1, 0.1, 0.4]) and found["ours"].tolist() == pytest.approx(
@@ -114,7 +114,7 @@ def test_settings_chosen_on_the_test_set():
 
 def test_centre_crop():
     values = np.arange(2 * 256 * 256).reshape(2, 256, 256)
-    cropped = cv.centre_crop(values)
+    cropped = conventions.centre_crop(values)
     assert (
         cropped.shape == (2, 224, 224)
         and cropped[0, 0, 0] == values[0, 16, 16]

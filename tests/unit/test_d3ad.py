@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from diffad_utils import adaptation, data
+from diffad_utils import data
 from diffad_utils.diffusion import add_noise, ddim_sample, image_noise
-from diffad_utils.methods import D3AD, DDAD
+from diffad_utils.methods.d3ad import D3AD, DDAD, adaptation
 
 SMALL = {"image_size": 64, "device": "cpu", "train_steps": 4, "train_batch_size": 4, "warmup_steps": 1}
 KINDS = {

@@ -11,9 +11,11 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffad_utils import diagnostics as dg
-from diffad_utils import scoring
-from diffad_utils.methods.img2img import ddim_schedule
+from diffad_utils import metrics, scoring
+from diffad_utils.analyses import img2img_settings, wrong_reason
+from diffad_utils.methods.img2img.engine import ddim_schedule
+from diffad_utils.metrics import bootstrap
+from diffad_utils.metrics.counterfactual import reconstruction_metrics, removal_and_drift
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def pair():
 
 def test_removal_is_1_for_the_twin_and_0_for_the_input(pair):
     x_anom, x_norm, _mask = pair
-    gone, stayed = dg.removal_and_drift(x_norm, *pair), dg.removal_and_drift(x_anom, *pair)
+    gone, stayed = removal_and_drift(x_norm, *pair), removal_and_drift(x_anom, *pair)
     assert torch.allclose(gone["removal"], torch.ones(2))
     assert torch.allclose(stayed["removal"], torch.zeros(2), atol=1e-6)
     assert torch.allclose(gone["defect"], torch.tensor(0.2)) and gone["drift"].abs().max() == 0
@@ -44,7 +46,7 @@ def test_removal_and_drift_are_read_off_apart(removed, drift):
     mask[:, 4:12, 4:12] = True
     x_anom = x_norm + 0.2 * mask[:, None]
     x_hat = x_norm + (1 - removed) * 0.2 * mask[:, None] - drift * ~mask[:, None]
-    found = dg.removal_and_drift(x_hat, x_anom, x_norm, mask)
+    found = removal_and_drift(x_hat, x_anom, x_norm, mask)
     assert found["removal"].item() == pytest.approx(removed, abs=1e-5)
     assert found["drift"].item() == pytest.approx(drift, abs=1e-6)
     assert found["fidelity"].item() == pytest.approx(1 - drift / 0.2, abs=1e-5)
@@ -54,7 +56,7 @@ def test_removal_and_drift_are_read_off_apart(removed, drift):
 
 def test_a_normal_image_has_drift_and_nothing_to_remove(pair):
     _, x_norm, mask = pair
-    found = dg.removal_and_drift(x_norm + 0.1, x_norm, x_norm, torch.zeros_like(mask))
+    found = removal_and_drift(x_norm + 0.1, x_norm, x_norm, torch.zeros_like(mask))
     assert torch.allclose(found["drift"], torch.tensor(0.1))
     assert all(found[name].isnan().all() for name in ("removal", "fidelity", "energy_ratio", "defect"))
 
@@ -67,30 +69,33 @@ def test_reconstruction_metrics_of_the_table(pair):
         "label": torch.tensor([0, 0, 1, 1]),
         "mask": torch.cat([torch.zeros_like(mask), mask]),
     }
-    values = dg.reconstruction_metrics(batch["twin"] + 0.01, batch)
+    values = reconstruction_metrics(batch["twin"] + 0.01, batch)
     assert values["removal"] == pytest.approx(1 - 0.01 / 0.2, abs=1e-5) and values["drift"] == pytest.approx(
         0.01, abs=1e-6
     )
     assert values["PSNR"] == pytest.approx(40, abs=0.01) and 0.99 < values["SSIM"] <= 1
     del batch["twin"]
-    assert dg.reconstruction_metrics(batch["image"] + 0.01, batch).keys() == {"SSIM", "PSNR"}
+    assert reconstruction_metrics(batch["image"] + 0.01, batch).keys() == {"SSIM", "PSNR"}
 
 
 def test_crossing():
-    met = dg.crossing([0.1, 0.3, 0.5], [0.0, 0.4, 0.8], [1.0, 0.8, 0.0])
+    met = img2img_settings.crossing([0.1, 0.3, 0.5], [0.0, 0.4, 0.8], [1.0, 0.8, 0.0])
     assert met == pytest.approx((0.3 + 0.2 / 3, 0.4 + 0.4 / 3))
-    assert dg.crossing([0.1, 0.3], [0.5, 0.6], [0.5, 0.4]) == (0.1, 0.5)
-    assert dg.crossing([0.1, 0.3], [0.0, 0.2], [1.0, 0.8]) is None  # never meet
-    assert dg.crossing([0.1, 0.3], [0.9, 1.0], [0.5, 0.4]) is None  # met before the first point
+    assert img2img_settings.crossing([0.1, 0.3], [0.5, 0.6], [0.5, 0.4]) == (0.1, 0.5)
+    assert img2img_settings.crossing([0.1, 0.3], [0.0, 0.2], [1.0, 0.8]) is None  # never meet
+    assert img2img_settings.crossing([0.1, 0.3], [0.9, 1.0], [0.5, 0.4]) is None  # met before the first point
     for bad in ([0.3, 0.1], [0.1]):
         with pytest.raises(ValueError, match="ascend"):
-            dg.crossing(bad, [0.0, 1.0], [1.0, 0.0])
+            img2img_settings.crossing(bad, [0.0, 1.0], [1.0, 0.0])
 
 
 def test_pareto_front():
-    front = dg.pareto_front([0.1, 0.5, 0.5, 0.9, 0.4], [0.0, 0.2, 0.3, 0.4, 0.25])
+    front = img2img_settings.pareto_front([0.1, 0.5, 0.5, 0.9, 0.4], [0.0, 0.2, 0.3, 0.4, 0.25])
     assert front.tolist() == [True, True, False, True, False]
-    assert dg.pareto_front([0.5, 0.5], [0.2, 0.2]).tolist() == [True, True]  # equals do not beat one another
+    assert img2img_settings.pareto_front([0.5, 0.5], [0.2, 0.2]).tolist() == [
+        True,
+        True,
+    ]  # equals do not beat one another
 
 
 # -- variance ----------------------------------------------------------------------------------------------------------
@@ -99,18 +104,18 @@ def test_pareto_front():
 def test_spread_over_seeds(pair):
     _x_anom, x_norm, _mask = pair
     shifts = torch.tensor([-0.1, 0.0, 0.1]).view(3, 1, 1, 1, 1)
-    assert torch.allclose(dg.reconstruction_spread(x_norm + shifts), torch.tensor(0.1), atol=1e-6)
-    found = dg.spread_against_defect(x_norm + shifts, *pair)
+    assert torch.allclose(img2img_settings.reconstruction_spread(x_norm + shifts), torch.tensor(0.1), atol=1e-6)
+    found = img2img_settings.spread_against_defect(x_norm + shifts, *pair)
     assert torch.allclose(found["ratio"], torch.tensor(0.5), atol=1e-5)
-    assert dg.reconstruction_spread(x_norm.expand(4, -1, -1, -1, -1)).abs().max() < 1e-6
+    assert img2img_settings.reconstruction_spread(x_norm.expand(4, -1, -1, -1, -1)).abs().max() < 1e-6
     with pytest.raises(ValueError, match="at least 2"):
-        dg.reconstruction_spread(x_norm[None])
+        img2img_settings.reconstruction_spread(x_norm[None])
 
 
 def test_amplification_of_a_linear_map():
     x = torch.rand(3, 3, 8, 8)
     moved = x + 0.01 * torch.randn(3, 3, 8, 8)
-    assert torch.allclose(dg.amplification(2.5 * x, 2.5 * moved, x, moved), torch.tensor(2.5), atol=1e-3)
+    assert torch.allclose(img2img_settings.amplification(2.5 * x, 2.5 * moved, x, moved), torch.tensor(2.5), atol=1e-3)
 
 
 # -- round trip --------------------------------------------------------------------------------------------------------
@@ -139,7 +144,7 @@ def gaussian_eps(scheduler, variance=0.25):
 def test_round_trip_is_exact_where_the_prediction_does_not_depend_on_the_state():
     schedule = ddim_schedule(DDIMScheduler(**SD), 20, 14)
     z, eps = torch.randn(2, 4, 8, 8, dtype=torch.float64), torch.randn(2, 4, 8, 8, dtype=torch.float64)
-    noise, back = dg.round_trip(lambda x, t: eps, z, schedule)
+    noise, back = img2img_settings.round_trip(lambda x, t: eps, z, schedule)
     assert (back - z).abs().max() < 1e-9 and (noise - z).abs().max() > 0.1
 
 
@@ -147,7 +152,7 @@ def test_round_trip_error_falls_with_the_number_of_steps():
     scheduler, z = DDIMScheduler(**SD), 0.5 * torch.randn(2, 4, 8, 8, dtype=torch.float64)
     errors = []
     for steps in (5, 10, 20, 50, 200):
-        back = dg.round_trip(gaussian_eps(scheduler), z, ddim_schedule(scheduler, steps, steps))[1]
+        back = img2img_settings.round_trip(gaussian_eps(scheduler), z, ddim_schedule(scheduler, steps, steps))[1]
         errors.append(((back - z).norm() / z.norm()).item())
     assert all(later < earlier for earlier, later in itertools.pairwise(errors))
     assert errors[0] > 0.05 > errors[-1]
@@ -161,14 +166,16 @@ def test_inversion_is_diffusers():
     x = z
     for t in inverse.timesteps:
         x = inverse.step(eps_fn(x, t[None]), t, x).prev_sample
-    noise, _ = dg.round_trip(eps_fn, z, ddim_schedule(scheduler, 20, 20))
+    noise, _ = img2img_settings.round_trip(eps_fn, z, ddim_schedule(scheduler, 20, 20))
     assert torch.allclose(noise, x, atol=1e-4)
 
 
 def test_round_trip_counts():
     calls = []
     schedule = ddim_schedule(DDIMScheduler(**SD), 20, 7)
-    dg.round_trip(lambda x, t: calls.append(t.tolist()) or torch.zeros_like(x), torch.zeros(2, 4, 8, 8), schedule)
+    img2img_settings.round_trip(
+        lambda x, t: calls.append(t.tolist()) or torch.zeros_like(x), torch.zeros(2, 4, 8, 8), schedule
+    )
     assert len(calls) == 14 and calls[:7] == calls[7:][::-1]
 
 
@@ -179,7 +186,7 @@ def test_split_residual(pair):
     _x_anom, _x_norm, mask = pair
     mask = torch.stack([mask[0], torch.zeros_like(mask[0])])
     residual = torch.where(mask, 0.8, 0.2)
-    split = dg.split_residual(residual, mask)
+    split = wrong_reason.split_residual(residual, mask)
     assert split["inside"][0] == pytest.approx(0.8) and split["inside"][1].isnan()
     assert torch.allclose(split["outside"], torch.tensor([0.2, 0.2])) and split["outside"][1] == split["full"][1]
     assert split["full"][0] == pytest.approx(0.2 + 0.6 * 64 / 256)
@@ -189,7 +196,7 @@ def test_top_pixels_inside():
     residual, mask = torch.zeros(2, 10, 10), torch.zeros(2, 10, 10, dtype=torch.bool)
     mask[:, :2] = True
     residual[0, 0, :5], residual[1, 9, :5] = 1.0, 1.0
-    assert dg.top_pixels_inside(residual, mask, 0.05).tolist() == [1.0, 0.0]
+    assert wrong_reason.top_pixels_inside(residual, mask, 0.05).tolist() == [1.0, 0.0]
 
 
 def test_style_statistics():
@@ -197,21 +204,25 @@ def test_style_statistics():
     brighter = x.clone()
     brighter[:, 0] += 0.3
     brighter[:, 1] += 0.4
-    same = dg.style_statistics(x, x)
+    same = wrong_reason.style_statistics(x, x)
     assert all(values.abs().max() == 0 for values in same.values())
-    found = dg.style_statistics(x, brighter)
+    found = wrong_reason.style_statistics(x, brighter)
     assert torch.allclose(found["colour_shift"], torch.tensor(0.5), atol=1e-5)
     assert found["gradient_change"].max() < 1e-5 and found["gradient_of_change"].max() < 1e-5  # nothing but a shift
     flat = x.mean(dim=(2, 3), keepdim=True).expand_as(x)
-    assert torch.allclose(dg.style_statistics(x, flat)["gradient_change"], dg.gradient_energy(x), atol=1e-6)
+    assert torch.allclose(
+        wrong_reason.style_statistics(x, flat)["gradient_change"], wrong_reason.gradient_energy(x), atol=1e-6
+    )
     checkerboard = 0.1 * torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(8, 8)
-    assert torch.allclose(dg.style_statistics(x, x + checkerboard)["gradient_of_change"], torch.tensor(0.2), atol=1e-5)
+    assert torch.allclose(
+        wrong_reason.style_statistics(x, x + checkerboard)["gradient_of_change"], torch.tensor(0.2), atol=1e-5
+    )
 
 
 def test_without_defect(pair):
     x_anom, x_norm, mask = pair
     x_anom[:, :, 0, 0] = 0.9  # outside the mask: stays
-    healed = dg.without_defect(x_anom, x_norm, mask)
+    healed = wrong_reason.without_defect(x_anom, x_norm, mask)
     assert torch.equal(healed[:, :, 4:12, 4:12], x_norm[:, :, 4:12, 4:12]) and (healed[:, :, 0, 0] == 0.9).all()
 
 
@@ -221,7 +232,7 @@ def explained(full, without, outside=None):
     masks[40:, 2:5, 2:5] = True
     outside = full if outside is None else outside
     style = {"colour_shift": outside}
-    return dg.wrong_reason(labels, full, outside, without, style, masks.float(), masks, bootstrap=200)
+    return wrong_reason.wrong_reason(labels, full, outside, without, style, masks.float(), masks, bootstrap=200)
 
 
 def test_wrong_reason_verdicts():
@@ -244,12 +255,12 @@ def test_wrong_reason_verdicts():
 def test_wrong_reason_without_twins_or_masks():
     rng = np.random.default_rng(0)
     labels, full = [0] * 40 + [1] * 40, torch.from_numpy(np.r_[rng.normal(0, 1, 40), rng.normal(2, 1, 40)])
-    found = dg.wrong_reason(labels, full, None, None, {"colour_shift": full}, None, None, bootstrap=100)
+    found = wrong_reason.wrong_reason(labels, full, None, None, {"colour_shift": full}, None, None, bootstrap=100)
     assert found.verdict == "undecided" and list(found.table["statistic"]) == ["full residual", "colour_shift"]
     assert set(found.numbers) == {"I-AUROC"}
     masks = torch.zeros(80, 8, 8, dtype=torch.bool)
     masks[40:, 2:5, 2:5] = True
-    found = dg.wrong_reason(labels, full, full, None, {}, masks.float(), masks, bootstrap=100)
+    found = wrong_reason.wrong_reason(labels, full, full, None, {}, masks.float(), masks, bootstrap=100)
     assert found.verdict == "undecided" and found.numbers["outside_share"] == pytest.approx(1)
 
 
@@ -262,7 +273,7 @@ def test_alpha_curve():
     parts = {"mse": torch.from_numpy(rng.normal(0.02, 0.01, 100)), "clip": torch.from_numpy(rng.normal(0.2, 0.1, 100))}
     parts["mse"][50:] += 0.03  # only the squared error knows
     calibration = scoring.Calibration({"mse": 0.02, "clip": 0.2}, {"mse": 0.01, "clip": 0.1})
-    table = dg.alpha_curve(parts, labels, calibration, [0.0, 0.5, 1.0]).set_index(["kind", "alpha"])
+    table = img2img_settings.alpha_curve(parts, labels, calibration, [0.0, 0.5, 1.0]).set_index(["kind", "alpha"])
     assert table.loc[("raw", 0.5), "effective_alpha"] == pytest.approx(0.01 / 0.11)
     assert table.loc[("calibrated", 0.5), "effective_alpha"] == pytest.approx(0.5)
     for kind in ("raw", "calibrated"):
@@ -275,46 +286,46 @@ def test_alpha_curve():
 
 def test_variance_explained():
     table = pd.DataFrame([{"a": a, "b": b, "c": c, "y": 3 * a + b} for a in (0, 1) for b in (0, 1) for c in (0, 1, 2)])
-    shares = dg.variance_explained(table, ["a", "b", "c"], "y")
+    shares = img2img_settings.variance_explained(table, ["a", "b", "c"], "y")
     assert shares["a"] == pytest.approx(0.9) and shares["b"] == pytest.approx(0.1) and shares["c"] == pytest.approx(0)
     product = table.assign(y=(2 * table["a"] - 1) * (2 * table["b"] - 1))  # an interaction and nothing else
-    assert sum(dg.variance_explained(product, ["a", "b"], "y").values()) == pytest.approx(0)
-    assert dg.variance_explained(table.assign(y=1.0), ["a"], "y") == {"a": 0.0}
+    assert sum(img2img_settings.variance_explained(product, ["a", "b"], "y").values()) == pytest.approx(0)
+    assert img2img_settings.variance_explained(table.assign(y=1.0), ["a"], "y") == {"a": 0.0}
     with pytest.raises(ValueError, match="every combination"):
-        dg.variance_explained(table.iloc[:-1], ["a", "b", "c"], "y")
+        img2img_settings.variance_explained(table.iloc[:-1], ["a", "b", "c"], "y")
 
 
 def test_best_compromise():
     times = np.ones((1, 4), dtype=int)
     removal, fidelity = np.full((3, 4), [[0.9], [0.6], [0.1]]), np.full((3, 4), [[0.1], [0.5], [0.9]])
-    assert dg.best_compromise(removal, fidelity, times) == pytest.approx([0.5])
-    assert dg.best_compromise(np.ones((1, 4)), np.ones((1, 4)), times) == pytest.approx([1.0])
+    assert img2img_settings.best_compromise(removal, fidelity, times) == pytest.approx([0.5])
+    assert img2img_settings.best_compromise(np.ones((1, 4)), np.ones((1, 4)), times) == pytest.approx([1.0])
 
 
 def test_rank_agreement():
     a = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])
     b = np.array([[0.1, 0.5, 0.9], [0.9, 0.5, 0.1], [0.1, 0.5, 0.9]])
-    assert dg.rank_agreement(a, b) == pytest.approx([1.0, -1.0, 0.0])
+    assert img2img_settings.rank_agreement(a, b) == pytest.approx([1.0, -1.0, 0.0])
 
 
 def test_sensitivity_is_zero_in_the_mean_where_settings_are_equally_good():
     rng, labels = np.random.default_rng(0), np.repeat([0, 1], 40)
     noise = rng.normal(size=(20, 60, 80))
-    equal = [dg.sensitivity(scores, labels, n=1, seed=i)[0] for i, scores in enumerate(noise)]
+    equal = [img2img_settings.sensitivity(scores, labels, n=1, seed=i)[0] for i, scores in enumerate(noise)]
     ranges = [np.ptp([roc(s, labels) for s in scores]) for scores in noise]
     assert abs(np.mean(equal)) < 0.05 < 0.15 < np.mean(ranges)  # the range on the same images is far from 0
     telling = noise[0][:2] + np.stack([3.0 * labels, 0.0 * labels])
-    assert dg.resampling.interval(dg.sensitivity(telling, labels, n=200))[1] > 0.3
+    assert bootstrap.interval(img2img_settings.sensitivity(telling, labels, n=200))[1] > 0.3
 
 
 def roc(scores, labels):
-    return dg.metrics.image_auroc(scores, labels)
+    return metrics.image_auroc(scores, labels)
 
 
 def test_changes_of_equal_energy():
     images = 0.3 + 0.4 * torch.rand(5, 3, 32, 40, generator=torch.Generator().manual_seed(0))
     keys = [f"textures/carpet/test/good/{i}" for i in range(5)]
-    changed = dg.changes_of_equal_energy(images, keys, mse=1e-3)
+    changed = img2img_settings.changes_of_equal_energy(images, keys, mse=1e-3)
     assert set(changed) == {"spot", "colour cast", "contrast"}
     for image in changed.values():
         assert (image - images).square().mean(dim=(1, 2, 3)) == pytest.approx(torch.full((5,), 1e-3), rel=0.15)
@@ -322,7 +333,7 @@ def test_changes_of_equal_energy():
     assert spot.float().mean(dim=(1, 2)) == pytest.approx(torch.full((5,), 0.01), abs=0.004)
     cast = changed["colour cast"] - images
     assert cast.std(dim=(2, 3)).max() < 1e-5 and cast.mean(dim=(2, 3)).abs().amax(dim=1).min() > 0.03
-    alone = dg.changes_of_equal_energy(images[2:3], keys[2:3], mse=1e-3)
+    alone = img2img_settings.changes_of_equal_energy(images[2:3], keys[2:3], mse=1e-3)
     assert torch.equal(alone["spot"], changed["spot"][2:3])
 
 
@@ -339,6 +350,6 @@ def test_time_by_size_predicts_copies_of_the_detector_at_each_size():
             seen.append((self.image_size, tuple(images.shape)))
 
     detector = Sized()
-    times = dg.time_by_size(detector, torch.rand(3, 3, 16, 16), [8, 32], repeats=1)
+    times = img2img_settings.time_by_size(detector, torch.rand(3, 3, 16, 16), [8, 32], repeats=1)
     assert set(times) == {"ms_at_8px", "ms_at_32px"} and min(times.values()) >= 0 and detector.image_size == 16
     assert seen == [(8, (3, 3, 8, 8))] * 2 + [(32, (3, 3, 32, 32))] * 2

@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 
 from diffad_utils import data
 from diffad_utils.diffusion import NoiseSchedule
-from diffad_utils.methods import ESM, SGM, ESMSigma
+from diffad_utils.methods.esm import ESM, SGM, ESMSigma
+from diffad_utils.methods.esm.dual_stream import DualStream
 from diffad_utils.models.backbones import load_layers
-from diffad_utils.models.dual_stream import DualStream, score_unet
+from diffad_utils.models.unet import score_unet
 
 SMALL = dict(
     image_size=32,

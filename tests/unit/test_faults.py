@@ -13,7 +13,9 @@ import torch
 from test_study import make_batch, make_prediction, session
 
 from diffad_utils import cli, data, execution, study, training
-from diffad_utils.methods import Prediction, Trivial
+from diffad_utils.execution import notebook, workflow
+from diffad_utils.methods import Prediction
+from diffad_utils.methods.trivial import Trivial
 
 LOADING = {"I-AUROC": 1.0, "I-AP": 1.0}
 
@@ -138,7 +140,7 @@ def test_a_read_only_data_folder_is_enough(mounted):
 def test_reports_that_cannot_be_written_are_said_before_the_work(mounted, monkeypatch, capsys):
     disk = mounted()
     remount_read_only(disk)
-    monkeypatch.setattr(execution, "_execute", lambda *a, **k: pytest.fail("the notebook was started"))
+    monkeypatch.setattr(notebook, "_execute", lambda *a, **k: pytest.fail("the notebook was started"))
     assert cli.main(["run", "07", "-p", f"output_root={disk}"]) == 2
     said = capsys.readouterr().err
     assert "Read-only" in said and str(disk) in said and "Traceback" not in said and said.count("\n") == 1
@@ -148,10 +150,10 @@ def test_reports_that_cannot_be_written_are_said_before_the_work(mounted, monkey
 
 
 def test_a_second_study_of_the_same_reports_is_refused(tmp_path):
-    with execution._only_one(tmp_path / "smoke" / execution.WORK):
+    with workflow._only_one(tmp_path / "smoke" / execution.WORK):
         with pytest.raises(execution.ProfileError, match=r"another run is writing .*smoke.*wait"):
-            execution._only_one(tmp_path / "smoke" / execution.WORK).__enter__()
-    with execution._only_one(tmp_path / "smoke" / execution.WORK):
+            workflow._only_one(tmp_path / "smoke" / execution.WORK).__enter__()
+    with workflow._only_one(tmp_path / "smoke" / execution.WORK):
         pass
 
 

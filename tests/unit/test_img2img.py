@@ -11,16 +11,12 @@ from tiny_models import write_clip, write_stable_diffusion
 
 from diffad_utils import data, scoring
 from diffad_utils.diffusion import image_noise
-from diffad_utils.methods import METHODS, Img2Img
-from diffad_utils.methods.img2img import (
-    Img2ImgEngine,
-    Setting,
-    check_prompts,
-    ddim_schedule,
-    fill_prompt,
-    residual_parts,
-)
+from diffad_utils.methods import METHODS
+from diffad_utils.methods.clip_detectors import fill_prompt
+from diffad_utils.methods.img2img import Img2Img, Img2ImgEngine, Setting
+from diffad_utils.methods.img2img.engine import check_prompts, ddim_schedule
 from diffad_utils.models.stable_diffusion import load_pipeline
+from diffad_utils.scoring import residual_parts
 
 PROMPT, NEGATIVE = "a flawless woven carpet", "a damaged woven carpet"
 

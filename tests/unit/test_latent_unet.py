@@ -9,10 +9,13 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from safetensors.torch import load_file
 
-from diffad_utils import bottleneck, data
-from diffad_utils.methods import METHODS, Autoencoder, LatentUNet, Prediction
-from diffad_utils.methods.autoencoder import bottleneck_config
-from diffad_utils.methods.latent_unet import pixel_loss
+from diffad_utils import data
+from diffad_utils.analyses import survival
+from diffad_utils.methods import METHODS, Prediction
+from diffad_utils.methods.autoencoder import Autoencoder, bottleneck_config
+from diffad_utils.methods.latent_unet import LatentUNet, pixel_loss
+from diffad_utils.metrics.counterfactual import absolute_error
+from diffad_utils.models.autoencoders import encode, properties, reconstruct
 from diffad_utils.models.stable_diffusion import load_vae
 
 SIZE = 64
@@ -160,7 +163,7 @@ def test_any_image_size(method, fitted):
 def test_survival_table_takes_a_detector(fitted):
     index = data.load_index("textures", category="carpet")
     dataset = data.ImageDataset(index[index["label"] == 1].head(3), size=SIZE)
-    table = bottleneck.survival_table(fitted["latent_unet", "kl4"].reconstruct, dataset)
+    table = survival.survival_table(fitted["latent_unet", "kl4"].reconstruct, dataset)
     assert len(table) == 3 and table["survival"].notna().all()
 
 
@@ -171,7 +174,7 @@ def test_survival_table_takes_a_detector(fitted):
 def test_training_starts_from_the_plain_autoencoder(vae, build, splits):
     detector = build("latent_unet", vae, train_steps=1, learning_rate=1e-12).fit(splits[0])
     images = splits[1]["image"]
-    assert torch.allclose(detector.reconstruct(images), bottleneck.reconstruct(detector.vae_, images), atol=1e-5)
+    assert torch.allclose(detector.reconstruct(images), reconstruct(detector.vae_, images), atol=1e-5)
     assert detector.predict(images).parts["displacement"].max() < 1e-12
 
 
@@ -179,8 +182,8 @@ def test_training_starts_from_the_plain_autoencoder(vae, build, splits):
 def test_repair_brings_reconstructions_nearer_to_normal_images(vae, build, splits):
     detector = build("latent_unet", vae, train_steps=60, train_batch_size=8, learning_rate=1e-2).fit(splits[0])
     normal = splits[1]["image"][splits[1]["label"] == 0]  # not seen in training
-    plain = bottleneck.absolute_error(normal, bottleneck.reconstruct(detector.vae_, normal)).mean()
-    repaired = bottleneck.absolute_error(normal, detector.reconstruct(normal)).mean()
+    plain = absolute_error(normal, reconstruct(detector.vae_, normal)).mean()
+    repaired = absolute_error(normal, detector.reconstruct(normal)).mean()
     assert repaired < 0.98 * plain
     assert all(not p.requires_grad and p.grad is None for p in detector.vae_.parameters())
 
@@ -189,7 +192,7 @@ def test_the_latent_objective_learns_to_remove_noise(build, splits):
     options = dict(objective="latent", noise_std=0.5, train_steps=50, train_batch_size=8, learning_rate=5e-3)
     detector = build("latent_unet", "kl4", **options).fit(splits[0])
     with torch.no_grad():
-        z = bottleneck.encode(detector.vae_, splits[1]["image"])
+        z = encode(detector.vae_, splits[1]["image"])
         noise = 0.5 * torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
         left = z + noise + detector._f(detector.unet_, z + noise) - z
     assert left.square().mean() < 0.8 * noise.square().mean()
@@ -212,9 +215,7 @@ def test_pixel_loss_of_known_differences():
 def test_without_training_it_is_the_plain_autoencoder(build, splits, tmp_path):
     detector = build("latent_unet", "kl16", train_steps=0).fit(splits[0])
     prediction = detector.predict(splits[1]["image"])
-    assert torch.allclose(
-        prediction.reconstruction, bottleneck.reconstruct(detector.vae_, splits[1]["image"]), atol=1e-6
-    )
+    assert torch.allclose(prediction.reconstruction, reconstruct(detector.vae_, splits[1]["image"]), atol=1e-6)
     assert prediction.score.std() > 0 and (prediction.parts["displacement"] == 0).all()
     detector.save(tmp_path)
     assert torch.equal(LatentUNet.load(tmp_path, device="cpu").predict(splits[1]["image"]).score, prediction.score)
@@ -280,7 +281,7 @@ def test_an_interrupted_training_goes_on(build, splits, fitted, tmp_path, monkey
 def test_same_size_and_latent_shape_as_the_autoencoder_taken(vae, fitted):
     detector = fitted["autoencoder", vae]
     template = fitted["latent_unet", vae].vae_
-    assert bottleneck.properties(detector.model_, SIZE) == bottleneck.properties(template, SIZE)
+    assert properties(detector.model_, SIZE) == properties(template, SIZE)
     weights = template.state_dict()
     assert any(not torch.equal(value, weights[name]) for name, value in detector.model_.state_dict().items())
 
@@ -293,7 +294,7 @@ def test_learns_to_reconstruct(build, splits):
 
 def test_pretrained_starts_from_the_weights_given(build, splits):
     detector = build("autoencoder", "kl4", pretrained=True, train_steps=1, learning_rate=1e-12).fit(splits[0])
-    template = bottleneck.reconstruct(load_vae(detector.vae, device="cpu"), splits[1]["image"])
+    template = reconstruct(load_vae(detector.vae, device="cpu"), splits[1]["image"])
     assert torch.allclose(detector.reconstruct(splits[1]["image"]), template, atol=1e-4)
 
 
@@ -301,10 +302,10 @@ def test_pretrained_starts_from_the_weights_given(build, splits):
 @pytest.mark.parametrize("channels, factor", [(16, 4), (32, 8), (None, 4), (4, 2)])
 def test_another_bottleneck(vae, channels, factor, build, splits, tmp_path):
     detector = build("autoencoder", vae, latent_channels=channels, downsampling=factor, train_steps=1).fit(splits[0])
-    known = bottleneck.properties(detector.model_, SIZE)
+    known = properties(detector.model_, SIZE)
     assert known["latent_shape"] == (channels or 4, SIZE // factor, SIZE // factor)
     with torch.no_grad():
-        assert bottleneck.encode(detector.model_, splits[1]["image"]).shape[1:] == known["latent_shape"]
+        assert encode(detector.model_, splits[1]["image"]).shape[1:] == known["latent_shape"]
     detector.save(tmp_path)
     loaded = Autoencoder.load(tmp_path, device="cpu")
     assert torch.equal(loaded.reconstruct(splits[1]["image"]), detector.reconstruct(splits[1]["image"]))

@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from tiny_models import write_clip, write_stable_diffusion
 
 from diffad_utils import data
-from diffad_utils.methods import METHODS, Img2Img, LoRA, lora
-from diffad_utils.methods.img2img import Img2ImgEngine, Setting
-from diffad_utils.methods.lora import (
+from diffad_utils.methods import METHODS
+from diffad_utils.methods.img2img import Img2Img, Img2ImgEngine, Setting, lora
+from diffad_utils.methods.img2img.lora import (
     FILE,
     SD15_UNET,
+    LoRA,
     base_checksum,
     load_adapter,
     parameter_counts,

@@ -357,7 +357,7 @@ def test_vectorised_bootstrap_is_the_plain_loop(metric, levels):
 def test_bootstrap_does_not_depend_on_the_block_size(monkeypatch):
     scores, labels = noisy()
     expected = metrics.bootstrap_interval(metrics.image_ap, scores, labels, n=50)
-    monkeypatch.setattr(metrics, "BOOTSTRAP_BLOCK", 7 * len(scores))
+    monkeypatch.setattr(metrics.bootstrap, "BOOTSTRAP_BLOCK", 7 * len(scores))
     assert metrics.bootstrap_interval(metrics.image_ap, scores, labels, n=50) == expected
 
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from diffad_utils import data
 from diffad_utils.diffusion import NoiseSchedule, image_noise
-from diffad_utils.methods import METHODS, PixelDDPM
-from diffad_utils.methods.pixel_ddpm import load_ddpm, unfreeze
+from diffad_utils.methods import METHODS
+from diffad_utils.methods.pixel_ddpm import PixelDDPM, load_ddpm, unfreeze
 
 SIZE = 32
 SMALL = dict(

@@ -15,7 +15,8 @@ import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from diffad_utils import claims, cli, report, study
+from diffad_utils import cli, report, study
+from diffad_utils.study import claims
 
 
 def finished(

@@ -10,9 +10,25 @@ import math
 import pytest
 import torch
 
+from diffad_utils.analyses.score_matching import (
+    distance_to_end,
+    edge_correlation,
+    ends_of_samplers,
+    errors_over_time,
+    mean_interval,
+    settled_at,
+    updates_over_floor,
+)
+from diffad_utils.analyses.score_toys import (
+    GaussianMixture,
+    final_variance,
+    lp_minimiser,
+    noise_to_signal,
+    relative_error,
+    train_toy,
+)
 from diffad_utils.diffusion import NoiseSchedule, add_noise
-from diffad_utils.methods.esm import published_noise_timestep
-from diffad_utils.score_matching import (
+from diffad_utils.methods.esm.equations import (
     Moments,
     check_stability,
     cosine_map,
@@ -36,23 +52,7 @@ from diffad_utils.score_matching import (
     top_mean,
     uncertainty_map,
 )
-from diffad_utils.score_study import (
-    distance_to_end,
-    edge_correlation,
-    ends_of_samplers,
-    errors_over_time,
-    mean_interval,
-    settled_at,
-    updates_over_floor,
-)
-from diffad_utils.score_toys import (
-    GaussianMixture,
-    final_variance,
-    lp_minimiser,
-    noise_to_signal,
-    relative_error,
-    train_toy,
-)
+from diffad_utils.methods.esm.published import published_noise_timestep
 
 SCHEDULE = NoiseSchedule.linear()
 ALPHAS = SCHEDULE.alphas_cumprod

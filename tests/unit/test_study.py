@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from diffad_utils import claims, execution, metrics, study
+from diffad_utils import execution, metrics, study
+from diffad_utils.study import claims
 
 OWN = """# Parameters: the smoke profile's values
 profile = "smoke"  # name

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from test_img2img import count_rows
 from tiny_models import write_clip, write_stable_diffusion
 
-from diffad_utils import data, sweep
-from diffad_utils.methods.img2img import Img2ImgEngine, Setting
+from diffad_utils import data
+from diffad_utils.methods.img2img import Img2ImgEngine, Setting, search, sweep
 from diffad_utils.models.clip import load_clip
 from diffad_utils.models.stable_diffusion import load_pipeline
 
@@ -311,14 +311,14 @@ def test_search_records_what_it_did(engine, clip, images, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", random_optuna())
     labels = [0, 0, 1, 1, 1]
     options = dict(test_keys=["other"], trials=3, num_inference_steps=10, seed=5)
-    record = sweep.search(engine, images, KEYS, labels, PROMPTS, clip, **options)
+    record = search.search(engine, images, KEYS, labels, PROMPTS, clip, **options)
     assert record["trials"] == 3 == len(record["history"])
-    assert record["space"] == {name: list(bounds) for name, bounds in sweep.SEARCH_SPACE.items()}
+    assert record["space"] == {name: list(bounds) for name, bounds in search.SEARCH_SPACE.items()}
     assert record["best_value"] == max(trial["I-AUROC"] for trial in record["history"])
     assert record["evaluations"] == 5 * 2 * sum(int(10 * trial["strength"]) for trial in record["history"])
     assert record["validation_images"] == 5 and json.dumps(record)
     best = max(record["history"], key=lambda trial: trial["I-AUROC"])
-    assert record["best"] == {name: best[name] for name in sweep.SEARCH_SPACE}
+    assert record["best"] == {name: best[name] for name in search.SEARCH_SPACE}
 
 
 def test_search_never_sees_test_images(engine, clip, images, monkeypatch):
@@ -330,28 +330,28 @@ def test_search_never_sees_test_images(engine, clip, images, monkeypatch):
         ({"num_inference_steps": 5}, "less than one step"),
     ):
         with pytest.raises(ValueError, match=message):
-            sweep.search(engine, **(arguments | changes))
+            search.search(engine, **(arguments | changes))
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ImportError, match="pip install optuna"):
-        sweep.search(engine, **arguments)
+        search.search(engine, **arguments)
     assert engine.evaluations == 0
 
 
 def test_search_with_optuna_itself(engine, clip, images):
     pytest.importorskip("optuna")
     options = dict(test_keys=[], trials=3, num_inference_steps=10)
-    record = sweep.search(engine, images, KEYS, [0, 0, 1, 1, 1], PROMPTS, clip, **options)
-    assert len(record["history"]) == 3 and set(record["best"]) == set(sweep.SEARCH_SPACE)
+    record = search.search(engine, images, KEYS, [0, 0, 1, 1, 1], PROMPTS, clip, **options)
+    assert len(record["history"]) == 3 and set(record["best"]) == set(search.SEARCH_SPACE)
 
 
 def test_validation_images_need_no_test_image():
     train = data.load_index("textures", category="carpet")
     train = data.ImageDataset(train[train["split"] == "train"].head(6), size=64)
-    images, keys, labels = sweep.validation_images(train, 4, seed=1)
+    images, keys, labels = search.validation_images(train, 4, seed=1)
     assert images.shape == (8, 3, 64, 64) and labels == [0] * 4 + [1] * 4 and len(set(keys)) == 8
     assert all("/train/" in key for key in keys) and keys[4] == f"{keys[0]}+pasted"
     differing = (images[4:] != images[:4]).any(dim=1).float().mean(dim=(1, 2))
     assert (differing > 0).all() and (differing < 0.12).all()
-    assert torch.equal(sweep.validation_images(train, 4, seed=1)[0], images)
+    assert torch.equal(search.validation_images(train, 4, seed=1)[0], images)
     with pytest.raises(ValueError, match="6 training images, got 7"):
-        sweep.validation_images(train, 7)
+        search.validation_images(train, 7)

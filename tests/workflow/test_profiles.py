@@ -14,7 +14,8 @@ import pytest
 import yaml
 from test_workflow import PARAMETERS, RECORD, REPOSITORY, START, WORK, write_notebook
 
-from diffad_utils import cli, execution, profiles, study
+from diffad_utils import cli, execution, study
+from diffad_utils.execution import notebook, profiles, workflow
 
 GRID = [{"dataset": "textures", "category": ["carpet", "grid"]}]
 
@@ -112,7 +113,7 @@ def test_status_tells_missing_failed_running_changed_and_done(place, capsys):
     for run in (second, third, fourth):
         made.work(run).mkdir(parents=True)
     (made.work(second) / "failed.json").write_text(json.dumps({"label": "x", "error": "cell 3: no", "traceback": ""}))
-    progress = execution._Progress("x", [""], time.monotonic() + 100, made.work(third) / execution.RUNNING)
+    progress = notebook.Progress("x", [""], time.monotonic() + 100, made.work(third) / notebook.RUNNING)
     for run in (fourth,):
         run.folder.mkdir(parents=True)
         (run.folder / "metrics.json").write_text("{}")
@@ -135,7 +136,7 @@ def test_status_tells_missing_failed_running_changed_and_done(place, capsys):
 def test_a_run_that_another_process_is_at_is_not_started_twice(place):
     made = plan(place, "base")
     run = made.runs[0]
-    progress = execution._Progress("x", [""], time.monotonic() + 100, made.work(run) / execution.RUNNING)
+    progress = notebook.Progress("x", [""], time.monotonic() + 100, made.work(run) / notebook.RUNNING)
     with pytest.raises(execution.RunFailed, match="is at this run already"):
         execution.run_notebook(run.notebook, run.parameters, work=made.work(run))
     progress.stop()
@@ -303,11 +304,11 @@ def test_the_cluster_profiles_are_what_snakemake_and_its_plugin_know(name, tmp_p
 
 def test_a_cluster_folder_without_a_profile_is_refused(tmp_path):
     with pytest.raises(profiles.ProfileError, match="no config.yaml"):
-        execution._cluster_arguments(tmp_path)
+        workflow._cluster_arguments(tmp_path)
 
 
 def test_memory_and_gpus_are_limits_for_snakemake():
-    arguments = execution._local_arguments(4, ["0", "1"])
+    arguments = workflow._local_arguments(4, ["0", "1"])
     assert arguments[:2] == ["--cores", "4"] and "gpu=2" in arguments
     assert any(int(text.partition("=")[2]) > 100 for text in arguments if text.startswith("mem_mb="))
     assert study.repository() == REPOSITORY
@@ -320,7 +321,7 @@ def test_the_cost_is_jobs_times_measured_time(tmp_path):
     sys.path.insert(0, str(REPOSITORY / "workflow"))
     import cost
 
-    for notebook, method, category, seconds in (
+    for name, method, category, seconds in (
         ("07_invad", "invad", "a", 100.0),
         ("07_invad", "invad", "b", 300.0),
         ("07_invad", "other", "a", 999.0),
@@ -329,7 +330,7 @@ def test_the_cost_is_jobs_times_measured_time(tmp_path):
         folder = tmp_path / category / str(method)
         folder.mkdir(parents=True)
         manifest = {
-            "notebook": notebook,
+            "notebook": name,
             "method": method,
             "wall_s": seconds,
             "device": "cpu",

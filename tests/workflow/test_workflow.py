@@ -16,6 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
 from diffad_utils import execution, study
+from diffad_utils.execution import notebook, saving
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -253,7 +254,7 @@ def test_a_dying_kernel_is_reported_and_both_attempts_are_in_the_log(tmp_path):
 def test_the_time_limit_stops_a_run(tmp_path, monkeypatch):
     write_notebook(tmp_path / "99_slow.ipynb", [PARAMETERS, "import time; time.sleep(100)"])
     with pytest.raises(execution.RunFailed, match="time limit"):
-        execution._execute(tmp_path / "99_slow.ipynb", tmp_path / "out.ipynb", {"profile": "smoke"}, "slow", seconds=5)
+        notebook._execute(tmp_path / "99_slow.ipynb", tmp_path / "out.ipynb", {"profile": "smoke"}, "slow", seconds=5)
 
 
 def test_a_notebook_that_records_nothing_is_a_failure(tmp_path):
@@ -275,7 +276,7 @@ def test_saved_notebooks_have_no_progress_bars(tmp_path):
     outputs = [stream("stderr", "\rtraining:  10%"), stream("stderr", "a warning"), stream("stdout", "kept")]
     cell = {"cell_type": "code", "metadata": {}, "source": [], "outputs": outputs}
     (tmp_path / "run.ipynb").write_text(json.dumps({"cells": [cell], "metadata": {}}))
-    text = execution._published(tmp_path / "run.ipynb", Path("07_invad.ipynb"))
+    text = saving.published_form(tmp_path / "run.ipynb", Path("07_invad.ipynb"))
     assert json.loads(text)["cells"][0]["outputs"] == outputs[1:]
 
 
@@ -290,7 +291,7 @@ def test_large_notebooks_are_saved_with_smaller_pictures(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     sizes, pictures = [], []
     for limit in (10**9, 100):
-        monkeypatch.setattr(execution, "LARGE_NOTEBOOK", limit)
+        monkeypatch.setattr(saving, "LARGE_NOTEBOOK", limit)
         write_notebook(tmp_path / "99_picture.ipynb", [PARAMETERS, PICTURE])
         execution.reexecute([tmp_path / "99_picture.ipynb"], threads=1)
         content = nbformat.read(tmp_path / "99_picture.ipynb", as_version=4).cells[-1].outputs[0].data["image/png"]

@@ -1,0 +1,231 @@
+"""Why a reconstruction-based detector detects or does not: measured, where the defect-free twin of an image is known.
+
+Source of the questions: slides, "Small Defects vs Model Variance", "Generative vs Invertible", "Identity Drift" and
+"Quantitative Metrics and Their Limitations". Names: x_anom is the defective image, x_norm its twin without the defect,
+x_hat a reconstruction of x_anom, mask where x_anom and x_norm differ. Images are float [B, 3, H, W] in [0, 1], masks
+bool [B, H, W]. |a - b| is the mean absolute difference over channels and the pixels named. What is not defined (inside
+an empty mask, say) is NaN.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from diffad_utils import metrics, scoring
+from diffad_utils.diffusion import EpsFn, ddim_step, image_noise
+from diffad_utils.methods.base import Detector, resize_images
+from diffad_utils.methods.img2img.engine import Schedule
+from diffad_utils.metrics import bootstrap
+from diffad_utils.metrics.counterfactual import absolute_error, mean_where
+
+
+def crossing(x: Sequence[float], rising: Sequence[float], falling: Sequence[float]) -> tuple[float, float] | None:
+    """Where a rising curve first meets a falling one, both linear between the points x [K]: (x, value), or None.
+
+    For removal and fidelity over strength this is the best compromise there is: beyond it more of the defect goes only
+    with more of the rest. Raises ``ValueError`` unless x ascends and all three have one length.
+    """
+    x, gap = np.asarray(x, float), np.asarray(rising, float) - np.asarray(falling, float)
+    if len(x) != len(gap) or len(x) == 0 or bool((np.diff(x) <= 0).any()):
+        raise ValueError(f"x must ascend and be as long as the curves, got {x.tolist()} and {len(gap)} values")
+    if gap[0] >= 0:
+        return (float(x[0]), float(rising[0])) if gap[0] == 0 else None
+    for i in np.flatnonzero(gap >= 0):
+        share = -gap[i - 1] / (gap[i] - gap[i - 1])
+        return float(x[i - 1] + share * (x[i] - x[i - 1])), float(rising[i - 1] + share * (rising[i] - rising[i - 1]))
+    return None
+
+
+def pareto_front(removal: Sequence[float], drift: Sequence[float]) -> np.ndarray:
+    """Which points nothing beats: none has at least the removal and at most the drift, and one of the two better.
+
+    bool [K]. Both sequences [K], finite.
+    """
+    removal, drift = np.asarray(removal, float), np.asarray(drift, float)
+    no_worse = (removal[:, None] >= removal) & (drift[:, None] <= drift)  # [i, j]: i is no worse than j
+    better = (removal[:, None] > removal) | (drift[:, None] < drift)
+    return ~(no_worse & better).any(axis=0)
+
+
+def reconstruction_spread(x_hats: Tensor) -> Tensor:
+    """Standard deviation of each pixel over K reconstructions, mean over channels: [K, B, 3, H, W] -> [B, H, W].
+
+    Over seeds, or over guidance scales with one seed. Sample standard deviation; ``ValueError`` for K < 2.
+    """
+    if x_hats.ndim != 5 or len(x_hats) < 2:
+        raise ValueError(f"expected at least 2 reconstructions [K, B, 3, H, W], got {list(x_hats.shape)}")
+    return x_hats.std(dim=0).mean(dim=1)
+
+
+def spread_against_defect(x_hats: Tensor, x_anom: Tensor, x_norm: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """``spread`` of x_hats [K, B, 3, H, W] outside the mask, ``defect`` size inside, and their ``ratio``: [B] each."""
+    spread = mean_where(reconstruction_spread(x_hats), ~mask)
+    defect = mean_where(absolute_error(x_anom, x_norm), mask)
+    return {"spread": spread, "defect": defect, "ratio": spread / defect}
+
+
+def amplification(x_hat: Tensor, x_hat_moved: Tensor, x: Tensor, x_moved: Tensor) -> Tensor:
+    """How much a small change of the input grows: |x_hat' - x_hat| / |x' - x| in the L2 norm, [B].
+
+    A lower estimate of the local Lipschitz constant. All four [B, 3, H, W].
+    """
+    return (x_hat_moved - x_hat).flatten(1).norm(dim=1) / (x_moved - x).flatten(1).norm(dim=1)
+
+
+@torch.inference_mode()
+def round_trip(eps_fn: EpsFn, z: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """DDIM inversion and sampling along the same steps: z [B, ...] -> (noise latents, latents after the way back).
+
+    As diffusers' ``DDIMInverseScheduler``, a step up evaluates the network at the timestep that it goes to, with the
+    sample that it comes from; the step down undoes it exactly if the prediction does not change in between. Network
+    evaluations: two a step, twice that with guidance.
+    """
+    steps, x = list(zip(schedule.timesteps.tolist(), schedule.alpha_from, schedule.alpha_to, strict=True)), z
+    for t, noisier, cleaner in reversed(steps):
+        x = ddim_step(x, eps_fn(x, torch.full((len(x),), t)).to(x.device), cleaner, noisier)
+    noise = x
+    for t, noisier, cleaner in steps:
+        x = ddim_step(x, eps_fn(x, torch.full((len(x),), t)).to(x.device), noisier, cleaner)
+    return noise, x
+
+
+def alpha_curve(
+    parts: Mapping[str, Tensor], labels: Sequence[int], calibration: scoring.Calibration, alphas: Sequence[float]
+) -> pd.DataFrame:
+    """What alpha does to the hybrid score of ``parts`` "mse" and "clip" [N]: one row an alpha and kind of score.
+
+    Columns: alpha, kind ("raw" or "calibrated"), I-AUROC; ``effective_alpha``, the weight of the squared error once
+    both parts are in units of their standard deviation over held-out normals, alpha s_mse / (alpha s_mse + (1 - alpha)
+    s_clip), which for the calibrated score is alpha itself; ``mse_share``, the squared error's share of the score's
+    variance over the images, cov(its term, score) / var(score); ``rank_mse`` and ``rank_clip``, Spearman correlations
+    of the score with each.
+    """
+    rows = []
+    for kind in ("raw", "calibrated"):
+        for alpha in alphas:
+            score = scoring.hybrid_score(parts, alpha, calibration if kind == "calibrated" else None).double()
+            scale = calibration.scale if kind == "raw" else {"mse": 1.0, "clip": 1.0}
+            weight = alpha * scale["mse"], (1 - alpha) * scale["clip"]
+            term = alpha * parts["mse"].double() / (calibration.scale["mse"] if kind == "calibrated" else 1.0)
+            centred = score - score.mean()
+            rows.append(
+                {
+                    "alpha": alpha,
+                    "kind": kind,
+                    "I-AUROC": metrics.image_auroc(score, labels),
+                    "effective_alpha": weight[0] / sum(weight),
+                    "mse_share": float(((term - term.mean()) * centred).sum() / centred.square().sum()),
+                    **{f"rank_{name}": float(spearmanr(score, parts[name]).statistic) for name in ("mse", "clip")},
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def variance_explained(table: pd.DataFrame, factors: Sequence[str], value: str) -> dict[str, float]:
+    """Share of the variance of ``value`` over a full grid that each factor explains alone: eta squared.
+
+    What the shares leave of 1 is due to interactions. ``ValueError`` unless every combination occurs equally often; all
+    0 if the value is constant.
+    """
+    sizes = table.groupby(list(factors)).size()
+    if len(sizes) != math.prod(table[factor].nunique() for factor in factors) or sizes.nunique() != 1:
+        raise ValueError(f"expected every combination of {', '.join(factors)} equally often, got {len(sizes)} of them")
+    mean, total = table[value].mean(), table[value].var(ddof=0)
+    effects = {f: ((table.groupby(f)[value].transform("mean") - mean) ** 2).mean() for f in factors}
+    return {factor: float(effect / total) if total > 0 else 0.0 for factor, effect in effects.items()}
+
+
+def best_compromise(removal, fidelity, times: np.ndarray) -> np.ndarray:
+    """The larger of removal and fidelity's smaller over settings: max over s of min(mean removal, mean fidelity), [R].
+
+    removal, fidelity : [S, N] of S settings on N anomalous images. times : [R, N], `bootstrap.multiplicities`. A
+        setting
+    that removes every defect and changes nothing else reaches 1; the best setting is chosen anew in each resample, so
+    the value is an estimate from above.
+    """
+    return np.minimum(bootstrap.means(removal, times), bootstrap.means(fidelity, times)).max(axis=1)
+
+
+def rank_agreement(a, b) -> np.ndarray:
+    """Spearman correlation over settings of two criteria [R, S], resample by resample: [R]; 0 where one is constant."""
+    constant = (np.ptp(a, axis=1) == 0) | (np.ptp(b, axis=1) == 0)
+    return np.array([0.0 if flat else spearmanr(x, y).statistic for x, y, flat in zip(a, b, constant, strict=True)])
+
+
+def sensitivity(scores, labels: Sequence[int], n: int = 1000, seed: int = 0) -> np.ndarray:
+    """I-AUROC of the best setting minus that of the worst, found on one half of the images and measured on the other:
+    [n + 1].
+
+    scores : [S, N] of S settings. Both halves (drawn by ``seed``, stratified by label) play both parts and the mean is
+    taken. The range over settings on the images themselves would be above 0 even if all settings were equally good. As
+    `bootstrap.interval` takes it: the data first, then resamples of the half that is measured on.
+    """
+    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    rng, halves = np.random.default_rng(seed), np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        halves[members[: len(members) // 2]] = True
+    gaps = []
+    for chosen in (halves, ~halves):
+        found = bootstrap.auroc(scores[:, chosen], labels[chosen], np.ones((1, chosen.sum()), dtype=np.int64))[0]
+        ends = scores[[found.argmax(), found.argmin()]][:, ~chosen]
+        measured = bootstrap.auroc(ends, labels[~chosen], bootstrap.multiplicities(labels[~chosen], n, seed))
+        gaps.append(measured[:, 0] - measured[:, 1])
+    return (gaps[0] + gaps[1]) / 2
+
+
+def changes_of_equal_energy(images: Tensor, keys: Sequence[str], mse: float = 1e-3, seed: int = 0) -> dict[str, Tensor]:
+    """Images [B, 3, H, W] changed in three ways by one and the same mean squared error: what do score parts respond to?
+
+    spot : a disc on 1 % of the image, darker or lighter, at a place drawn by (seed, key): a local change. colour cast :
+        one
+    colour added everywhere. contrast : every pixel's distance from the image's mean colour scaled: a change of the
+    texture. The error is ``mse`` before the result is clipped to [0, 1].
+    """
+    side = torch.tensor(images.shape[-2:]).float()
+    place = 0.15 + 0.7 * torch.special.ndtr(image_noise((2,), seed, list(keys)))[:, :, None, None] * torch.ones(
+        1, 2, 1, 1
+    )
+    y, x = (torch.arange(n, dtype=torch.float32) + 0.5 for n in images.shape[-2:])
+    distance = ((y[:, None] - place[:, 0] * side[0]) ** 2 + (x[None] - place[:, 1] * side[1]) ** 2).sqrt()
+    disc = (distance <= math.sqrt(0.01 * float(side.prod()) / math.pi)).float()[:, None]
+    below = (images * disc).sum(dim=(1, 2, 3)) / (3 * disc.sum(dim=(1, 2, 3)))
+    sign = torch.where(below > 0.5, -1.0, 1.0)[:, None, None, None]
+    centred = images - images.mean(dim=(2, 3), keepdim=True)
+    cast = torch.tensor([1.0, 0.0, -1.0]).view(1, 3, 1, 1) * math.sqrt(1.5)
+    changes = {
+        "spot": sign * disc / disc.mean(dim=(2, 3), keepdim=True).sqrt(),
+        "colour cast": cast.expand_as(images),
+        "contrast": centred / centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp_min(1e-6),
+    }
+    return {name: (images + math.sqrt(mse) * change).clamp(0, 1) for name, change in changes.items()}
+
+
+def time_by_size(detector: Detector, images: Tensor, sizes: Sequence[int], repeats: int = 2) -> dict[str, float]:
+    """Milliseconds an image that a fitted detector takes at other image sizes: {"ms_at_64px": ...}.
+
+    A copy of the detector with another ``image_size`` predicts images [B, 3, H, W]; what it says there means nothing,
+    as its networks saw another size in training, but they cost what they would cost. For convolutional networks. The
+    fastest of ``repeats`` turns after one that is not timed.
+    """
+    found = {}
+    for size in sizes:
+        other = copy.copy(detector)
+        other.image_size = size
+        x = resize_images(images, size)
+        turns = []
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            other.predict(x)
+            turns.append(time.perf_counter() - start)
+        found[f"ms_at_{size}px"] = 1000 * min(turns[1:]) / len(x)
+    return found

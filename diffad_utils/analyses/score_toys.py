@@ -1,0 +1,206 @@
+"""Toys with known scores: Gaussian mixtures under the forward process, and what theory says of samplers on them.
+
+Everything is closed form, so a learnt score, a learnt variance and a sampler's end can be compared with the truth. See
+`score_matching` for the derivations.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diffad_utils.diffusion import NoiseSchedule, add_noise
+from diffad_utils.methods.esm.equations import Moments, esm_loss
+from diffad_utils.training import TrainingLog, train
+
+
+@dataclass(frozen=True)
+class GaussianMixture:
+    """Data X_0 in D dimensions: weights [K] (sum 1), means [K, D], covariances [K, D, D], all float64. One Gaussian is
+    K = 1."""
+
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+
+    @classmethod
+    def gaussian(cls, mean: list[float], covariance: list[list[float]]) -> GaussianMixture:
+        return cls(
+            torch.ones(1, dtype=torch.float64),
+            torch.tensor([mean], dtype=torch.float64),
+            torch.tensor([covariance], dtype=torch.float64),
+        )
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draws [n, D], float64."""
+        which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        z = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
+        return self.means[which] + (torch.linalg.cholesky(self.covariances)[which] @ z[:, :, None])[:, :, 0]
+
+    @property
+    def mean(self) -> Tensor:
+        return self.weights @ self.means
+
+    @property
+    def covariance(self) -> Tensor:
+        """Covariance [D, D] of the whole mixture."""
+        centred = self.means - self.mean
+        between = centred[:, :, None] * centred[:, None, :]
+        return (self.weights[:, None, None] * (self.covariances + between)).sum(dim=0)
+
+    def score(self, x: Tensor, alpha_bar: float) -> Tensor:
+        """Score of p(X_t) at x [n, D]."""
+        responsibility, scores, _ = self._components(x, alpha_bar)
+        return (responsibility[:, :, None] * scores).sum(dim=1)
+
+    def moments(self, x: Tensor, alpha_bar: float) -> Moments:
+        """The optimum of eq. 10 at x [n, D]: E[eps | X_t] and sigma_t^2 = alpha_bar_t Var[X_0 | X_t] of each
+        element."""
+        responsibility, scores, within = self._components(x, alpha_bar)
+        signal = x.double()[:, None, :] + (1 - alpha_bar) * scores  # sqrt(alpha_bar) E[X_0 | X_t, component], Tweedie
+        mean = (responsibility[:, :, None] * signal).sum(dim=1)
+        second = (responsibility[:, :, None] * (within + signal.square())).sum(dim=1)
+        return Moments((x.double() - mean) / math.sqrt(1 - alpha_bar), second - mean.square())
+
+    def _components(self, x: Tensor, alpha_bar: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Responsibilities [n, K], scores [n, K, D] of the components at X_t = x, and alpha_bar Var[X_0 | X_t,
+        component] [K, D]."""
+        x = x.double()
+        noise = 1 - alpha_bar
+        identity = torch.eye(x.shape[1], dtype=torch.float64)
+        marginal = alpha_bar * self.covariances + noise * identity
+        centred = x[:, None, :] - math.sqrt(alpha_bar) * self.means
+        solved = torch.linalg.solve(marginal[None], centred[..., None])[..., 0]
+        log_density = -0.5 * ((centred * solved).sum(dim=-1) + torch.logdet(marginal)) + self.weights.log()
+        within = noise * (identity - noise * torch.linalg.inv(marginal))
+        return log_density.softmax(dim=1), -solved, within.diagonal(dim1=1, dim2=2)
+
+
+def noise_to_signal(variance: float | Tensor, alpha_bar: float) -> float | Tensor:
+    """r = (1 - alpha_bar) / (alpha_bar v) of Gaussian data of variance v: eq. 3's relative error with the optimal
+    sigma_t^2."""
+    return (1 - alpha_bar) / (alpha_bar * variance)
+
+
+def final_variance(variance: float | Tensor, alpha_bar: float) -> dict[str, float | Tensor]:
+    """What eq. 5 from X_(T_d) makes of Gaussian data of variance v along an axis, in continuous time and without a
+    floor: "sgm", "esm" (reading "denoised") and "probability flow" (half of the true score)."""
+    r = noise_to_signal(variance, alpha_bar)
+    shrink = torch.exp(torch.as_tensor(-2 * r)) if isinstance(r, Tensor) else math.exp(-2 * r)
+    return {"sgm": variance / (1 + r), "esm": variance * (1 + r) * shrink, "probability flow": variance}
+
+
+def relative_error(estimate: Tensor, truth: Tensor) -> float:
+    """Root mean square of the error over that of the truth, over points [n, D]."""
+    return float((estimate.double() - truth.double()).norm() / truth.double().norm())
+
+
+def lp_minimiser(mixture: GaussianMixture, x: Tensor, alpha_bar: float, power: float, draws: int = 2001) -> Tensor:
+    """The number c at each x [n, 1] with the smallest E[|c - d log p(X_t | X_0)|^power given X_t = x]: what DSM_l (eq.
+    6, 7) leads to.
+
+    Of one-dimensional data. For power 2 it is the score of p(X_t), which ESM_l leads to for every power; for the others
+    it is another location of the posterior's. Found by quadrature over X_0 (``draws`` points) and bisection of the
+    derivative.
+    """
+    means, std = mixture.means[:, 0], mixture.covariances[:, 0, 0].sqrt()
+    x0 = torch.linspace(
+        float(means.min() - 8 * std.max()), float(means.max() + 8 * std.max()), draws, dtype=torch.float64
+    )
+    prior = (mixture.weights / std * torch.exp(-0.5 * ((x0[:, None] - means) / std) ** 2)).sum(dim=1)
+    conditional = -(x.double() - math.sqrt(alpha_bar) * x0) / (1 - alpha_bar)  # [n, draws]
+    posterior = prior * torch.exp(-0.5 * (1 - alpha_bar) * conditional.square())
+    posterior = posterior / posterior.sum(dim=1, keepdim=True)
+    left, right = conditional.amin(dim=1), conditional.amax(dim=1)
+    for _ in range(50):
+        middle = (left + right) / 2
+        gap = middle[:, None] - conditional
+        slope = (posterior * gap.sign() * gap.abs() ** (power - 1)).sum(dim=1)
+        left, right = torch.where(slope < 0, middle, left), torch.where(slope < 0, right, middle)
+    return ((left + right) / 2)[:, None]
+
+
+class ToyStreams(nn.Module):
+    """Two small perceptrons on (X_t, t), for toys what `models.dual_stream.DualStream` is for images.
+
+    With h = X_t standardised by mean and variance (over all elements) of the data, stream 1 gives
+    eps_t = sqrt(1 - alpha_bar_t) / sqrt(v_t) (h + network(h, t)), v_t = alpha_bar_t v + 1 - alpha_bar_t: the network
+    learns what an isotropic Gaussian guess leaves (Karras et al., NeurIPS 2022, section 5, in this parameterisation).
+    """
+
+    def __init__(self, schedule: NoiseSchedule, mixture: GaussianMixture, width: int = 64, seed: int = 0) -> None:
+        super().__init__()
+        dimensions = mixture.means.shape[1]
+
+        def stream() -> nn.Sequential:
+            last = nn.Linear(width, dimensions)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            return nn.Sequential(nn.Linear(dimensions + 3, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.mean_stream, self.variance_stream = stream(), stream()
+        alphas = schedule.alphas_cumprod
+        variance = mixture.covariance.diagonal().mean()
+        self.register_buffer(
+            "level", torch.stack([alphas.sqrt(), (1 - alphas).sqrt(), ((1 - alphas) / alphas).log() / 4], dim=1).float()
+        )
+        self.register_buffer("center", mixture.mean.float())
+        self.register_buffer("scale", (alphas * variance + 1 - alphas).sqrt().float())
+
+    def predict(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(eps_t, log sigma_t^2), each [B, D]."""
+        level, scale = self.level[t], self.scale[t][:, None]
+        h = (x.float() - level[:, :1] * self.center) / scale
+        inputs = torch.cat([h, level], dim=1)
+        return level[:, 1:2] / scale * (h + self.mean_stream(inputs)), self.variance_stream(inputs) + 2 * level[
+            :, 1:2
+        ].log()
+
+    def forward(self, x: Tensor, t: Tensor) -> Moments:
+        eps, log_variance = self.predict(x, t)
+        return Moments(eps.to(x), log_variance.exp().to(x))
+
+
+def train_toy(
+    mixture: GaussianMixture,
+    schedule: NoiseSchedule,
+    *,
+    train_steps: int,
+    timesteps: int | None = None,
+    batch_size: int = 2048,
+    learning_rate: float = 3e-3,
+    width: int = 64,
+    seed: int = 0,
+    fixed_variance: bool = False,
+) -> tuple[ToyStreams, TrainingLog]:
+    """Fit `ToyStreams` with eq. 10 on fresh draws of the mixture at times below ``timesteps`` (None: all of them).
+
+    ``fixed_variance`` keeps sigma_t^2 = 1 - alpha_bar_t, which makes eq. 10 denoising score matching.
+    """
+    model = ToyStreams(schedule, mixture, width, seed)
+    if fixed_variance:
+        model.variance_stream.requires_grad_(False)
+
+    def loss_fn(model: ToyStreams, generator: torch.Generator) -> Tensor:
+        x0 = mixture.sample(batch_size, generator)
+        t = torch.randint(timesteps or schedule.T, (batch_size,), generator=generator)
+        noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
+        eps, log_variance = model.predict(add_noise(x0, t, noise, schedule).float(), t)
+        return esm_loss(eps, noise.float(), log_variance, schedule.alphas_cumprod[t])
+
+    log = train(
+        model,
+        loss_fn,
+        num_steps=train_steps,
+        lr=learning_rate,
+        warmup_steps=20,
+        ema_decay=0.995,
+        seed=seed,
+        description="toy",
+    )
+    return model, log

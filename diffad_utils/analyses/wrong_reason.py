@@ -1,0 +1,132 @@
+"""Is a detection right for the wrong reason? Residual inside and outside the defect, and images whose defect was taken
+out.
+
+Used by notebook 03.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from diffad_utils import metrics
+from diffad_utils.metrics.bootstrap import auroc, interval, multiplicities
+from diffad_utils.metrics.counterfactual import mean_where
+
+
+def split_residual(residual: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Means [B] of residual maps [B, H, W]: ``full``, ``inside`` (NaN for an empty mask) and ``outside`` the mask.
+
+    ``outside`` is a score that has not seen the defect; for a normal image, whose mask is empty, it is the full one.
+    """
+    where = {"full": torch.ones_like(mask), "inside": mask, "outside": ~mask}
+    return {name: mean_where(residual, pixels) for name, pixels in where.items()}
+
+
+def top_pixels_inside(residual: Tensor, mask: Tensor, share: float = 0.01) -> Tensor:
+    """Share [B] of an image's highest residual pixels (``share`` of all its pixels) that lie inside the mask.
+
+    An uninformed map reaches the mask's share of the image.
+    """
+    count = max(1, round(share * residual[0].numel()))
+    highest = residual.flatten(1).topk(count, dim=1).indices
+    return mask.flatten(1).gather(1, highest).float().mean(dim=1)
+
+
+def gradient_energy(images: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring grey values, [B, 3, H, W] -> [B]."""
+    grey = images.mean(dim=1)
+    return (grey.diff(dim=1).abs().mean(dim=(1, 2)) + grey.diff(dim=2).abs().mean(dim=(1, 2))) / 2
+
+
+def style_statistics(x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
+    """What changed over the whole image, blind to where: [B] each.
+
+    colour_shift : length of the difference of the mean colours. gradient_change : absolute difference of the gradient
+    energies (the slides' "style change" read as statistic of x_hat minus statistic of x). gradient_of_change : gradient
+    energy of x_hat - x (read as statistic of the difference).
+    """
+    return {
+        "colour_shift": (x_hat - x).mean(dim=(2, 3)).norm(dim=1),
+        "gradient_change": (gradient_energy(x_hat) - gradient_energy(x)).abs(),
+        "gradient_of_change": gradient_energy(x_hat - x),
+    }
+
+
+def without_defect(images: Tensor, twins: Tensor, masks: Tensor) -> Tensor:
+    """Images with the pixels of their masks taken from the twins: [B, 3, H, W]. Reconstruct and score these as well."""
+    return torch.where(masks[:, None], twins, images)
+
+
+class WrongReason(NamedTuple):
+    """What `wrong_reason` found: a table (statistic, I-AUROC, low, high), numbers, and a verdict in words."""
+
+    table: pd.DataFrame
+    numbers: dict[str, float]
+    verdict: str
+
+
+def wrong_reason(
+    labels: Sequence[int],
+    full: Tensor,
+    outside: Tensor | None,
+    without: Tensor | None,
+    style: Mapping[str, Tensor],
+    maps: Tensor | None,
+    masks: Tensor | None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> WrongReason:
+    """Is a detector right because of the defects?
+
+    Parameters
+    ----------
+    labels, full : [N], the score of the images as they are. outside : [N], the score of the residual outside the mask
+        (`split_residual`), or None without masks. without : [N], the score where the defect was replaced by the twin's
+        pixels before the reconstruction (`without_defect`), with the same noise, and for normal images the full score;
+        or None without twins.
+    style : global statistics [N] (`style_statistics`). maps, masks : [N, H, W], or None.
+
+    The share of detection that survives without the defect is (I-AUROC without - 0.5) / (I-AUROC full - 0.5), and the
+    share that is there outside the mask accordingly. The verdict follows a rule fixed beforehand, with 95 % bootstrap
+    intervals over images:
+
+    - "ranks the wrong way round" if the whole interval of the full I-AUROC lies below 0.5;
+    - "does not detect" if it contains 0.5;
+    - else "right for the wrong reason" if the interval without the defect lies above 0.5 and at least half survives;
+    - else "right for the right reason" if less than half survives and the paired difference lies above 0;
+    - else, and where there are no twins to tell, "undecided".
+    """
+    labels = np.asarray(labels)
+    scores = {"full residual": full, "outside the mask": outside, "defect replaced by the twin": without, **style}
+    times, rows = multiplicities(labels, bootstrap, seed), {}
+    aurocs = {name: auroc(values, labels, times)[:, 0] for name, values in scores.items() if values is not None}
+    for name, values in aurocs.items():
+        value, low, high = interval(values)
+        rows[name] = {"I-AUROC": value, "low": low, "high": high}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("statistic").reset_index()
+    detected = rows["full residual"]
+    numbers = {"I-AUROC": detected["I-AUROC"]}
+    if maps is not None:
+        numbers |= {"AUPRO": metrics.aupro(maps, masks), "P-AUROC": metrics.pixel_auroc(maps, masks)}
+    if without is not None:
+        lost = interval(aurocs["full residual"] - aurocs["defect replaced by the twin"])
+        numbers |= dict(zip(("lost_without_defect", "lost_low", "lost_high"), lost, strict=True))
+    if detected["low"] <= 0.5:
+        return WrongReason(table, numbers, "ranks the wrong way round" if detected["high"] < 0.5 else "does not detect")
+    if outside is not None:
+        numbers["outside_share"] = (rows["outside the mask"]["I-AUROC"] - 0.5) / (detected["I-AUROC"] - 0.5)
+    if without is None:
+        return WrongReason(table, numbers, "undecided")
+    left = rows["defect replaced by the twin"]
+    share = (left["I-AUROC"] - 0.5) / (detected["I-AUROC"] - 0.5)
+    numbers["surviving_share"] = share
+    if share >= 0.5 and left["low"] > 0.5:
+        return WrongReason(table, numbers, "right for the wrong reason")
+    right = share < 0.5 and numbers["lost_low"] > 0
+    return WrongReason(table, numbers, "right for the right reason" if right else "undecided")

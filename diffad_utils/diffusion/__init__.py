@@ -1,0 +1,37 @@
+"""The mathematics that several papers share: schedule, DDIM in both directions, noise by key, precision.
+
+Pure functions on tensors; each names its paper.
+"""
+
+from diffad_utils.diffusion.ddim import (
+    SPACINGS,
+    EpsFn,
+    InversionPlan,
+    ddim_invert,
+    ddim_moves,
+    ddim_sample,
+    ddim_step,
+    inversion_plan,
+)
+from diffad_utils.diffusion.noise import image_noise
+from diffad_utils.diffusion.precision import PRECISIONS, autocast, check_precision, cuda_graph, in_precision
+from diffad_utils.diffusion.schedule import NoiseSchedule, add_noise
+
+__all__ = [
+    "PRECISIONS",
+    "SPACINGS",
+    "EpsFn",
+    "InversionPlan",
+    "NoiseSchedule",
+    "add_noise",
+    "autocast",
+    "check_precision",
+    "cuda_graph",
+    "ddim_invert",
+    "ddim_moves",
+    "ddim_sample",
+    "ddim_step",
+    "image_noise",
+    "in_precision",
+    "inversion_plan",
+]

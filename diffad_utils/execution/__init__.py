@@ -1,0 +1,69 @@
+"""Who runs the notebooks: profiles, one run, all runs."""
+
+from diffad_utils.execution.errors import RunFailed
+from diffad_utils.execution.fingerprints import (
+    PACKAGE,
+    code_digest,
+    data_digest,
+    modules_of,
+    notebook_digest,
+    notebook_source,
+    package_digest,
+)
+from diffad_utils.execution.gpus import claim_gpus, visible_gpus
+from diffad_utils.execution.notebook import run_notebook, running
+from diffad_utils.execution.profiles import (
+    DEFAULT_MINUTES,
+    WORK,
+    Plan,
+    PlannedRun,
+    ProfileError,
+    check_data,
+    label_of,
+    load_plan,
+    profile_names,
+    read_yaml,
+    yaml_text,
+)
+from diffad_utils.execution.progress import drop_stale_stamps, failures, is_current, last_seconds, stamp, state, status
+from diffad_utils.execution.reexecute import reexecute
+from diffad_utils.execution.saving import LARGE_NOTEBOOK
+from diffad_utils.execution.workflow import chosen_runs, main, run_study
+
+__all__ = [
+    "DEFAULT_MINUTES",
+    "LARGE_NOTEBOOK",
+    "PACKAGE",
+    "WORK",
+    "Plan",
+    "PlannedRun",
+    "ProfileError",
+    "RunFailed",
+    "check_data",
+    "chosen_runs",
+    "claim_gpus",
+    "code_digest",
+    "data_digest",
+    "drop_stale_stamps",
+    "failures",
+    "is_current",
+    "label_of",
+    "last_seconds",
+    "load_plan",
+    "main",
+    "modules_of",
+    "notebook_digest",
+    "notebook_source",
+    "package_digest",
+    "profile_names",
+    "read_yaml",
+    "reexecute",
+    "run_notebook",
+    "run_study",
+    "running",
+    "stamp",
+    "state",
+    "status",
+    "visible_gpus",
+    "yaml_text",
+]

@@ -1,0 +1,103 @@
+"""Which runs of a plan are done, changed, failed, running or missing."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+
+from diffad_utils import study
+from diffad_utils.execution.fingerprints import code_digest, data_digest, notebook_digest
+from diffad_utils.execution.notebook import running
+from diffad_utils.execution.profiles import WORK, Plan, PlannedRun, yaml_text
+
+
+def is_current(plan: Plan, run: PlannedRun) -> bool:
+    """Whether the run's folder and those of the other methods it recorded are complete, made with the plan's
+    parameters."""
+    if not all((run.folder / name).is_file() for name in ("metrics.json", "manifest.json", "run.ipynb")):
+        return False
+    manifest = json.loads((run.folder / "manifest.json").read_text(encoding="utf-8"))
+    others = [
+        study.run_folder(run.notebook.stem, run.parameters, method) for method in manifest.get("other_methods", [])
+    ]
+    if not all((folder / "metrics.json").is_file() for folder in others):
+        return False
+    made = manifest["parameters"]
+    places = ("output_root", "data_root")
+    planned = {name: value for name, value in run.parameters.items() if name not in places}
+    return json.loads(study.to_json(planned, "parameters")) == {name: made.get(name) for name in planned}
+
+
+def stamp(run: PlannedRun) -> str:
+    """What the stamp of a finished run says: checksums of the notebook's cells, of the code it uses, and of its
+    data."""
+    place = [run.parameters.get(name) or "" for name in ("dataset", "category", "data_root")]
+    return f"{notebook_digest(run.notebook)} {code_digest(run.notebook)} {'-' if run.joins else data_digest(*place)}\n"
+
+
+def state(plan: Plan, run: PlannedRun) -> str:
+    """``done``, ``running``, ``failed``, ``changed`` (made by other code or parameters) or ``missing``."""
+    work = plan.work(run)
+    if running(work) is not None:
+        return "running"
+    if (work / "failed.json").is_file():
+        return "failed"
+    if not is_current(plan, run):
+        return "changed" if (run.folder / "metrics.json").is_file() else "missing"
+    done = work / "done"
+    return "done" if done.is_file() and done.read_text(encoding="utf-8") == stamp(run) else "changed"
+
+
+def last_seconds(run: PlannedRun) -> float:
+    """Wall time in seconds that the run's folder tells of, 0 if there is none. Longest first, no core idles at the
+    end."""
+    manifest = run.folder / "manifest.json"
+    return json.loads(manifest.read_text(encoding="utf-8"))["wall_s"] if manifest.is_file() else 0.0
+
+
+def status(plan: Plan) -> list[dict]:
+    """One dict a run, in the plan's order: run, state, when (recorded, UTC), time (of the run, or so far), note."""
+    rows = []
+    for run in plan.runs:
+        row = {"run": run.name, "state": state(plan, run), "when": "", "time": "", "note": ""}
+        if row["state"] == "running":
+            at = running(plan.work(run)) or {"position": "", "seconds": 0, "host": ""}
+            row |= {"time": _duration(at["seconds"]), "note": f"{at['position']} on {at['host']}"}
+        elif row["state"] == "failed":
+            row["note"] = json.loads((plan.work(run) / "failed.json").read_text(encoding="utf-8"))["error"].split("\n")[
+                0
+            ]
+        elif row["state"] != "missing":
+            manifest = json.loads((run.folder / "manifest.json").read_text(encoding="utf-8"))
+            row |= {"when": manifest["started"][:16].replace("T", " "), "time": _duration(manifest["wall_s"])}
+        rows.append(row)
+    return rows
+
+
+def _duration(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
+def drop_stale_stamps(plan: Plan) -> None:
+    """Remove the stamp of every run that is not done with this code and these parameters, and outdated parameter files.
+
+    What is done is read from the files themselves, not from Snakemake's records, which a kill may leave behind.
+    """
+    for run in plan.runs:
+        work = plan.work(run)
+        done, parameters = work / "done", work / "parameters.yaml"
+        if done.is_file() and not (is_current(plan, run) and done.read_text(encoding="utf-8") == stamp(run)):
+            done.unlink()
+        if parameters.is_file() and parameters.read_text(encoding="utf-8") != yaml_text(run.parameters):
+            parameters.unlink()
+
+
+def failures(root: Path) -> list[dict]:
+    """What failed in the last run of a profile: dicts run, label, error, traceback, log, notebook (paths)."""
+    found = []
+    for path in sorted((Path(root) / WORK).rglob("failed.json")):
+        files = {"log": str(path.with_name("run.log")), "notebook": str(path.with_name("run.failed.ipynb"))}
+        name = path.parent.relative_to(Path(root) / WORK).as_posix()
+        found.append(json.loads(path.read_text(encoding="utf-8")) | files | {"run": name})
+    return found

@@ -1,0 +1,60 @@
+"""The committed notebooks, executed in place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from diffad_utils import study
+from diffad_utils.execution.errors import RunFailed
+from diffad_utils.execution.notebook import Progress, headings, kernel_manager_class, prepare_environment
+from diffad_utils.execution.profiles import DEFAULT_MINUTES, WORK
+from diffad_utils.execution.saving import LARGE_NOTEBOOK, drop_progress_bars, reduce_colours
+
+
+def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT_MINUTES) -> None:
+    """Run committed notebooks in place, with their parameters as they stand, and save them with outputs.
+
+    Their run folders go to a temporary copy of the smoke profile's, so ``reports`` stays as the workflow
+    left it, and the comparison still finds all runs.
+
+    Raises:
+        RunFailed: a cell failed; that notebook's file stays as it was.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError
+
+    with tempfile.TemporaryDirectory(prefix="diffad-reports-") as scratch:
+        finished = study.reports_folder() / "smoke"
+        if finished.is_dir():
+            shutil.copytree(finished, Path(scratch) / "smoke", ignore=shutil.ignore_patterns(WORK))
+        prepare_environment(threads)
+        os.environ["DIFFAD_REPORTS"] = scratch
+        for path in sorted(map(Path, notebooks)):
+            content = nbformat.read(path, as_version=4)
+            progress = Progress(path.stem, headings(content.cells), time.monotonic() + minutes * 60)
+            client = NotebookClient(
+                content,
+                kernel_name="python3",
+                kernel_manager_class=kernel_manager_class(),
+                record_timing=False,
+                resources={"metadata": {"path": str(path.resolve().parent)}},
+                on_cell_start=progress.cell,
+                timeout_func=progress.left,
+            )
+            try:
+                client.execute()
+            except (CellExecutionError, CellTimeoutError) as error:
+                raise RunFailed(f"{path.name}, {progress.position}: {error}") from error
+            finally:
+                progress.stop()
+            for cell in content.cells:
+                drop_progress_bars(cell)
+            if len(nbformat.writes(content)) > LARGE_NOTEBOOK:
+                reduce_colours(content.cells)
+            study.write_atomically(path, nbformat.writes(content) + "\n")
+            progress.say("saved")

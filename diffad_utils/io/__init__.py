@@ -1,0 +1,1 @@
+"""The ground floor: paths, files, small pictures. Knows nothing of the study."""

@@ -1,0 +1,10 @@
+"""Explicit score matching (ESM, ESM-sigma) and its baseline SGM.
+
+`equations.py` has the paper's equations, `dual_stream.py` its network, `base.py` what the three detectors share.
+"""
+
+from diffad_utils.methods.esm.esm import ESM
+from diffad_utils.methods.esm.esm_sigma import ESMSigma
+from diffad_utils.methods.esm.sgm import SGM
+
+__all__ = ["ESM", "SGM", "ESMSigma"]

@@ -1,0 +1,175 @@
+"""The detector: pixel residual and CLIP distance between an image and what img2img makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from diffad_utils import scoring
+from diffad_utils.data import ImageDataset
+from diffad_utils.diffusion import PRECISIONS, check_precision
+from diffad_utils.methods.base import (
+    Detector,
+    Prediction,
+    batches,
+    check_images,
+    check_train_dataset,
+    noise_keys,
+    resize_images,
+)
+from diffad_utils.methods.clip_detectors import categories_of, fill_prompt
+from diffad_utils.methods.img2img.engine import Img2ImgEngine, Setting, check_prompts
+from diffad_utils.models.clip_features import clip_features_of_both, load_clip_for
+from diffad_utils.models.stable_diffusion import load_pipeline
+from diffad_utils.scoring import residual_parts
+
+
+@dataclass(kw_only=True)
+class Img2Img(Detector):
+    """Reconstruction by Stable Diffusion img2img, with the hybrid score; see the module's text for the source.
+
+    Nothing is trained: ``fit`` loads the networks and calibrates the score on normal training images.
+
+    Parameters
+    ----------
+    weights : of Stable Diffusion, a name for `models.stable_diffusion.load_pipeline`; "sd15" is the slides'.
+    clip : a name for `models.clip.load_clip`; "ViT-B-32/openai" is the slides'. Not loaded with ``alpha`` = 1.
+    allow_mini : whether the shipped small models may stand in for both where the real weights are not found.
+    image_size : 128 for "sd-mini", 512 for "sd15"; a multiple of 8, and not smaller than what CLIP takes.
+    prompt, negative_prompt : templates, or mappings from categories to templates; see `fill_prompt`.
+    strength, guidance_scale, num_inference_steps : see `Setting`. The seed is the detector's.
+    alpha : weight of the squared error in the hybrid score, `scoring.hybrid_score`; 0.3 to 0.9 in the slides, 0.9 in
+        their code (uncalibrated).
+    calibrated : scale both parts by held-out normal training images; False is the slides' raw sum.
+    calibration_images : how many training images the calibration takes, drawn by the seed.
+    low_memory : attention slicing, and slicing and tiling of the autoencoder.
+    inference_precision : in which Stable Diffusion's networks are held, "fp32", "bf16" or "fp16"; the latents between
+        the steps stay float32. None: fp16 on CUDA, fp32 elsewhere.
+    batch_size : images at once, to begin with; halved where memory runs out.
+
+    Prediction: parts ``mse`` (mean over pixels and channels) and ``clip`` (1 - cosine of the image features); score and
+    map are their hybrid. The map's parts are the squared error, mean over channels, and 1 - cosine of CLIP's patch
+    tokens.
+    """
+
+    name: ClassVar[str] = "img2img"
+
+    weights: str = "sd-mini"
+    clip: str = "clip-mini"
+    allow_mini: bool = False
+    prompt: str | Mapping[str, str] = "a flawless {noun}"
+    negative_prompt: str | Mapping[str, str] = ""
+    strength: float = 0.35
+    guidance_scale: float = 7.5
+    num_inference_steps: int = 30
+    alpha: float = 0.5
+    calibrated: bool = True
+    calibration_images: int = 16
+    low_memory: bool = False
+    inference_precision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.inference_precision is not None:
+            check_precision(self.inference_precision)
+        self.setting = Setting(self.strength, self.guidance_scale, self.num_inference_steps, self.seed)
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha must be in [0, 1], got {self.alpha}")
+        if self.calibration_images < 2:
+            raise ValueError(f"calibration needs at least 2 images, got calibration_images={self.calibration_images}")
+
+    def fit(self, train_dataset: ImageDataset) -> Self:
+        """Load the networks, fill the prompts of the training categories, calibrate on normal training images."""
+        check_train_dataset(train_dataset)
+        self._set_prompts(sorted(set(train_dataset.index["category"])))
+        self._load_networks()
+        order = torch.randperm(len(train_dataset), generator=torch.Generator().manual_seed(self.seed))
+        chosen = order[: self.calibration_images].sort().values.tolist()
+        dataset = ImageDataset(train_dataset.index.iloc[chosen], train_dataset.size, cache=False)
+        measured = [self._measure(batch["image"], batch["key"]) for batch in batches(dataset, self.batch_size)]
+        parts, maps = ({name: torch.cat([m[i][name] for m in measured]) for name in measured[0][i]} for i in (0, 1))
+        self.calibration_ = scoring.Calibration.fit(parts)
+        self.map_calibration_ = scoring.Calibration.fit({name: values.flatten() for name, values in maps.items()})
+        return self
+
+    def predict(self, images: Tensor, keys: Sequence[str] | None = None) -> Prediction:
+        self._require_fitted("map_calibration_")
+        size = images.shape[-2:]
+        parts, maps, x_hat = self._measure(check_images(images), keys)
+        score = scoring.hybrid_score(parts, self.alpha, self.calibration_ if self.calibrated else None)
+        anomaly_map = scoring.hybrid_score(maps, self.alpha, self.map_calibration_ if self.calibrated else None)
+        x_hat = torch.nn.functional.interpolate(x_hat, size=tuple(size), mode="bilinear", antialias=True).clamp(0, 1)
+        return Prediction(score, scoring.upsample_map(anomaly_map, size), x_hat, parts, self.setting.evaluations)
+
+    def prompts(self, keys: Sequence[str] | None, count: int) -> tuple[list[str], list[str]]:
+        """Prompts and negative prompts of ``count`` images; with several categories their keys name them."""
+        categories = categories_of(keys, count, [*self.prompts_])
+        return [self.prompts_[c][0] for c in categories], [self.prompts_[c][1] for c in categories]
+
+    def reconstruct(self, images: Tensor, keys: Sequence[str] | None = None) -> Tensor:
+        """img2img of images float [B, 3, H, W] in [0, 1]: float32 [B, 3, image_size, image_size], CPU."""
+        texts = [self.engine_.embed(*pair) for pair in zip(*self.prompts(keys, len(images)), strict=True)]
+        posterior = self.engine_.encode(resize_images(check_images(images), self.image_size))
+        return self.engine_.decode(
+            self.engine_.denoise(posterior, noise_keys(images, keys), texts, [self.setting] * len(images))
+        )
+
+    def _measure(
+        self, images: Tensor, keys: Sequence[str] | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """Parts [B] and maps [B, image_size, image_size] of the score, and the reconstruction at ``image_size``."""
+        x = resize_images(images.float(), self.image_size)
+        x_hat = self.reconstruct(images, keys)
+        features = clip_features_of_both(self.clip_, x, x_hat) if self.clip_ else None
+        parts, maps = residual_parts(x, x_hat, features)
+        return parts, {name: scoring.upsample_map(values, x.shape[-2:]) for name, values in maps.items()}, x_hat
+
+    def _set_prompts(self, categories: Sequence[str]) -> None:
+        self.prompts_ = {c: (fill_prompt(self.prompt, c), fill_prompt(self.negative_prompt, c)) for c in categories}
+        check_prompts([prompt for prompt, _ in self.prompts_.values()], [self.setting])
+
+    def _load_networks(self) -> None:
+        if hasattr(self, "engine_"):
+            return
+        self.clip_ = None
+        if self.alpha < 1:
+            self.clip_ = load_clip_for(self.clip, self.image_size, device=self.device, allow_mini=self.allow_mini)
+        dtype = None if self.inference_precision is None else PRECISIONS[self.inference_precision]
+        options = dict(device=self.device, dtype=dtype, allow_mini=self.allow_mini, low_memory=self.low_memory)
+        engine = Img2ImgEngine(load_pipeline(self.weights, **options), self.batch_size)
+        engine.check_size(self.image_size, self.image_size)
+        engine.schedule(self.setting)
+        self.engine_ = engine
+
+    def networks(self) -> list[torch.nn.Module]:
+        if not hasattr(self, "engine_"):
+            return []
+        clip = [self.clip_.model] if self.clip_ else []
+        return [self.engine_.unet, self.engine_.vae, self.engine_.pipeline.text_encoder, *clip]
+
+    def _checksums(self) -> dict[str, str]:
+        sha256 = {"weights": self.engine_.pipeline.resolved.sha256}
+        return sha256 if self.clip_ is None else sha256 | {"clip": self.clip_.resolved.sha256}
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        self._require_fitted("map_calibration_")
+        calibrations = {"parts": self.calibration_, "maps": self.map_calibration_}
+        values = {
+            "categories": [*self.prompts_],
+            "calibration": {name: {"location": c.location, "scale": c.scale} for name, c in calibrations.items()},
+            "sha256": self._checksums(),
+        }
+        return {}, values
+
+    def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self._set_prompts(values["categories"])
+        self._load_networks()
+        if self._checksums() != values["sha256"]:
+            raise ValueError(
+                f"this detector was calibrated with the weights {values['sha256']}, but found {self._checksums()} here"
+            )
+        self.calibration_ = scoring.Calibration(**values["calibration"]["parts"])
+        self.map_calibration_ = scoring.Calibration(**values["calibration"]["maps"])

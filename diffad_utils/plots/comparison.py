@@ -1,0 +1,209 @@
+"""Methods side by side (notebook 08)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from diffad_utils.plots.style import WIDTH
+
+MARKERS = "osD^vPX<>*"
+
+
+def method_styles(methods: Sequence[str]) -> dict[str, dict]:
+    """A colour and a marker for each method, the same in every figure of a notebook for the same list of methods."""
+    colours = sns.color_palette("colorblind", 10)
+    names = enumerate(sorted(set(methods)))
+    return {name: {"color": colours[i % 10], "marker": MARKERS[(i + i // 10) % len(MARKERS)]} for i, name in names}
+
+
+def _legend_beside(figure: Figure, axis, title: str) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8, title=title, title_fontsize=8)
+
+
+def method_scatter(
+    table: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str, front: pd.Series | None = None, log_x: bool = False
+) -> Figure:
+    """Methods as points of columns ``x`` and ``y``, one panel a place, with the intervals ``<name> low`` and ``high``
+    that there are.
+
+    ``front`` marks rows to join by a line (a Pareto front).
+    """
+    table = table.dropna(subset=[x, y])
+    places = list(dict.fromkeys(table["place"]))
+    styles = method_styles(table["method"])
+    figure, axes = plt.subplots(1, len(places), figsize=(WIDTH, 3.9), squeeze=False, sharey=True)
+    for axis, place in zip(axes[0], places, strict=True):
+        part = table[table["place"] == place]
+        for _, row in part.iterrows():
+            errors = {side: _error(row, name) for side, name in (("xerr", x), ("yerr", y))}
+            axis.errorbar(
+                row[x], row[y], **errors, linestyle="", alpha=0.35, color=styles[row["method"]]["color"], linewidth=1
+            )
+            axis.plot(row[x], row[y], linestyle="", markersize=7, **styles[row["method"]])
+        if front is not None:
+            best = part[front[part.index]].sort_values(x)
+            axis.plot(best[x], best[y], color="grey", linewidth=1, zorder=0, drawstyle="steps-post")
+        if log_x:
+            axis.set_xscale("log")
+            _plain_ticks(axis.xaxis)
+        axis.set(xlabel=xlabel, title=place)
+    axes[0, 0].set_ylabel(ylabel)
+    for name, style in styles.items():
+        axes[0, 0].plot([], [], linestyle="", label=name, **style)
+    _legend_beside(figure, axes[0, 0], "method")
+    return figure
+
+
+def _plain_ticks(axis) -> None:
+    """Numbers instead of powers on a logarithmic axis, between decades too where it spans few of them."""
+    low, high = axis.get_view_interval()
+    decades = high / max(low, 1e-12)
+    axis.set_major_locator(
+        LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8) if decades < 5 else (1, 2, 5) if decades < 50 else (1,))
+    )
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _error(row: pd.Series, name: str):
+    low, high = row.get(f"{name} low"), row.get(f"{name} high")
+    if low is None or high is None or pd.isna(low) or pd.isna(high):
+        return None
+    return [[max(row[name] - low, 0)], [max(high - row[name], 0)]]
+
+
+def difference_matrix(pairs: pd.DataFrame, order: Sequence[str], title: str, label: str) -> Figure:
+    """Row minus column of pairs (columns a, b, difference, low, high) in ``order``; a dot where the interval contains
+    zero."""
+    n = len(order)
+    values, unclear = np.full((n, n), np.nan), np.zeros((n, n), dtype=bool)
+    at = {name: i for i, name in enumerate(order)}
+    for pair in pairs.itertuples():
+        i, j = at[pair.a], at[pair.b]
+        values[i, j], values[j, i] = pair.difference, -pair.difference
+        unclear[i, j] = unclear[j, i] = pair.low <= 0 <= pair.high
+    side = min(7.5, 2.2 + 0.36 * n)
+    figure, axis = plt.subplots(figsize=(side + 1.2, side))
+    limit = np.nanmax(np.abs(values)) if n > 1 else 1.0
+    picture = axis.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit)
+    axis.scatter(*np.nonzero(unclear)[::-1], s=9, color="black")
+    axis.set_xticks(range(n), order, rotation=90, fontsize=8)
+    axis.set_yticks(range(n), order, fontsize=8)
+    axis.grid(False)
+    axis.set(xlabel="against", ylabel="method", title=title)
+    figure.colorbar(picture, ax=axis, label=label, shrink=0.8)
+    return figure
+
+
+def recall_chart(table: pd.DataFrame) -> Figure:
+    """Recall over the area of the defects (columns place, method, area, recall, low, high), one panel a place."""
+    places, styles = list(dict.fromkeys(table["place"])), method_styles(table["method"])
+    figure, axes = plt.subplots(1, len(places), figsize=(WIDTH, 3.8), squeeze=False, sharey=True)
+    for axis, place in zip(axes[0], places, strict=True):
+        for name, part in table[table["place"] == place].groupby("method"):
+            axis.plot(part["area"], part["recall"], linewidth=1.2, markersize=5, **styles[name])
+        axis.set(xscale="log", xlabel="median defect area, % of the image", title=place, ylim=(-0.03, 1.03))
+        ticks = sorted(table.loc[table["place"] == place, "area"].unique())
+        axis.set_xticks(ticks, [f"{t:.2g}" for t in ticks])
+        axis.minorticks_off()
+    axes[0, 0].set_ylabel("share of defective images found")
+    for name, style in styles.items():
+        axes[0, 0].plot([], [], label=name, **style)
+    _legend_beside(figure, axes[0, 0], "method")
+    return figure
+
+
+def cost_growth(table: pd.DataFrame, images: Sequence[int], by_size: pd.DataFrame | None = None) -> Figure:
+    """Left: seconds for training and n images, from "training s" and "ms an image", averaged over places. Right:
+    milliseconds an image against network evaluations, every run. With ``by_size`` (`comparison.time_by_size`) a third
+    panel: milliseconds an image over the side of the images, with a dotted line that grows as the number of pixels
+    does."""
+    table = table.dropna(subset=["training s", "ms an image"])
+    styles = method_styles([*table["method"], *([] if by_size is None else by_size["method"])])
+    sized = by_size is not None and len(by_size) > 0
+    figure, axes = plt.subplots(1, 2 + sized, figsize=(WIDTH, 3.9))
+    left, right = axes[:2]
+    n = np.asarray(images, dtype=float)
+    for name, part in table.groupby("method"):
+        fit, each = part["training s"].mean(), part["ms an image"].mean()
+        left.plot(n, fit + n * each / 1000, linewidth=1.2, markersize=4, label=name, **styles[name])
+        right.plot(part["NFE"].clip(lower=0), part["ms an image"], linestyle="", markersize=6, **styles[name])
+    left.set(xscale="log", yscale="log", xlabel="images to inspect", ylabel="seconds, training included")
+    right.set_xscale("symlog", linthresh=1)
+    right.set_yscale("log")
+    _plain_ticks(right.yaxis)
+    right.set(xlabel="network evaluations an image\n(0: no diffusion)", ylabel="ms an image", xlim=(-0.3, None))
+    if sized:
+        _time_over_size(axes[2], by_size, styles)
+    _legend_beside(figure, left, "method")
+    return figure
+
+
+def _time_over_size(axis, by_size: pd.DataFrame, styles: Mapping[str, dict]) -> None:
+    for name, part in by_size.groupby("method"):
+        axis.plot(part["pixels"], part["ms an image"], linewidth=1.2, markersize=5, **styles[name])
+    sides = np.array(sorted(by_size["pixels"].unique()), dtype=float)
+    start = by_size.loc[by_size["pixels"] == sides[0], "ms an image"].min()
+    axis.plot(sides, start * (sides / sides[0]) ** 2, linestyle=":", color="grey", linewidth=1)
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    marked = [
+        side for i, side in enumerate(sides) if i in (0, len(sides) - 1) or sides[-1] / side > 1.5
+    ]  # others would overlap the last
+    axis.set_xticks(marked, [f"{side:g}" for side in marked])
+    axis.minorticks_off()
+    _plain_ticks(axis.yaxis)
+    axis.set(xlabel="side of the image, pixels\n(dotted: as the pixels grow)", ylabel="ms an image")
+
+
+def critical_differences(average: pd.Series, p_values: pd.DataFrame) -> Figure:
+    """Average ranks (1 is best) on a line; bars join methods that Nemenyi's test does not tell apart at 5 %."""
+    import scikit_posthocs
+
+    figure, axis = plt.subplots(figsize=(WIDTH, 1.4 + 0.22 * len(average)))
+    scikit_posthocs.critical_difference_diagram(average, p_values, ax=axis, label_props={"fontsize": 9})
+    axis.set_xlabel("average rank (left is better)")
+    return figure
+
+
+def convention_effects(
+    effects: pd.DataFrame, gaps: Mapping[str, Sequence[float]], xlabel: str = "change of the metric"
+) -> Figure:
+    """Above: the change that each convention makes, one point a run (columns convention, metric, change); below, on the
+    same axis: absolute differences between methods, by where they are from."""
+    names = effects.groupby("convention")["change"].apply(lambda c: c.abs().median()).sort_values().index.tolist()
+    heights = [max(len(names), 1), max(len(gaps), 1)]
+    size = (WIDTH, 1.6 + 0.27 * sum(heights))
+    figure, (above, below) = plt.subplots(2, 1, figsize=size, sharex=True, gridspec_kw={"height_ratios": heights})
+    colours = dict(zip(sorted(effects["metric"].unique()), sns.color_palette("colorblind", 10), strict=False))
+    for metric, part in effects.groupby("metric"):
+        position = part["convention"].map({name: i for i, name in enumerate(names)}).to_numpy(float)
+        jitter = np.random.default_rng(0).uniform(-0.22, 0.22, len(part))
+        above.scatter(part["change"], position + jitter, s=14, alpha=0.7, color=colours[metric], label=metric)
+    above.set_yticks(range(len(names)), names, fontsize=8)
+    above.set_title("what one convention does", fontsize=9)
+    above.legend(fontsize=8, loc="lower right")
+    for i, values in enumerate(gaps.values()):
+        jitter = np.random.default_rng(1).uniform(-0.22, 0.22, len(values))
+        below.scatter(np.abs(values), i + jitter, s=14, alpha=0.5, color="grey")
+        if len(values):
+            below.plot([np.median(np.abs(values))] * 2, [i - 0.35, i + 0.35], color="black", linewidth=1.6)
+    below.set_yticks(range(len(gaps)), list(gaps), fontsize=8)
+    below.set_title("what is called a difference between methods (bar: median)", fontsize=9)
+    below.set_xlabel(xlabel)
+    for axis in (above, below):
+        axis.axvline(0, color="grey", linewidth=0.8)
+        axis.set_xscale("symlog", linthresh=0.02, linscale=1.0)
+    reach = max([*effects["change"].abs(), 0.02]) * 1.3
+    ticks = [t for t in (-0.5, -0.2, -0.1, -0.05, -0.02, -0.01, 0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if abs(t) <= reach]
+    below.set_xticks(ticks, [f"{t:g}" for t in ticks], fontsize=8)
+    below.set_xlim(-reach, reach)
+    return figure

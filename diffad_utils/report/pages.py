@@ -1,0 +1,355 @@
+"""The pages of a report: a front page and every executed notebook, readable from disk and without a network.
+
+`write` reads only what the runs left in their folders (`study.load_runs`); the table, the answer and the figures of the
+front page are those that the comparison (08) recorded, the ledger is made of the runs' own findings. Pictures are
+embedded, formulas become MathML, and no page loads anything from elsewhere or is larger than `PAGE_LIMIT_BYTES`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+import os
+import re
+import urllib.parse
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+import markupsafe
+import pandas as pd
+
+from diffad_utils import execution, study
+from diffad_utils.io.png import small_png
+from diffad_utils.report import benchmarks
+from diffad_utils.study import claims
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+
+
+COMPARISON = "comparison"
+
+
+PAGE_LIMIT_BYTES = 5_000_000
+
+
+FRONT_FIGURES = ("pareto", "conventions")
+"""Figures of the comparison on the front page; the others are on its own page."""
+
+
+FRONT_COLUMNS = (
+    "I-AUROC",
+    "I-AP",
+    "I-F1max",
+    "P-AUROC",
+    "P-AP",
+    "AUPRO",
+    "removal",
+    "drift",
+    "SSIM",
+    "NFE",
+    "parameters",
+    "training s",
+    "ms an image",
+    "memory GiB",
+)
+
+
+def code_digest() -> str:
+    """Checksum of what makes the pages: this room with its templates, what it imports, and the benchmarks' results."""
+    results = [file.read_bytes() for file in benchmarks.result_files()]
+    return hashlib.sha256(b"".join([execution.package_digest("report").encode(), *results])).hexdigest()[:16]
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.globals["css"] = markupsafe.Markup((TEMPLATES / "page.css").read_text(encoding="utf-8"))
+    return environment
+
+
+def data_uri(path: Path) -> str:
+    """A PNG file as a ``data:`` address."""
+    return "data:image/png;base64," + base64.b64encode(small_png(Path(path).read_bytes())).decode("ascii")
+
+
+def _figures(record: study.RunRecord, names: Sequence[str]) -> list[dict]:
+    found = []
+    for figure in sorted((f for f in record.figures if f["name"] in names), key=lambda f: names.index(f["name"])):
+        path = record.folder / "figures" / f"{figure['name']}.png"
+        if path.is_file():
+            found.append(figure | {"uri": data_uri(path), "tail": figure["provenance"]})
+    return found
+
+
+def mathml(tex: str, block: bool) -> str:
+    """A TeX formula as MathML, which browsers show without a script; unknown commands: the TeX itself."""
+    from docutils.utils.math import MathError
+    from docutils.utils.math.latex2mathml import tex2mathml
+
+    try:
+        return tex2mathml(tex.strip(), as_block=block)
+    except (MathError, SyntaxError, ValueError, IndexError, AttributeError):
+        # the converter reports what it does not know in several ways; the source stays readable
+        text = markupsafe.escape(tex.strip())
+        return f"<pre class='tex'>{text}</pre>" if block else f"<code class='tex'>{text}</code>"
+
+
+def _exporter():
+    from nbconvert.exporters import HTMLExporter
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    class Renderer(IPythonRenderer):
+        def block_math(self, body: str) -> str:
+            return mathml(body, block=True)
+
+        def inline_math(self, body: str) -> str:
+            return mathml(body, block=False)
+
+        def latex_environment(self, name: str, body: str) -> str:
+            return mathml(f"\\begin{{{name}}}{body}\\end{{{name}}}", block=True)
+
+    exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True)
+    exporter.log.setLevel("ERROR")  # it warns of every figure without alternative text
+
+    def markdown(source: str) -> str:
+        return MarkdownWithMath(renderer=Renderer(escape=False)).render(source)
+
+    exporter.register_filter("markdown2html", markdown)
+    return exporter
+
+
+def notebook_page(path: Path, *, title: str, back: str, limit: int = PAGE_LIMIT_BYTES) -> str:
+    """An executed notebook as one HTML page of at most ``limit`` bytes: its pictures are made smaller until it fits.
+
+    Args:
+        path: the ``.ipynb`` file. title: page title. back: relative address of the front page.
+    """
+    import nbformat
+    from pygments.formatters import HtmlFormatter
+
+    styles = {
+        name: markupsafe.Markup(HtmlFormatter(style=style).get_style_defs(".highlight"))
+        for name, style in (("pygments", "default"), ("pygments_dark", "github-dark"))
+    }
+    for scale in (1.0, 0.7, 0.5, 0.35, 0.2):
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            _prepare_outputs(cell.get("outputs", []), scale)
+        body, _ = _exporter().from_notebook_node(notebook)
+        page = (
+            _environment()
+            .get_template("notebook.html")
+            .render(title=title, back=back, body=markupsafe.Markup(body), **styles)
+        )
+        if len(page.encode()) <= limit:
+            break
+    return page
+
+
+def _prepare_outputs(outputs: list, scale: float) -> None:
+    """Pictures smaller, and with the caption that follows them as their alternative text."""
+    for output, following in itertools.zip_longest(outputs, outputs[1:], fillvalue={}):
+        picture = output.get("data", {}).get("image/png")
+        if picture is None:
+            continue
+        output["data"].pop("text/html", None)
+        output["data"]["image/png"] = base64.b64encode(small_png(base64.b64decode(picture), scale)).decode("ascii")
+        caption = following.get("data", {}).get("text/markdown", "")
+        text = re.sub(r"\s*\*\(.*\)\*$", "", "".join(caption)).strip() or "figure of the cell above"
+        output.setdefault("metadata", {})["image/png"] = {"alt": text}
+
+
+def _question(path: Path) -> str:
+    """The question that an executed notebook starts with, or nothing."""
+    if not path.is_file():
+        return ""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    found = re.search(r"\*\*Question\.\*\*\s*(.+)", "".join(cells[0]["source"]) if cells else "")
+    return re.sub(r"[*_`]", "", found.group(1)).strip() if found else ""
+
+
+def _export_notebook(record: study.RunRecord, root: Path) -> str | None:
+    """Write run.html beside run.ipynb; returns its address relative to `root`, or None without a notebook."""
+    source, target = record.folder / "run.ipynb", record.folder / "run.html"
+    if not source.is_file():
+        target.unlink(missing_ok=True)
+        return None
+    back = os.path.relpath(root / "index.html", record.folder).replace(os.sep, "/")
+    text = notebook_page(source, title=_title(record), back=back)
+    if not target.is_file() or target.read_text(encoding="utf-8") != text:
+        study.write_atomically(target, text)
+    return target.relative_to(root).as_posix()
+
+
+def _title(record: study.RunRecord) -> str:
+    if record.method == COMPARISON:
+        return record.manifest["notebook"]
+    return f"{record.method} on {record.dataset}/{record.category}, seed {record.seed}"
+
+
+def _run_page(record: study.RunRecord, root: Path) -> Path:
+    """The page that shows how a run was made: its own notebook's, or that of the notebook's main method beside it."""
+    own, main = record.folder / "run.html", study.method_of(record.manifest["notebook"])
+    beside = root / record.dataset / record.category / str(main) / record.folder.name / "run.html"
+    return own if own.is_file() or main is None else beside
+
+
+def _describe(record: study.RunRecord, root: Path) -> dict:
+    manifest, page = record.manifest, _run_page(record, root)
+    memory = manifest["peak_memory_bytes"]
+    return {
+        "title": _title(record),
+        "notebook": manifest["notebook"],
+        "page": page.relative_to(root).as_posix() if page.is_file() else None,
+        "place": f"{record.dataset}/{record.category}" if record.dataset else "all",
+        "method": record.method,
+        "seed": record.seed,
+        "provenance": study.provenance(manifest["parameters"], manifest["data"], manifest["weights"]),
+        "started": manifest["started"].replace("T", " ").replace("+00:00", " UTC"),
+        "wall": f"{manifest['wall_s']:.0f} s",
+        "device": manifest["device"] if manifest["device"] == "cpu" else manifest["device_name"],
+        "cores": manifest.get("cpu_count"),
+        "memory": " + ".join(f"{value / 2**30:.1f} GiB{' GPU' if k == 'cuda' else ''}" for k, value in memory.items()),
+        "git": _revision(manifest["git"]),
+        "manifest": json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False),
+    }
+
+
+def _revision(git: dict) -> str:
+    if not git.get("revision"):
+        return "unknown"
+    return git["revision"][:10] + (" + changes" if git.get("dirty") else "")
+
+
+def anchor(heading: str) -> str:
+    """The fragment of a heading on a notebook's page, as nbconvert names it, quoted for an address."""
+    return urllib.parse.quote(heading.strip().replace(" ", "-"))
+
+
+def ledger_rows(records: Sequence[study.RunRecord], root: Path) -> list[dict]:
+    """One row a claim, those with findings first: the columns of `claims.ledger` and ``evidence``, one entry a
+    finding."""
+    found = claims.findings(records)
+    pages = {str(record.folder): _run_page(record, root) for record in records}
+    rows = []
+    for row in claims.ledger(records).to_dict("records"):
+        evidence = []
+        for item in found[found["claim_id"] == row["claim_id"]].to_dict("records"):
+            page = pages[item["folder"]]
+            address = f"{page.relative_to(root).as_posix()}#{anchor(item['section'])}" if page.is_file() else None
+            effect = f"{item['effect']:+.3f} [{item['low']:+.3f}, {item['high']:+.3f}]"
+            evidence.append(item | {"text": effect, "page": address, "place": f"{item['dataset']}/{item['category']}"})
+        rows.append(row | {"evidence": evidence})
+    return sorted(rows, key=lambda row: not row["evidence"])
+
+
+def _read_comparison(root: Path) -> dict | None:
+    """The table, the answer and the figures that the comparison recorded; None where it has no finished run."""
+    if not (root / COMPARISON / "metrics.json").is_file():
+        return None
+    record = study.load_run(root / COMPARISON)
+    found = {
+        "record": record,
+        "page": _export_notebook(record, root),
+        "figures": _figures(record, FRONT_FIGURES),
+        "answer": record.experiments.get("answer", []),
+        "table": None,
+    }
+    path = record.folder / "table.csv"
+    if path.is_file():
+        from diffad_utils.report import tables  # brings torch, which the command line can do without
+
+        table = pd.read_csv(path)
+        table["above_floor"] = [None if pd.isna(value) else bool(value) for value in table["above_floor"]]
+        table["statistic"] = table["statistic"].fillna("") if "statistic" in table else ""
+        winners = {tuple(entry) for entry in record.experiments.get("winners", [])}
+        found["table"] = markupsafe.Markup(tables.to_html(table, winners, FRONT_COLUMNS))
+    return found
+
+
+def _same_everywhere(records: Sequence[study.RunRecord]) -> dict[str, str]:
+    """Versions of the packages over all runs; several, joined, where runs differ."""
+    seen: dict[str, dict] = {}
+    for record in records:
+        for name, version in record.manifest.get("versions", {}).items():
+            seen.setdefault(name, {})[version] = None
+    return {name: ", ".join(versions) for name, versions in sorted(seen.items())}
+
+
+def _failed_page(note: dict, root: Path) -> str | None:
+    """The half-executed notebook of a failed run as a page beside it; returns its address relative to `root`."""
+    source = Path(note["notebook"])
+    if not source.is_file():
+        return None
+    target = source.with_suffix(".html")
+    back = os.path.relpath(root / "index.html", target.parent).replace(os.sep, "/")
+    study.write_atomically(target, notebook_page(source, title=f"FAILED: {note['label']}", back=back))
+    return target.relative_to(root).as_posix()
+
+
+def write(root: str | Path) -> Path:
+    """Write ``index.html`` and one HTML page an executed notebook from the complete runs in a profile's folder.
+
+    Args:
+        root: the profile's output, such as ``reports/smoke``.
+
+    Returns:
+        Path of the front page.
+
+    Raises:
+        FileNotFoundError: the folder has neither a complete run nor a failed one.
+    """
+    root = Path(root)
+    records = study.load_runs(root)
+    failed = execution.failures(root)
+    if not records and not failed:
+        raise FileNotFoundError(f"{root}: no complete run in it; run `make report PROFILE={root.name}` first")
+    for record in records:
+        _export_notebook(record, root)
+    joined = _read_comparison(root)
+    runs = [_describe(record, root) for record in [*records, *([joined["record"]] if joined else [])]]
+    notebooks: dict[str, dict] = {}
+    for record, run in zip([*records, *([joined["record"]] if joined else [])], runs, strict=True):
+        entry = notebooks.setdefault(run["notebook"], {"question": "", "pages": {}})
+        entry["question"] = entry["question"] or _question(record.folder / "run.ipynb")
+        label = run["place"] + (f", seed {run['seed']}" if record.seed else "")
+        entry["pages"].setdefault((label, run["page"]), []).append(run["method"])
+    for note in failed:
+        note["page"] = _failed_page(note, root)
+        for kind in ("log", "notebook"):
+            note[kind] = Path(note[kind]).relative_to(root).as_posix()
+
+    def unique(kind, key):
+        return list({entry[key]: entry for r in records for entry in r.manifest[kind]}.values())
+
+    ledger = ledger_rows([*records, *([joined["record"]] if joined else [])], root)
+    text = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            profile=root.name,
+            comparison=joined,
+            runs=runs,
+            notebooks=dict(sorted(notebooks.items())),
+            failed=failed,
+            ignored=study.unfinished_runs(root),
+            ledger=[row for row in ledger if row["evidence"]],
+            untested=[row for row in ledger if not row["evidence"]],
+            weights=unique("weights", "name"),
+            data=unique("data", "sha256"),
+            versions=_same_everywhere(records),
+            benchmarks=benchmarks.write(root),
+            # from the runs, not the clock: the same runs give the same page
+            latest=max((run["started"] for run in runs), default=""),
+        )
+    )
+    study.write_atomically(root / "index.html", text)
+    return root / "index.html"

@@ -1,0 +1,321 @@
+"""Parameters, run folder, manifest and results of one notebook run.
+
+A notebook starts with its parameters cell and then::
+
+    from diffad_utils import study
+    run = study.start("07_invad", globals())
+
+and ends with ``run.record(...)``. Everything goes to
+
+    <output_root>/<profile>/<dataset>/<category>/<method>/seed-<n>/
+
+through a folder beside it that takes its place only when the run is recorded, so a complete earlier run
+survives a failed one. ``metrics.json`` is written last: a folder that has one is complete.
+
+``metrics.json`` holds only what the seed and the data determine (sorted keys, floats rounded to ten
+significant digits, no times), so two runs can be compared byte by byte. Times, memory, device, versions and
+checksums are in ``manifest.json``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import datetime
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from diffad_utils.io.files import shorten, to_json, write_atomically
+from diffad_utils.study.folders import method_of, profile_folder, run_folder
+from diffad_utils.study.manifest import (
+    count_weights,
+    describe_index,
+    device_name,
+    git_state,
+    peak_memory,
+    provenance,
+    resolve_device,
+    seed_everything,
+    versions,
+)
+from diffad_utils.study.parameters import Parameters, parameters_of_session
+from diffad_utils.study.records import RunRecord
+from diffad_utils.study.rules import ParameterError
+from diffad_utils.study.tables import image_intervals, score_table, small_maps, usable_masks
+from diffad_utils.training import checkpoints
+
+
+class Run:
+    """One notebook run: its parameters, its folder and what it records. Made by `start`.
+
+    Attributes:
+        parameters: checked `Parameters`.
+        folder: Path of the finished run; it holds an earlier complete run, or nothing, until `record`.
+        seed: int.
+        device: ``"cpu"``, ``"cuda"``, ... as resolved from the parameter ``device``.
+    """
+
+    def __init__(self, notebook: str, parameters: Parameters, method: str | None = None):
+        self.notebook = notebook
+        self.parameters = parameters
+        self.method = method or method_of(notebook)
+        self.folder = run_folder(notebook, parameters, method)
+        self.seed = parameters["seed"]
+        self.device = resolve_device(parameters.get("device", "auto"))
+        self._staging: Path | None = None
+        self._recorded = False
+        self._figures: list[dict] = []
+        self._weights: list[dict] = []
+        self._data: list[dict] = []
+        self._others: list[str] = []
+        self._beside: Run | None = None
+        self._started = datetime.datetime.now(datetime.UTC)
+        self._clock = time.perf_counter()
+
+    def path(self, name: str) -> Path:
+        """Where to write an own file of this run (``run.path("samples.npz")``); parents are made.
+
+        It belongs to the run folder once the run is recorded. Writing to `folder` itself before that
+        would change an earlier run's folder and be lost.
+        """
+        if self._recorded:
+            base = self.folder
+        else:
+            if self._staging is None:
+                self.folder.parent.mkdir(parents=True, exist_ok=True)
+                prefix = f".{self.folder.name}.partial-"
+                self._staging = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=prefix))
+                self._staging.chmod(0o755)
+                atexit.register(self._discard)
+            base = self._staging
+        path = base / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _discard(self) -> None:
+        shutil.rmtree(self._staging, ignore_errors=True)
+
+    def note_weights(self, resolved) -> None:
+        """Put a ``weights.Resolved`` (name, source, sha256, is_mini, message) into the manifest."""
+        entry = {key: getattr(resolved, key) for key in ("name", "source", "sha256", "is_mini")}
+        entry["message"] = shorten(str(resolved.message))
+        if entry not in self._weights:
+            self._weights.append(entry)
+
+    def note_data(self, index: pd.DataFrame) -> None:
+        """Put counts and checksums of a table of samples into the manifest (see `describe_index`)."""
+        entry = describe_index(index)
+        if entry not in self._data:
+            self._data.append(entry)
+
+    def note_runs(self, records: list[RunRecord]) -> None:
+        """Put the weights and data of the runs that this one joins into the manifest, so that captions name them."""
+        for record in records:
+            for mine, theirs in ((self._weights, record.manifest["weights"]), (self._data, record.manifest["data"])):
+                mine += [entry for entry in theirs if entry not in mine]
+
+    @property
+    def provenance(self) -> str:
+        """Profile, data and weights in one line, for captions."""
+        return provenance(self.parameters, self._data, self._weights)
+
+    def figure(self, fig, name: str, caption: str, *, dpi: int = 100) -> None:
+        """Save a matplotlib figure as ``figures/<name>.png``, note its caption, show both and close it.
+
+        Args:
+            fig: matplotlib figure.
+            name: file name without ending; letters, digits, ``_`` and ``-``. A name used again replaces.
+            caption: what is seen and what follows; profile, data and weights are added to it.
+            dpi: dots per inch of the saved picture.
+
+        Raises:
+            ValueError: `name` is not a plain name or `caption` is empty.
+        """
+        if not re.fullmatch(r"[\w-]+", name):
+            raise ValueError(f"figure name {name!r}: use letters, digits, _ and - only")
+        if not caption.strip():
+            raise ValueError(f"figure {name!r} needs a caption")
+        target = self.path(f"figures/{name}.png")
+        # no Software or date entry: the same picture gives the same bytes
+        fig.savefig(target, dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+        entry = {"name": name, "caption": caption.strip(), "provenance": self.provenance}
+        self._figures = [figure for figure in self._figures if figure["name"] != name] + [entry]
+        write_atomically(self.path("figures.json"), to_json({"figures": self._figures}, "figures.json"))
+        _show(fig, f"{caption.strip()} *({self.provenance})*")
+
+    def record(
+        self,
+        prediction=None,
+        batch: dict | None = None,
+        metrics: dict | None = None,
+        *,
+        detector=None,
+        experiments: dict | None = None,
+        timing: dict | None = None,
+        maps: bool = False,
+        intervals: dict | None = None,
+        floor: dict | None = None,
+        claims: list[dict] | None = None,
+    ) -> Path:
+        """Write the run's files and put its folder in place of an earlier one.
+
+        Args:
+            prediction: ``Prediction`` for the images in `batch`, or None for a notebook that joins runs.
+            batch: dict with key (list of str) and label [N]; None with `prediction` None.
+            metrics: name -> value, from ``metrics.evaluate``; what could not be computed is absent.
+            detector: the fitted detector; its class and number of weights go into the manifest.
+            experiments: anything else the notebook measured that is a function of seed and data.
+            timing: name -> number (``ms_per_image``, ``fit_s``, ...); goes into the manifest.
+            maps: also write ``maps.npz``: key [N], anomaly_map [N, h, w] (`small_maps`) and, where every anomalous
+                image has one, mask bool [N, H, W]. A reconstruction leaves ``reconstruction.parquet``, one row an
+                image.
+            intervals: metric name -> (low, high); None: bootstrap over images for I-AUROC and I-AP.
+            floor: the trivial floor's metrics on the same data, if the notebook computed it.
+            claims: findings on published claims, each from ``claims.finding``; written as ``claims.json``.
+
+        Returns:
+            The run's folder.
+
+        Raises:
+            ValueError: a value is NaN or infinite, or lengths do not match.
+        """
+        if self._recorded:
+            raise ValueError(f"{self.notebook}: record() was already called; a run is recorded once, at its end")
+        if prediction is not None:
+            scores = score_table(prediction, batch)
+            if intervals is None:
+                intervals = image_intervals(scores, metrics or {})
+            scores.to_parquet(self.path("scores.parquet"), index=False)
+            if maps and prediction.anomaly_map is not None:
+                arrays = {"key": scores["key"].to_numpy(str), "anomaly_map": small_maps(prediction.anomaly_map)}
+                np.savez_compressed(self.path("maps.npz"), **arrays, **usable_masks(batch))
+            if getattr(prediction, "reconstruction", None) is not None and "image" in batch:
+                from diffad_utils.metrics.counterfactual import reconstruction_table
+
+                images = reconstruction_table(prediction.reconstruction, batch).assign(key=scores["key"])
+                images.to_parquet(self.path("reconstruction.parquet"), index=False)
+        manifest = self._manifest(prediction, batch, detector, timing or {})
+        result = {
+            "metrics": metrics or {},
+            "intervals": intervals or {},
+            "floor": floor or {},
+            "experiments": experiments or {},
+        }
+        text = to_json(result, "metrics.json")
+        if claims:
+            write_atomically(self.path("claims.json"), to_json({"claims": claims}, "claims.json"))
+        write_atomically(self.path("manifest.json"), to_json(manifest, "manifest.json"))
+        write_atomically(self.path("metrics.json"), text)
+        self._publish()
+        if self._beside is None:
+            checkpoints.close_run()
+        return self.folder
+
+    def record_method(self, method: str, prediction, batch: dict, metrics: dict, **more) -> Path:
+        """Write the run folder of another method that this notebook measured on the same data (05 has three, say).
+
+        It stands beside this run's folder, under the method's own name, with the same parameters, data and weights, so
+        that the comparison finds every method in the same way. Call it before `record`.
+
+        Args:
+            method: a name of ``methods.METHODS`` other than this run's.
+            prediction, batch, metrics: as for `record`. more: its keyword arguments.
+
+        Raises:
+            ValueError: the method is this run's own, or the run is recorded already.
+        """
+        if method == self.method or self._recorded:
+            raise ValueError(f"record_method({method!r}) is for other methods than {self.method!r}, before record()")
+        other = Run(self.notebook, self.parameters, method)
+        other._beside = self
+        other._weights, other._data, other._started, other._clock = (
+            self._weights,
+            self._data,
+            self._started,
+            self._clock,
+        )
+        folder = other.record(prediction, batch, metrics, **more)
+        self._others.append(method)
+        return folder
+
+    def _manifest(self, prediction, batch, detector, timing: dict) -> dict:
+        manifest = {
+            "notebook": self.notebook,
+            "method": self.method,
+            "other_methods": self._others,
+            "parameters": dict(self.parameters) | {"output_root": "", "data_root": ""},  # places are not settings
+            "versions": versions(),
+            "git": git_state(),
+            "weights": self._weights,
+            "data": self._data,
+            "device": self.device,
+            "device_name": device_name(self.device),
+            "platform": platform.system(),
+            "cpu_count": os.cpu_count(),
+            "started": self._started.isoformat(timespec="seconds"),
+            "wall_s": time.perf_counter() - self._clock,
+            "peak_memory_bytes": peak_memory(),
+            "timing": timing,
+        }
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            manifest["torch_threads"] = torch.get_num_threads()
+        if prediction is not None:
+            manifest |= {"nfe": prediction.nfe, "images": len(batch["key"])}
+        if detector is not None:
+            manifest["detector"] = {"class": type(detector).__name__, "weights": count_weights(detector)}
+        return manifest
+
+    def _publish(self) -> None:
+        """Rename the finished staging folder to the run's name; an earlier run goes only now."""
+        old = self._staging.with_name(self._staging.name.replace(".partial-", ".old-"))
+        if self.folder.exists():
+            os.rename(self.folder, old)
+        os.rename(self._staging, self.folder)
+        atexit.unregister(self._discard)
+        shutil.rmtree(old, ignore_errors=True)
+        self._recorded = True
+
+
+def start(notebook: str, namespace: dict, *, method: str | None = None) -> Run:
+    """Check the parameters of the running notebook, seed everything and return its `Run`.
+
+    Args:
+        notebook: the notebook's name without ending, such as ``"07_invad"``.
+        namespace: the notebook's ``globals()``.
+        method: folder name of the method where a notebook has more than one; default by `method_of`.
+
+    Raises:
+        ParameterError: see `parameters_of_session`; also a missing common parameter.
+    """
+    parameters = parameters_of_session(notebook, namespace)
+    joins = (method or method_of(notebook)) is None
+    needed = ["profile", "seed"] + ([] if joins else ["dataset", "category"])
+    missing = [name for name in needed if name not in parameters]
+    if missing:
+        raise ParameterError(f"{notebook}: the parameters cell lacks {', '.join(missing)}")
+    seed_everything(parameters["seed"])
+    run = Run(notebook, parameters, method)
+    settings = dict(parameters) | {"output_root": "", "data_root": "", "notebook": notebook}
+    root = profile_folder(parameters)
+    checkpoints.open_run(root / checkpoints.FOLDER / run.folder.relative_to(root), to_json(settings, "parameters"))
+    return run
+
+
+def _show(fig, text: str) -> None:
+    import matplotlib.pyplot as plt
+    from IPython import get_ipython
+    from IPython.display import Markdown, display
+
+    if get_ipython() is not None:
+        display(fig)
+        display(Markdown(text))
+    plt.close(fig)  # or the notebook would show it a second time
