@@ -1,1 +1,4 @@
-"""Networks as libraries have them, with thin wrappers: feature backbones, autoencoders, CLIP, Stable Diffusion, small UNets."""
+"""Networks as libraries have them, with thin wrappers.
+
+Feature backbones, autoencoders, CLIP, Stable Diffusion, the small UNets of the study.
+"""
