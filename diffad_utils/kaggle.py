@@ -23,8 +23,7 @@ from pathlib import Path
 from diffad_utils import execution, study
 from diffad_utils.execution import profiles
 from diffad_utils.execution.notebook import RUNNING
-from diffad_utils.io import paths
-from diffad_utils.training import checkpoints
+from diffad_utils.io import checkpoints, paths
 
 PREFIX = "diffad"
 DATASET = "diffad-utils"

@@ -10,7 +10,7 @@ from diffad_utils.execution.fingerprints import (
     notebook_source,
     package_digest,
 )
-from diffad_utils.execution.gpus import claim_gpus, visible_gpus
+from diffad_utils.execution.gpus import claim_gpus
 from diffad_utils.execution.notebook import run_notebook, running
 from diffad_utils.execution.profiles import (
     DEFAULT_MINUTES,
@@ -29,6 +29,7 @@ from diffad_utils.execution.progress import drop_stale_stamps, failures, is_curr
 from diffad_utils.execution.reexecute import reexecute
 from diffad_utils.execution.saving import LARGE_NOTEBOOK
 from diffad_utils.execution.workflow import chosen_runs, main, run_study
+from diffad_utils.io.machine import visible_gpus
 
 __all__ = [
     "DEFAULT_MINUTES",

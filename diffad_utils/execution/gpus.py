@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from diffad_utils.execution.errors import RunFailed
-
-
-def visible_gpus() -> list[str]:
-    """Names of the CUDA devices this process may use: those of ``CUDA_VISIBLE_DEVICES``, else all that nvidia-smi
-    lists."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [name.strip() for name in chosen.split(",") if name.strip()]
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [str(i) for i in range(listed.stdout.count("GPU "))] if listed.returncode == 0 else []
-
+from diffad_utils.io.machine import gpu_identity, listed_gpus, visible_gpus
 
 _claimed = []  # open files: a lock goes with its process
 
@@ -31,21 +17,24 @@ _claimed = []  # open files: a lock goes with its process
 def claim_gpus(count: int) -> list[str]:
     """Wait for `count` GPUs that no other run has, reserve them for this process and show it no others.
 
-    A machine without GPUs, and a batch system that gives each job its own, are left as they are.
+    A machine without GPUs is left as it is. Inside an allocation of a batch system the devices that it gave are
+    reserved in the same way: one allocation may hold several runs. Locks are by the device's identity.
 
     Raises:
         RunFailed: the machine has fewer.
     """
     devices = visible_gpus()
-    if not devices or sys.platform == "win32" or "SLURM_JOB_ID" in os.environ:
+    if not devices or sys.platform == "win32":
         return devices
     if len(devices) < count:
         raise RunFailed(f"the run needs {count} GPUs, this machine has {len(devices)}")
     import fcntl
 
+    listed = listed_gpus()
     while len(_claimed) < count:
         for device in devices:
-            file = open(Path(tempfile.gettempdir(), f"diffad-{os.getuid()}-gpu-{device}.lock"), "w")  # noqa: SIM115
+            name = gpu_identity(device, listed).replace("/", "-")
+            file = open(Path(tempfile.gettempdir(), f"diffad-{os.getuid()}-gpu-{name}.lock"), "w")  # noqa: SIM115
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

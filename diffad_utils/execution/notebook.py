@@ -19,7 +19,7 @@ from diffad_utils.execution.errors import RunFailed
 from diffad_utils.execution.fingerprints import PACKAGE
 from diffad_utils.execution.profiles import label_of
 from diffad_utils.execution.saving import published_form
-from diffad_utils.training import checkpoints
+from diffad_utils.io import checkpoints
 
 HEARTBEAT_SECONDS = 30
 

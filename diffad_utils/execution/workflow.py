@@ -20,7 +20,7 @@ from pathlib import Path
 from diffad_utils import study
 from diffad_utils.execution.errors import RunFailed
 from diffad_utils.execution.fingerprints import PACKAGE
-from diffad_utils.execution.gpus import claim_gpus, visible_gpus
+from diffad_utils.execution.gpus import claim_gpus
 from diffad_utils.execution.notebook import run_notebook, running
 from diffad_utils.execution.profiles import (
     DEFAULT_MINUTES,
@@ -33,6 +33,7 @@ from diffad_utils.execution.profiles import (
     read_yaml,
 )
 from diffad_utils.execution.progress import failures
+from diffad_utils.io.machine import memory_bytes, visible_gpus
 
 
 def chosen_runs(plan: Plan, patterns: tuple[str, ...]) -> list[PlannedRun]:
@@ -122,9 +123,7 @@ def _absolute(profile: str) -> str:
 
 
 def _local_arguments(jobs: int, gpus: list[str]) -> list[str]:
-    import psutil
-
-    memory = int(psutil.virtual_memory().total * 0.9 / 2**20)
+    memory = int(memory_bytes() * 0.9 / 2**20)
     limits = [f"mem_mb={memory}"] + ([f"gpu={len(gpus)}"] if gpus else [])
     return ["--cores", str(jobs), "--resources", *limits]
 

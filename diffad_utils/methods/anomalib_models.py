@@ -191,7 +191,9 @@ class BackboneDetector(AnomalibDetector):
 class PatchCore(BackboneDetector):
     """Distance of patch features to a coreset of those of normal images.
 
-    strides : the paper's layers 2 and 3. coreset_ratio : share of the patches that is kept (the paper: 1 % to 25 %).
+    strides : the paper's layers 2 and 3. coreset_ratio : share of the patches that is kept (the paper: 1 % to 25 %), at
+        least ``num_neighbors`` of them: the score's weight is one minus a softmax over a patch's neighbours in the
+        bank, and is 0 where a patch is its only neighbour.
     num_neighbors : of the score's re-weighting (the paper's b).
     """
 
@@ -214,7 +216,13 @@ class PatchCore(BackboneDetector):
         self.model_.train()
         for chunk in images.split(self.batch_size):
             self.model_(chunk.to(self.torch_device))
-        self.model_.subsample_embedding(self.coreset_ratio)
+        patches = sum(len(rows) for rows in self.model_.embedding_store)
+        if patches < self.num_neighbors:
+            raise ValueError(
+                f"PatchCore needs at least num_neighbors = {self.num_neighbors} patches of normal images, got {patches} "
+                f"from {len(images)} images of {self.image_size} px: give more or larger images"
+            )
+        self.model_.subsample_embedding(max(self.coreset_ratio, (self.num_neighbors + 0.5) / patches))
 
 
 @dataclass(kw_only=True)

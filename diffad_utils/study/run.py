@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from diffad_utils.io import checkpoints
 from diffad_utils.io.files import shorten, to_json, write_atomically
 from diffad_utils.study.folders import method_of, profile_folder, run_folder
 from diffad_utils.study.manifest import (
@@ -50,7 +51,6 @@ from diffad_utils.study.parameters import Parameters, parameters_of_session
 from diffad_utils.study.records import RunRecord
 from diffad_utils.study.rules import ParameterError
 from diffad_utils.study.tables import image_intervals, score_table, small_maps, usable_masks
-from diffad_utils.training import checkpoints
 
 
 class Run:

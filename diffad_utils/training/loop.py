@@ -25,7 +25,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from diffad_utils.training import checkpoints
+from diffad_utils.io import checkpoints
 
 LossFn = Callable[[nn.Module, torch.Generator], Tensor]
 

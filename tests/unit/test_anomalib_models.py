@@ -48,6 +48,20 @@ def test_patchcore_is_the_distance_to_the_coreset(train):
     assert torch.allclose(detector.predict(images).score, expected.float(), atol=1e-3)
 
 
+def test_few_patches_are_enough_neighbours(train):
+    """A bank of one patch would give every score the weight 0; the bank keeps ``num_neighbors`` patches at least."""
+    few = data.ImageDataset(train.index.head(1), size=64)
+    detector = PatchCore(image_size=64, device="cpu", coreset_ratio=0.001).fit(few)
+    assert len(detector.model_.memory_bank) == detector.num_neighbors
+    images = data.load_batch(train)["image"][1:4]
+    together = detector.predict(images).score
+    assert together.min() > 0
+    alone = torch.cat([detector.predict(image[None]).score for image in images])
+    assert torch.allclose(together, alone, atol=1e-5)
+    with pytest.raises(ValueError, match="needs at least num_neighbors = 99 patches of normal images, got 64"):
+        PatchCore(image_size=64, device="cpu", num_neighbors=99).fit(few)
+
+
 def test_fitting_leaves_the_global_generators_as_they_were(train):
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     PatchCore(image_size=64, device="cpu", coreset_ratio=0.1).fit(train)

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from torch import nn
 
 from diffad_utils import training
-from diffad_utils.training import checkpoints
+from diffad_utils.io import checkpoints
 
 SETTINGS = {"num_steps": 8, "lr": 1e-2, "seed": 3, "ema_decay": 0.9}
 

@@ -184,11 +184,11 @@ def changes(root: Path, file: str, change) -> set[str]:
 
 
 def test_a_comment_reruns_nothing_and_code_what_uses_it(copy):
-    assert changes(copy, "diffad_utils/diffusion.py", lambda text: "# a comment\n" + text) == set()
+    assert changes(copy, "diffad_utils/diffusion/ddim.py", lambda text: "# a comment\n" + text) == set()
     diffusion = {path.stem for path in copy.glob("notebooks/0[1-9]*.ipynb")} - {"01_data", "08_comparison"}
-    changed = changes(copy, "diffad_utils/diffusion.py", lambda text: text + "\nNEW = 1\n")
+    changed = changes(copy, "diffad_utils/diffusion/ddim.py", lambda text: text + "\nNEW = 1\n")
     assert diffusion <= changed
-    assert "07_invad" in changes(copy, "diffad_utils/methods/invad.py", lambda text: text + "\nNEW = 1\n")
+    assert "07_invad" in changes(copy, "diffad_utils/methods/invad/score.py", lambda text: text + "\nNEW = 1\n")
 
 
 def test_a_notebooks_text_reruns_that_notebook_and_its_outputs_nothing(copy):
@@ -242,7 +242,8 @@ print(",".join(mine), start, time.time())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fcntl")
-def test_no_gpu_is_given_to_two_runs_at_once(tmp_path):
+@pytest.mark.parametrize("job", [None, "7"])  # "7": inside an allocation of SLURM that was opened by hand
+def test_no_gpu_is_given_to_two_runs_at_once(tmp_path, job):
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: x)'\necho 'GPU 1: A (UUID: y)'\n")
     tool.chmod(0o755)
@@ -255,6 +256,8 @@ def test_no_gpu_is_given_to_two_runs_at_once(tmp_path):
     }
     for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID"):
         environment.pop(name, None)
+    if job:
+        environment["SLURM_JOB_ID"] = job
     counts = ("1", "2", "1", "1")
     started = [
         subprocess.Popen([sys.executable, str(script), count], env=environment, stdout=subprocess.PIPE, text=True)

@@ -30,13 +30,13 @@ from tqdm.auto import tqdm
 
 from diffad_utils import metrics, scoring
 from diffad_utils.data import resize_mask
+from diffad_utils.io import checkpoints
 from diffad_utils.methods.base import check_images
 from diffad_utils.methods.img2img.engine import Img2ImgEngine, Setting, check_prompts
 from diffad_utils.models.clip import Clip
 from diffad_utils.models.clip_features import clip_features
 from diffad_utils.scoring import residual_parts
 from diffad_utils.study import write_atomically
-from diffad_utils.training import checkpoints
 
 Measure = Callable[[Tensor, Tensor], dict[str, Tensor]]
 """``measure(indices int64 [B], reconstructions float32 [B, 3, H, W]) -> {name: tensor [B, ...]}``, row by row."""
