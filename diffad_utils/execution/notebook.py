@@ -277,7 +277,7 @@ def _execute(
         )
         progress.say("done")
     except papermill.PapermillExecutionError as error:
-        message = f"cell {error.cell_index + 1}/{len(headings)}: {error.ename}: {error.evalue}"
+        message = f"cell {error.cell_index + 1}/{len(titles)}: {error.ename}: {error.evalue}"
         traceback = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
     except CellTimeoutError:
         message = f"stopped in {progress.position}: the time limit of {seconds / 60:g} min was reached"

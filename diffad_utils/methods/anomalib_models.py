@@ -219,8 +219,8 @@ class PatchCore(BackboneDetector):
         patches = sum(len(rows) for rows in self.model_.embedding_store)
         if patches < self.num_neighbors:
             raise ValueError(
-                f"PatchCore needs at least num_neighbors = {self.num_neighbors} patches of normal images, got {patches} "
-                f"from {len(images)} images of {self.image_size} px: give more or larger images"
+                f"PatchCore needs at least num_neighbors = {self.num_neighbors} patches of normal images, got "
+                f"{patches} from {len(images)} images of {self.image_size} px: give more or larger images"
             )
         self.model_.subsample_embedding(max(self.coreset_ratio, (self.num_neighbors + 0.5) / patches))
 

@@ -100,10 +100,11 @@ def unfinished_runs(profile_folder: str | Path) -> list[str]:
     """Run folders without ``metrics.json``, as ``dataset/category/method/seed-<n>``: interrupted, failed, or still
     running.
 
-    What a killed run left behind no longer counts once the run has been finished by another attempt.
+    A run that failed after it had measured something left ``seed-<n>.incomplete`` with its scores and figures. What a
+    killed run left behind no longer counts once the run has been finished by another attempt.
     """
     root, names = Path(profile_folder), set()
-    partial = re.compile(r"^\.(seed-\d+)\.partial-.*$")
+    partial = re.compile(r"^\.?(seed-\d+)\.(partial-.*|incomplete)$")
     for folder in root.glob("*/*/*/*seed-*"):
         run = folder.with_name(partial.sub(r"\1", folder.name))
         hidden = any(part.startswith(".") for part in run.relative_to(root).parts[:-1])

@@ -12,6 +12,10 @@ and ends with ``run.record(...)``. Everything goes to
 through a folder beside it that takes its place only when the run is recorded, so a complete earlier run
 survives a failed one. ``metrics.json`` is written last: a folder that has one is complete.
 
+A notebook hands over what it has measured with ``run.keep(...)`` as soon as it is there. If the notebook fails later,
+that and the figures are found in ``seed-<n>.incomplete``, marked by ``incomplete.json`` in the place of
+``metrics.json``.
+
 ``metrics.json`` holds only what the seed and the data determine (sorted keys, floats rounded to ten
 significant digits, no times), so two runs can be compared byte by byte. Times, memory, device, versions and
 checksums are in ``manifest.json``.
@@ -51,6 +55,9 @@ from diffad_utils.study.parameters import Parameters, parameters_of_session
 from diffad_utils.study.records import RunRecord
 from diffad_utils.study.rules import ParameterError
 from diffad_utils.study.tables import image_intervals, score_table, small_maps, usable_masks
+
+INCOMPLETE = "incomplete.json"
+"""What a run that failed leaves in the place of ``metrics.json``."""
 
 
 class Run:
@@ -94,14 +101,34 @@ class Run:
                 prefix = f".{self.folder.name}.partial-"
                 self._staging = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=prefix))
                 self._staging.chmod(0o755)
-                atexit.register(self._discard)
+                atexit.register(self._leave_incomplete)
             base = self._staging
         path = base / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _discard(self) -> None:
-        shutil.rmtree(self._staging, ignore_errors=True)
+    def _leave_incomplete(self) -> None:
+        """The process ends and the run was not recorded: what it measured stays, under a name that says so."""
+        if not (self._staging / INCOMPLETE).is_file():
+            shutil.rmtree(self._staging, ignore_errors=True)
+            return
+        shutil.rmtree(self._incomplete, ignore_errors=True)
+        os.rename(self._staging, self._incomplete)
+
+    @property
+    def _incomplete(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.incomplete")
+
+    def keep(self, prediction, batch: dict, metrics: dict, *, detector=None, timing: dict | None = None) -> None:
+        """Write the scores and metrics that are there by now, so that a later failure does not lose them.
+
+        Arguments as for `record`, which writes them anew with everything else. Until then ``incomplete.json`` stands in
+        the place of ``metrics.json``, so that nothing takes the run for a complete one.
+        """
+        score_table(prediction, batch).to_parquet(self.path("scores.parquet"), index=False)
+        manifest = self._manifest(prediction, batch, detector, timing or {})
+        write_atomically(self.path("manifest.json"), to_json(manifest, "manifest.json"))
+        write_atomically(self.path(INCOMPLETE), to_json({"metrics": metrics}, INCOMPLETE))
 
     def note_weights(self, resolved) -> None:
         """Put a ``weights.Resolved`` (name, source, sha256, is_mini, message) into the manifest."""
@@ -213,8 +240,10 @@ class Run:
         if claims:
             write_atomically(self.path("claims.json"), to_json({"claims": claims}, "claims.json"))
         write_atomically(self.path("manifest.json"), to_json(manifest, "manifest.json"))
+        self.path(INCOMPLETE).unlink(missing_ok=True)
         write_atomically(self.path("metrics.json"), text)
         self._publish()
+        shutil.rmtree(self._incomplete, ignore_errors=True)
         if self._beside is None:
             checkpoints.close_run()
         return self.folder
@@ -280,7 +309,7 @@ class Run:
         if self.folder.exists():
             os.rename(self.folder, old)
         os.rename(self._staging, self.folder)
-        atexit.unregister(self._discard)
+        atexit.unregister(self._leave_incomplete)
         shutil.rmtree(old, ignore_errors=True)
         self._recorded = True
 

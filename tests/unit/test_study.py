@@ -2,7 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -282,6 +285,33 @@ class TestRecord:
         later = run.folder.stat().st_mtime + 60
         os.utime(left, (later, later))  # a rerun that is not done
         assert study.unfinished_runs(tmp_path / "smoke") == ["textures/carpet/invad/seed-0"]
+
+    @pytest.mark.parametrize("keeps", [True, False])
+    def test_what_was_measured_before_a_failure_stays(self, tmp_path, keeps):
+        """The process ends with an error after `keep`: its scores are there, and nobody takes the run for complete."""
+        script = tmp_path / "failing.py"
+        script.write_text(
+            "import sys\n"
+            f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+            "from pathlib import Path\n"
+            "from test_study import make_batch, make_prediction, session, study\n"
+            f"run = study.start('07_invad', session(Path({str(tmp_path)!r})))\n"
+            "run.path('table.csv').write_text('a')\n"
+            + ("run.keep(make_prediction(), make_batch(), {'I-AUROC': 0.75})\n" if keeps else "")
+            + "raise RuntimeError('later')\n"
+        )
+        failed = subprocess.run([sys.executable, script], capture_output=True, text=True)
+        assert "later" in failed.stderr
+        left = tmp_path / "smoke/textures/carpet/invad/seed-0.incomplete"
+        assert left.is_dir() == keeps
+        assert study.load_runs(tmp_path / "smoke") == []
+        if keeps:
+            assert json.loads((left / "incomplete.json").read_text())["metrics"] == {"I-AUROC": 0.75}
+            assert len(pd.read_parquet(left / "scores.parquet")) == 8 and (left / "table.csv").is_file()
+            assert study.unfinished_runs(tmp_path / "smoke") == ["textures/carpet/invad/seed-0"]
+        run = self.record(tmp_path)
+        assert not left.exists() and not (run.folder / "incomplete.json").exists()
+        assert study.unfinished_runs(tmp_path / "smoke") == []
 
     def test_record_once(self, tmp_path):
         run = self.record(tmp_path)

@@ -72,12 +72,28 @@ def test_plan_has_every_row_once_in_batches_of_one_length(strengths, scales, ste
     settings = sweep.grid(strengths, scales, steps)
     batches = sweep.plan(settings, num_images, batch_size)
     rows = [row for batch in batches for row in batch]
-    assert sorted(rows) == [(s, i) for s in range(len(settings)) for i in range(num_images)]
+    computed = [first for first, *_ in sweep.equal_settings(settings)]
+    assert len({settings[s].computation for s in computed}) == len(computed)
+    assert sorted(rows) == [(s, i) for s in computed for i in range(num_images)]
     lengths = [{(settings[s].executed_steps, settings[s].guided) for s, _ in batch} for batch in batches]
     assert all(len(kinds) == 1 for kinds in lengths) and all(len(batch) <= batch_size for batch in batches)
     groups = {(s.executed_steps, s.guided) for s in settings}
     assert sum(len(batch) < batch_size for batch in batches) <= len(groups)  # only a group's last batch is not full
     assert sum(settings[s].evaluations for s, _ in rows) == sweep.expected_evaluations(settings, num_images)
+
+
+def test_strengths_that_run_the_same_steps_are_computed_once(engine, images, tmp_path):
+    with pytest.warns(UserWarning, match="strength-0.3_.* runs the same 3 steps as strength-0.32_.*strength-0.34_"):
+        settings = sweep.grid([0.3, 0.32, 0.34, 0.4], [5.0], [10])
+    assert sweep.equal_settings(settings) == [[0, 1, 2], [3]]
+    assert sweep.equal_settings([Setting(0.5, 0.0, 10), Setting(0.5, 1.0, 10), Setting(0.5, 1.5, 10)]) == [[0, 1], [2]]
+    done = sweep.run(engine, images, KEYS, PROMPTS, settings, tmp_path)
+    assert done.evaluations == done.expected_evaluations == len(images) * 2 * (3 + 4)
+    first, second, third, other = (done.load(setting)["latents"] for setting in settings)
+    assert torch.equal(first, second) and torch.equal(first, third) and not torch.equal(first, other)
+    (tmp_path / f"{settings[1]}.safetensors").unlink()  # killed between files of equal content
+    again = sweep.run(engine, images, KEYS, PROMPTS, settings, tmp_path)
+    assert again.evaluations == 0 and torch.equal(again.load(settings[1])["latents"], first)
 
 
 # -- cost --------------------------------------------------------------------------------------------------------------

@@ -251,6 +251,15 @@ def test_a_dying_kernel_is_reported_and_both_attempts_are_in_the_log(tmp_path):
     assert (tmp_path / "work/run.log").read_text().count("FAILED: the kernel died") == 2
 
 
+def test_what_a_failed_notebook_measured_is_kept(tmp_path):
+    keeps = "run.keep(prediction, batch, {'I-AUROC': 1.0})"
+    write_notebook(tmp_path / "07_invad.ipynb", [PARAMETERS, START.format(name="07_invad"), WORK, keeps, "1 / 0"])
+    with pytest.raises(execution.RunFailed, match="ZeroDivisionError"):
+        execution.run_notebook(tmp_path / "07_invad.ipynb", {"output_root": str(tmp_path)}, work=tmp_path / "work")
+    (left,) = tmp_path.glob("*/*/*/*/seed-*")
+    assert left.name == "seed-0.incomplete" and (left / "scores.parquet").is_file()
+
+
 def test_the_time_limit_stops_a_run(tmp_path, monkeypatch):
     write_notebook(tmp_path / "99_slow.ipynb", [PARAMETERS, "import time; time.sleep(100)"])
     with pytest.raises(execution.RunFailed, match="time limit"):

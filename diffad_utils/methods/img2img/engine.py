@@ -88,6 +88,13 @@ class Setting:
         """UNet evaluations an image: two a step with guidance, one without."""
         return self.executed_steps * (2 if self.guided else 1)
 
+    @property
+    def computation(self) -> tuple[int, int, float | None, int]:
+        """What is computed: executed and whole steps, guidance scale (None without), seed. Strengths 0.30 and 0.34 of
+        10 steps both run 3 steps, and scales of 0 to 1 none of them guides: equal computations, equal results."""
+        guidance = self.guidance_scale if self.guided else None
+        return self.executed_steps, self.num_inference_steps, guidance, self.seed
+
     def __str__(self) -> str:
         what = f"strength-{self.strength:g}_guidance-{self.guidance_scale:g}"
         return f"{what}_steps-{self.num_inference_steps}_seed-{self.seed}"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -48,16 +49,38 @@ def grid(
     num_inference_steps: Sequence[int],
     seeds: Sequence[int] = (0,),
 ) -> list[Setting]:
-    """Every combination. Raises ``ValueError`` for an empty axis or a value that `Setting` refuses."""
+    """Every combination; a warning names those that compute the same (`Setting.computation`).
+
+    Raises ``ValueError`` for an empty axis or a value that `Setting` refuses.
+    """
     axes = strengths, guidance_scales, num_inference_steps, seeds
     if not all(map(len, axes)):
         raise ValueError(f"the grid is empty: {' x '.join(str(len(axis)) for axis in axes)} settings")
-    return [Setting(*values) for values in product(*axes)]
+    settings = [Setting(*values) for values in product(*axes)]
+    for first, *others in equal_settings(settings):
+        if others:
+            names = ", ".join(str(settings[number]) for number in others)
+            warnings.warn(
+                f"{settings[first]} runs the same {settings[first].executed_steps} steps as {names}: computed once",
+                stacklevel=2,
+            )
+    return settings
+
+
+def equal_settings(settings: Sequence[Setting]) -> list[list[int]]:
+    """The settings by number, those of equal `Setting.computation` together, in the order of their first."""
+    groups: dict[tuple, list[int]] = {}
+    for number, setting in enumerate(settings):
+        groups.setdefault(setting.computation, []).append(number)
+    return list(groups.values())
 
 
 def expected_evaluations(settings: Sequence[Setting], num_images: int) -> int:
-    """UNet evaluations of a sweep: images x sum over settings of executed steps x (2 with guidance, 1 without)."""
-    return num_images * sum(setting.evaluations for setting in settings)
+    """UNet evaluations of a sweep: images x sum over settings of executed steps x (2 with guidance, 1 without).
+
+    Settings that compute the same count once.
+    """
+    return num_images * sum(settings[first].evaluations for first, *_ in equal_settings(settings))
 
 
 def plan(settings: Sequence[Setting], num_images: int, batch_size: int) -> list[list[tuple[int, int]]]:
@@ -65,10 +88,11 @@ def plan(settings: Sequence[Setting], num_images: int, batch_size: int) -> list[
 
     Rows of equal executed steps and equally guided follow one another setting by setting, so that a batch may hold the
     end of one setting and the beginning of the next, and settings are finished one after another. Guided ones come
-    first, which need the most memory; then the short ones.
+    first, which need the most memory; then the short ones. Of settings that compute the same only the first is there.
     """
     groups: dict[tuple[bool, int], list[int]] = {}
-    for number, setting in enumerate(settings):
+    for number, *_ in equal_settings(settings):
+        setting = settings[number]
         groups.setdefault((setting.guided, setting.executed_steps), []).append(number)
     batches = []
     for _, members in sorted(groups.items(), key=lambda group: (not group[0][0], group[0][1])):
@@ -152,7 +176,13 @@ def run(
     }
     sizes = _open(folder, description, engine)
     evaluations, seconds = engine.evaluations, dict(engine.seconds)
-    unfinished = {number for number, setting in enumerate(settings) if not _file(folder, setting).exists()}
+    equal = {group[0]: [_file(folder, settings[number]) for number in group] for group in equal_settings(settings)}
+    for files in equal.values():  # an earlier call may have stopped between files of equal content
+        done = next((file for file in files if file.exists()), None)
+        for file in files if done else ():
+            if not file.exists():
+                write_atomically(file, done.read_bytes())
+    unfinished = {number for number, files in equal.items() if not files[0].exists()}
     posterior = engine.encode(images) if unfinished else None
     pending: dict[int, dict[int, dict[str, Tensor]]] = {number: {} for number in unfinished}
     batches = plan(settings, len(keys), sizes["batch_size"])
@@ -169,13 +199,13 @@ def run(
             if number in unfinished:
                 pending[number][image] = {name: values[row] for name, values in outputs.items()}
         for number in [n for n in dict.fromkeys(n for n, _ in rows) if len(pending.get(n, ())) == len(keys)]:
-            _write(_file(folder, settings[number]), pending.pop(number))
+            rows_of_setting = pending.pop(number)
+            for file in equal[number]:
+                _write(file, rows_of_setting)
         if rows is not batches[-1] and checkpoints.time_is_up():
             checkpoints.pause(
-                f"img2img sweep: {len(settings) - len(pending)} of {len(settings)} settings done, the session's time "
-                f"is up"
+                f"img2img sweep: {len(equal) - len(pending)} of {len(equal)} settings done, the session's time is up"
             )
-            unfinished.remove(number)
         _note_sizes(folder, sizes, engine)
     spent = {stage: engine.seconds[stage] - seconds.get(stage, 0.0) for stage in engine.seconds}
     expected = expected_evaluations(settings, len(keys))
