@@ -275,7 +275,7 @@ def _kernel(run: profiles.PlannedRun, plan: profiles.Plan, dataset: str) -> str:
 
 def weights_needed(folder: str | Path) -> list[str]:
     """Names of pretrained weights among the injected parameters of a built kernel, so that one knows what to attach."""
-    from diffad_utils.known_weights import KNOWN
+    from diffad_utils.weights import KNOWN
 
     found = set()
     for path in Path(folder).glob("*/*.ipynb"):

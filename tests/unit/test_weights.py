@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from diffad_utils import cli, weights
+
+SEARCH = sys.modules["diffad_utils.weights.resolve"]  # weights.resolve is its function
 
 RESNET34 = {"conv1.weight": torch.zeros(64, 3, 7, 7), "layer3.5.conv2.weight": torch.zeros(256, 256, 3, 3)}
 CLIP = {"visual.conv1.weight": torch.zeros(768, 3, 32, 32), "text_projection": torch.zeros(512, 512)}
@@ -154,12 +157,12 @@ def test_incomplete_cache_is_not_taken(alone, tmp_path):
 
 
 def test_hub_is_not_asked_offline_and_gives_up_quickly(alone, monkeypatch, tmp_path):
-    monkeypatch.setattr(weights, "snapshot_download", _only_local(weights.snapshot_download))
+    monkeypatch.setattr(SEARCH, "snapshot_download", _only_local(SEARCH.snapshot_download))
     with pytest.raises(FileNotFoundError, match="HF_HUB_OFFLINE is set"):
         alone("resnet34")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr(constants, "is_offline_mode", lambda: False)
-    monkeypatch.setattr(weights, "hub_reachable", lambda endpoint: False)
+    monkeypatch.setattr(SEARCH, "hub_reachable", lambda endpoint: False)
     with pytest.raises(FileNotFoundError, match="does not answer"):
         alone("resnet34")
 
@@ -174,15 +177,15 @@ def _only_local(original):
 
 def test_hub_download(alone, monkeypatch, tmp_path):
     folder = write(tmp_path / "down" / "model.safetensors", RESNET34).parent
-    original = weights.snapshot_download
+    original = SEARCH.snapshot_download
     monkeypatch.setattr(
-        weights,
+        SEARCH,
         "snapshot_download",
         lambda *args, **o: original(*args, **o) if o.get("local_files_only") else str(folder),
     )
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr(constants, "is_offline_mode", lambda: False)
-    monkeypatch.setattr(weights, "hub_reachable", lambda endpoint: True)
+    monkeypatch.setattr(SEARCH, "hub_reachable", lambda endpoint: True)
     assert alone("resnet34").source == "hub"
 
 
@@ -435,29 +438,29 @@ def test_transformers_layout_of_clip_is_not_taken(alone, tmp_path):
 
 def test_hub_is_not_asked_if_the_caller_says_so(alone, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr(weights, "snapshot_download", _only_local(weights.snapshot_download))
-    monkeypatch.setattr(weights, "hub_reachable", lambda endpoint: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(SEARCH, "snapshot_download", _only_local(SEARCH.snapshot_download))
+    monkeypatch.setattr(SEARCH, "hub_reachable", lambda endpoint: pytest.fail("the hub was asked"))
     with pytest.raises(FileNotFoundError, match="hub: not asked, as the caller wished"):
         alone("resnet34", hub=False)
 
 
 def test_hub_repository_with_pickles_only(alone, monkeypatch, tmp_path):
     (tmp_path / "down").mkdir()
-    original, down = weights.snapshot_download, str(tmp_path / "down")
+    original, down = SEARCH.snapshot_download, str(tmp_path / "down")
     monkeypatch.setattr(
-        weights, "snapshot_download", lambda *args, **o: original(*args, **o) if o.get("local_files_only") else down
+        SEARCH, "snapshot_download", lambda *args, **o: original(*args, **o) if o.get("local_files_only") else down
     )
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr(constants, "is_offline_mode", lambda: False)
-    monkeypatch.setattr(weights, "hub_reachable", lambda endpoint: True)
+    monkeypatch.setattr(SEARCH, "hub_reachable", lambda endpoint: True)
     with pytest.raises(FileNotFoundError, match="hub: someone/old: it has no safetensors files"):
         alone("someone/old")
 
 
 def test_survey_and_command(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(weights, "KAGGLE_ROOT", tmp_path)
+    monkeypatch.setattr(SEARCH, "KAGGLE_ROOT", tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(weights, "hub_reachable", lambda endpoint: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(SEARCH, "hub_reachable", lambda endpoint: pytest.fail("the hub was asked"))
     monkeypatch.setenv("DIFFAD_WEIGHTS", str(tmp_path / "w"))
     write(tmp_path / "w" / "resnet34" / "model.safetensors", RESNET34)
     write(tmp_path / "w" / "dino-vits8" / "model.safetensors", RESNET34)
