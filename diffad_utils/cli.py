@@ -174,12 +174,13 @@ def weights_list(options) -> int:
 
     table = pd.DataFrame(weights.survey()).rename(columns={"size": "MB"})
     print(table.to_string(index=False))
-    print("\nfound: env ($DIFFAD_WEIGHTS), kaggle, hf-cache, mini, or no. The hub was not asked.")
+    print("\nfound: package (installed), env ($DIFFAD_WEIGHTS), kaggle, hf-cache, mini, or no. The hub was not asked.")
     return 0
 
 
 def weights_where(options) -> int:
-    """Say where a model's weights would be taken from, and why. Exit code 1 if there are none."""
+    """Say where a model's weights would be taken from, and why. Exit code 1 if there are none, or only a small model
+    that stands in for them."""
     from diffad_utils import weights
 
     try:
@@ -189,7 +190,7 @@ def weights_where(options) -> int:
         return 1
     print(found.message)
     print(found.path)
-    return 0
+    return 1 if found.is_mini and options.name not in weights.MINI_NAMES else 0
 
 
 def _parser() -> argparse.ArgumentParser:
