@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 #: What stands in for the weights of each role: a folder of data/mini.
 MINIS = {"sd": "sd", "clip": "clip", "features": "resnet", "vae": "sd/vae"}
+SAME = {"ViT-B-32/openai": "clip-vit-b32"}  # known without open_clip, as where it is not installed yet
 MINI_NAMES = {"sd-mini": "sd", "clip-mini": "clip", "resnet-mini": "features", "vae:sd-mini": "vae"}  # -> role
 
 
@@ -240,6 +241,8 @@ def find_known(name: str) -> Known | None:
     """
     if name in KNOWN:
         return KNOWN[name]
+    if name in SAME:
+        return KNOWN[SAME[name]]
     if name.startswith("vae:"):
         owner = name.removeprefix("vae:")
         if owner in KNOWN:
@@ -276,7 +279,10 @@ def _hub_id(hub_id: str, role: str = "", file: str = "") -> Known:
 
 def _open_clip_name(name: str) -> Known | None:
     """ "<architecture>/<tag>" of open_clip, such as "ViT-B-32/laion2b_s34b_b79k"; None for other names."""
-    import open_clip  # takes seconds, and most names do not need it
+    try:
+        import open_clip  # takes seconds, and most names do not need it
+    except ImportError:  # a Kaggle session before the package's requirements are installed
+        return None
 
     architecture, _, tag = name.partition("/")
     tags = open_clip.list_pretrained_tags_by_model(architecture)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffad_utils import places
-from diffad_utils.weights.known import KNOWN, MINI_NAMES, MINIS, find_known
+from diffad_utils.weights.known import KNOWN, MINI_NAMES, MINIS, SAME, find_known
 from diffad_utils.weights.packaged import PACKAGED
 from diffad_utils.weights.recognise import identify
 from diffad_utils.weights.safetensors_files import check_files, checksum, network_files
@@ -91,7 +91,8 @@ def resolve(
     """
     text = os.fspath(name)
     found = _locate(text, allow_mini, hub, kaggle_root, hf_cache)
-    known = "" if found.source == "mini" else text if text in KNOWN else identify(found.path) or ""
+    name = SAME.get(text, text)
+    known = "" if found.source == "mini" else name if name in KNOWN else identify(found.path) or ""
     files = network_files(found.path, KNOWN[known].role if known else _role(text))
     check_files(found.path, files)
     digest = found.sha256 or checksum(found.path, files)
@@ -101,12 +102,13 @@ def resolve(
 
 
 def survey(
-    *, kaggle_root: str | os.PathLike | None = None, hf_cache: str | os.PathLike | None = None
+    *, checksums: bool = True, kaggle_root: str | os.PathLike | None = None, hf_cache: str | os.PathLike | None = None
 ) -> list[dict[str, str]]:
     """What every known name would be on this machine; the hub is not asked.
 
     One dict for each: name, role, found (source, or "no"), size in MB, sha256 (12 digits; "" for more than a
-    gigabyte, which would take long to read) and path (where it is, or what is wrong, or where it could come from).
+    gigabyte, which would take long to read, and without `checksums`) and path (where it is, or what is wrong, or where
+    it could come from).
     """
     rows = []
     for name in (*KNOWN, *MINI_NAMES):
@@ -116,7 +118,7 @@ def survey(
             found = _locate(name, False, False, kaggle_root, hf_cache, read=False)
             files = network_files(found.path, role)
             size = sum(file.stat().st_size for file in files)
-            digest = found.sha256 or (checksum(found.path, files) if size <= LARGE else "")
+            digest = found.sha256 or (checksum(found.path, files) if checksums and size <= LARGE else "")
             path = str(found.path) if found.training_known else f"{found.path} (by its shapes; training not known)"
             rows.append(row | dict(found=found.source, size=f"{size / 1e6:.1f}", sha256=digest[:12], path=path))
         except FileNotFoundError:
