@@ -69,9 +69,12 @@ endif
 	$(PY) -m pip install --no-deps --no-build-isolation -e .
 	touch $@
 
-lock: ## resolve pyproject.toml's ranges anew into requirements.lock (needs uv)
+lock: ## resolve pyproject.toml's ranges anew into requirements.lock and requirements.kaggle.lock (needs uv)
 	PATH="$(VENV)/bin:$$PATH" uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" -o requirements.lock
+	$(PY) -c 'from diffad_utils.kaggle import wheels; print("\n".join(wheels.requirements()))' | PATH="$(VENV)/bin:$$PATH" uv pip compile - -c workflow/kaggle/image.txt \
+	  --python-version 3.12 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-annotate --custom-compile-command "make lock" -o requirements.kaggle.lock
 
 clean: ## remove caches and what runs made (not .venv, data, nor the reference report's files)
 	rm -rf .snakemake .pytest_cache .hypothesis build *.egg-info reports/*/.workflow

@@ -113,10 +113,9 @@ def kaggle_build(options) -> int:
     print(f"{folder} has the data set and {len(kernels)} kernel(s): {', '.join(kernels)}")
     needed = kaggle.weights_needed(folder)
     if needed and not options.internet:
-        print(
-            f"They need these weights: {', '.join(needed)}. Attach them (--model-source, --dataset-source), or use "
-            f"--internet."
-        )
+        print("They need these weights; attach them (--model-source, --dataset-source), or use --internet:")
+        print("\n".join(f"  {name}: {', '.join(notebooks)}" for name, notebooks in needed.items()))
+    print("A session ends after 12 hours, a week has 30 hours of GPU: see workflow/README.md for what they need.")
     return 0
 
 
@@ -124,6 +123,15 @@ def kaggle_push(options) -> int:
     """Upload a build with Kaggle's own client, in order, and wait. Exit code 1 if a kernel failed."""
     states = kaggle.push(options.folder, parallel=options.parallel, poll=options.poll, wait=not options.no_wait)
     return 0 if set(states.values()) <= {"complete", "pushed"} else 1
+
+
+def examine(options) -> int:
+    """Show what this machine has and what each notebook of a profile would lack. Exit code 1 if anything is lacking."""
+    from diffad_utils.doctor.page import examine
+
+    page = examine(options.profile)
+    print("\n".join(page.lines))
+    return 1 if page.problems else 0
 
 
 def write_report(options) -> int:
@@ -174,12 +182,13 @@ def weights_list(options) -> int:
 
     table = pd.DataFrame(weights.survey()).rename(columns={"size": "MB"})
     print(table.to_string(index=False))
-    print("\nfound: env ($DIFFAD_WEIGHTS), kaggle, hf-cache, mini, or no. The hub was not asked.")
+    print("\nfound: package (installed), env ($DIFFAD_WEIGHTS), kaggle, hf-cache, mini, or no. The hub was not asked.")
     return 0
 
 
 def weights_where(options) -> int:
-    """Say where a model's weights would be taken from, and why. Exit code 1 if there are none."""
+    """Say where a model's weights would be taken from, and why. Exit code 1 if there are none, or only a small model
+    that stands in for them."""
     from diffad_utils import weights
 
     try:
@@ -189,7 +198,7 @@ def weights_where(options) -> int:
         return 1
     print(found.message)
     print(found.path)
-    return 0
+    return 1 if found.is_mini and options.name not in weights.MINI_NAMES else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -233,6 +242,11 @@ def _parser() -> argparse.ArgumentParser:
         "--snakemake", default="", metavar="ARGUMENTS", help="further arguments for Snakemake, as one text"
     )
 
+    sub = command("doctor", examine)
+    sub.add_argument(
+        "--profile", default="", help="also what its notebooks would lack: smoke, kaggle, paper, or a file"
+    )
+
     sub = command("report", write_report)
     sub.add_argument("profile", nargs="?", default="smoke")
     sub.add_argument("--output", type=Path, help="folder of the results (default: reports)")
@@ -254,7 +268,9 @@ def _parser() -> argparse.ArgumentParser:
         "--dataset-source", action="append", default=[], metavar="OWNER/SLUG", help="data set to attach, too"
     )
     sub.add_argument("--model-source", action="append", default=[], metavar="OWNER/MODEL/FRAMEWORK/VARIATION/VERSION")
-    sub.add_argument("--wheels", type=Path, metavar="FOLDER", help="wheels of packages that Kaggle's image lacks")
+    sub.add_argument(
+        "--wheels", type=Path, metavar="FOLDER", help="wheels of packages that Kaggle's image lacks (default: fetched)"
+    )
     sub.add_argument("--internet", action="store_true", help="let the kernels use the network")
     sub.add_argument("--resume", action="store_true", help="attach each kernel's own last output, to go on from there")
     sub = command("push", kaggle_push, kaggle_commands)

@@ -33,7 +33,7 @@ from diffad_utils.execution.profiles import (
     read_yaml,
 )
 from diffad_utils.execution.progress import failures
-from diffad_utils.io.machine import memory_bytes, visible_gpus
+from diffad_utils.io.machine import memory_limit, visible_gpus
 
 
 def chosen_runs(plan: Plan, patterns: tuple[str, ...]) -> list[PlannedRun]:
@@ -123,7 +123,7 @@ def _absolute(profile: str) -> str:
 
 
 def _local_arguments(jobs: int, gpus: list[str]) -> list[str]:
-    memory = int(memory_bytes() * 0.9 / 2**20)
+    memory = int(memory_limit() * 0.9 / 2**20)
     limits = [f"mem_mb={memory}"] + ([f"gpu={len(gpus)}"] if gpus else [])
     return ["--cores", str(jobs), "--resources", *limits]
 

@@ -1,43 +1,89 @@
-"""What this machine lets a process have: memory within its container, CUDA devices with their identities."""
+"""What this machine gives a process: memory within its container, cores, GPUs and what torch was built for.
+
+Reads the system's files and asks torch; changes nothing.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
-
-NO_LIMIT = 2**60
-"""Version 1 of control groups says "no limit" by a number about this large."""
+CGROUP = Path("/sys/fs/cgroup")
+GROUPS_OF_PROCESS = Path("/proc/self/cgroup")
 
 
-def memory_bytes(root: Path = Path("/")) -> int:
-    """Memory that this process may use: the machine's, or the least limit of its control groups (containers, SLURM).
+def memory_limit() -> int:
+    """Bytes that this process may use: the least of the machine's memory and the limits of its control groups.
 
-    root : where ``proc`` and ``sys`` are. Both versions of control groups are read, from the process's own group up.
+    A container, a SLURM job and Kaggle's sessions are limited by a control group (version 2: ``memory.max``; version 1:
+    ``memory.limit_in_bytes``), of their own or of one above it; the machine's own size says nothing there.
     """
-    limits = [psutil.virtual_memory().total]
+    import psutil
+
+    return min([psutil.virtual_memory().total, *_cgroup_values(("memory.max", "memory.limit_in_bytes"))])
+
+
+def memory_free() -> int:
+    """Bytes that are free for this process, within `memory_limit`; page cache counts as free."""
+    import psutil
+
+    used = _cgroup_values(("memory.current", "memory.usage_in_bytes"))
+    inactive = _inactive_files()
+    free = [psutil.virtual_memory().available]
+    limit = memory_limit()
+    if used and limit < psutil.virtual_memory().total:
+        free.append(limit - max(used) + inactive)
+    return max(0, min(free))
+
+
+def _own_groups() -> list[Path]:
+    """Folders of this process's memory control groups, its own first, then those above it."""
     try:
-        groups = (root / "proc/self/cgroup").read_text().splitlines()
+        lines = GROUPS_OF_PROCESS.read_text().splitlines()
     except OSError:  # not Linux
-        return limits[0]
-    for line in groups:
+        return []
+    folders = []
+    for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        mount = root / "sys/fs/cgroup" / ("memory" if controllers else "")
-        name = "memory.limit_in_bytes" if controllers else "memory.max"
-        inner = Path(path.lstrip("/"))
-        for folder in (mount / inner, *(mount / parent for parent in inner.parents), mount):
+        root = CGROUP if controllers == "" else CGROUP / "memory"
+        if controllers == "" or "memory" in controllers.split(","):
+            own = root / path.lstrip("/")
+            # inside a container the path may be the host's, and the container's own group is the root
+            folders += [folder for folder in (own, *own.parents) if folder.is_relative_to(root)]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def _cgroup_values(names: Sequence[str]) -> list[int]:
+    values = []
+    for folder in _own_groups():
+        for name in names:
             try:
                 text = (folder / name).read_text().strip()
-            except OSError:  # a group that this container does not see
+            except OSError:
                 continue
-            if text.isdecimal() and int(text) < NO_LIMIT:
-                limits.append(int(text))
-    return min(limits)
+            if text.isdigit():  # "max": no limit
+                values.append(int(text))
+    return values
+
+
+def _inactive_files() -> int:
+    for folder in _own_groups():
+        try:
+            lines = (folder / "memory.stat").read_text().splitlines()
+        except OSError:
+            continue
+        found = [line.split()[1] for line in lines if line.startswith(("inactive_file ", "total_inactive_file "))]
+        if found:
+            return int(found[-1])
+    return 0
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def listed_gpus() -> list[str]:
@@ -70,3 +116,25 @@ def gpu_identity(name: str, listed: list[str]) -> str:
     if name.isdecimal() and int(name) < len(listed):
         return listed[int(name)]
     return name if listed or "SLURM_JOB_ID" not in os.environ else f"{os.environ['SLURM_JOB_ID']}-{name}"
+
+
+def has_kernels(architectures: Sequence[str], capability: tuple[int, int]) -> bool:
+    """Whether a build of torch for `architectures` (``torch.cuda.get_arch_list()``) runs on a GPU of `capability`.
+
+    Machine code ``sm_XY`` runs on the same generation X from Y on; intermediate code ``compute_XY`` is compiled by the
+    driver for anything newer.
+
+    >>> has_kernels(["sm_75", "sm_80", "sm_90"], (7, 5)), has_kernels(["sm_75", "sm_80"], (6, 0))
+    (True, False)
+    """
+    for name in architectures:
+        kind, _, digits = name.partition("_")
+        digits = digits.rstrip("af")  # sm_90a: exactly that one, which the same name has
+        if not digits.isdigit():
+            continue
+        major, minor = divmod(int(digits), 10)
+        if kind == "sm" and major == capability[0] and minor <= capability[1]:
+            return True
+        if kind == "compute" and (major, minor) <= tuple(capability):
+            return True
+    return False

@@ -20,8 +20,12 @@ from torch import Tensor, nn
 from diffad_utils import weights
 
 # the architecture of weights that come without a timm config.json; where they have one, that decides
-ARCHITECTURES = {"resnet34": "resnet34", "wide_resnet50_2": "wide_resnet50_2", "efficientnet-b4": "tf_efficientnet_b4"}
-NAMES = (*ARCHITECTURES, "resnet-mini")
+ARCHITECTURES = {
+    "resnet34": "resnet34",
+    "wide_resnet50_2": "wide_resnet50_2",
+    "efficientnet-b4": "tf_efficientnet_b4",
+    **{name: packaged.architecture for name, packaged in weights.PACKAGED.items()},
+}
 TRANSFORMERS = {"dino-vits8": "vit_small_patch8_224"}  # the same of transformers, whose layers have one stride
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -66,8 +70,9 @@ def load_backbone(
 
     Parameters
     ----------
-    name: "resnet34", "efficientnet-b4" (features at strides 2, 4, 8, 16 have 24, 32, 56, 160 channels, the 272 of
-        InvAD), "resnet-mini" (data/mini/resnet), a timm name ("wide_resnet50_2", "resnet18.a1_in1k"), or a path or
+    name: "efficientnet-lite0" (ImageNet weights from an installed package; 16, 24, 40, 112 channels at strides 2, 4, 8,
+        16), "resnet34", "efficientnet-b4" (24, 32, 56, 160 channels, the 272 of InvAD), "resnet-mini"
+        (data/mini/resnet), a timm name ("wide_resnet50_2", "resnet18.a1_in1k"), or a path or
         hub id of a timm model (model.safetensors and config.json).
     allow_mini: take data/mini/resnet if the weights of `name` are not on this machine.
     strides: ascending; any of those that the network has.
@@ -129,7 +134,7 @@ def read_config(resolved: weights.Resolved) -> dict[str, Any]:
     """The timm config of resolved weights: architecture, model_args, pretrained_cfg (mean, std).
 
     From config.json beside the weights, and without one from the name that was asked for, or from the tensors
-    themselves (`weights.identify`).
+    themselves (`Resolved.known`).
     Raises ValueError when neither says what the network is.
     """
     folder = resolved.path if resolved.path.is_dir() else resolved.path.parent
@@ -138,7 +143,7 @@ def read_config(resolved: weights.Resolved) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
         if "architecture" in config:
             return config
-    architecture = _architecture(resolved.name) or _architecture(weights.identify(resolved.path) or "")
+    architecture = _architecture(resolved.name) or _architecture(resolved.known)
     if architecture:
         return {"architecture": architecture}
     raise ValueError(

@@ -134,7 +134,7 @@ def _file(path: Path) -> tuple[Path, bool]:
 
 def _built_in(architecture: str | None, resolved: weights.Resolved, file: Path) -> tuple[str, dict]:
     """open_clip's own architecture and preprocessing for a file that no open_clip_config.json describes."""
-    guess = "ViT-B-32/openai" if weights.identify(file) == "clip-vit-b32" else ""
+    guess = "ViT-B-32/openai" if resolved.known == "clip-vit-b32" else ""
     for candidate in (architecture, resolved.name, guess):
         network, _, tag = (candidate or "").partition("/")
         config = open_clip.get_pretrained_cfg(network, tag)

@@ -85,7 +85,7 @@ def load_pipeline(
     device = pick_device(device)
     dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
     resolved = weights.resolve(name, allow_mini=allow_mini)
-    is_folder = (resolved.path / "model_index.json").is_file()
+    is_folder = weights.is_pipeline(resolved.path)
     with _no_progress_bars():
         parts = _from_folder(resolved.path) if is_folder else _from_file(_only_file(resolved.path))
     _refuse_misfits(parts, resolved.path)
@@ -230,7 +230,7 @@ def _from_folder(folder: Path) -> dict[str, nn.Module | CLIPTokenizer | DDIMSche
 def _from_pretrained(cls: type[nn.Module], folder: Path) -> nn.Module:
     """A network of diffusers or transformers from its folder; every one of its tensors must be there."""
     # a folder may hold nothing but half precision files, which have a name of their own
-    variant = "fp16" if all(".fp16." in file.name for file in folder.glob("*.safetensors")) else None
+    variant = "fp16" if all(".fp16" in file.name for file in weights.network_files(folder)) else None
     try:
         model, info = cls.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True, variant=variant

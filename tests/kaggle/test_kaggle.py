@@ -9,14 +9,17 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
 from fake_server import KEY, USER, FakeKaggle
+from packaging.requirements import Requirement
 
-from diffad_utils import kaggle, study
+from diffad_utils import kaggle, study, weights
+from diffad_utils.kaggle import wheels
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GRID = [{"dataset": "elpv", "category": "mono"}, {"dataset": "textures", "category": "leather"}]
@@ -48,10 +51,17 @@ def write_profile(folder: Path) -> Path:
     return folder / "tiny.yaml"
 
 
+def build(**options) -> Path:
+    """A build without the wheels that the image lacks: fetching them needs the network."""
+    options["output"].parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as none:
+        return kaggle.build(options.pop("owner", USER), wheels=none, **options)
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundle")
-    return kaggle.build(USER, profile=str(write_profile(folder)), output=folder / "kaggle")
+    return build(profile=str(write_profile(folder)), output=folder / "kaggle")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -63,11 +73,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_two_builds_have_the_same_bytes(bundle, tmp_path):
     before = os.umask(0o077)
     try:
-        again = kaggle.build(USER, profile=str(bundle.parent / "tiny.yaml"), output=tmp_path / "kaggle")
+        again = build(profile=str(bundle.parent / "tiny.yaml"), output=tmp_path / "kaggle")
     finally:
         os.umask(before)
     assert contents(again) == contents(bundle)
-    assert contents(kaggle.build(USER, profile=str(bundle.parent / "tiny.yaml"), output=again)) == contents(bundle)
+    assert contents(build(profile=str(bundle.parent / "tiny.yaml"), output=again)) == contents(bundle)
 
 
 def test_the_data_set_has_what_the_installed_package_needs(bundle):
@@ -78,7 +88,7 @@ def test_the_data_set_has_what_the_installed_package_needs(bundle):
     with zipfile.ZipFile(wheel) as file:
         inside = file.namelist()
         assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-    assert {"diffad_utils/templates/report.html", "diffad_utils/kaggle.py"} <= set(inside)
+    assert {"diffad_utils/templates/report.html", "diffad_utils/kaggle/session.py"} <= set(inside)
     packaged = {name for name in inside if name.startswith("diffad_utils/") and name.endswith(".py")}
     assert packaged == {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "diffad_utils").rglob("*.py")}
 
@@ -95,15 +105,60 @@ def test_kernels_are_chained_and_have_their_parameters(bundle):
 
 
 def test_the_kaggle_profile_asks_for_a_gpu_mvtec_and_its_weights(tmp_path):
-    folder = kaggle.build(
-        USER, notebooks=["07", "08"], output=tmp_path / "kaggle", resume=True, model_sources=["a/b/c/d/1"]
-    )
+    folder = build(notebooks=["07", "08"], output=tmp_path / "kaggle", resume=True, model_sources=["a/b/c/d/1"])
     metadata = json.loads((folder / "07_invad/kernel-metadata.json").read_text())
     assert metadata["enable_gpu"] and metadata["machine_shape"] == kaggle.MACHINE
     assert metadata["dataset_sources"] == [f"{USER}/diffad-utils", "ipythonx/mvtec-ad"]
     assert metadata["model_sources"] == ["a/b/c/d/1"] and metadata["kernel_sources"] == [metadata["id"]]
-    assert "efficientnet-b4" in kaggle.weights_needed(folder)
+    assert kaggle.weights_needed(folder) == {"efficientnet-b4": ["07_invad"]}
     assert not (folder / "01_data").exists()
+
+
+def test_what_to_attach_has_clip_the_ddpm_and_every_autoencoder(tmp_path):
+    needed = kaggle.weights_needed(build(output=tmp_path / "kaggle"))
+    assert {"sd15", "ViT-B-32/openai", "google/ddpm-celebahq-256", "vae:sd-vae-ft-mse", "vae:taesd"} <= set(needed)
+    assert "03_img2img_sweep" in needed["ViT-B-32/openai"] and not any(
+        "08_comparison" in names for names in needed.values()
+    )
+    assert not set(needed) & {*weights.MINI_NAMES, *weights.PACKAGED}
+
+
+def test_wheels_are_those_of_the_lock_and_a_network_takes_their_place(tmp_path):
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / "ftfy-6.3.1-py3-none-any.whl").write_bytes(b"wheel")
+    folder = kaggle.build(USER, notebooks=["07"], output=tmp_path / "a", wheels=tmp_path / "wheels")
+    assert [path.name for path in (folder / "dataset/wheels").iterdir()] == ["ftfy-6.3.1-py3-none-any.whl"]
+    text = (folder / "07_invad/07_invad.ipynb").read_text()
+    assert "diffad_utils.doctor" in text and "--no-index" in text and "--internet" not in text
+    folder = kaggle.build(USER, notebooks=["07"], output=tmp_path / "b", internet=True)
+    listed = (folder / "dataset/requirements.txt").read_text()
+    assert not (folder / "dataset/wheels").exists() and "ftfy==" in listed and "--hash=sha256:" in listed
+    text = (folder / "07_invad/07_invad.ipynb").read_text()
+    assert "--internet" in text and "--require-hashes" in text
+
+
+def test_wheels_that_cannot_be_fetched_are_explained(monkeypatch, tmp_path):
+    monkeypatch.setenv("DIFFAD_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    with pytest.raises(RuntimeError, match=r"cannot be fetched(.|\n)*--wheels wheels.*--internet"):
+        wheels.fetch(["ftfy"])
+    assert not list((tmp_path / "wheels").iterdir())
+    with pytest.raises(ValueError, match=r"requirements.kaggle.lock lacks no-such-package"):
+        wheels.locked(["no-such-package"])
+
+
+def test_the_second_lock_is_the_images_and_within_the_packages_ranges():
+    """What the image has is pinned at its versions; what it lacks is pure Python, and in the lock with hashes."""
+    text = (REPOSITORY / wheels.LOCK).read_text()
+    pins = dict(re.findall(r"^([a-z0-9-]+)==([^ ]+) ", text, flags=re.MULTILINE))
+    image = (REPOSITORY / "workflow/kaggle/image.txt").read_text()
+    assert dict(re.findall(r"^([a-z0-9-]+)==(.+)$", image, flags=re.MULTILINE)).items() <= pins.items()
+    for requirement in map(Requirement, wheels.requirements()):
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        assert requirement.specifier.contains(pins[name]), requirement
+    assert "://" not in text and "--index" not in text and set(wheels.LACKING) <= set(pins)
 
 
 @pytest.mark.parametrize(
@@ -116,16 +171,15 @@ def test_the_kaggle_profile_asks_for_a_gpu_mvtec_and_its_weights(tmp_path):
     ],
 )
 def test_a_wrong_build_stops_with_one_sentence(tmp_path, change, message):
-    options = {"owner": USER, "output": tmp_path / "kaggle"} | change
     with pytest.raises(ValueError, match=re.escape(message)):
-        kaggle.build(options.pop("owner"), **options)
+        build(output=tmp_path / "kaggle", **change)
     assert not (tmp_path / "kaggle").exists()
 
 
 def test_other_peoples_folders_are_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match="has other files in it"):
-        kaggle.build(USER, output=tmp_path)
+        build(output=tmp_path)
     assert (tmp_path / "thesis.tex").exists()
 
 

@@ -1,48 +1,13 @@
-"""The machine as a process sees it: memory within its container, GPUs counted once, each with its identity."""
+"""The GPUs of a machine as a process sees them: counted once, each with its identity."""
 
 import os
 import sys
 
-import psutil
 import pytest
 
 from diffad_utils.io import machine
 
-TOTAL = psutil.virtual_memory().total
 LAPTOP = "GPU 0: NVIDIA GeForce RTX 4070 Laptop GPU (UUID: GPU-1a2b)"
-
-
-def control_groups(root, text, limits):
-    """A file tree with ``/proc/self/cgroup`` and limits by path below ``/sys/fs/cgroup``."""
-    (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/cgroup").write_text(text)
-    for path, limit in limits.items():
-        file = root / "sys/fs/cgroup" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{limit}\n")
-
-
-@pytest.mark.parametrize(
-    ("groups", "limits", "expected"),
-    [
-        ("0::/\n", {"memory.max": 2**30}, 2**30),  # a container with its own namespace
-        ("0::/\n", {"memory.max": "max"}, TOTAL),
-        ("0::/a/b\n", {"a/memory.max": 2**31, "a/b/memory.max": "max"}, 2**31),  # the limit is above, as in SLURM
-        ("0::/a/b\n", {"a/memory.max": 2**31, "a/b/memory.max": 2**29}, 2**29),
-        ("4:memory:/docker/x\n1:cpu:/\n", {"memory/memory.limit_in_bytes": 2**28}, 2**28),  # version 1
-        ("4:cpu,memory:/x\n", {"memory/x/memory.limit_in_bytes": 9223372036854771712}, TOTAL),
-        ("4:cpu:/x\n", {"memory/memory.limit_in_bytes": 2**28}, TOTAL),
-        ("0::/../outside\n", {"memory.max": 2**30}, 2**30),
-    ],
-)
-def test_memory_is_the_containers(tmp_path, groups, limits, expected):
-    control_groups(tmp_path, groups, limits)
-    assert machine.memory_bytes(tmp_path) == expected
-
-
-def test_memory_without_control_groups(tmp_path):
-    assert machine.memory_bytes(tmp_path) == TOTAL
-    assert 0 < machine.memory_bytes() <= TOTAL
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for nvidia-smi")

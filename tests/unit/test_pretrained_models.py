@@ -26,7 +26,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from diffad_utils import known_weights
+from diffad_utils import weights
 from diffad_utils.models import clip
 from diffad_utils.models.backbones import load_backbone
 from diffad_utils.models.clip import load_clip
@@ -276,9 +276,9 @@ def test_hub_cache(sd_folder, tmp_path, monkeypatch):
     assert pipeline.resolved.source == "hf-cache" and "someone/tiny-sd" in pipeline.resolved.message
     assert image_to_image(pipeline, 1).shape == (1, 64, 64, 3)
     # and the name "sd15", if the narrow layers were its own
-    known = known_weights.KNOWN["sd15"]
-    forms = tuple(tuple(known_weights.Part(part.subfolder, {}) for part in form) for form in known.forms)
-    monkeypatch.setitem(known_weights.KNOWN, "sd15", dataclasses.replace(known, forms=forms, signature=forms))
+    known = weights.KNOWN["sd15"]
+    forms = tuple(tuple(weights.Part(part.subfolder, {}) for part in form) for form in known.forms)
+    monkeypatch.setitem(weights.KNOWN, "sd15", dataclasses.replace(known, forms=forms, signature=forms))
     in_hub_cache(tmp_path, known.hub_ids[0], sd_folder)
     assert load_pipeline(device="cpu").resolved.source == "hf-cache"
 
@@ -479,8 +479,8 @@ def test_sixteen_channels_in_a_lone_file_need_a_name(tmp_path, monkeypatch):
     save_file(tiny_kl(16).state_dict(), tmp_path / "vae-flux.safetensors")
     with pytest.raises(ValueError, match="16 latent channels and no config.json"):
         load_vae(str(tmp_path / "vae-flux.safetensors"), device="cpu")
-    known = known_weights.KNOWN["vae:flux"]
-    monkeypatch.setitem(known_weights.KNOWN, "vae:flux", dataclasses.replace(known, forms=(), signature=()))
+    known = weights.KNOWN["vae:flux"]
+    monkeypatch.setitem(weights.KNOWN, "vae:flux", dataclasses.replace(known, forms=(), signature=()))
     monkeypatch.setenv("DIFFAD_WEIGHTS", str(tmp_path))
     vae = load_vae("flux", device="cpu")
     assert (vae.config.scaling_factor, vae.config.shift_factor) == (0.3611, 0.1159)

@@ -1,9 +1,11 @@
 """Where weights are looked for, what is taken for them, and what is refused."""
 
+import dataclasses
 import hashlib
 import json
 import math
 import os
+import sys
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from diffad_utils import cli, weights
+
+RESOLVE, SEARCH = (sys.modules[f"diffad_utils.weights.{name}"] for name in ("resolve", "search"))
 
 RESNET34 = {"conv1.weight": torch.zeros(64, 3, 7, 7), "layer3.5.conv2.weight": torch.zeros(256, 256, 3, 3)}
 CLIP = {"visual.conv1.weight": torch.zeros(768, 3, 32, 32), "text_projection": torch.zeros(512, 512)}
@@ -154,12 +158,12 @@ def test_incomplete_cache_is_not_taken(alone, tmp_path):
 
 
 def test_hub_is_not_asked_offline_and_gives_up_quickly(alone, monkeypatch, tmp_path):
-    monkeypatch.setattr(weights, "snapshot_download", _only_local(weights.snapshot_download))
+    monkeypatch.setattr(SEARCH, "snapshot_download", _only_local(SEARCH.snapshot_download))
     with pytest.raises(FileNotFoundError, match="HF_HUB_OFFLINE is set"):
         alone("resnet34")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr(constants, "is_offline_mode", lambda: False)
-    monkeypatch.setattr(weights, "hub_reachable", lambda endpoint: False)
+    monkeypatch.setattr(SEARCH, "hub_reachable", lambda endpoint: False)
     with pytest.raises(FileNotFoundError, match="does not answer"):
         alone("resnet34")
 
@@ -174,15 +178,15 @@ def _only_local(original):
 
 def test_hub_download(alone, monkeypatch, tmp_path):
     folder = write(tmp_path / "down" / "model.safetensors", RESNET34).parent
-    original = weights.snapshot_download
+    original = SEARCH.snapshot_download
     monkeypatch.setattr(
-        weights,
+        SEARCH,
         "snapshot_download",
         lambda *args, **o: original(*args, **o) if o.get("local_files_only") else str(folder),
     )
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr(constants, "is_offline_mode", lambda: False)
-    monkeypatch.setattr(weights, "hub_reachable", lambda endpoint: True)
+    monkeypatch.setattr(SEARCH, "hub_reachable", lambda endpoint: True)
     assert alone("resnet34").source == "hub"
 
 
@@ -223,7 +227,7 @@ def test_other_contents_are_named(alone, tmp_path):
     with pytest.raises(ValueError, match="Git LFS pointer"):
         alone(str(file))
     file.write_bytes((8).to_bytes(8, "little") + b"not json")
-    with pytest.raises(ValueError, match="model.safetensors is not a safetensors file"):
+    with pytest.raises(ValueError, match="model.safetensors .*is not a whole safetensors file"):
         alone(str(file))
     file.with_suffix(".txt").write_text("x")
     with pytest.raises(ValueError, match="not a .safetensors file"):
@@ -435,29 +439,29 @@ def test_transformers_layout_of_clip_is_not_taken(alone, tmp_path):
 
 def test_hub_is_not_asked_if_the_caller_says_so(alone, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr(weights, "snapshot_download", _only_local(weights.snapshot_download))
-    monkeypatch.setattr(weights, "hub_reachable", lambda endpoint: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(SEARCH, "snapshot_download", _only_local(SEARCH.snapshot_download))
+    monkeypatch.setattr(SEARCH, "hub_reachable", lambda endpoint: pytest.fail("the hub was asked"))
     with pytest.raises(FileNotFoundError, match="hub: not asked, as the caller wished"):
         alone("resnet34", hub=False)
 
 
 def test_hub_repository_with_pickles_only(alone, monkeypatch, tmp_path):
     (tmp_path / "down").mkdir()
-    original, down = weights.snapshot_download, str(tmp_path / "down")
+    original, down = SEARCH.snapshot_download, str(tmp_path / "down")
     monkeypatch.setattr(
-        weights, "snapshot_download", lambda *args, **o: original(*args, **o) if o.get("local_files_only") else down
+        SEARCH, "snapshot_download", lambda *args, **o: original(*args, **o) if o.get("local_files_only") else down
     )
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr(constants, "is_offline_mode", lambda: False)
-    monkeypatch.setattr(weights, "hub_reachable", lambda endpoint: True)
+    monkeypatch.setattr(SEARCH, "hub_reachable", lambda endpoint: True)
     with pytest.raises(FileNotFoundError, match="hub: someone/old: it has no safetensors files"):
         alone("someone/old")
 
 
 def test_survey_and_command(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(weights, "KAGGLE_ROOT", tmp_path)
+    monkeypatch.setattr(RESOLVE, "KAGGLE_ROOT", tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(weights, "hub_reachable", lambda endpoint: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(SEARCH, "hub_reachable", lambda endpoint: pytest.fail("the hub was asked"))
     monkeypatch.setenv("DIFFAD_WEIGHTS", str(tmp_path / "w"))
     write(tmp_path / "w" / "resnet34" / "model.safetensors", RESNET34)
     write(tmp_path / "w" / "dino-vits8" / "model.safetensors", RESNET34)
@@ -478,5 +482,123 @@ def test_survey_and_command(tmp_path, monkeypatch, capsys):
     assert cli.main(["weights", "where", "wide_resnet50_2", "--no-mini"]) == 1
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.startswith("weights: wide_resnet50_2 was not found. Tried:")
-    assert cli.main(["weights", "where", "wide_resnet50_2"]) == 0 and "stands in" in capsys.readouterr().out
+    # the small model that would stand in is shown, and is no success: a script would go on with it
+    assert cli.main(["weights", "where", "wide_resnet50_2"]) == 1 and "stands in" in capsys.readouterr().out
+    assert cli.main(["weights", "where", "resnet-mini"]) == 0
     assert cli.main(["weights", "where", "nobody"]) == 1
+
+
+# --- which network, and which training
+
+
+RESNET50 = {**RESNET34, "layer1.0.conv3.weight": torch.zeros(256, 64, 1, 1)}
+
+
+def test_a_resnet50_that_sorts_first_is_not_taken_for_a_resnet34(alone, tmp_path):
+    root = tmp_path / "kaggle"
+    write(root / "a-resnet-50" / "model.safetensors", RESNET50)
+    with pytest.raises(FileNotFoundError, match="no folder whose safetensors files hold its tensors"):
+        alone("resnet34")
+    write(root / "b" / "model.safetensors", RESNET34)
+    assert alone("resnet34").path == root / "b"
+    write(root / "a-both" / "resnet50.safetensors", RESNET50)  # two networks in one folder
+    file = write(root / "a-both" / "small.safetensors", RESNET34)
+    assert alone("resnet34").path == file
+
+
+def test_a_config_that_names_another_network_is_believed(alone, tmp_path):
+    file = write(tmp_path / "kaggle" / "a" / "model.safetensors", RESNET34)
+    (file.parent / "config.json").write_text(json.dumps({"architecture": "resnet34_of_mine"}))
+    with pytest.raises(
+        FileNotFoundError, match="has the shapes of resnet34, but its config.json says resnet34_of_mine"
+    ):
+        alone("resnet34")
+    (file.parent / "config.json").write_text(
+        json.dumps({"architecture": "resnet34", "pretrained_cfg": {"tag": "a1_in1k"}})
+    )
+    found = alone("resnet34")
+    assert found.training_known and "the training by its config.json" in found.message
+
+
+def test_what_nothing_says_is_said(alone, tmp_path):
+    """Shapes alone tell no training: the message and the record say so, and a folder's name mends it."""
+    root = tmp_path / "kaggle"
+    write(root / "upload" / "open_clip_model.safetensors", CLIP)
+    found = alone("clip-vit-b32")
+    assert not found.training_known and found.known == "clip-vit-b32"
+    assert "has the shapes of clip-vit-b32, training not known" in found.message
+    write(root / "x" / "clip-vit-b32" / "open_clip_model.safetensors", CLIP)  # deeper and later, but named
+    found = alone("clip-vit-b32")
+    assert found.training_known and found.path == root / "x" / "clip-vit-b32"
+    assert "the training by its name" in found.message
+
+
+@pytest.mark.parametrize("how", ["its name says laion2b", "its open_clip_config.json says quick_gelu False"])
+def test_laions_clip_is_not_taken_for_openais(alone, tmp_path, how):
+    folder = tmp_path / "kaggle" / ("clip-laion2b" if "name" in how else "clip")
+    write(folder / "open_clip_model.safetensors", CLIP)
+    if "config" in how:
+        (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"embed_dim": 512}}))
+    with pytest.raises(FileNotFoundError, match=f"has the shapes of clip-vit-b32, but {how}"):
+        alone("clip-vit-b32")
+
+
+def test_stable_diffusion_1_4_is_not_taken_for_1_5(alone, tmp_path):
+    root = tmp_path / "kaggle"
+    stable_diffusion(root / "stable-diffusion-v1-4" / "pytorch" / "default" / "1")
+    with pytest.raises(FileNotFoundError, match="has the shapes of sd15, but its name says v1-4"):
+        alone("sd15")
+    fine_tune = stable_diffusion(root / "my-fine-tune")
+    found = alone("sd15")
+    assert found.path == fine_tune and not found.training_known
+    real = stable_diffusion(root / "stable-diffusion-v1-5" / "pytorch" / "default" / "1")
+    found = alone("sd15")
+    assert found.path == real and found.training_known
+    assert alone("vae:sd15").path == real / "vae"
+
+
+def test_a_known_checksum_says_the_training(alone, tmp_path, monkeypatch):
+    file = write(tmp_path / "kaggle" / "upload" / "open_clip_model.safetensors", CLIP)
+    known = dataclasses.replace(
+        weights.KNOWN["clip-vit-b32"], sha256=frozenset({hashlib.sha256(file.read_bytes()).hexdigest()})
+    )
+    monkeypatch.setitem(weights.KNOWN, "clip-vit-b32", known)
+    found = alone("clip-vit-b32")
+    assert found.training_known and "the training by its checksum" in found.message
+
+
+def test_checksum_is_of_the_files_that_are_read(alone, tmp_path):
+    """The usual copy of Stable Diffusion holds the same networks three times over; another file changes nothing."""
+    folder = stable_diffusion(tmp_path / "stable-diffusion-v1-5")
+    before = alone(str(folder))
+    assert before.sha256 == weights.checksum(folder) and before.known == "sd15"
+    for extra in (
+        "v1-5-pruned-emaonly.safetensors",
+        "safety_checker/model.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "unet/diffusion_pytorch_model.non_ema.safetensors",
+    ):
+        hollow(folder / extra, {"w": (2**15, 2**15)})
+    after = alone(str(folder))
+    assert after.sha256 == before.sha256
+    assert {file.name for file in weights.network_files(folder)} == {
+        "diffusion_pytorch_model.safetensors",
+        "model.safetensors",
+    }
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()  # then half precision is what is read
+    (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    write(folder / "unet" / "diffusion_pytorch_model.fp16.safetensors", UNET)
+    assert weights.network_files(folder)[0].name == "diffusion_pytorch_model.fp16.safetensors"
+
+
+def test_shipped_models_keep_the_checksums_of_saved_detectors():
+    for folder in ("sd", "sd/vae", "clip", "resnet"):
+        role = {"sd": "sd", "sd/vae": "vae", "clip": "clip", "resnet": "features"}[folder]
+        path = weights.MINI_ROOT / folder
+        assert weights.checksum(path, weights.network_files(path, role)) == weights.checksum(path)
+
+
+def test_a_subfolder_of_a_models_version_is_searched(alone, tmp_path):
+    version = tmp_path / "kaggle" / "models" / "somebody" / "sd" / "pytorch" / "default" / "3"
+    folder = stable_diffusion(version / "stable-diffusion-v1-5")
+    assert alone("sd15").path == folder

@@ -90,8 +90,8 @@ def load_adapter(pipeline: StableDiffusionImg2ImgPipeline, path: str | Path) -> 
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} not found: give a LoRA's safetensors file, or a folder that holds {FILE}")
-    place = {"weight_name": path.name} if path.is_file() else {}
-    folder = path.parent if path.is_file() else path
+    file = path if path.is_file() else next(iter([*path.glob(FILE), *sorted(path.glob("*.safetensors"))]), path / FILE)
+    folder, place = file.parent, {"weight_name": file.name}  # named: diffusers before 0.38 does not guess when offline
     try:
         state, alphas, metadata = pipeline.lora_state_dict(
             str(folder), use_safetensors=True, local_files_only=True, return_lora_metadata=True, **place

