@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from diffad_utils import study
 from diffad_utils.execution.errors import RunFailed
@@ -66,7 +67,7 @@ class Progress:
         if self.file is not None:
             self.file.unlink(missing_ok=True)
 
-    def cell(self, cell, cell_index, **_) -> None:
+    def cell(self, cell: Any, cell_index: int, **_: Any) -> None:
         """Hook of nbclient, called before each cell; text needs no line of its own."""
         if cell["cell_type"] != "code":
             return
@@ -76,7 +77,7 @@ class Progress:
         self.beat()
         self.say(self.position)
 
-    def left(self, cell=None) -> float:
+    def left(self, cell: Any = None) -> float:
         """Seconds until the run's time limit (at least one: nbclient takes 0 for no limit)."""
         return max(1.0, self.deadline - time.monotonic())
 
@@ -277,7 +278,7 @@ def _execute(
         )
         progress.say("done")
     except papermill.PapermillExecutionError as error:
-        message = f"cell {error.cell_index + 1}/{len(headings)}: {error.ename}: {error.evalue}"
+        message = f"cell {error.cell_index + 1}/{len(titles)}: {error.ename}: {error.evalue}"
         traceback = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
     except CellTimeoutError:
         message = f"stopped in {progress.position}: the time limit of {seconds / 60:g} min was reached"

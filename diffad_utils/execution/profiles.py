@@ -25,6 +25,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -94,7 +95,7 @@ YAML_LIMIT = 100_000
 """Values that a YAML text may stand for, anchors written out: nine lines of them can name a billion."""
 
 
-def read_yaml(text: str):
+def read_yaml(text: str) -> Any:
     """YAML with plain types only; ``1e-4`` is a float.
 
     Raises:
@@ -110,7 +111,7 @@ def read_yaml(text: str):
     return yaml.load(text, Loader=_Loader)
 
 
-def _size(node, known: dict[int, float]) -> float:
+def _size(node: Any, known: dict[int, float]) -> float:
     """Number of values of a YAML node with every anchor written out; infinite inside itself."""
     if id(node) not in known:
         known[id(node)] = float("inf")  # until it is counted: met again before that, it holds itself
@@ -127,7 +128,7 @@ def label_of(notebook: Path, parameters: dict) -> str:
     return f"{Path(notebook).stem} {place} seed {parameters['seed']}"
 
 
-def _check_keys(where: str, section, known: tuple[str, ...]) -> dict:
+def _check_keys(where: str, section: Any, known: tuple[str, ...]) -> dict:
     section = {} if section is None else section
     if not isinstance(section, dict):
         raise ProfileError(f"{where}: expected keys ({', '.join(known)}), got {section!r}")
@@ -143,7 +144,7 @@ RESOURCES = {"threads": (1, 1), "memory_mb": (4000, 1), "gpus": (0, 0), "minutes
 """What a run may use: key -> (default, least value)."""
 
 
-def _count(where: str, key: str, value, least: int = 1) -> int:
+def _count(where: str, key: str, value: Any, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ProfileError(f"{where}: `{key}` is {value!r}, expected a whole number of at least {least}")
     return value
@@ -280,7 +281,9 @@ def load_plan(
 _SECTION_KEYS = ("grid", "seed", "parameters", *RESOURCES)
 
 
-def _section_runs(file: str, profile: str, notebook: Path, section, defaults: dict, output_root) -> list[PlannedRun]:
+def _section_runs(
+    file: str, profile: str, notebook: Path, section: Any, defaults: dict, output_root: str | Path | None
+) -> list[PlannedRun]:
     where = f"{file}: {notebook.stem}"
     section = _check_keys(where, section, _SECTION_KEYS)
     joins = study.method_of(notebook.stem) is None

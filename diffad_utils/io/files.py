@@ -8,6 +8,7 @@ import math
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from diffad_utils.io.paths import repository
 
@@ -27,7 +28,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         raise
 
 
-def _plain(value, where: str):
+def _plain(value: Any, where: str) -> Any:
     """`value` as JSON types; floats rounded to ten significant digits; NaN and infinity are refused."""
     if isinstance(value, dict):
         return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}

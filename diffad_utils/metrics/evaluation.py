@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ IMAGE_METRICS: dict[str, Callable] = {"I-AUROC": image_auroc, "I-AP": image_ap, 
 PIXEL_METRICS: dict[str, Callable] = {"P-AUROC": pixel_auroc, "P-AP": pixel_ap, "P-F1max": pixel_f1max, "AUPRO": aupro}
 
 
-def evaluate(prediction, batch) -> dict[str, float]:
+def evaluate(prediction: Any, batch: dict) -> dict[str, float]:
     """Every metric that the data allow; the others are absent, never 0.
 
     Args:

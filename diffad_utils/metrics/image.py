@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from diffad_utils.metrics.checks import image_input, warn_if_constant
 
@@ -54,7 +55,7 @@ def f1max_from_counts(counts: LabelCounts) -> np.ndarray:
     return (2 * true / (true + counts.false + counts.anomalous)).max(-1)
 
 
-def image_auroc(scores, labels) -> float:
+def image_auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     """Area under the ROC curve over images: the chance that an anomalous image scores above a normal one (ties 1/2).
 
     Args:
@@ -73,7 +74,7 @@ def image_auroc(scores, labels) -> float:
     return float(auroc_from_counts(count_labels(scores, labels)))
 
 
-def image_ap(scores, labels) -> float:
+def image_ap(scores: ArrayLike, labels: ArrayLike) -> float:
     """Average precision over images: sum over thresholds of (recall step) x precision, without interpolation.
 
     This is scikit-learn's ``average_precision_score``; the trapezoid under the precision-recall curve is not the same.
@@ -82,7 +83,7 @@ def image_ap(scores, labels) -> float:
     return float(ap_from_counts(count_labels(*image_input(scores, labels))))
 
 
-def image_f1max(scores, labels) -> float:
+def image_f1max(scores: ArrayLike, labels: ArrayLike) -> float:
     """Largest F1 over all thresholds, an upper bound on the F1 that any threshold chosen without labels can reach.
 
     Arguments and errors as :func:`image_auroc`.

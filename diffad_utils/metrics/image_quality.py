@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 from skimage.metrics import structural_similarity
 
 from diffad_utils.metrics.checks import check_scores
 
 
-def reconstruction(x, x_hat, window: str = "uniform") -> dict[str, np.ndarray]:
+def reconstruction(x: ArrayLike, x_hat: ArrayLike, window: str = "uniform") -> dict[str, np.ndarray]:
     """Image by image, how close ``x_hat`` is to ``x``.
 
     Args:

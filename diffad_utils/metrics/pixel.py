@@ -20,16 +20,18 @@ Sources
 from __future__ import annotations
 
 from numbers import Real
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from diffad_utils.kernels import threshold_counts
 from diffad_utils.metrics.checks import check_binary, check_scores, pixel_input, require_both, warn_if_constant
 from diffad_utils.metrics.image import ap_from_counts, auroc_from_counts, count_labels, f1max_from_counts
 
 
-def pixel_auroc(maps, masks) -> float:
+def pixel_auroc(maps: ArrayLike, masks: ArrayLike) -> float:
     """Area under the ROC curve over all pixels of all images, normal images included.
 
     Args:
@@ -49,17 +51,19 @@ def pixel_auroc(maps, masks) -> float:
     return float(auroc_from_counts(count_labels(maps, masks)))
 
 
-def pixel_ap(maps, masks) -> float:
+def pixel_ap(maps: ArrayLike, masks: ArrayLike) -> float:
     """Average precision (:func:`image_ap`) over all pixels of all images. Arguments, errors: :func:`pixel_auroc`."""
     return float(ap_from_counts(count_labels(*pixel_input(maps, masks))))
 
 
-def pixel_f1max(maps, masks) -> float:
+def pixel_f1max(maps: ArrayLike, masks: ArrayLike) -> float:
     """Largest F1 over all thresholds, over all pixels of all images. Arguments and errors: :func:`pixel_auroc`."""
     return float(f1max_from_counts(count_labels(*pixel_input(maps, masks))))
 
 
-def aupro_curve(maps, masks, drop_intermediate: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def aupro_curve(
+    maps: ArrayLike, masks: ArrayLike, drop_intermediate: bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The curve of per-region overlap (PRO) over the false positive rate (FPR).
 
     PRO at a threshold is the mean, over all anomalous regions of all images, of the share of the region at or above
@@ -151,7 +155,7 @@ def check_fpr_limit(fpr_limit: float) -> None:
         raise ValueError(f"fpr_limit must be a number in (0, 1], got {fpr_limit!r}")
 
 
-def aupro(maps, masks, fpr_limit: float = 0.3) -> float:
+def aupro(maps: ArrayLike, masks: ArrayLike, fpr_limit: float = 0.3) -> float:
     """Area under the PRO curve (:func:`aupro_curve`) up to an FPR limit, divided by the limit: MVTec's definition.
 
     Every distinct score is a threshold, the curve starts at (0, 0) and is interpolated linearly at the limit. Constant
@@ -172,7 +176,7 @@ def aupro(maps, masks, fpr_limit: float = 0.3) -> float:
     return _in_memory(*pixel_input(maps, masks), fpr_limit)["AUPRO"]
 
 
-def pixel_metrics(maps, masks, fpr_limit: float = 0.3) -> dict[str, float]:
+def pixel_metrics(maps: ArrayLike, masks: ArrayLike, fpr_limit: float = 0.3) -> dict[str, float]:
     """All of :data:`PIXEL_METRICS` from one sort: P-AUROC, P-AP, P-F1max, AUPRO.
 
     Args:
@@ -201,7 +205,7 @@ def _in_memory(maps: np.ndarray, masks: np.ndarray, fpr_limit: float) -> dict[st
     return sums.result()
 
 
-def _on_device(maps: torch.Tensor, masks, fpr_limit: float) -> dict[str, float]:
+def _on_device(maps: torch.Tensor, masks: torch.Tensor, fpr_limit: float) -> dict[str, float]:
     """:func:`pixel_metrics` with checks and sorting where the maps are; whatever is wrong is said by the checks on the
     CPU."""
     if maps.ndim != 3 or not maps.numel() or not bool(maps.isfinite().all()):
@@ -234,7 +238,9 @@ class PixelMetrics:
             that is being taken in (`benchmarks.metrics` measures it).
     """
 
-    def __init__(self, fpr_limit: float = 0.3, folder=None, run_pixels: int = threshold_counts.RUN_PIXELS):
+    def __init__(
+        self, fpr_limit: float = 0.3, folder: str | Path | None = None, run_pixels: int = threshold_counts.RUN_PIXELS
+    ) -> None:
         check_fpr_limit(fpr_limit)
         self.fpr_limit = fpr_limit
         self._runs = threshold_counts.Runs(folder, run_pixels)
@@ -242,10 +248,10 @@ class PixelMetrics:
     def __enter__(self) -> PixelMetrics:
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self._runs.close()
 
-    def update(self, maps, masks) -> None:
+    def update(self, maps: ArrayLike, masks: ArrayLike) -> None:
         """Take in maps and masks [B,H,W], as :func:`pixel_auroc`; parts may differ in H and W.
 
         Raises ``ValueError`` as there, and for values that float32 does not hold exactly (float64, wide integers). A

@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -166,7 +167,7 @@ def provenance(parameters: dict, data: list[dict], weights: list[dict]) -> str:
     return " · ".join(parts)
 
 
-def count_weights(detector) -> int:
+def count_weights(detector: Any) -> int:
     import torch
 
     modules = [detector] if isinstance(detector, torch.nn.Module) else list(vars(detector).values())

@@ -7,6 +7,7 @@ import ast
 import difflib
 import json
 from pathlib import Path
+from typing import Any
 
 from diffad_utils.io.paths import repository
 from diffad_utils.study.rules import RULES, ParameterError
@@ -50,9 +51,9 @@ def default_parameters(source: str) -> dict:
         for target, value in _assignments(source):
             literal = ast.literal_eval(value)
             if isinstance(target, (ast.Tuple, ast.List)):
-                parameters.update(zip([name.id for name in target.elts], literal, strict=True))
+                parameters.update(zip([name.id for name in target.elts], literal, strict=True))  # type: ignore[attr-defined]
             else:
-                parameters[target.id] = literal
+                parameters[target.id] = literal  # type: ignore[attr-defined]
     except (SyntaxError, ValueError, AttributeError, TypeError) as error:
         raise ParameterError(f"the parameters cell may only assign literal values to names: {error}") from error
     return parameters
@@ -84,7 +85,7 @@ def notebook_parameters(notebook: str | Path) -> dict:
         raise ParameterError(f"{path.name}: {error}") from error
 
 
-def _same_type(value, default) -> bool:
+def _same_type(value: Any, default: Any) -> bool:
     if default is None:
         return True
     if isinstance(default, bool) or isinstance(value, bool):
@@ -96,7 +97,7 @@ def _same_type(value, default) -> bool:
     return isinstance(value, type(default))
 
 
-def _type_name(default) -> str:
+def _type_name(default: Any) -> str:
     if isinstance(default, (list, tuple)):
         return f"list of {_type_name(default[0])}" if default else "list"
     return "number" if isinstance(default, float) else type(default).__name__
@@ -138,7 +139,7 @@ def check_parameters(where: str, given: dict, defaults: dict) -> None:
 class Parameters(dict):
     """A notebook's parameters, as a dictionary and as attributes (``run.parameters.category``)."""
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         try:
             return self[name]
         except KeyError:

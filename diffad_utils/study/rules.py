@@ -6,6 +6,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 
 class ParameterError(ValueError):
@@ -28,7 +29,7 @@ class Rule:
     above: float | None = None
     pattern: str | None = None
 
-    def allows(self, value) -> bool:
+    def allows(self, value: Any) -> bool:
         """Whether one scalar `value` obeys the rule."""
         if self.choices is not None:
             return value in self.choices

@@ -29,9 +29,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from diffad_utils.io.files import shorten, to_json, write_atomically
 from diffad_utils.study.folders import method_of, profile_folder, run_folder
@@ -103,7 +105,7 @@ class Run:
     def _discard(self) -> None:
         shutil.rmtree(self._staging, ignore_errors=True)
 
-    def note_weights(self, resolved) -> None:
+    def note_weights(self, resolved: Any) -> None:
         """Put a ``weights.Resolved`` (name, source, sha256, is_mini, message) into the manifest."""
         entry = {key: getattr(resolved, key) for key in ("name", "source", "sha256", "is_mini")}
         entry["message"] = shorten(str(resolved.message))
@@ -127,7 +129,7 @@ class Run:
         """Profile, data and weights in one line, for captions."""
         return provenance(self.parameters, self._data, self._weights)
 
-    def figure(self, fig, name: str, caption: str, *, dpi: int = 100) -> None:
+    def figure(self, fig: Figure, name: str, caption: str, *, dpi: int = 100) -> None:
         """Save a matplotlib figure as ``figures/<name>.png``, note its caption, show both and close it.
 
         Args:
@@ -153,11 +155,11 @@ class Run:
 
     def record(
         self,
-        prediction=None,
+        prediction: Any = None,
         batch: dict | None = None,
         metrics: dict | None = None,
         *,
-        detector=None,
+        detector: Any = None,
         experiments: dict | None = None,
         timing: dict | None = None,
         maps: bool = False,
@@ -219,7 +221,7 @@ class Run:
             checkpoints.close_run()
         return self.folder
 
-    def record_method(self, method: str, prediction, batch: dict, metrics: dict, **more) -> Path:
+    def record_method(self, method: str, prediction: Any, batch: dict, metrics: dict, **more: Any) -> Path:
         """Write the run folder of another method that this notebook measured on the same data (05 has three, say).
 
         It stands beside this run's folder, under the method's own name, with the same parameters, data and weights, so
@@ -246,7 +248,7 @@ class Run:
         self._others.append(method)
         return folder
 
-    def _manifest(self, prediction, batch, detector, timing: dict) -> dict:
+    def _manifest(self, prediction: Any, batch: dict, detector: Any, timing: dict) -> dict:
         manifest = {
             "notebook": self.notebook,
             "method": self.method,
@@ -310,7 +312,7 @@ def start(notebook: str, namespace: dict, *, method: str | None = None) -> Run:
     return run
 
 
-def _show(fig, text: str) -> None:
+def _show(fig: Figure, text: str) -> None:
     import matplotlib.pyplot as plt
     from IPython import get_ipython
     from IPython.display import Markdown, display
