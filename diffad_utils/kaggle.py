@@ -67,9 +67,12 @@ class KaggleError(RuntimeError):
 def build_wheel(target: Path) -> Path:
     """The package as a wheel in the folder `target`, the same bytes whenever and wherever it is built; no network.
 
-    Raises:
-        FileNotFoundError: the package is not used from a checkout.
-        RuntimeError: setuptools failed; the message has its output.
+    Raises
+    ------
+    FileNotFoundError
+        the package is not used from a checkout.
+    RuntimeError
+        setuptools failed; the message has its output.
     """
     root = study.repository()
     if not (root / "pyproject.toml").is_file():
@@ -121,21 +124,27 @@ def build(
 ) -> Path:
     """Write ``dataset/`` and one folder a notebook for Kaggle; the same input gives the same bytes.
 
-    Args:
-        owner: the Kaggle user name.
-        profile: name or path of a profile; every notebook is built with the parameters of its first run there.
-        notebooks: names of notebooks, or beginnings of them (``03``); default: all of the profile.
-        output: folder, default ``dist/kaggle``; an earlier build in it is replaced.
-        dataset_sources: further Kaggle data sets ``owner/slug`` to attach to every kernel.
-        model_sources: Kaggle models ``owner/model/framework/variation/version`` to attach, such as Stable Diffusion
-        v1.5. wheels: folder of wheels of packages that Kaggle's image lacks; they go into the data set and are
-        installed. internet: let the kernels use the network, such as for weights from the Hugging Face hub.
-        resume: attach each kernel's own last output, to go on where that version stopped.
+    Parameters
+    ----------
+    owner : the Kaggle user name.
+    profile : name or path of a profile; every notebook is built with the parameters of its first run there.
+    notebooks : names of notebooks, or beginnings of them (``03``); default: all of the profile.
+    output : folder, default ``dist/kaggle``; an earlier build in it is replaced.
+    dataset_sources : further Kaggle data sets ``owner/slug`` to attach to every kernel.
+    model_sources : Kaggle models ``owner/model/framework/variation/version`` to attach, such as Stable Diffusion v1.5.
+    wheels : folder of wheels of packages that Kaggle's image lacks; they go into the data set and are installed.
+    internet : let the kernels use the network, such as for weights from the Hugging Face hub.
+    resume : attach each kernel's own last output, to go on where that version stopped.
 
-    Raises:
-        ProfileError, ParameterError: as `profiles.load_plan`. FileNotFoundError: as `build_wheel`.
-        ValueError: a notebook that the profile does not have, an owner or source that Kaggle's client refuses, a title
-            too long for Kaggle, or an `output` with other files in it.
+    Raises
+    ------
+    ProfileError, ParameterError
+        as `profiles.load_plan`.
+    FileNotFoundError
+        as `build_wheel`.
+    ValueError
+        a notebook that the profile does not have, an owner or source that Kaggle's client refuses, a title
+        too long for Kaggle, or an `output` with other files in it.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", owner):
         raise ValueError(f"owner {owner!r} is not a Kaggle user name: letters, digits, - and _")
@@ -213,8 +222,10 @@ def _slug(notebook: str, profile: str) -> str:
 def check_metadata(metadata: dict) -> None:
     """Hold a kernel's sources against the formats that Kaggle's client asks for (``owner/slug`` and so on).
 
-    Raises:
-        ValueError: naming the source.
+    Raises
+    ------
+    ValueError
+        naming the source.
     """
     forms = {"dataset_sources": (2, 3), "kernel_sources": (2, 3), "model_sources": (5, 5)}
     for key, (least, most) in forms.items():
@@ -311,16 +322,24 @@ def push(
 ) -> dict[str, str]:
     """Upload a build: the data set first, then the kernels, each after those whose output it reads.
 
-    Args:
-        folder: what `build` wrote. parallel: kernels that run at once (Kaggle allows two with a GPU).
-        poll: seconds between two looks at Kaggle. wait: until all are finished; without it, what reads other kernels'
-            outputs is not pushed.
+    Parameters
+    ----------
+    folder : what `build` wrote.
+    parallel : kernels that run at once (Kaggle allows two with a GPU).
+    poll : seconds between two looks at Kaggle.
+    wait : until all are finished; without it, what reads other kernels'
+        outputs is not pushed.
 
-    Returns:
-        Kernel id -> ``complete``, ``error``, ..., or ``pushed`` without `wait`.
+    Returns
+    -------
+    Kernel id -> ``complete``, ``error``, ..., or ``pushed`` without `wait`.
 
-    Raises:
-        FileNotFoundError: there is no build. KaggleError: the client is missing or not signed in, or Kaggle refuses.
+    Raises
+    ------
+    FileNotFoundError
+        there is no build.
+    KaggleError
+        the client is missing or not signed in, or Kaggle refuses.
     """
     folder = Path(folder or study.repository() / "dist" / "kaggle")
     files = sorted(folder.glob("*/kernel-metadata.json"))
@@ -415,8 +434,10 @@ def _kernel_state(api, name: str) -> str:
 def begin(notebook: str, profile: str, hours: float = SESSION_HOURS) -> None:
     """Start of a kernel: check the packages, take over attached earlier results, note when trainings have to stop.
 
-    Raises:
-        KaggleError: packages are missing or too old, with what to do.
+    Raises
+    ------
+    KaggleError
+        packages are missing or too old, with what to do.
     """
     _check_packages()
     os.environ[checkpoints.DEADLINE] = str(time.time() + hours * 3600)
@@ -476,13 +497,14 @@ def take_over(profile: str) -> int:
 def finish(notebook: str, profile: str, namespace: dict | None = None) -> list[str]:
     """Compute the notebook's other runs of the profile's grid, one after the other, until the session's time is up.
 
-    Args:
-        notebook, profile: names. namespace: the calling notebook's ``globals()``; cleared, so that its models leave the
-        GPU
-            to the runs that follow.
+    Parameters
+    ----------
+    notebook, profile : names.
+    namespace : the calling notebook's ``globals()``; cleared, so that its models leave the GPU to the runs that follow.
 
-    Returns:
-        Names of the runs that are still to do.
+    Returns
+    -------
+    Names of the runs that are still to do.
     """
     plan = profiles.load_plan(profile)
     runs = [run for run in plan.runs if run.notebook.stem == notebook]

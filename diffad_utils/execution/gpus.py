@@ -33,8 +33,10 @@ def claim_gpus(count: int) -> list[str]:
 
     A machine without GPUs, and a batch system that gives each job its own, are left as they are.
 
-    Raises:
-        RunFailed: the machine has fewer.
+    Raises
+    ------
+    RunFailed
+        the machine has fewer.
     """
     devices = visible_gpus()
     if not devices or sys.platform == "win32" or "SLURM_JOB_ID" in os.environ:

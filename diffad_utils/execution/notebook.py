@@ -198,19 +198,25 @@ def running(work: Path) -> dict | None:
 def run_notebook(notebook: str | Path, parameters: dict, *, work: Path, threads: int = 1, minutes: int = 60) -> Path:
     """Run a notebook headless and put the executed copy, ``run.ipynb``, into its run folder.
 
-    Args:
-        notebook: path of the notebook.
-        parameters: what papermill injects; checked first.
-        work: folder for ``run.log`` and, if it fails, ``run.failed.ipynb`` and ``failed.json``.
-        threads: CPU threads of the kernel. minutes: time limit.
+    Parameters
+    ----------
+    notebook : path of the notebook.
+    parameters : what papermill injects; checked first.
+    work : folder for ``run.log`` and, if it fails, ``run.failed.ipynb`` and ``failed.json``.
+    threads : CPU threads of the kernel.
+    minutes : time limit.
 
-    Returns:
-        The run's folder, as made by the notebook's ``run.record(...)``.
+    Returns
+    -------
+    The run's folder, as made by the notebook's ``run.record(...)``.
 
-    Raises:
-        study.ParameterError: before anything runs.
-        RunFailed: a cell failed, the kernel died, the time was up, the notebook recorded nothing, or another process
-            is at this very run.
+    Raises
+    ------
+    study.ParameterError
+        before anything runs.
+    RunFailed
+        a cell failed, the kernel died, the time was up, the notebook recorded nothing, or another process
+        is at this very run.
     """
     notebook, work = Path(notebook).resolve(), Path(work).resolve()
     own = study.notebook_parameters(notebook)

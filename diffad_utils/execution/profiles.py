@@ -98,9 +98,11 @@ YAML_LIMIT = 100_000
 def read_yaml(text: str) -> Any:
     """YAML with plain types only; ``1e-4`` is a float.
 
-    Raises:
-        yaml.YAMLError: not YAML, another type than text, number, truth value, list and mapping, an anchor inside
-            itself, or more than `YAML_LIMIT` values.
+    Raises
+    ------
+    yaml.YAMLError
+        not YAML, another type than text, number, truth value, list and mapping, an anchor inside
+        itself, or more than `YAML_LIMIT` values.
     """
     try:
         root = yaml.compose(text, Loader=_Loader)
@@ -188,8 +190,10 @@ def profile_names(profiles: Path | None = None) -> list[str]:
 def profile_file(profile: str, profiles: Path) -> tuple[str, Path]:
     """Name and file of a profile given by its name in the folder `profiles`, or by the path of a YAML file.
 
-    Raises:
-        ProfileError: there is none; a user's file has the name of another profile, whose results it would replace.
+    Raises
+    ------
+    ProfileError
+        there is none; a user's file has the name of another profile, whose results it would replace.
     """
     if Path(profile).suffix in (".yaml", ".yml") or "/" in profile or os.sep in profile:
         file = Path(profile).expanduser().resolve()
@@ -221,8 +225,10 @@ def _merged(base, over):
 def read_profile(file: Path, profiles: Path, seen: tuple[Path, ...] = ()) -> dict:
     """A profile's content with what it extends filled in.
 
-    Raises:
-        ProfileError: not YAML, not a mapping, an unknown profile to extend, or one that extends itself.
+    Raises
+    ------
+    ProfileError
+        not YAML, not a mapping, an unknown profile to extend, or one that extends itself.
     """
     if file in seen:
         raise ProfileError(f"{file.name}: extends itself, through {', '.join(path.name for path in seen)}")
@@ -250,14 +256,17 @@ def load_plan(
 ) -> Plan:
     """Expand a profile into runs, checking everything that can be checked without data.
 
-    Args:
-        profile: name of a YAML file in `profiles`, or the path of one.
-        notebooks, profiles, output_root: folders; defaults ``notebooks``, ``workflow/profiles`` and
-            ``reports`` of the repository.
+    Parameters
+    ----------
+    profile : name of a YAML file in `profiles`, or the path of one.
+    notebooks, profiles, output_root : folders; defaults ``notebooks``, ``workflow/profiles`` and
+        ``reports`` of the repository.
 
-    Raises:
-        ProfileError: unknown profile, notebook, key or parameter; value of the wrong type or out of range;
-            the same run twice.
+    Raises
+    ------
+    ProfileError
+        unknown profile, notebook, key or parameter; value of the wrong type or out of range;
+        the same run twice.
     """
     repository = study.repository()
     profiles = Path(profiles or repository / "workflow" / "profiles")
@@ -319,8 +328,10 @@ def _section_runs(
 def check_data(plan: Plan) -> None:
     """Check that every data set of the plan is there and has the categories asked for.
 
-    Raises:
-        ProfileError, FileNotFoundError: with the known categories, or where a data set was looked for.
+    Raises
+    ------
+    ProfileError, FileNotFoundError
+        with the known categories, or where a data set was looked for.
     """
     from diffad_utils import data
 

@@ -48,8 +48,10 @@ def _plain(value: Any, where: str) -> Any:
 def to_json(content: dict, where: str) -> str:
     """JSON text with sorted keys and rounded floats: equal content gives equal bytes.
 
-    Raises:
-        ValueError: a value is NaN, infinite or of another type; `where` and the key are named.
+    Raises
+    ------
+    ValueError
+        a value is NaN, infinite or of another type; `where` and the key are named.
     """
     return json.dumps(_plain(content, where), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 

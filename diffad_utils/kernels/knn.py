@@ -50,22 +50,26 @@ def knn(queries: Any, bank: Any, k: int, p: int = 2) -> tuple[torch.Tensor, torc
 
     A query that is itself a row of the bank finds itself first, at distance 0.
 
-    Args:
-        queries: [Q,D] array or tensor; Q may be 0.
-        bank: [M,D] array or tensor; on the queries' device if both are tensors. A ``numpy.memmap`` (`open_bank`) stays
-            on disk and goes to the queries' device a tile at a time.
-        k: number of neighbours, 1 <= k <= M.
-        p: 1 (sum of absolute differences) or 2 (Euclidean; not squared).
+    Parameters
+    ----------
+    queries : [Q,D] array or tensor; Q may be 0.
+    bank : [M,D] array or tensor; on the queries' device if both are tensors. A ``numpy.memmap`` (`open_bank`) stays
+        on disk and goes to the queries' device a tile at a time.
+    k : number of neighbours, 1 <= k <= M.
+    p : 1 (sum of absolute differences) or 2 (Euclidean; not squared).
 
-    Returns:
-        distances: [Q,k] ascending; float64 if one of the inputs is, else float32 (computed in float64, then rounded).
-        indices: int64 [Q,k], rows of the bank. Equal distances are ordered by index; two that differ in float64 keep
-            that order also where they are equal after rounding to float32.
-        Both on the device of the tensor input, or on the CPU.
+    Returns
+    -------
+    distances: [Q,k] ascending; float64 if one of the inputs is, else float32 (computed in float64, then rounded).
+    indices: int64 [Q,k], rows of the bank. Equal distances are ordered by index; two that differ in float64 keep
+        that order also where they are equal after rounding to float32.
+    Both on the device of the tensor input, or on the CPU.
 
-    Raises:
-        ValueError: inputs not two-dimensional, without columns, of different D or on different devices; NaN, infinite
-            or overflowing values; k not an integer in [1, M]; p not 1 or 2.
+    Raises
+    ------
+    ValueError
+        inputs not two-dimensional, without columns, of different D or on different devices; NaN, infinite
+        or overflowing values; k not an integer in [1, M]; p not 1 or 2.
     """
     queries, bank = _check_inputs(queries, bank)
     k = _check_k(k, len(bank))
@@ -103,9 +107,15 @@ def open_bank(path: str | Path, name: str) -> np.memmap:
 
     A detector's bank in ``detector.safetensors`` can so be searched without loading it.
 
-    Raises:
-        FileNotFoundError: no such file. KeyError: no tensor of that name (the names there are listed). ValueError: a
-            dtype that numpy has not (bfloat16).
+    Raises
+    ------
+    FileNotFoundError
+        no such file.
+    KeyError
+        no tensor of that name (the names there are listed).
+    ValueError
+        a
+        dtype that numpy has not (bfloat16).
     """
     path = Path(path)
     with path.open("rb") as file:

@@ -58,16 +58,20 @@ def f1max_from_counts(counts: LabelCounts) -> np.ndarray:
 def image_auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     """Area under the ROC curve over images: the chance that an anomalous image scores above a normal one (ties 1/2).
 
-    Args:
-        scores: [N] real, finite; higher is more anomalous.
-        labels: [N] in {0, 1}.
+    Parameters
+    ----------
+    scores : [N] real, finite; higher is more anomalous.
+    labels : [N] in {0, 1}.
 
-    Returns:
-        float in [0, 1]; 0.5 with a ``UserWarning`` if all scores are equal.
+    Returns
+    -------
+    float in [0, 1]; 0.5 with a ``UserWarning`` if all scores are equal.
 
-    Raises:
-        ValueError: no anomalous or no normal image; NaN or infinite scores; shapes that differ or are not [N]; labels
-            outside {0, 1}; empty input.
+    Raises
+    ------
+    ValueError
+        no anomalous or no normal image; NaN or infinite scores; shapes that differ or are not [N]; labels
+        outside {0, 1}; empty input.
     """
     scores, labels = image_input(scores, labels)
     warn_if_constant(scores, "scores")
@@ -78,7 +82,7 @@ def image_ap(scores: ArrayLike, labels: ArrayLike) -> float:
     """Average precision over images: sum over thresholds of (recall step) x precision, without interpolation.
 
     This is scikit-learn's ``average_precision_score``; the trapezoid under the precision-recall curve is not the same.
-    Arguments and errors as :func:`image_auroc`. Constant scores give the share of anomalous images.
+    Arguments and errors as `image_auroc`. Constant scores give the share of anomalous images.
     """
     return float(ap_from_counts(count_labels(*image_input(scores, labels))))
 
@@ -86,6 +90,6 @@ def image_ap(scores: ArrayLike, labels: ArrayLike) -> float:
 def image_f1max(scores: ArrayLike, labels: ArrayLike) -> float:
     """Largest F1 over all thresholds, an upper bound on the F1 that any threshold chosen without labels can reach.
 
-    Arguments and errors as :func:`image_auroc`.
+    Arguments and errors as `image_auroc`.
     """
     return float(f1max_from_counts(count_labels(*image_input(scores, labels))))

@@ -43,8 +43,10 @@ def default_parameters(source: str) -> dict:
 
     papermill's own reader misses ``a, b = 1, 2`` and ``g = 3; h = 4``; this one does not.
 
-    Raises:
-        ParameterError: a value is not a literal, or the cell is not Python.
+    Raises
+    ------
+    ParameterError
+        a value is not a literal, or the cell is not Python.
     """
     parameters = {}
     try:
@@ -62,9 +64,12 @@ def default_parameters(source: str) -> dict:
 def notebook_parameters(notebook: str | Path) -> dict:
     """Names and default values of the one cell tagged ``parameters`` in the notebook file.
 
-    Raises:
-        FileNotFoundError: no such notebook.
-        ParameterError: not exactly one such cell, or one without the expected first line.
+    Raises
+    ------
+    FileNotFoundError
+        no such notebook.
+    ParameterError
+        not exactly one such cell, or one without the expected first line.
     """
     path = Path(notebook)
     if not path.is_file():
@@ -106,14 +111,17 @@ def _type_name(default: Any) -> str:
 def check_parameters(where: str, given: dict, defaults: dict) -> None:
     """Check given parameters against a notebook's defaults and `RULES`.
 
-    Args:
-        where: what to name in the error (the notebook).
-        given: the parameters to check.
-        defaults: the notebook's own parameters with their default values, which fix the types (an int is
-            welcome where the default is a float; a default of None allows any type).
+    Parameters
+    ----------
+    where : what to name in the error (the notebook).
+    given : the parameters to check.
+    defaults : the notebook's own parameters with their default values, which fix the types (an int is
+        welcome where the default is a float; a default of None allows any type).
 
-    Raises:
-        ParameterError: naming the parameter, its value and what is allowed.
+    Raises
+    ------
+    ParameterError
+        naming the parameter, its value and what is allowed.
     """
     for name, value in given.items():
         if name not in defaults:
@@ -163,14 +171,17 @@ def _parameters_from_file(notebook: str, namespace: dict) -> dict:
 def parameters_of_session(notebook: str, namespace: dict) -> Parameters:
     """The checked parameters of a running notebook.
 
-    Args:
-        notebook: its name, for errors.
-        namespace: the notebook's ``globals()``; ``In`` holds the source of the cells run so far. Where a front
-            end keeps no such history, the names are read from the notebook's file.
+    Parameters
+    ----------
+    notebook : its name, for errors.
+    namespace : the notebook's ``globals()``; ``In`` holds the source of the cells run so far. Where a front
+        end keeps no such history, the names are read from the notebook's file.
 
-    Raises:
-        ParameterError: no parameters cell was run; papermill injected a name that the notebook does not
-            have; wrong type; value out of range.
+    Raises
+    ------
+    ParameterError
+        no parameters cell was run; papermill injected a name that the notebook does not
+        have; wrong type; value out of range.
     """
     cells = [source for source in namespace.get("In", []) if _first_line(source).startswith(INJECTED_CELL)]
     own = [source for source in cells if _first_line(source).startswith(OWN_CELL)]

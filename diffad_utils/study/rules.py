@@ -17,10 +17,11 @@ class ParameterError(ValueError):
 class Rule:
     """Allowed values of one parameter; for a list the rule holds for each element.
 
-    Args:
-        choices: the allowed values, or None.
-        low, high: closed bounds for numbers, or None. `above` is an open lower bound.
-        pattern: regular expression that a string must match as a whole, or None.
+    Parameters
+    ----------
+    choices : the allowed values, or None.
+    low, high : closed bounds for numbers, or None. `above` is an open lower bound.
+    pattern : regular expression that a string must match as a whole, or None.
     """
 
     choices: tuple | None = None

@@ -132,14 +132,17 @@ class Run:
     def figure(self, fig: Figure, name: str, caption: str, *, dpi: int = 100) -> None:
         """Save a matplotlib figure as ``figures/<name>.png``, note its caption, show both and close it.
 
-        Args:
-            fig: matplotlib figure.
-            name: file name without ending; letters, digits, ``_`` and ``-``. A name used again replaces.
-            caption: what is seen and what follows; profile, data and weights are added to it.
-            dpi: dots per inch of the saved picture.
+        Parameters
+        ----------
+        fig : matplotlib figure.
+        name : file name without ending; letters, digits, ``_`` and ``-``. A name used again replaces.
+        caption : what is seen and what follows; profile, data and weights are added to it.
+        dpi : dots per inch of the saved picture.
 
-        Raises:
-            ValueError: `name` is not a plain name or `caption` is empty.
+        Raises
+        ------
+        ValueError
+            `name` is not a plain name or `caption` is empty.
         """
         if not re.fullmatch(r"[\w-]+", name):
             raise ValueError(f"figure name {name!r}: use letters, digits, _ and - only")
@@ -169,25 +172,29 @@ class Run:
     ) -> Path:
         """Write the run's files and put its folder in place of an earlier one.
 
-        Args:
-            prediction: ``Prediction`` for the images in `batch`, or None for a notebook that joins runs.
-            batch: dict with key (list of str) and label [N]; None with `prediction` None.
-            metrics: name -> value, from ``metrics.evaluate``; what could not be computed is absent.
-            detector: the fitted detector; its class and number of weights go into the manifest.
-            experiments: anything else the notebook measured that is a function of seed and data.
-            timing: name -> number (``ms_per_image``, ``fit_s``, ...); goes into the manifest.
-            maps: also write ``maps.npz``: key [N], anomaly_map [N, h, w] (`small_maps`) and, where every anomalous
-                image has one, mask bool [N, H, W]. A reconstruction leaves ``reconstruction.parquet``, one row an
-                image.
-            intervals: metric name -> (low, high); None: bootstrap over images for I-AUROC and I-AP.
-            floor: the trivial floor's metrics on the same data, if the notebook computed it.
-            claims: findings on published claims, each from ``claims.finding``; written as ``claims.json``.
+        Parameters
+        ----------
+        prediction : ``Prediction`` for the images in `batch`, or None for a notebook that joins runs.
+        batch : dict with key (list of str) and label [N]; None with `prediction` None.
+        metrics : name -> value, from ``metrics.evaluate``; what could not be computed is absent.
+        detector : the fitted detector; its class and number of weights go into the manifest.
+        experiments : anything else the notebook measured that is a function of seed and data.
+        timing : name -> number (``ms_per_image``, ``fit_s``, ...); goes into the manifest.
+        maps : also write ``maps.npz``: key [N], anomaly_map [N, h, w] (`small_maps`) and, where every anomalous
+            image has one, mask bool [N, H, W]. A reconstruction leaves ``reconstruction.parquet``, one row an
+            image.
+        intervals : metric name -> (low, high); None: bootstrap over images for I-AUROC and I-AP.
+        floor : the trivial floor's metrics on the same data, if the notebook computed it.
+        claims : findings on published claims, each from ``claims.finding``; written as ``claims.json``.
 
-        Returns:
-            The run's folder.
+        Returns
+        -------
+        The run's folder.
 
-        Raises:
-            ValueError: a value is NaN or infinite, or lengths do not match.
+        Raises
+        ------
+        ValueError
+            a value is NaN or infinite, or lengths do not match.
         """
         if self._recorded:
             raise ValueError(f"{self.notebook}: record() was already called; a run is recorded once, at its end")
@@ -227,12 +234,16 @@ class Run:
         It stands beside this run's folder, under the method's own name, with the same parameters, data and weights, so
         that the comparison finds every method in the same way. Call it before `record`.
 
-        Args:
-            method: a name of ``methods.METHODS`` other than this run's.
-            prediction, batch, metrics: as for `record`. more: its keyword arguments.
+        Parameters
+        ----------
+        method : a name of ``methods.METHODS`` other than this run's.
+        prediction, batch, metrics : as for `record`.
+        more : its keyword arguments.
 
-        Raises:
-            ValueError: the method is this run's own, or the run is recorded already.
+        Raises
+        ------
+        ValueError
+            the method is this run's own, or the run is recorded already.
         """
         if method == self.method or self._recorded:
             raise ValueError(f"record_method({method!r}) is for other methods than {self.method!r}, before record()")
@@ -290,13 +301,16 @@ class Run:
 def start(notebook: str, namespace: dict, *, method: str | None = None) -> Run:
     """Check the parameters of the running notebook, seed everything and return its `Run`.
 
-    Args:
-        notebook: the notebook's name without ending, such as ``"07_invad"``.
-        namespace: the notebook's ``globals()``.
-        method: folder name of the method where a notebook has more than one; default by `method_of`.
+    Parameters
+    ----------
+    notebook : the notebook's name without ending, such as ``"07_invad"``.
+    namespace : the notebook's ``globals()``.
+    method : folder name of the method where a notebook has more than one; default by `method_of`.
 
-    Raises:
-        ParameterError: see `parameters_of_session`; also a missing common parameter.
+    Raises
+    ------
+    ParameterError
+        see `parameters_of_session`; also a missing common parameter.
     """
     parameters = parameters_of_session(notebook, namespace)
     joins = (method or method_of(notebook)) is None

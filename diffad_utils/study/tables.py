@@ -23,8 +23,10 @@ def defect_of(key: str) -> str:
 def score_table(prediction: Any, batch: dict) -> pd.DataFrame:
     """One row an image: key, label (int), defect, score (float), and one float column for every part.
 
-    Raises:
-        ValueError: lengths differ, or a part's name clashes with a column.
+    Raises
+    ------
+    ValueError
+        lengths differ, or a part's name clashes with a column.
     """
     keys = list(batch["key"])
     columns = {"score": prediction.score} | dict(prediction.parts)
