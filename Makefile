@@ -24,9 +24,11 @@ report: $(READY) ## run the study (PROFILE) and write reports/<profile>/index.ht
 # a scratch folder, so that testing leaves reports/ alone. One thread each, as in the smoke profile: the same numbers, and no
 # slowdown where cores are shared.
 NBVAL := env OMP_NUM_THREADS=1 $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 --override-ini=addopts= -q
+DOCTESTED := diffad_utils/diffusion diffad_utils/scoring.py diffad_utils/metrics
 LAST := notebooks/08_comparison.ipynb
 test: lint ## run lint and all tests, then the notebooks through nbval
 	$(PY) -m pytest tests
+	$(PY) -m pytest --doctest-modules $(DOCTESTED)
 	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && export DIFFAD_REPORTS="$$scratch" && \
 	  printf '%s\n' $(filter-out $(LAST),$(NOTEBOOKS)) | xargs -n 1 -P $(JOBS) $(NBVAL) && $(NBVAL) $(LAST)
 
@@ -39,7 +41,8 @@ lint: $(READY) ## style, formatting, layers of imports, types, and rules for not
 	$(PY) workflow/check_notebooks.py notebooks/*.ipynb
 
 test-fast: $(READY) ## the unit tests that are not slow, and the docstrings' examples: under two minutes
-	$(PY) -m pytest -m "not slow" tests/unit $(DOCTESTS)
+	$(PY) -m pytest -m "not slow" tests/unit
+	$(PY) -m pytest --doctest-modules $(DOCTESTED)
 
 docs: $(READY) ## the API pages, from the docstrings, into build/docs
 	$(PY) -m pdoc --docformat numpy --math --output-directory build/docs diffad_utils

@@ -49,6 +49,11 @@ def pixel_auroc(maps: ArrayLike, masks: ArrayLike) -> float:
         no mask; no anomalous or no normal pixel; NaN or infinite values; shapes that differ or are not
         [N,H,W]; masks outside {0, 1} (binarise first: whether a grey rim counts is the caller's decision); empty
         input.
+
+    Examples
+    --------
+    >>> pixel_auroc([[[0.1, 0.4], [0.35, 0.8]]], [[[0, 0], [1, 1]]])
+    0.75
     """
     maps, masks = pixel_input(maps, masks)
     warn_if_constant(maps, "map values")
@@ -183,6 +188,14 @@ def aupro(maps: ArrayLike, masks: ArrayLike, fpr_limit: float = 0.3) -> float:
     ------
     ValueError
         as `pixel_auroc`; fpr_limit outside (0, 1].
+
+    Examples
+    --------
+    Two defects, of one and of three pixels. Before the first false alarm (3) one of them is found whole (4), the other
+    not at all: PRO is 1/2 over all false positive rates up to 1/3. A second false alarm comes after the other is found.
+
+    >>> round(aupro([[[4, 0, 3, 0, 2, 2, 2]]], [[[1, 0, 0, 0, 1, 1, 1]]], fpr_limit=1 / 3), 3)
+    0.5
     """
     check_fpr_limit(fpr_limit)
     return _in_memory(*pixel_input(maps, masks), fpr_limit)["AUPRO"]
