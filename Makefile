@@ -10,7 +10,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/0[1-9]_*.ipynb))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test test-faults test-slurm lab notebooks foundation lock clean bench
+.PHONY: help setup report lint test test-fast docs test-faults test-slurm lab notebooks foundation lock clean bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,11 +24,28 @@ report: $(READY) ## run the study (PROFILE) and write reports/<profile>/index.ht
 # a scratch folder, so that testing leaves reports/ alone. One thread each, as in the smoke profile: the same numbers, and no
 # slowdown where cores are shared.
 NBVAL := env OMP_NUM_THREADS=1 $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 --override-ini=addopts= -q
+DOCTESTED := diffad_utils/diffusion diffad_utils/scoring.py diffad_utils/metrics
 LAST := notebooks/08_comparison.ipynb
-test: $(READY) ## run all tests, then the notebooks through nbval
+test: lint ## run lint and all tests, then the notebooks through nbval
 	$(PY) -m pytest tests
+	$(PY) -m pytest --doctest-modules $(DOCTESTED)
 	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && export DIFFAD_REPORTS="$$scratch" && \
 	  printf '%s\n' $(filter-out $(LAST),$(NOTEBOOKS)) | xargs -n 1 -P $(JOBS) $(NBVAL) && $(NBVAL) $(LAST)
+
+# Under a minute; .pre-commit-config.yaml calls the same tools.
+lint: $(READY) ## style, formatting, layers of imports, types, and rules for notebooks
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	PYTHONPATH=. $(VENV)/bin/lint-imports
+	$(PY) -m mypy
+	$(PY) workflow/check_notebooks.py notebooks/*.ipynb
+
+test-fast: $(READY) ## the unit tests that are not slow, and the docstrings' examples: under two minutes
+	$(PY) -m pytest -m "not slow" tests/unit
+	$(PY) -m pytest --doctest-modules $(DOCTESTED)
+
+docs: $(READY) ## the API pages, from the docstrings, into build/docs
+	$(PY) -m pdoc --docformat numpy --math --output-directory build/docs diffad_utils
 
 test-faults: $(READY) ## kill -9 trainings, sweeps and studies at random moments, and start many kernels at once (about half an hour)
 	$(PY) tests/faults/kills.py
@@ -77,6 +94,6 @@ lock: ## resolve pyproject.toml's ranges anew into requirements.lock and require
 	  --no-emit-find-links --no-annotate --custom-compile-command "make lock" -o requirements.kaggle.lock
 
 clean: ## remove caches and what runs made (not .venv, data, nor the reference report's files)
-	rm -rf .snakemake .pytest_cache .hypothesis build *.egg-info reports/*/.workflow
+	rm -rf .snakemake .pytest_cache .hypothesis .ruff_cache .mypy_cache .import_linter_cache build *.egg-info reports/*/.workflow
 	find reports -mindepth 1 -maxdepth 1 -type d ! -name smoke -exec rm -rf {} +
 	find . -name __pycache__ -not -path './$(VENV)/*' -type d -prune -exec rm -rf {} +

@@ -9,7 +9,7 @@ that the profile has; batch 1 with 4 accumulated passes a step, rank 8. Latents 
 are computed once beforehand in a training. Printed: the adapter's share, seconds a step (median and range), peak memory
 of the training and of the whole process on the device, base weights before and after.
 
-Not a test: nothing is asserted. tests/unit/test_lora.py holds the peak to 16 GB where there is a GPU.
+Not a test: nothing is asserted. tests/unit/methods/img2img/test_lora.py holds the peak to 16 GB where there is a GPU.
 """
 
 from __future__ import annotations

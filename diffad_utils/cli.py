@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -41,7 +43,7 @@ def _typed(given: dict, defaults: dict) -> dict:
     return {name: value[1] if name in texts else value[0] for name, value in given.items()}
 
 
-def run(options) -> int:
+def run(options: argparse.Namespace) -> int:
     """Run one notebook headless with other parameters."""
     notebook = _find_notebook(options.notebook, options.notebooks)
     defaults = study.notebook_parameters(notebook)
@@ -65,7 +67,7 @@ def run(options) -> int:
     return 0
 
 
-def study_command(options) -> int:
+def study_command(options: argparse.Namespace) -> int:
     """Run what is not up to date of a profile and write its report."""
     return execution.run_study(
         options.profile,
@@ -80,7 +82,7 @@ def study_command(options) -> int:
     )
 
 
-def status(options) -> int:
+def status(options: argparse.Namespace) -> int:
     """Show a profile's grid: which runs are done, running, failed, changed or missing, with times."""
     import pandas as pd
 
@@ -96,7 +98,7 @@ def status(options) -> int:
     return 0
 
 
-def kaggle_build(options) -> int:
+def kaggle_build(options: argparse.Namespace) -> int:
     """Write dist/kaggle: a data set with the package and one kernel a notebook, ready for `diffad kaggle push`."""
     folder = kaggle.build(
         options.owner,
@@ -119,13 +121,13 @@ def kaggle_build(options) -> int:
     return 0
 
 
-def kaggle_push(options) -> int:
+def kaggle_push(options: argparse.Namespace) -> int:
     """Upload a build with Kaggle's own client, in order, and wait. Exit code 1 if a kernel failed."""
     states = kaggle.push(options.folder, parallel=options.parallel, poll=options.poll, wait=not options.no_wait)
     return 0 if set(states.values()) <= {"complete", "pushed"} else 1
 
 
-def examine(options) -> int:
+def doctor(options: argparse.Namespace) -> int:
     """Show what this machine has and what each notebook of a profile would lack. Exit code 1 if anything is lacking."""
     from diffad_utils.doctor.page import examine
 
@@ -134,20 +136,20 @@ def examine(options) -> int:
     return 1 if page.problems else 0
 
 
-def write_report(options) -> int:
+def write_report(options: argparse.Namespace) -> int:
     """Write the pages of a profile from the runs that there are."""
     print(f"The report is at {report.write((options.output or study.reports_folder()) / options.profile)}")
     return 0
 
 
-def reexecute(options) -> int:
+def reexecute(options: argparse.Namespace) -> int:
     """Run committed notebooks in place, with their parameters as they stand."""
     chosen = [_find_notebook(name, None) for name in options.notebook]
     execution.reexecute(chosen or sorted((study.repository() / "notebooks").glob("*.ipynb")), threads=options.threads)
     return 0
 
 
-def data_list(options) -> int:
+def data_list(options: argparse.Namespace) -> int:
     """List the data sets, where each was found, its categories and counts."""
     from diffad_utils import data
 
@@ -155,7 +157,7 @@ def data_list(options) -> int:
     return 0
 
 
-def data_check(options) -> int:
+def data_check(options: argparse.Namespace) -> int:
     """Check a data set: counts, masks, every file. Exit code 1 if anything is wrong."""
     from diffad_utils import data
 
@@ -166,7 +168,7 @@ def data_check(options) -> int:
     return 1 if problems else 0
 
 
-def data_make(options) -> int:
+def data_make(options: argparse.Namespace) -> int:
     """Write the procedural textures as image files in the MVTec AD layout."""
     from diffad_utils.data import textures
 
@@ -174,7 +176,7 @@ def data_make(options) -> int:
     return 0
 
 
-def weights_list(options) -> int:
+def weights_list(options: argparse.Namespace) -> int:
     """List the pretrained weights that have a name, and where each is on this machine."""
     import pandas as pd
 
@@ -186,7 +188,7 @@ def weights_list(options) -> int:
     return 0
 
 
-def weights_where(options) -> int:
+def weights_where(options: argparse.Namespace) -> int:
     """Say where a model's weights would be taken from, and why. Exit code 1 if there are none, or only a small model
     that stands in for them."""
     from diffad_utils import weights
@@ -206,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"diffad {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def command(name: str, function, where=commands):
+    def command(name: str, function: Callable, where: Any = commands) -> argparse.ArgumentParser:
         sub = where.add_parser(name, help=function.__doc__.split("\n")[0], description=function.__doc__)
         sub.set_defaults(function=function)
         return sub
@@ -218,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--minutes", type=int, default=execution.DEFAULT_MINUTES, help="time limit (default %(default)s)")
     sub.add_argument("--notebooks", type=Path, help="folder of the notebooks (default: the repository's)")
 
-    def planned(name: str, function):
+    def planned(name: str, function: Callable) -> argparse.ArgumentParser:
         sub = command(name, function)
         sub.add_argument(
             "profile", nargs="?", default="smoke", help="smoke (default), kaggle, paper, or the path of a YAML file"
@@ -242,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
         "--snakemake", default="", metavar="ARGUMENTS", help="further arguments for Snakemake, as one text"
     )
 
-    sub = command("doctor", examine)
+    sub = command("doctor", doctor)
     sub.add_argument(
         "--profile", default="", help="also what its notebooks would lack: smoke, kaggle, paper, or a file"
     )

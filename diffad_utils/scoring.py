@@ -19,7 +19,13 @@ from diffad_utils.models.clip_features import ClipFeatures, cosine_distance
 
 
 def channel_norm(z: Tensor) -> Tensor:
-    """L2 norm over channels: z [B, C, h, w] -> [B, h, w] (InvAD, "anomaly map")."""
+    """L2 norm over channels: z [B, C, h, w] -> [B, h, w] (InvAD, "anomaly map").
+
+    Examples
+    --------
+    >>> channel_norm(torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1))
+    tensor([[[5.]]])
+    """
     return z.square().sum(dim=1).sqrt()
 
 
@@ -33,6 +39,15 @@ def smooth_map(maps: Tensor, sigma: float) -> Tensor:
 
     At the border the map is mirrored without its edge pixel (scipy's "mirror"). Raises ``ValueError`` for maps that are
     not larger than 4 sigma, which cannot be mirrored so.
+
+    Examples
+    --------
+    A single bright pixel becomes a Gaussian, whose peak is 1 / (2 pi sigma^2).
+
+    >>> point = torch.zeros(1, 17, 17)
+    >>> point[0, 8, 8] = 1.0
+    >>> round(smooth_map(point, sigma=1.0)[0, 8, 8].item(), 3)
+    0.159
     """
     radius = int(4 * sigma + 0.5)
     if min(maps.shape[-2:]) <= radius:
@@ -44,7 +59,16 @@ def smooth_map(maps: Tensor, sigma: float) -> Tensor:
 
 
 def cosine_map(a: Tensor, b: Tensor) -> Tensor:
-    """1 - cosine similarity over channels of features [B, C, h, w]: [B, h, w]."""
+    """1 - cosine similarity over channels of features [B, C, h, w]: [B, h, w].
+
+    Examples
+    --------
+    Features at 60 degrees, whose cosine is one half:
+
+    >>> a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.75**0.5])
+    >>> cosine_map(a.reshape(1, 2, 1, 1), b.reshape(1, 2, 1, 1))
+    tensor([[[0.5000]]])
+    """
     return 1 - F.cosine_similarity(a, b, dim=1)
 
 
@@ -53,6 +77,14 @@ class Calibration:
     """Location and scale of each part of a score on held-out normal training images.
 
     ``calibrate(parts)`` maps every part v to (v - location) / scale, so that parts of different units can be added.
+
+    Examples
+    --------
+    Held-out normals with mean 2 and standard deviation 1 give an image of 4 the score 2.
+
+    >>> calibration = Calibration.fit({"nll": torch.tensor([1.0, 2.0, 3.0])})
+    >>> calibration.combine({"nll": torch.tensor([4.0])})
+    tensor([2.])
     """
 
     location: dict[str, float]
@@ -93,6 +125,11 @@ def hybrid_score(parts: Mapping[str, Tensor], alpha: float, calibration: Calibra
     taken in units of its standard deviation over held-out normals. "clip" may be absent with ``alpha`` = 1.
 
     Raises ``ValueError`` for an alpha outside [0, 1].
+
+    Examples
+    --------
+    >>> hybrid_score({"mse": torch.tensor([0.2]), "clip": torch.tensor([0.4])}, alpha=0.25)  # 0.25 x 0.2 + 0.75 x 0.4
+    tensor([0.3500])
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in [0, 1], got {alpha}")

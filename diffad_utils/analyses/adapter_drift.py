@@ -8,6 +8,7 @@ Images are float [B, 3, H, W] in [0, 1], masks bool [B, H, W]; what has no pixel
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -151,7 +152,7 @@ def image_table(
     return table
 
 
-def _measures(x_hat: Tensor, batch: dict, clip: Clip | None, features) -> dict[str, Tensor]:
+def _measures(x_hat: Tensor, batch: dict, clip: Clip | None, features: Any) -> dict[str, Tensor]:
     x, mask = batch["image"], batch["mask"]
     quality = metrics.reconstruction(x, x_hat)
     values = {"PSNR": quality["psnr"], "SSIM": quality["ssim"], "MSE": quality["mse"]}

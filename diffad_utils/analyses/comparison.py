@@ -7,7 +7,6 @@ seconds.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -202,7 +201,7 @@ def averages(measured: Sequence[Measured]) -> list[Measured]:
             mine = [row for row in rows if row.method == method]
             if len(places) < 2 or len(mine) < len(places):
                 continue
-            shared = functools.reduce(lambda a, b: [name for name in a if name in b], (row.values for row in mine))
+            shared = [name for name in mine[0].values if all(name in row.values for row in mine)]
             values = {name: float(np.mean([row.values[name] for row in mine])) for name in shared}
             values["images"] = sum(row.values["images"] for row in mine)
             same = len({row.seeds for row in mine}) == 1
@@ -245,7 +244,8 @@ def _on_shared_images(a: Measured, b: Measured, name: str, level: float) -> tupl
     rows = [
         metrics.paired_bootstrap_difference(function, x, y, label, n, level=level) for x, y in zip(*seeds, strict=False)
     ]
-    return tuple(float(value) for value in np.mean(rows, axis=0))
+    change, low, high = np.mean(rows, axis=0)
+    return float(change), float(low), float(high)
 
 
 def against_floor(measured: Sequence[Measured], name: str = "I-AUROC") -> pd.DataFrame:

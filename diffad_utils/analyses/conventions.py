@@ -18,7 +18,7 @@ Where they stand in public code
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -310,7 +310,15 @@ def _batches(
             yield f"maps scaled by the batch's maximum ({size}, {name})", size, order
 
 
-def _pixel_conventions(maps, masks, label, batch_sizes, crop, seed, add) -> None:
+def _pixel_conventions(
+    maps: np.ndarray,
+    masks: np.ndarray,
+    label: np.ndarray,
+    batch_sizes: Sequence[int],
+    crop: float,
+    seed: int,
+    add: Callable,
+) -> None:
     exact = metrics.aupro(maps, masks)
     add("AUPRO on 200 thresholds", "AUPRO", exact, aupro_on_grid(maps, masks))
     add("regions with 4 neighbours", "AUPRO", exact, aupro_four_neighbours(maps, masks))

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -34,9 +35,9 @@ def crossing(x: Sequence[float], rising: Sequence[float], falling: Sequence[floa
     For removal and fidelity over strength this is the best compromise there is: beyond it more of the defect goes only
     with more of the rest. Raises ``ValueError`` unless x ascends and all three have one length.
     """
-    x, gap = np.asarray(x, float), np.asarray(rising, float) - np.asarray(falling, float)
+    gap = np.asarray(rising, float) - np.asarray(falling, float)
     if len(x) != len(gap) or len(x) == 0 or bool((np.diff(x) <= 0).any()):
-        raise ValueError(f"x must ascend and be as long as the curves, got {x.tolist()} and {len(gap)} values")
+        raise ValueError(f"x must ascend and be as long as the curves, got {list(x)} and {len(gap)} values")
     if gap[0] >= 0:
         return (float(x[0]), float(rising[0])) if gap[0] == 0 else None
     for i in np.flatnonzero(gap >= 0):
@@ -50,9 +51,9 @@ def pareto_front(removal: Sequence[float], drift: Sequence[float]) -> np.ndarray
 
     bool [K]. Both sequences [K], finite.
     """
-    removal, drift = np.asarray(removal, float), np.asarray(drift, float)
-    no_worse = (removal[:, None] >= removal) & (drift[:, None] <= drift)  # [i, j]: i is no worse than j
-    better = (removal[:, None] > removal) | (drift[:, None] < drift)
+    r, d = np.asarray(removal, float), np.asarray(drift, float)
+    no_worse = (r[:, None] >= r) & (d[:, None] <= d)  # [i, j]: i is no worse than j
+    better = (r[:, None] > r) | (d[:, None] < d)
     return ~(no_worse & better).any(axis=0)
 
 
@@ -144,7 +145,7 @@ def variance_explained(table: pd.DataFrame, factors: Sequence[str], value: str) 
     return {factor: float(effect / total) if total > 0 else 0.0 for factor, effect in effects.items()}
 
 
-def best_compromise(removal, fidelity, times: np.ndarray) -> np.ndarray:
+def best_compromise(removal: ArrayLike, fidelity: ArrayLike, times: np.ndarray) -> np.ndarray:
     """The larger of removal and fidelity's smaller over settings: max over s of min(mean removal, mean fidelity), [R].
 
     removal, fidelity : [S, N] of S settings on N anomalous images. times : [R, N], `bootstrap.multiplicities`. A
@@ -155,13 +156,13 @@ def best_compromise(removal, fidelity, times: np.ndarray) -> np.ndarray:
     return np.minimum(bootstrap.means(removal, times), bootstrap.means(fidelity, times)).max(axis=1)
 
 
-def rank_agreement(a, b) -> np.ndarray:
+def rank_agreement(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """Spearman correlation over settings of two criteria [R, S], resample by resample: [R]; 0 where one is constant."""
     constant = (np.ptp(a, axis=1) == 0) | (np.ptp(b, axis=1) == 0)
     return np.array([0.0 if flat else spearmanr(x, y).statistic for x, y, flat in zip(a, b, constant, strict=True)])
 
 
-def sensitivity(scores, labels: Sequence[int], n: int = 1000, seed: int = 0) -> np.ndarray:
+def sensitivity(scores: ArrayLike, labels: Sequence[int], n: int = 1000, seed: int = 0) -> np.ndarray:
     """I-AUROC of the best setting minus that of the worst, found on one half of the images and measured on the other:
     [n + 1].
 

@@ -330,7 +330,7 @@ def variance_over_time(
 
 def detector_subsets(
     detector: ScoreMatchingDetector, maps: Mapping[str, Tensor], labels: Tensor, masks: Tensor | None, n: int, seed: int
-):
+) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """Every subset of the detectors of eq. 14 with equal weights: (table, scores {subset: [B]}).
 
     Columns: detectors, number, I-AUROC with low and high (95 % over images), P-AUROC where there are masks.

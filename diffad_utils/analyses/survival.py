@@ -82,9 +82,9 @@ def survival_table(reconstruct: Reconstruct, dataset: ImageDataset, batch_size: 
     table = pd.concat(columns, ignore_index=True)
     for column, name in enumerate(("category", "defect")):
         table.insert(column + 1, name, subset.index[name].to_numpy())
-    inside, normal = (tuple(torch.cat(part) for part in zip(*moments, strict=True)) for moments in (inside, normal))
+    of_defects, of_normal = (tuple(torch.cat(part) for part in zip(*parts, strict=True)) for parts in (inside, normal))
     for rows in table.groupby("category").indices.values():
-        d_prime = _d_prime(tuple(m[rows] for m in inside), tuple(m[rows] for m in normal))
+        d_prime = _d_prime(tuple(m[rows] for m in of_defects), tuple(m[rows] for m in of_normal))
         table.loc[rows, "detectability"] = d_prime.numpy()
     return table
 

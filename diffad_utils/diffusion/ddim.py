@@ -30,6 +30,15 @@ def ddim_step(x: Tensor, eps: Tensor, alpha_from: Tensor | float, alpha_to: Tens
     0).
 
     x, eps: [B, ...]; alpha_from, alpha_to: alpha_bar as a number or [B] (float64). Returns [B, ...].
+
+    Examples
+    --------
+    x = 2 at alpha_bar = 0.64 with the noise 2 says x_0 = (2 - 0.6 x 2) / 0.8 = 1. Down to alpha_bar = 1 that is the
+    result; up to alpha_bar = 0.36 it is 0.6 x 1 + 0.8 x 2.
+
+    >>> x, eps = torch.tensor([2.0]), torch.tensor([2.0])
+    >>> [round(ddim_step(x, eps, 0.64, alpha).item(), 4) for alpha in (1.0, 0.36)]
+    [1.0, 2.2]
     """
     return _move(x, eps, *signal_and_noise(alpha_from, x), *signal_and_noise(alpha_to, x))
 
@@ -81,6 +90,12 @@ def inversion_plan(schedule: NoiseSchedule, num_steps: int, spacing: str = "refe
 
     Raises ``ValueError`` for an unknown spacing, ``num_steps`` that is no integer in 1 .. T, or ``num_steps`` = 1 with
     "reference", which the public code cannot run either.
+
+    Examples
+    --------
+    >>> schedule = NoiseSchedule.linear(T=1000)
+    >>> inversion_plan(schedule, 3, "reference").timesteps, inversion_plan(schedule, 3, "paper").timesteps
+    ([0, 500, 999], [0, 333, 666])
     """
     if spacing not in SPACINGS:
         raise ValueError(f"spacing must be one of {SPACINGS}, got {spacing!r}")
@@ -115,6 +130,14 @@ def ddim_invert(
 
     x0: [B, ...]. Returns the final latent [B, ...], or with ``return_trajectory`` also the states
     [num_steps + 1, B, ...], the input first. Network evaluations: ``num_steps``. See `inversion_plan` for ``spacing``.
+
+    Examples
+    --------
+    A network that never sees noise lets the signal fade by sqrt(alpha_bar), here to 0.3 of the level at t = 0.
+
+    >>> schedule = NoiseSchedule(torch.tensor([0.19, 0.91], dtype=torch.float64))  # sqrt(alpha_bar) = 0.9 and 0.27
+    >>> ddim_invert(lambda x, t: torch.zeros_like(x), torch.tensor([1.0]), schedule, 1, spacing="paper")
+    tensor([0.3000])
     """
     plan = inversion_plan(schedule, num_steps, spacing)
     timesteps = torch.tensor(plan.timesteps)[:, None].repeat(1, len(x0))
@@ -151,6 +174,20 @@ def ddim_sample(
     [steps + 1, B, ...], ``x_t`` first. Raises ``ValueError`` if the timesteps are empty, not descending, outside
     0 .. T-1, not integers or not of batch size B, if there is a weight but no target or one of another shape, or if
     ``eta`` > 0 and there is no noise for every step.
+
+    Examples
+    --------
+    One step from alpha_bar = 0.64 with a network that says 2: (2 - 0.6 x 2) / 0.8 = 1. Guided towards y = 3 with weight
+    0.5, the noise becomes 2 - 0.5 x 0.6 x (0.8 x 3 + 0.6 x 2 - 2) = 1.52, and the result (2 - 0.6 x 1.52) / 0.8 = 1.36.
+
+    >>> schedule, x = NoiseSchedule(torch.tensor([0.36])), torch.tensor([2.0])
+    >>> def network(x, t):
+    ...     return torch.full_like(x, 2.0)
+    >>> round(ddim_sample(network, x, schedule, [0]).item(), 4)
+    1.0
+    >>> guided = ddim_sample(network, x, schedule, [0], guidance_target=torch.tensor([3.0]), guidance_weight=0.5)
+    >>> round(guided.item(), 4)
+    1.36
     """
     steps = _timesteps_per_image(timesteps, len(x_t), schedule.T)
     if guidance_weight and guidance_target is None:

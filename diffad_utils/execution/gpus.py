@@ -20,8 +20,10 @@ def claim_gpus(count: int) -> list[str]:
     A machine without GPUs is left as it is. Inside an allocation of a batch system the devices that it gave are
     reserved in the same way: one allocation may hold several runs. Locks are by the device's identity.
 
-    Raises:
-        RunFailed: the machine has fewer.
+    Raises
+    ------
+    RunFailed
+        the machine has fewer.
     """
     devices = visible_gpus()
     if not devices or sys.platform == "win32":

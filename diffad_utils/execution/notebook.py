@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from diffad_utils import study
 from diffad_utils.execution.errors import RunFailed
@@ -66,7 +67,7 @@ class Progress:
         if self.file is not None:
             self.file.unlink(missing_ok=True)
 
-    def cell(self, cell, cell_index, **_) -> None:
+    def cell(self, cell: Any, cell_index: int, **_: Any) -> None:
         """Hook of nbclient, called before each cell; text needs no line of its own."""
         if cell["cell_type"] != "code":
             return
@@ -76,7 +77,7 @@ class Progress:
         self.beat()
         self.say(self.position)
 
-    def left(self, cell=None) -> float:
+    def left(self, cell: Any = None) -> float:
         """Seconds until the run's time limit (at least one: nbclient takes 0 for no limit)."""
         return max(1.0, self.deadline - time.monotonic())
 
@@ -197,19 +198,25 @@ def running(work: Path) -> dict | None:
 def run_notebook(notebook: str | Path, parameters: dict, *, work: Path, threads: int = 1, minutes: int = 60) -> Path:
     """Run a notebook headless and put the executed copy, ``run.ipynb``, into its run folder.
 
-    Args:
-        notebook: path of the notebook.
-        parameters: what papermill injects; checked first.
-        work: folder for ``run.log`` and, if it fails, ``run.failed.ipynb`` and ``failed.json``.
-        threads: CPU threads of the kernel. minutes: time limit.
+    Parameters
+    ----------
+    notebook : path of the notebook.
+    parameters : what papermill injects; checked first.
+    work : folder for ``run.log`` and, if it fails, ``run.failed.ipynb`` and ``failed.json``.
+    threads : CPU threads of the kernel.
+    minutes : time limit.
 
-    Returns:
-        The run's folder, as made by the notebook's ``run.record(...)``.
+    Returns
+    -------
+    The run's folder, as made by the notebook's ``run.record(...)``.
 
-    Raises:
-        study.ParameterError: before anything runs.
-        RunFailed: a cell failed, the kernel died, the time was up, the notebook recorded nothing, or another process
-            is at this very run.
+    Raises
+    ------
+    study.ParameterError
+        before anything runs.
+    RunFailed
+        a cell failed, the kernel died, the time was up, the notebook recorded nothing, or another process
+        is at this very run.
     """
     notebook, work = Path(notebook).resolve(), Path(work).resolve()
     own = study.notebook_parameters(notebook)

@@ -25,6 +25,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -94,12 +95,14 @@ YAML_LIMIT = 100_000
 """Values that a YAML text may stand for, anchors written out: nine lines of them can name a billion."""
 
 
-def read_yaml(text: str):
+def read_yaml(text: str) -> Any:
     """YAML with plain types only; ``1e-4`` is a float.
 
-    Raises:
-        yaml.YAMLError: not YAML, another type than text, number, truth value, list and mapping, an anchor inside
-            itself, or more than `YAML_LIMIT` values.
+    Raises
+    ------
+    yaml.YAMLError
+        not YAML, another type than text, number, truth value, list and mapping, an anchor inside
+        itself, or more than `YAML_LIMIT` values.
     """
     try:
         root = yaml.compose(text, Loader=_Loader)
@@ -110,7 +113,7 @@ def read_yaml(text: str):
     return yaml.load(text, Loader=_Loader)
 
 
-def _size(node, known: dict[int, float]) -> float:
+def _size(node: Any, known: dict[int, float]) -> float:
     """Number of values of a YAML node with every anchor written out; infinite inside itself."""
     if id(node) not in known:
         known[id(node)] = float("inf")  # until it is counted: met again before that, it holds itself
@@ -127,7 +130,7 @@ def label_of(notebook: Path, parameters: dict) -> str:
     return f"{Path(notebook).stem} {place} seed {parameters['seed']}"
 
 
-def _check_keys(where: str, section, known: tuple[str, ...]) -> dict:
+def _check_keys(where: str, section: Any, known: tuple[str, ...]) -> dict:
     section = {} if section is None else section
     if not isinstance(section, dict):
         raise ProfileError(f"{where}: expected keys ({', '.join(known)}), got {section!r}")
@@ -143,7 +146,7 @@ RESOURCES = {"threads": (1, 1), "memory_mb": (4000, 1), "gpus": (0, 0), "minutes
 """What a run may use: key -> (default, least value)."""
 
 
-def _count(where: str, key: str, value, least: int = 1) -> int:
+def _count(where: str, key: str, value: Any, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ProfileError(f"{where}: `{key}` is {value!r}, expected a whole number of at least {least}")
     return value
@@ -187,8 +190,10 @@ def profile_names(profiles: Path | None = None) -> list[str]:
 def profile_file(profile: str, profiles: Path) -> tuple[str, Path]:
     """Name and file of a profile given by its name in the folder `profiles`, or by the path of a YAML file.
 
-    Raises:
-        ProfileError: there is none; a user's file has the name of another profile, whose results it would replace.
+    Raises
+    ------
+    ProfileError
+        there is none; a user's file has the name of another profile, whose results it would replace.
     """
     if Path(profile).suffix in (".yaml", ".yml") or "/" in profile or os.sep in profile:
         file = Path(profile).expanduser().resolve()
@@ -220,8 +225,10 @@ def _merged(base, over):
 def read_profile(file: Path, profiles: Path, seen: tuple[Path, ...] = ()) -> dict:
     """A profile's content with what it extends filled in.
 
-    Raises:
-        ProfileError: not YAML, not a mapping, an unknown profile to extend, or one that extends itself.
+    Raises
+    ------
+    ProfileError
+        not YAML, not a mapping, an unknown profile to extend, or one that extends itself.
     """
     if file in seen:
         raise ProfileError(f"{file.name}: extends itself, through {', '.join(path.name for path in seen)}")
@@ -249,14 +256,17 @@ def load_plan(
 ) -> Plan:
     """Expand a profile into runs, checking everything that can be checked without data.
 
-    Args:
-        profile: name of a YAML file in `profiles`, or the path of one.
-        notebooks, profiles, output_root: folders; defaults ``notebooks``, ``workflow/profiles`` and
-            ``reports`` of the repository.
+    Parameters
+    ----------
+    profile : name of a YAML file in `profiles`, or the path of one.
+    notebooks, profiles, output_root : folders; defaults ``notebooks``, ``workflow/profiles`` and
+        ``reports`` of the repository.
 
-    Raises:
-        ProfileError: unknown profile, notebook, key or parameter; value of the wrong type or out of range;
-            the same run twice.
+    Raises
+    ------
+    ProfileError
+        unknown profile, notebook, key or parameter; value of the wrong type or out of range;
+        the same run twice.
     """
     repository = study.repository()
     profiles = Path(profiles or repository / "workflow" / "profiles")
@@ -280,7 +290,9 @@ def load_plan(
 _SECTION_KEYS = ("grid", "seed", "parameters", *RESOURCES)
 
 
-def _section_runs(file: str, profile: str, notebook: Path, section, defaults: dict, output_root) -> list[PlannedRun]:
+def _section_runs(
+    file: str, profile: str, notebook: Path, section: Any, defaults: dict, output_root: str | Path | None
+) -> list[PlannedRun]:
     where = f"{file}: {notebook.stem}"
     section = _check_keys(where, section, _SECTION_KEYS)
     joins = study.method_of(notebook.stem) is None
@@ -316,8 +328,10 @@ def _section_runs(file: str, profile: str, notebook: Path, section, defaults: di
 def check_data(plan: Plan) -> None:
     """Check that every data set of the plan is there and has the categories asked for.
 
-    Raises:
-        ProfileError, FileNotFoundError: with the known categories, or where a data set was looked for.
+    Raises
+    ------
+    ProfileError, FileNotFoundError
+        with the known categories, or where a data set was looked for.
     """
     from diffad_utils import data
 

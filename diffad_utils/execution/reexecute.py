@@ -21,8 +21,10 @@ def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT
     Their run folders go to a temporary copy of the smoke profile's, so ``reports`` stays as the workflow
     left it, and the comparison still finds all runs.
 
-    Raises:
-        RunFailed: a cell failed; that notebook's file stays as it was.
+    Raises
+    ------
+    RunFailed
+        a cell failed; that notebook's file stays as it was.
     """
     import nbformat
     from nbclient import NotebookClient

@@ -39,8 +39,10 @@ from diffad_utils.io.machine import memory_limit, visible_gpus
 def chosen_runs(plan: Plan, patterns: tuple[str, ...]) -> list[PlannedRun]:
     """The plan's runs whose name matches one of the patterns (``07_invad/*``) or begins with one (``07_invad``).
 
-    Raises:
-        ProfileError: a pattern that no run matches.
+    Raises
+    ------
+    ProfileError
+        a pattern that no run matches.
     """
     for pattern in patterns:
         if not any(_matches(run.name, pattern) for run in plan.runs):
@@ -66,20 +68,24 @@ def run_study(
 ) -> int:
     """Run everything of a profile that is not up to date, then write its report.
 
-    Args:
-        profile, notebooks, profiles, output_root: as in `load_plan`.
-        jobs: cores to use; runs go side by side as far as cores, memory and GPUs allow.
-        only: names of runs, beginnings of them, or patterns; the others are left as they are.
-        cluster: folder of a Snakemake profile that sends the runs to a batch system (``workflow/cluster/slurm``);
-            `jobs` is then what that profile says.
-        state: folder for Snakemake's own records (default: the repository).
-        arguments: further arguments for Snakemake.
+    Parameters
+    ----------
+    profile, notebooks, profiles, output_root : as in `load_plan`.
+    jobs : cores to use; runs go side by side as far as cores, memory and GPUs allow.
+    only : names of runs, beginnings of them, or patterns; the others are left as they are.
+    cluster : folder of a Snakemake profile that sends the runs to a batch system (``workflow/cluster/slurm``);
+        `jobs` is then what that profile says.
+    state : folder for Snakemake's own records (default: the repository).
+    arguments : further arguments for Snakemake.
 
-    Returns:
-        0, or 1 if a run failed (the report is still written, from the runs that there are).
+    Returns
+    -------
+    0, or 1 if a run failed (the report is still written, from the runs that there are).
 
-    Raises:
-        ProfileError, FileNotFoundError: before anything runs.
+    Raises
+    ------
+    ProfileError, FileNotFoundError
+        before anything runs.
     """
     plan = load_plan(profile, notebooks=notebooks, profiles=profiles, output_root=output_root)
     chosen = chosen_runs(plan, tuple(only))

@@ -7,6 +7,7 @@ they put back texture that looks right instead of the texture that was there.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,7 @@ def train_autoencoder(
     lr: float = 1e-3,
     kl_weight: float = 1e-5,
     seed: int = 0,
-    device="cpu",
+    device: str | torch.device = "cpu",
     mixed_precision: str = "no",
     checkpoint_folder: str | Path | None = None,
     checkpoint_every: int = 250,
@@ -129,7 +130,7 @@ def reconstruct(vae: AutoencoderKL, images: np.ndarray, batch_size: int = 32) ->
     return torch.cat(parts).add(1).div(2).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
-def _chunks(images: np.ndarray, batch_size: int):
+def _chunks(images: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     return (images[i : i + batch_size] for i in range(0, len(images), batch_size))
 
 

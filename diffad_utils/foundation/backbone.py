@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -40,7 +41,7 @@ ARCHITECTURE = "resnet10t"
 
 # 24 + 32 + 56 + 160 = 272 channels: the widths of EfficientNet-B4 at the same strides, so that InvAD's denoiser has
 # the same shape on either
-MODEL_ARGS = dict(
+MODEL_ARGS: dict[str, Any] = dict(
     layers=[2, 2, 2, 1], channels=[32, 56, 160, 160], stem_width=12, stem_type="deep_tiered", avg_down=True
 )
 
@@ -243,7 +244,7 @@ def train_foundation(
 
 
 def obtain_foundation(
-    folder: str | Path, pool: Pool, held_out: Pool, *, device: str | torch.device = "cpu", **settings
+    folder: str | Path, pool: Pool, held_out: Pool, *, device: str | torch.device = "cpu", **settings: Any
 ) -> tuple[FoundationModel, History]:
     """The network with its heads from `folder`, trained by `train_foundation(..., **settings)` and kept there unless it
     is there already. Raises ValueError where the folder holds one of other settings."""
@@ -261,7 +262,7 @@ def obtain_foundation(
     return model.to(device, memory_format=torch.channels_last).eval(), History(**kept)
 
 
-def _to(batch: dict[str, Tensor], device) -> dict[str, Tensor]:
+def _to(batch: dict[str, Tensor], device: str | torch.device) -> dict[str, Tensor]:
     batch = {name: value.to(device) for name, value in batch.items()}
     batch["images"] = batch["images"].contiguous(memory_format=torch.channels_last)
     return batch

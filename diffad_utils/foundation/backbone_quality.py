@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from diffad_utils.foundation.backbone import pool_features, random_crop
@@ -69,7 +72,9 @@ def bank_scores(backbone: nn.Module, train: Tensor, test: Tensor) -> dict[str, T
     }
 
 
-def procedural_test(seed: int, num_train: int = 40, num_test: int = 40, crop: int = 96, size: int = 320):
+def procedural_test(
+    seed: int, num_train: int = 40, num_test: int = 40, crop: int = 96, size: int = 320
+) -> Iterator[tuple]:
     """One small anomaly-detection problem a family, all from pictures that training never saw.
 
     Yields (family name, train [num_train, 3, crop, crop], test [num_test, ...], labels [num_test]): crops of the
@@ -136,7 +141,7 @@ Licence: MIT, as the rest of the repository.
 """  # noqa: E501
 
 
-def model_card(folder: str | Path, facts: dict, comparison, limits: str) -> Path:
+def model_card(folder: str | Path, facts: dict, comparison: Any, limits: str) -> Path:
     """Write README.md beside the model. facts: the fields of `MODEL_CARD`; comparison: data frame with the columns
     set, bank, trained, low, high, random, random_low, random_high; limits: one sentence on where it is no better."""
     rows = ["| data | bank | trained | random |", "| --- | --- | --- | --- |"]
@@ -156,7 +161,7 @@ def file_sha256(file: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def no_better(comparison) -> str:
+def no_better(comparison: Any) -> str:
     """One sentence for the card: the rows in which a random network lies within or above the trained one's interval."""
     rows = [f"{r.set} ({r.bank})" for r in comparison.itertuples() if r.low <= r.random_high]
     if not rows:
@@ -164,7 +169,9 @@ def no_better(comparison) -> str:
     return f"Not clearly better than the best random network (interval over images) on: {', '.join(rows)}."
 
 
-def compare(trained: nn.Module, untrained: list[nn.Module], train: Tensor, test: Tensor, labels, *, seed: int = 0):
+def compare(
+    trained: nn.Module, untrained: list[nn.Module], train: Tensor, test: Tensor, labels: ArrayLike, *, seed: int = 0
+) -> list[dict]:
     """I-AUROC of both banks on one data set: list of one dict a bank, with the columns of `model_card`'s comparison
     (without "set"). The interval is a bootstrap over the test images; random_low and random_high are over networks."""
     from diffad_utils.metrics import bootstrap_interval, image_auroc
@@ -193,7 +200,7 @@ def compare(trained: nn.Module, untrained: list[nn.Module], train: Tensor, test:
 
 def judge_on(
     dataset: str, category: str, *, size: int = 128, train_images: int = 150, test_images: int = 150, seed: int = 0
-):
+) -> tuple[Tensor, Tensor, np.ndarray]:
     """Images to compare on: (train [M, 3, size, size], test [N, 3, size, size], labels [N]), at most `train_images`
     normal training images and `test_images` of each class of the test split, chosen by the seed."""
     from diffad_utils import data

@@ -8,7 +8,7 @@ Pictures come in pairs: a defect-free twin, and the same scene with a defect.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,7 @@ STATES = ("good", *textures.DEFECTS)
 SAID = (*STATES, "damaged", "")
 
 
-def _colour(rng: np.random.Generator, usual) -> tuple[float, ...]:
+def _colour(rng: np.random.Generator, usual: Sequence[float]) -> tuple[float, ...]:
     """Another colour of the material: mostly near the usual one, sometimes with another hue, in [0.08, 0.92]."""
     colour = np.asarray(usual, float)
     if rng.random() < 0.4:
@@ -163,7 +163,7 @@ def matches(family: Tensor, state: Tensor, said_family: Tensor, said: Tensor) ->
     return (family[:, None] == said_family) & (same | damaged | (said == SAID.index("")))
 
 
-def captions_of(family, said) -> list[str]:
+def captions_of(family: str, said: str) -> list[str]:
     """Captions for indices [N] into `FAMILIES` and `SAID`."""
     return [caption(FAMILIES[int(f)], SAID[int(s)]) for f, s in zip(family, said, strict=True)]
 

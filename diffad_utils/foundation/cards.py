@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -113,7 +114,7 @@ def data_line(num_pairs: int, seed: int) -> str:
     return DATA.format(num_pairs=num_pairs, pairs_seed=seed)
 
 
-def _write(folder: str | Path, template: str, limits: list[str], **facts) -> Path:
+def _write(folder: str | Path, template: str, limits: list[str], **facts: Any) -> Path:
     """Fill a template and write README.md beside the model. limits: bars that are missed, as sentences."""
     file = Path(folder) / "README.md"
     missed = "".join(f"- {line}\n" for line in limits)
@@ -133,7 +134,9 @@ def _training(record: dict, prefix: str = "") -> dict:
     return {prefix + name: value for name, value in facts.items()}
 
 
-def write_clip_card(folder: str | Path, model, record: dict, table: pd.DataFrame, data: str, counts=(40, 60)) -> Path:
+def write_clip_card(
+    folder: str | Path, model: Any, record: dict, table: pd.DataFrame, data: str, counts: tuple[int, int] = (40, 60)
+) -> Path:
     """The card of clip-mini. record: of its training; table: `quality.clip_quality` on `counts` images; data:
     `data_line`."""
     auroc, accuracy = table["I-AUROC"].mean(), table.family_accuracy.mean()
@@ -164,7 +167,7 @@ def write_clip_card(folder: str | Path, model, record: dict, table: pd.DataFrame
 
 def write_sd_card(
     folder: str | Path,
-    pipeline,
+    pipeline: Any,
     record: dict,
     vae_record: dict,
     vae_table: pd.DataFrame,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -32,7 +33,7 @@ from .backbone import marks_loss
 from .captioned import FAMILIES, STATES, Pairs, captions_of, draw_said, matches
 
 #: open_clip's own configuration, as it stands in `open_clip_config.json`.
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "model_cfg": {
         "embed_dim": 128,
         "vision_cfg": {"image_size": 128, "layers": [1, 2, 2, 1], "width": 16, "head_width": 64},
@@ -132,7 +133,7 @@ def train_clip(
     marks_weight: float = 2.0,
     blurred: float = 0.0,
     seed: int = 0,
-    device="cpu",
+    device: str | torch.device = "cpu",
     mixed_precision: str = "no",
     checkpoint_folder: str | Path | None = None,
     checkpoint_every: int = 250,
@@ -179,7 +180,7 @@ def train_in_two_stages(
     blurred_lr: float = 5e-4,
     seed: int = 0,
     checkpoint_folder: str | Path | None = None,
-    **options,
+    **options: Any,
 ) -> tuple[CLIP, training.TrainingLog]:
     """`num_steps` of `train_clip` on the pictures as they are, then `blurred_steps` with a share `blurred` of them
     blurred.

@@ -44,7 +44,7 @@ def unit(field: np.ndarray) -> np.ndarray:
     return np.clip((field - low) / (high - low + 1e-6), 0, 1)
 
 
-def _coordinates(rng, size, period, angle) -> tuple[np.ndarray, np.ndarray]:
+def _coordinates(rng: np.random.Generator, size: int, period: float, angle: float) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates (u, v) in periods, turned by `angle` and bent a little: the grid that regular patterns live on."""
     y, x = np.mgrid[:size, :size] / period
     u, v = x * np.cos(angle) + y * np.sin(angle), -x * np.sin(angle) + y * np.cos(angle)
@@ -133,7 +133,8 @@ def _shapes(rng, size, period, angle):
     image = np.full((size, size), rng.random())
     y, x = np.mgrid[:size, :size]
     for _ in range(rng.integers(2, 9)):
-        cy, cx, turn = *rng.uniform(0, size, 2), rng.uniform(0, np.pi)
+        cy, cx = rng.uniform(0, size, 2)
+        turn = rng.uniform(0, np.pi)
         a, b = rng.uniform(0.5, 2.0, 2) * period
         u = ((x - cx) * np.cos(turn) + (y - cy) * np.sin(turn)) / a
         v = (-(x - cx) * np.sin(turn) + (y - cy) * np.cos(turn)) / b
@@ -246,10 +247,11 @@ def irregularity(
     return result, np.abs(result - image).mean(axis=2) > 0.03
 
 
-def _patch(rng, size) -> np.ndarray:
+def _patch(rng: np.random.Generator, size: int) -> np.ndarray:
     """Soft mask [size, size] of one ragged or plain spot, from about 0.1 % to 15 % of the picture."""
     radius = size * np.exp(rng.uniform(np.log(0.02), np.log(0.22)))
-    cy, cx, turn = *rng.uniform(0.08 * size, 0.92 * size, 2), rng.uniform(0, np.pi)
+    cy, cx = rng.uniform(0.08 * size, 0.92 * size, 2)
+    turn = rng.uniform(0, np.pi)
     stretch = np.exp(rng.uniform(-0.8, 0.8))
     y, x = np.mgrid[:size, :size]
     u = ((x - cx) * np.cos(turn) + (y - cy) * np.sin(turn)) * stretch
@@ -259,7 +261,7 @@ def _patch(rng, size) -> np.ndarray:
     return np.clip((radius * (1 + ragged) - distance) / rng.uniform(0.7, 4.0) + 0.5, 0, 1)
 
 
-def _line(rng, size) -> np.ndarray:
+def _line(rng: np.random.Generator, size: int) -> np.ndarray:
     """Soft mask [size, size] of a thin line that wanders, sometimes with a branch."""
     mask = np.zeros((size, size))
     start, heading = rng.uniform(0.1 * size, 0.9 * size, 2), rng.uniform(0, 2 * np.pi)

@@ -6,6 +6,9 @@ own samples. Arrays of pictures are uint8 [N, 128, 128, 3] unless said otherwise
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
@@ -35,7 +38,7 @@ def labelled_images(
     return np.rint(255 * images).astype(np.uint8), table.label.to_numpy()
 
 
-def autoencoder_quality(vae, count: int = 40) -> pd.DataFrame:
+def autoencoder_quality(vae: Any, count: int = 40) -> pd.DataFrame:
     """PSNR in dB of Dec(Enc(x)) on normal test images, a row a category: mean, 95 % interval, lowest."""
     rows = []
     for category in FAMILIES:
@@ -46,7 +49,7 @@ def autoencoder_quality(vae, count: int = 40) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def latent_spread(vae, count: int = 40) -> list[float]:
+def latent_spread(vae: Any, count: int = 40) -> list[float]:
     """Standard deviation of each scaled latent channel over the normal test images of all categories."""
     images = np.concatenate([normal_images(category, count) for category in FAMILIES])
     return autoencoder.encode(vae, images).std((0, 2, 3)).tolist()
@@ -118,7 +121,9 @@ def _quiet(pipeline):
     return pipeline
 
 
-def sample_families(pipeline, model: CLIP, per_family: int = 10, **options) -> tuple[np.ndarray, pd.DataFrame]:
+def sample_families(
+    pipeline: Any, model: CLIP, per_family: int = 10, **options: Any
+) -> tuple[np.ndarray, pd.DataFrame]:
     """`per_family` samples of "a flawless <family>" for each family, and how many CLIP names rightly.
 
     Returns the pictures, family by family, and a table with family, accuracy and similarity, the mean cosine between
@@ -134,7 +139,7 @@ def sample_families(pipeline, model: CLIP, per_family: int = 10, **options) -> t
 
 @torch.no_grad()
 def image_to_image(
-    pipeline,
+    pipeline: Any,
     images: np.ndarray,
     prompts: list[str],
     *,
@@ -164,7 +169,9 @@ def image_to_image(
     return np.concatenate(parts)
 
 
-def strength_sweep(pipeline, model: CLIP, strengths, per_family: int = 4, **options) -> pd.DataFrame:
+def strength_sweep(
+    pipeline: Any, model: CLIP, strengths: Sequence[float], per_family: int = 4, **options: Any
+) -> pd.DataFrame:
     """img2img of normal test images over strengths, a row each: psnr to the input (mean, 95 % interval), psnr to the
     VAE's own reconstruction, and the share of pictures whose family CLIP still names rightly."""
     images = np.concatenate([normal_images(family, per_family) for family in FAMILIES])

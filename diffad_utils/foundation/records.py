@@ -28,7 +28,7 @@ def obtain(
     save: Callable[[Model, Path], object],
     load: Callable[[Path], Model],
     *,
-    device="cpu",
+    device: str | torch.device = "cpu",
 ) -> tuple[Model, dict]:
     """The model of `folder`, trained by `train(**settings, device=, checkpoint_folder=)` unless it is there already.
 
@@ -52,7 +52,9 @@ def obtain(
     return load(folder), record
 
 
-def write_record(folder: str | Path, settings: dict, log: TrainingLog, device, bins: int = 200) -> None:
+def write_record(
+    folder: str | Path, settings: dict, log: TrainingLog, device: str | torch.device, bins: int = 200
+) -> None:
     """Write `training.json`. losses: means over at most `bins` equal stretches of steps, steps: their last steps."""
     parts = np.array_split(np.array(log.losses), min(bins, len(log.losses)))
     name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else f"CPU ({platform.machine()})"

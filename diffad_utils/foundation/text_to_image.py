@@ -75,8 +75,8 @@ def new_tokenizer(texts: Iterable[str]) -> CLIPTokenizer:
     merges = byte_pairs(texts)
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
-    words = dict.fromkeys([*words, "<|startoftext|>", "<|endoftext|>"])
-    vocabulary = {word: number for number, word in enumerate(words)}
+    distinct = dict.fromkeys([*words, "<|startoftext|>", "<|endoftext|>"])
+    vocabulary = {word: number for number, word in enumerate(distinct)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TEXT_LENGTH)
 
 
@@ -141,7 +141,7 @@ def train_text_to_image(
     lr: float = 1e-3,
     caption_dropout: float = 0.12,
     seed: int = 0,
-    device="cpu",
+    device: str | torch.device = "cpu",
     mixed_precision: str = "no",
     checkpoint_folder: str | Path | None = None,
     checkpoint_every: int = 500,

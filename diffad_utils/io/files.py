@@ -8,6 +8,7 @@ import math
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from diffad_utils.io.paths import repository
 
@@ -27,7 +28,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         raise
 
 
-def _plain(value, where: str):
+def _plain(value: Any, where: str) -> Any:
     """`value` as JSON types; floats rounded to ten significant digits; NaN and infinity are refused."""
     if isinstance(value, dict):
         return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
@@ -47,8 +48,10 @@ def _plain(value, where: str):
 def to_json(content: dict, where: str) -> str:
     """JSON text with sorted keys and rounded floats: equal content gives equal bytes.
 
-    Raises:
-        ValueError: a value is NaN, infinite or of another type; `where` and the key are named.
+    Raises
+    ------
+    ValueError
+        a value is NaN, infinite or of another type; `where` and the key are named.
     """
     return json.dumps(_plain(content, where), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 

@@ -18,8 +18,9 @@ A bank may be a memory-mapped array (`open_bank`); its rows are read a tile at a
 import json
 import mmap
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,27 +45,31 @@ SHORT_PRODUCT = {"none": 0.0, "ieee": 0.0, "tf32": 2.0**-9, "bf16": 2.0**-7}
 
 
 @torch.no_grad()
-def knn(queries, bank, k: int, p: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+def knn(queries: Any, bank: Any, k: int, p: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     """The k nearest rows of the bank for each query, exactly.
 
     A query that is itself a row of the bank finds itself first, at distance 0.
 
-    Args:
-        queries: [Q,D] array or tensor; Q may be 0.
-        bank: [M,D] array or tensor; on the queries' device if both are tensors. A ``numpy.memmap`` (`open_bank`) stays
-            on disk and goes to the queries' device a tile at a time.
-        k: number of neighbours, 1 <= k <= M.
-        p: 1 (sum of absolute differences) or 2 (Euclidean; not squared).
+    Parameters
+    ----------
+    queries : [Q,D] array or tensor; Q may be 0.
+    bank : [M,D] array or tensor; on the queries' device if both are tensors. A ``numpy.memmap`` (`open_bank`) stays
+        on disk and goes to the queries' device a tile at a time.
+    k : number of neighbours, 1 <= k <= M.
+    p : 1 (sum of absolute differences) or 2 (Euclidean; not squared).
 
-    Returns:
-        distances: [Q,k] ascending; float64 if one of the inputs is, else float32 (computed in float64, then rounded).
-        indices: int64 [Q,k], rows of the bank. Equal distances are ordered by index; two that differ in float64 keep
-            that order also where they are equal after rounding to float32.
-        Both on the device of the tensor input, or on the CPU.
+    Returns
+    -------
+    distances: [Q,k] ascending; float64 if one of the inputs is, else float32 (computed in float64, then rounded).
+    indices: int64 [Q,k], rows of the bank. Equal distances are ordered by index; two that differ in float64 keep
+        that order also where they are equal after rounding to float32.
+    Both on the device of the tensor input, or on the CPU.
 
-    Raises:
-        ValueError: inputs not two-dimensional, without columns, of different D or on different devices; NaN, infinite
-            or overflowing values; k not an integer in [1, M]; p not 1 or 2.
+    Raises
+    ------
+    ValueError
+        inputs not two-dimensional, without columns, of different D or on different devices; NaN, infinite
+        or overflowing values; k not an integer in [1, M]; p not 1 or 2.
     """
     queries, bank = _check_inputs(queries, bank)
     k = _check_k(k, len(bank))
@@ -102,9 +107,15 @@ def open_bank(path: str | Path, name: str) -> np.memmap:
 
     A detector's bank in ``detector.safetensors`` can so be searched without loading it.
 
-    Raises:
-        FileNotFoundError: no such file. KeyError: no tensor of that name (the names there are listed). ValueError: a
-            dtype that numpy has not (bfloat16).
+    Raises
+    ------
+    FileNotFoundError
+        no such file.
+    KeyError
+        no tensor of that name (the names there are listed).
+    ValueError
+        a
+        dtype that numpy has not (bfloat16).
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -125,7 +136,7 @@ class _Bank:
     values : tensor [M,D], or memory map [M,D]. kept : rows that take part, int64 ascending; None for all.
     """
 
-    def __init__(self, values, device: torch.device, dtype: torch.dtype):
+    def __init__(self, values: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.values, self.device, self.dtype, self.kept = values, device, dtype, None
         self.in_file = isinstance(values, np.memmap) and device.type == "cpu"
         # a tile of a file is in memory several times: mapped, in whole large pages, copied, and the one before
@@ -138,7 +149,7 @@ class _Bank:
     def columns(self) -> int:
         return self.values.shape[1]
 
-    def rows(self, chosen) -> torch.Tensor:
+    def rows(self, chosen: Any) -> torch.Tensor:
         """Rows [n,D] for a slice or an int64 tensor of positions."""
         if self.kept is not None:
             chosen = self.kept[chosen]
@@ -168,7 +179,7 @@ class _Bank:
         return (total / len(self)).to(self.dtype)
 
 
-def _check_inputs(queries, bank) -> tuple[torch.Tensor, _Bank]:
+def _check_inputs(queries: Any, bank: Any) -> tuple[torch.Tensor, _Bank]:
     named = {"queries": queries, "bank": bank}
     devices = {value.device for value in named.values() if isinstance(value, torch.Tensor)}
     if len(devices) > 1:
@@ -205,7 +216,7 @@ def _as_mapped(bank: np.memmap) -> np.memmap:
     return bank
 
 
-def _as_array(value, name: str) -> np.ndarray:
+def _as_array(value: Any, name: str) -> np.ndarray:
     if isinstance(value, np.ndarray):
         array = value
     else:  # nested lists, whose numbers are float32 as torch would make them
@@ -231,7 +242,7 @@ def _check_k(k: int, rows: int) -> int:
     return k
 
 
-def _largest(tiles, name: str) -> float:
+def _largest(tiles: Iterable, name: str) -> float:
     """Largest absolute value (0 for no rows); NaN goes through ``amax``, so one pass checks everything."""
     largest = 0.0
     for values in tiles:
@@ -280,7 +291,9 @@ def _queries_per_tile(bank: _Bank, count: int) -> int:
     return max(1, min(elements // columns, max(64, elements // bank.columns)))
 
 
-def _search(queries, bank, centre, k: int, count: int, p: int):
+def _search(
+    queries: torch.Tensor, bank: _Bank, centre: torch.Tensor | None, k: int, count: int, p: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """For one tile of queries: float64 distances [q,k], indices [q,k], and which rows [q] are proven."""
     bounds, candidates = _candidates(queries, bank, centre, count, p)
     candidates = candidates.sort(dim=1).values  # so that a stable sort by distance leaves ties in order of index
@@ -292,7 +305,9 @@ def _search(queries, bank, centre, k: int, count: int, p: int):
     return (powers if p == 1 else powers.sqrt()), found, certain
 
 
-def _candidates(queries, bank, centre, count: int, p: int):
+def _candidates(
+    queries: torch.Tensor, bank: _Bank, centre: torch.Tensor | None, count: int, p: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The ``count`` rows with the smallest lower bounds: float64 bounds [q,count] ascending, indices [q,count]."""
     lower_bound = _lower_bound_l1 if p == 1 else _lower_bound_l2_squared
     best = indices = None
@@ -315,7 +330,7 @@ def _sum_error(values: torch.Tensor) -> float:
     return (min(columns, PIECE) + columns / PIECE + 16) * torch.finfo(values.dtype).eps
 
 
-def _lower_bound_l2_squared(queries, rows, centre) -> torch.Tensor:
+def _lower_bound_l2_squared(queries: torch.Tensor, rows: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     # Moving the origin into the data's middle leaves distances as they are and makes the terms that cancel smaller.
     queries, rows = queries - centre, rows - centre
     backend = torch.backends.cuda.matmul if rows.is_cuda else torch.backends.mkldnn.matmul
@@ -330,7 +345,7 @@ def _lower_bound_l2_squared(queries, rows, centre) -> torch.Tensor:
     return bound
 
 
-def _lower_bound_l1(queries, rows, centre) -> torch.Tensor:
+def _lower_bound_l1(queries: torch.Tensor, rows: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     if rows.is_cuda and rows.dtype == torch.float32 and l1_distances is not None:
         return l1_distances(queries, rows, PIECE).mul_(1.0 - _sum_error(rows))
     total = torch.zeros(len(queries), len(rows), dtype=rows.dtype, device=rows.device)
@@ -352,7 +367,7 @@ def _add_absolute_differences(total: torch.Tensor, queries: torch.Tensor, rows: 
             total[top : top + height, left : left + width] += difference.abs_().sum(2)
 
 
-def _exact_powers(queries, bank, candidates, p: int) -> torch.Tensor:
+def _exact_powers(queries: torch.Tensor, bank: _Bank, candidates: torch.Tensor, p: int) -> torch.Tensor:
     """Distances to the power p from direct differences in float64: [q,c]."""
     pairs = torch.empty(candidates.numel(), dtype=torch.float64, device=bank.device)
     rows = torch.arange(len(queries), device=bank.device).repeat_interleave(candidates.shape[1])
@@ -365,5 +380,5 @@ def _exact_powers(queries, bank, candidates, p: int) -> torch.Tensor:
     return pairs.view_as(candidates)
 
 
-def _pieces(columns: int):
+def _pieces(columns: int) -> Iterator[slice]:
     return (slice(start, start + PIECE) for start in range(0, columns, PIECE))

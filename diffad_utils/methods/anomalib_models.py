@@ -337,8 +337,10 @@ class STFPM(TrainedDetector):
         nn.Module.__init__(model)
         model.tiler = None
         model.teacher_model = self._features()
-        settings = {"allow_mini": self.allow_mini, "strides": tuple(self.strides), "random_seed": self.seed}
-        model.student_model = _Student(load_backbone(self.backbone, **settings))
+        student = load_backbone(
+            self.backbone, allow_mini=self.allow_mini, strides=tuple(self.strides), random_seed=self.seed
+        )
+        model.student_model = _Student(student)
         model.anomaly_map_generator = module.AnomalyMapGenerator()
         return model
 
@@ -401,7 +403,7 @@ def _winclip(clip: Clip) -> nn.Module:
     module = _anomalib("models.image.winclip.torch_model")
     prompts = _anomalib("models.image.winclip.prompting").create_prompt_ensemble
 
-    class Model(module.WinClipModel):
+    class Model(module.WinClipModel):  # type: ignore[name-defined]
         def __init__(self) -> None:
             nn.Module.__init__(self)
             self.temperature, self.scales, self.apply_transform = module.TEMPERATURE, (2, 3), False

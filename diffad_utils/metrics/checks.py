@@ -6,9 +6,10 @@ import warnings
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 
-def to_numpy(values, name: str) -> np.ndarray:
+def to_numpy(values: ArrayLike, name: str) -> np.ndarray:
     """``values`` as a numeric array that shares memory where it can; lists may hold numbers, arrays or tensors."""
     if values is None:
         raise ValueError(f"no {name}: got None, expected an array, a tensor or a list")
@@ -32,7 +33,7 @@ def to_numpy(values, name: str) -> np.ndarray:
     return array
 
 
-def check_scores(values, name: str, axes: str) -> np.ndarray:
+def check_scores(values: ArrayLike, name: str, axes: str) -> np.ndarray:
     """Scores as a finite, non-empty array with one axis per letter of ``axes`` ("N" or "NHW")."""
     scores = to_numpy(values, name)
     if scores.ndim != len(axes):
@@ -46,7 +47,7 @@ def check_scores(values, name: str, axes: str) -> np.ndarray:
     return scores.view(np.uint8) if scores.dtype == bool else scores
 
 
-def check_binary(values, shape: tuple, name: str, scores_name: str) -> np.ndarray:
+def check_binary(values: ArrayLike, shape: tuple, name: str, scores_name: str) -> np.ndarray:
     """Labels or masks as a boolean array of the scores' shape."""
     binary = to_numpy(values, name)
     if binary.shape != shape:
@@ -61,14 +62,14 @@ def check_binary(values, shape: tuple, name: str, scores_name: str) -> np.ndarra
     return positive
 
 
-def image_input(scores, labels) -> tuple[np.ndarray, np.ndarray]:
+def image_input(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     scores = check_scores(scores, "scores", "N")
     labels = check_binary(labels, scores.shape, "labels", "scores")
     require_both(labels, "image")
     return scores, labels
 
 
-def pixel_input(maps, masks) -> tuple[np.ndarray, np.ndarray]:
+def pixel_input(maps: ArrayLike, masks: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     maps = check_scores(maps, "maps", "NHW")
     masks = check_binary(masks, maps.shape, "masks", "maps")
     require_both(masks, "pixel")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -16,21 +17,25 @@ IMAGE_METRICS: dict[str, Callable] = {"I-AUROC": image_auroc, "I-AP": image_ap, 
 PIXEL_METRICS: dict[str, Callable] = {"P-AUROC": pixel_auroc, "P-AP": pixel_ap, "P-F1max": pixel_f1max, "AUPRO": aupro}
 
 
-def evaluate(prediction, batch) -> dict[str, float]:
+def evaluate(prediction: Any, batch: dict) -> dict[str, float]:
     """Every metric that the data allow; the others are absent, never 0.
 
-    Args:
-        prediction: has ``score`` [B] and ``anomaly_map`` [B,H,W] or None (``methods.Prediction``).
-        batch: mapping with ``label`` [B] in {0, 1} and, where there is ground truth for pixels, ``mask`` [B,H,W].
+    Parameters
+    ----------
+    prediction : has ``score`` [B] and ``anomaly_map`` [B,H,W] or None (``methods.Prediction``).
+    batch : mapping with ``label`` [B] in {0, 1} and, where there is ground truth for pixels, ``mask`` [B,H,W].
 
-    Returns:
-        I-AUROC, I-AP, I-F1max if both classes occur; P-AUROC, P-AP, P-F1max, AUPRO if there are maps, and masks in
-        which every anomalous image (one at least) has an anomalous pixel. Some data sets know only labels, or masks
-        for part of the defects: treating their empty masks as ground truth would count found defects as false alarms.
+    Returns
+    -------
+    I-AUROC, I-AP, I-F1max if both classes occur; P-AUROC, P-AP, P-F1max, AUPRO if there are maps, and masks in
+    which every anomalous image (one at least) has an anomalous pixel. Some data sets know only labels, or masks
+    for part of the defects: treating their empty masks as ground truth would count found defects as false alarms.
 
-    Raises:
-        ValueError: as :func:`image_auroc` and :func:`pixel_auroc` for what is there; a normal image whose mask is
-            not empty.
+    Raises
+    ------
+    ValueError
+        as `image_auroc` and `pixel_auroc` for what is there; a normal image whose mask is
+        not empty.
     """
     scores = check_scores(prediction.score, "prediction.score", "N")
     if "label" not in batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from diffad_utils.metrics.checks import image_input, warn_if_constant
 
@@ -54,37 +55,62 @@ def f1max_from_counts(counts: LabelCounts) -> np.ndarray:
     return (2 * true / (true + counts.false + counts.anomalous)).max(-1)
 
 
-def image_auroc(scores, labels) -> float:
+def image_auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     """Area under the ROC curve over images: the chance that an anomalous image scores above a normal one (ties 1/2).
 
-    Args:
-        scores: [N] real, finite; higher is more anomalous.
-        labels: [N] in {0, 1}.
+    Parameters
+    ----------
+    scores : [N] real, finite; higher is more anomalous.
+    labels : [N] in {0, 1}.
 
-    Returns:
-        float in [0, 1]; 0.5 with a ``UserWarning`` if all scores are equal.
+    Returns
+    -------
+    float in [0, 1]; 0.5 with a ``UserWarning`` if all scores are equal.
 
-    Raises:
-        ValueError: no anomalous or no normal image; NaN or infinite scores; shapes that differ or are not [N]; labels
-            outside {0, 1}; empty input.
+    Raises
+    ------
+    ValueError
+        no anomalous or no normal image; NaN or infinite scores; shapes that differ or are not [N]; labels
+        outside {0, 1}; empty input.
+
+    Examples
+    --------
+    Of the four pairs of a normal and an anomalous image one is in the wrong order, (0.4, 0.35).
+
+    >>> image_auroc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+    0.75
     """
     scores, labels = image_input(scores, labels)
     warn_if_constant(scores, "scores")
     return float(auroc_from_counts(count_labels(scores, labels)))
 
 
-def image_ap(scores, labels) -> float:
+def image_ap(scores: ArrayLike, labels: ArrayLike) -> float:
     """Average precision over images: sum over thresholds of (recall step) x precision, without interpolation.
 
     This is scikit-learn's ``average_precision_score``; the trapezoid under the precision-recall curve is not the same.
-    Arguments and errors as :func:`image_auroc`. Constant scores give the share of anomalous images.
+    Arguments and errors as `image_auroc`. Constant scores give the share of anomalous images.
+
+    Examples
+    --------
+    Half of the anomalous images are found at precision 1, the other half at 2/3.
+
+    >>> round(image_ap([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]), 4)
+    0.8333
     """
     return float(ap_from_counts(count_labels(*image_input(scores, labels))))
 
 
-def image_f1max(scores, labels) -> float:
+def image_f1max(scores: ArrayLike, labels: ArrayLike) -> float:
     """Largest F1 over all thresholds, an upper bound on the F1 that any threshold chosen without labels can reach.
 
-    Arguments and errors as :func:`image_auroc`.
+    Arguments and errors as `image_auroc`.
+
+    Examples
+    --------
+    At the threshold 0.35: recall 1, precision 2/3, so 2 x (1 x 2/3) / (1 + 2/3).
+
+    >>> image_f1max([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+    0.8
     """
     return float(f1max_from_counts(count_labels(*image_input(scores, labels))))

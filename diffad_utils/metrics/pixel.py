@@ -3,8 +3,8 @@
 Nothing here is binned or read off a grid of thresholds: every distinct score is a threshold, and equal scores are
 one threshold. A curve only bends at the scores of anomalous items, so it is enough to know, for each distinct
 anomalous score, how many normal items lie above it and how many share it. ROC, precision-recall and PRO curves all come
-out of these counts, for pixels from one sort (`kernels.threshold_counts`): :func:`pixel_metrics` for maps in memory or
-on a GPU, :class:`PixelMetrics` for test sets that are larger.
+out of these counts, for pixels from one sort (`kernels.threshold_counts`): `pixel_metrics` for maps in memory or
+on a GPU, `PixelMetrics` for test sets that are larger.
 
 Scores: higher is more anomalous. Labels and masks: 0 or False is normal, 1 or True is anomalous. Every function takes
 numpy arrays, torch tensors (any device) or lists, and computes in float64 or in integers.
@@ -20,63 +20,80 @@ Sources
 from __future__ import annotations
 
 from numbers import Real
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from diffad_utils.kernels import threshold_counts
 from diffad_utils.metrics.checks import check_binary, check_scores, pixel_input, require_both, warn_if_constant
 from diffad_utils.metrics.image import ap_from_counts, auroc_from_counts, count_labels, f1max_from_counts
 
 
-def pixel_auroc(maps, masks) -> float:
+def pixel_auroc(maps: ArrayLike, masks: ArrayLike) -> float:
     """Area under the ROC curve over all pixels of all images, normal images included.
 
-    Args:
-        maps: [N,H,W] real, finite anomaly maps; higher is more anomalous. Not normalised per image.
-        masks: [N,H,W] boolean, or numbers in {0, 1}.
+    Parameters
+    ----------
+    maps : [N,H,W] real, finite anomaly maps; higher is more anomalous. Not normalised per image.
+    masks : [N,H,W] boolean, or numbers in {0, 1}.
 
-    Returns:
-        float in [0, 1]; 0.5 with a ``UserWarning`` if all values are equal.
+    Returns
+    -------
+    float in [0, 1]; 0.5 with a ``UserWarning`` if all values are equal.
 
-    Raises:
-        ValueError: no mask; no anomalous or no normal pixel; NaN or infinite values; shapes that differ or are not
-            [N,H,W]; masks outside {0, 1} (binarise first: whether a grey rim counts is the caller's decision); empty
-            input.
+    Raises
+    ------
+    ValueError
+        no mask; no anomalous or no normal pixel; NaN or infinite values; shapes that differ or are not
+        [N,H,W]; masks outside {0, 1} (binarise first: whether a grey rim counts is the caller's decision); empty
+        input.
+
+    Examples
+    --------
+    >>> pixel_auroc([[[0.1, 0.4], [0.35, 0.8]]], [[[0, 0], [1, 1]]])
+    0.75
     """
     maps, masks = pixel_input(maps, masks)
     warn_if_constant(maps, "map values")
     return float(auroc_from_counts(count_labels(maps, masks)))
 
 
-def pixel_ap(maps, masks) -> float:
-    """Average precision (:func:`image_ap`) over all pixels of all images. Arguments, errors: :func:`pixel_auroc`."""
+def pixel_ap(maps: ArrayLike, masks: ArrayLike) -> float:
+    """Average precision (`image_ap`) over all pixels of all images. Arguments, errors: `pixel_auroc`."""
     return float(ap_from_counts(count_labels(*pixel_input(maps, masks))))
 
 
-def pixel_f1max(maps, masks) -> float:
-    """Largest F1 over all thresholds, over all pixels of all images. Arguments and errors: :func:`pixel_auroc`."""
+def pixel_f1max(maps: ArrayLike, masks: ArrayLike) -> float:
+    """Largest F1 over all thresholds, over all pixels of all images. Arguments and errors: `pixel_auroc`."""
     return float(f1max_from_counts(count_labels(*pixel_input(maps, masks))))
 
 
-def aupro_curve(maps, masks, drop_intermediate: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def aupro_curve(
+    maps: ArrayLike, masks: ArrayLike, drop_intermediate: bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The curve of per-region overlap (PRO) over the false positive rate (FPR).
 
     PRO at a threshold is the mean, over all anomalous regions of all images, of the share of the region at or above
     the threshold; a region is a set of anomalous pixels connected through edges or corners (8-connectivity). FPR is the
     share of all normal pixels, those of normal images included, at or above it.
 
-    Args:
-        maps, masks: as :func:`pixel_auroc`.
-        drop_intermediate: leave out thresholds inside a straight piece (below one anomalous score and above the next,
-            only the last is kept). The curve is the same with far fewer points. False: every distinct score is a point.
+    Parameters
+    ----------
+    maps, masks : as `pixel_auroc`.
+    drop_intermediate : leave out thresholds inside a straight piece (below one anomalous score and above the next,
+        only the last is kept). The curve is the same with far fewer points. False: every distinct score is a point.
 
-    Returns:
-        fpr, pro, thresholds, each float64 [K]: fpr and pro ascend from (0, 0), where the threshold is inf, to (1, 1),
-        where it is the smallest score.
+    Returns
+    -------
+    fpr, pro, thresholds, each float64 [K]: fpr and pro ascend from (0, 0), where the threshold is inf, to (1, 1),
+    where it is the smallest score.
 
-    Raises:
-        ValueError: as :func:`pixel_auroc`.
+    Raises
+    ------
+    ValueError
+        as `pixel_auroc`.
     """
     maps, masks = pixel_input(maps, masks)
     counts, normal, regions = threshold_counts.count(maps, masks)
@@ -151,40 +168,56 @@ def check_fpr_limit(fpr_limit: float) -> None:
         raise ValueError(f"fpr_limit must be a number in (0, 1], got {fpr_limit!r}")
 
 
-def aupro(maps, masks, fpr_limit: float = 0.3) -> float:
-    """Area under the PRO curve (:func:`aupro_curve`) up to an FPR limit, divided by the limit: MVTec's definition.
+def aupro(maps: ArrayLike, masks: ArrayLike, fpr_limit: float = 0.3) -> float:
+    """Area under the PRO curve (`aupro_curve`) up to an FPR limit, divided by the limit: MVTec's definition.
 
     Every distinct score is a threshold, the curve starts at (0, 0) and is interpolated linearly at the limit. Constant
     maps give ``fpr_limit / 2`` (0.15), the diagonal's area, as MVTec's script does. Where there is no anomalous pixel
     that script also returns 0.15, for a quantity that is not defined; this function raises instead.
 
-    Args:
-        maps, masks: as :func:`pixel_auroc`.
-        fpr_limit: in (0, 1]; 0.3 for MVTec AD, 0.05 for MVTec AD 2.
+    Parameters
+    ----------
+    maps, masks : as `pixel_auroc`.
+    fpr_limit : in (0, 1]; 0.3 for MVTec AD, 0.05 for MVTec AD 2.
 
-    Returns:
-        float in [0, 1].
+    Returns
+    -------
+    float in [0, 1].
 
-    Raises:
-        ValueError: as :func:`pixel_auroc`; fpr_limit outside (0, 1].
+    Raises
+    ------
+    ValueError
+        as `pixel_auroc`; fpr_limit outside (0, 1].
+
+    Examples
+    --------
+    Two defects, of one and of three pixels. Before the first false alarm (3) one of them is found whole (4), the other
+    not at all: PRO is 1/2 over all false positive rates up to 1/3. A second false alarm comes after the other is found.
+
+    >>> round(aupro([[[4, 0, 3, 0, 2, 2, 2]]], [[[1, 0, 0, 0, 1, 1, 1]]], fpr_limit=1 / 3), 3)
+    0.5
     """
     check_fpr_limit(fpr_limit)
     return _in_memory(*pixel_input(maps, masks), fpr_limit)["AUPRO"]
 
 
-def pixel_metrics(maps, masks, fpr_limit: float = 0.3) -> dict[str, float]:
-    """All of :data:`PIXEL_METRICS` from one sort: P-AUROC, P-AP, P-F1max, AUPRO.
+def pixel_metrics(maps: ArrayLike, masks: ArrayLike, fpr_limit: float = 0.3) -> dict[str, float]:
+    """All of `PIXEL_METRICS` from one sort: P-AUROC, P-AP, P-F1max, AUPRO.
 
-    Args:
-        maps, masks: as :func:`pixel_auroc`. Where ``maps`` is a CUDA tensor of 16 or 32-bit floats, the sorting is done
-            there (regions are found on the CPU); ``masks`` may then be on either side.
-        fpr_limit: of the AUPRO, see :func:`aupro`.
+    Parameters
+    ----------
+    maps, masks : as `pixel_auroc`. Where ``maps`` is a CUDA tensor of 16 or 32-bit floats, the sorting is done
+        there (regions are found on the CPU); ``masks`` may then be on either side.
+    fpr_limit : of the AUPRO, see `aupro`.
 
-    Returns:
-        what the single functions return, to rounding (1e-12; exact counts, sums in another order).
+    Returns
+    -------
+    what the single functions return, to rounding (1e-12; exact counts, sums in another order).
 
-    Raises:
-        ValueError: as :func:`aupro`. Constant maps warn as in :func:`pixel_auroc`.
+    Raises
+    ------
+    ValueError
+        as `aupro`. Constant maps warn as in `pixel_auroc`.
     """
     check_fpr_limit(fpr_limit)
     if isinstance(maps, torch.Tensor) and maps.is_cuda and maps.dtype in (torch.float16, torch.bfloat16, torch.float32):
@@ -201,8 +234,8 @@ def _in_memory(maps: np.ndarray, masks: np.ndarray, fpr_limit: float) -> dict[st
     return sums.result()
 
 
-def _on_device(maps: torch.Tensor, masks, fpr_limit: float) -> dict[str, float]:
-    """:func:`pixel_metrics` with checks and sorting where the maps are; whatever is wrong is said by the checks on the
+def _on_device(maps: torch.Tensor, masks: torch.Tensor, fpr_limit: float) -> dict[str, float]:
+    """`pixel_metrics` with checks and sorting where the maps are; whatever is wrong is said by the checks on the
     CPU."""
     if maps.ndim != 3 or not maps.numel() or not bool(maps.isfinite().all()):
         check_scores(maps, "maps", "NHW")
@@ -217,7 +250,7 @@ def _on_device(maps: torch.Tensor, masks, fpr_limit: float) -> dict[str, float]:
 
 
 class PixelMetrics:
-    """:func:`pixel_metrics` of a test set that arrives in parts, exactly, in memory that does not grow with it.
+    """`pixel_metrics` of a test set that arrives in parts, exactly, in memory that does not grow with it.
 
     Parts are kept as sorted runs in files (4 bytes a normal pixel, 8 an anomalous one) and merged a range of scores at
     a time: nothing is binned, and the result is that of all maps at once, to rounding (1e-12).
@@ -227,14 +260,17 @@ class PixelMetrics:
                 collected.update(detector.predict(images).anomaly_map, masks)
             results = collected.compute()
 
-    Args:
-        fpr_limit: of the AUPRO, see :func:`aupro`.
-        folder: for the runs; a temporary one if None.
-        run_pixels: pixels sorted at once. Peak memory is about 100 bytes times this, 400 MB by default, beside the part
-            that is being taken in (`benchmarks.metrics` measures it).
+    Parameters
+    ----------
+    fpr_limit : of the AUPRO, see `aupro`.
+    folder : for the runs; a temporary one if None.
+    run_pixels : pixels sorted at once. Peak memory is about 100 bytes times this, 400 MB by default, beside the part
+        that is being taken in (`benchmarks.metrics` measures it).
     """
 
-    def __init__(self, fpr_limit: float = 0.3, folder=None, run_pixels: int = threshold_counts.RUN_PIXELS):
+    def __init__(
+        self, fpr_limit: float = 0.3, folder: str | Path | None = None, run_pixels: int = threshold_counts.RUN_PIXELS
+    ) -> None:
         check_fpr_limit(fpr_limit)
         self.fpr_limit = fpr_limit
         self._runs = threshold_counts.Runs(folder, run_pixels)
@@ -242,11 +278,11 @@ class PixelMetrics:
     def __enter__(self) -> PixelMetrics:
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self._runs.close()
 
-    def update(self, maps, masks) -> None:
-        """Take in maps and masks [B,H,W], as :func:`pixel_auroc`; parts may differ in H and W.
+    def update(self, maps: ArrayLike, masks: ArrayLike) -> None:
+        """Take in maps and masks [B,H,W], as `pixel_auroc`; parts may differ in H and W.
 
         Raises ``ValueError`` as there, and for values that float32 does not hold exactly (float64, wide integers). A
         part may be without anomalous or without normal pixels.

@@ -43,9 +43,8 @@ def pixel_counts(maps: np.ndarray, masks: np.ndarray, points: int = 600) -> Pixe
         return values.size - np.searchsorted(np.sort(values), grid, side="left")
 
     shape = len(maps), len(grid)
-    counts = PixelCounts(
-        *(np.zeros(shape) for _ in range(3)), (~masks).sum((1, 2)) * 1.0, masks.sum((1, 2)) * 1.0, np.zeros(len(maps))
-    )
+    totals = (~masks).sum((1, 2)) * 1.0, masks.sum((1, 2)) * 1.0, np.zeros(len(maps))
+    counts = PixelCounts(np.zeros(shape), np.zeros(shape), np.zeros(shape), *totals)
     for i, (values, mask) in enumerate(zip(maps, masks, strict=True)):
         counts.normal[i] = above(values[~mask])
         if mask.any():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -23,7 +25,7 @@ def method_styles(methods: Sequence[str]) -> dict[str, dict]:
     return {name: {"color": colours[i % 10], "marker": MARKERS[(i + i // 10) % len(MARKERS)]} for i, name in names}
 
 
-def _legend_beside(figure: Figure, axis, title: str) -> None:
+def _legend_beside(figure: Figure, axis: Axes, title: str) -> None:
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, title=title, title_fontsize=8)
 
@@ -62,7 +64,7 @@ def method_scatter(
     return figure
 
 
-def _plain_ticks(axis) -> None:
+def _plain_ticks(axis: Axes) -> None:
     """Numbers instead of powers on a logarithmic axis, between decades too where it spans few of them."""
     low, high = axis.get_view_interval()
     decades = high / max(low, 1e-12)
@@ -73,7 +75,7 @@ def _plain_ticks(axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _error(row: pd.Series, name: str):
+def _error(row: pd.Series, name: str) -> Any:
     low, high = row.get(f"{name} low"), row.get(f"{name} high")
     if low is None or high is None or pd.isna(low) or pd.isna(high):
         return None
@@ -147,7 +149,7 @@ def cost_growth(table: pd.DataFrame, images: Sequence[int], by_size: pd.DataFram
     return figure
 
 
-def _time_over_size(axis, by_size: pd.DataFrame, styles: Mapping[str, dict]) -> None:
+def _time_over_size(axis: Axes, by_size: pd.DataFrame, styles: Mapping[str, dict]) -> None:
     for name, part in by_size.groupby("method"):
         axis.plot(part["pixels"], part["ms an image"], linewidth=1.2, markersize=5, **styles[name])
     sides = np.array(sorted(by_size["pixels"].unique()), dtype=float)

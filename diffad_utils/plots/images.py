@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -147,10 +148,10 @@ def captioned_strips(
     return figure
 
 
-def _show(axis, image: Tensor) -> None:
+def _show(axis: Axes, image: Tensor) -> None:
     axis.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy())
 
 
-def _outline(axis, mask: Tensor) -> None:
+def _outline(axis: Axes, mask: Tensor) -> None:
     if bool(mask.any()):
         axis.contour(mask.float().numpy(), levels=[0.5], colors="#e63946", linewidths=1.0)

@@ -129,8 +129,11 @@ def _exporter():
 def notebook_page(path: Path, *, title: str, back: str, limit: int = PAGE_LIMIT_BYTES) -> str:
     """An executed notebook as one HTML page of at most ``limit`` bytes: its pictures are made smaller until it fits.
 
-    Args:
-        path: the ``.ipynb`` file. title: page title. back: relative address of the front page.
+    Parameters
+    ----------
+    path : the ``.ipynb`` file.
+    title : page title.
+    back : relative address of the front page.
     """
     import nbformat
     from pygments.formatters import HtmlFormatter
@@ -298,14 +301,18 @@ def _failed_page(note: dict, root: Path) -> str | None:
 def write(root: str | Path) -> Path:
     """Write ``index.html`` and one HTML page an executed notebook from the complete runs in a profile's folder.
 
-    Args:
-        root: the profile's output, such as ``reports/smoke``.
+    Parameters
+    ----------
+    root : the profile's output, such as ``reports/smoke``.
 
-    Returns:
-        Path of the front page.
+    Returns
+    -------
+    Path of the front page.
 
-    Raises:
-        FileNotFoundError: the folder has neither a complete run nor a failed one.
+    Raises
+    ------
+    FileNotFoundError
+        the folder has neither a complete run nor a failed one.
     """
     root = Path(root)
     records = study.load_runs(root)

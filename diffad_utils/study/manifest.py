@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,14 +42,16 @@ PACKAGES = (
 def describe_index(index: pd.DataFrame, content_limit: int = 512 * 2**20) -> dict:
     """Counts and checksums of a table of samples, for the manifest.
 
-    Args:
-        index: as from ``data.load_index``.
-        content_limit: above this many bytes in image files only names, labels and sizes are hashed.
+    Parameters
+    ----------
+    index : as from ``data.load_index``.
+    content_limit : above this many bytes in image files only names, labels and sizes are hashed.
 
-    Returns:
-        dict with dataset, categories, train, test, test_anomalous, sha256 (of names, labels and splits, the
-        same wherever the data lies), and for image files bytes and, below the limit, content_sha256.
-        Rendered data has no files: there the names fix the content together with the git revision.
+    Returns
+    -------
+    dict with dataset, categories, train, test, test_anomalous, sha256 (of names, labels and splits, the
+    same wherever the data lies), and for image files bytes and, below the limit, content_sha256.
+    Rendered data has no files: there the names fix the content together with the git revision.
     """
     names, content = hashlib.sha256(), hashlib.sha256()
     images = sorted(
@@ -109,8 +112,10 @@ def git_state(root: Path | None = None) -> dict:
 def resolve_device(device: str = "auto") -> str:
     """What `training.pick_device` makes of the parameter, as a string.
 
-    Raises:
-        ParameterError: a GPU is asked for and there is none, or no device has that name.
+    Raises
+    ------
+    ParameterError
+        a GPU is asked for and there is none, or no device has that name.
     """
     from diffad_utils.training import pick_device
 
@@ -166,7 +171,7 @@ def provenance(parameters: dict, data: list[dict], weights: list[dict]) -> str:
     return " · ".join(parts)
 
 
-def count_weights(detector) -> int:
+def count_weights(detector: Any) -> int:
     import torch
 
     modules = [detector] if isinstance(detector, torch.nn.Module) else list(vars(detector).values())

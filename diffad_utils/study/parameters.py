@@ -7,6 +7,7 @@ import ast
 import difflib
 import json
 from pathlib import Path
+from typing import Any
 
 from diffad_utils.io.paths import repository
 from diffad_utils.study.rules import RULES, ParameterError
@@ -42,17 +43,19 @@ def default_parameters(source: str) -> dict:
 
     papermill's own reader misses ``a, b = 1, 2`` and ``g = 3; h = 4``; this one does not.
 
-    Raises:
-        ParameterError: a value is not a literal, or the cell is not Python.
+    Raises
+    ------
+    ParameterError
+        a value is not a literal, or the cell is not Python.
     """
     parameters = {}
     try:
         for target, value in _assignments(source):
             literal = ast.literal_eval(value)
             if isinstance(target, (ast.Tuple, ast.List)):
-                parameters.update(zip([name.id for name in target.elts], literal, strict=True))
+                parameters.update(zip([name.id for name in target.elts], literal, strict=True))  # type: ignore[attr-defined]
             else:
-                parameters[target.id] = literal
+                parameters[target.id] = literal  # type: ignore[attr-defined]
     except (SyntaxError, ValueError, AttributeError, TypeError) as error:
         raise ParameterError(f"the parameters cell may only assign literal values to names: {error}") from error
     return parameters
@@ -61,9 +64,12 @@ def default_parameters(source: str) -> dict:
 def notebook_parameters(notebook: str | Path) -> dict:
     """Names and default values of the one cell tagged ``parameters`` in the notebook file.
 
-    Raises:
-        FileNotFoundError: no such notebook.
-        ParameterError: not exactly one such cell, or one without the expected first line.
+    Raises
+    ------
+    FileNotFoundError
+        no such notebook.
+    ParameterError
+        not exactly one such cell, or one without the expected first line.
     """
     path = Path(notebook)
     if not path.is_file():
@@ -84,7 +90,7 @@ def notebook_parameters(notebook: str | Path) -> dict:
         raise ParameterError(f"{path.name}: {error}") from error
 
 
-def _same_type(value, default) -> bool:
+def _same_type(value: Any, default: Any) -> bool:
     if default is None:
         return True
     if isinstance(default, bool) or isinstance(value, bool):
@@ -96,7 +102,7 @@ def _same_type(value, default) -> bool:
     return isinstance(value, type(default))
 
 
-def _type_name(default) -> str:
+def _type_name(default: Any) -> str:
     if isinstance(default, (list, tuple)):
         return f"list of {_type_name(default[0])}" if default else "list"
     return "number" if isinstance(default, float) else type(default).__name__
@@ -105,14 +111,17 @@ def _type_name(default) -> str:
 def check_parameters(where: str, given: dict, defaults: dict) -> None:
     """Check given parameters against a notebook's defaults and `RULES`.
 
-    Args:
-        where: what to name in the error (the notebook).
-        given: the parameters to check.
-        defaults: the notebook's own parameters with their default values, which fix the types (an int is
-            welcome where the default is a float; a default of None allows any type).
+    Parameters
+    ----------
+    where : what to name in the error (the notebook).
+    given : the parameters to check.
+    defaults : the notebook's own parameters with their default values, which fix the types (an int is
+        welcome where the default is a float; a default of None allows any type).
 
-    Raises:
-        ParameterError: naming the parameter, its value and what is allowed.
+    Raises
+    ------
+    ParameterError
+        naming the parameter, its value and what is allowed.
     """
     for name, value in given.items():
         if name not in defaults:
@@ -138,7 +147,7 @@ def check_parameters(where: str, given: dict, defaults: dict) -> None:
 class Parameters(dict):
     """A notebook's parameters, as a dictionary and as attributes (``run.parameters.category``)."""
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         try:
             return self[name]
         except KeyError:
@@ -162,14 +171,17 @@ def _parameters_from_file(notebook: str, namespace: dict) -> dict:
 def parameters_of_session(notebook: str, namespace: dict) -> Parameters:
     """The checked parameters of a running notebook.
 
-    Args:
-        notebook: its name, for errors.
-        namespace: the notebook's ``globals()``; ``In`` holds the source of the cells run so far. Where a front
-            end keeps no such history, the names are read from the notebook's file.
+    Parameters
+    ----------
+    notebook : its name, for errors.
+    namespace : the notebook's ``globals()``; ``In`` holds the source of the cells run so far. Where a front
+        end keeps no such history, the names are read from the notebook's file.
 
-    Raises:
-        ParameterError: no parameters cell was run; papermill injected a name that the notebook does not
-            have; wrong type; value out of range.
+    Raises
+    ------
+    ParameterError
+        no parameters cell was run; papermill injected a name that the notebook does not
+        have; wrong type; value out of range.
     """
     cells = [source for source in namespace.get("In", []) if _first_line(source).startswith(INJECTED_CELL)]
     own = [source for source in cells if _first_line(source).startswith(OWN_CELL)]

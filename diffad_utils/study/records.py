@@ -70,8 +70,10 @@ class RunRecord:
 def load_run(folder: str | Path) -> RunRecord:
     """Read one complete run folder.
 
-    Raises:
-        FileNotFoundError: the folder has no ``metrics.json``, so the run did not finish.
+    Raises
+    ------
+    FileNotFoundError
+        the folder has no ``metrics.json``, so the run did not finish.
     """
     folder = Path(folder)
     if not (folder / "metrics.json").is_file():

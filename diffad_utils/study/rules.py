@@ -6,6 +6,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 
 class ParameterError(ValueError):
@@ -16,10 +17,11 @@ class ParameterError(ValueError):
 class Rule:
     """Allowed values of one parameter; for a list the rule holds for each element.
 
-    Args:
-        choices: the allowed values, or None.
-        low, high: closed bounds for numbers, or None. `above` is an open lower bound.
-        pattern: regular expression that a string must match as a whole, or None.
+    Parameters
+    ----------
+    choices : the allowed values, or None.
+    low, high : closed bounds for numbers, or None. `above` is an open lower bound.
+    pattern : regular expression that a string must match as a whole, or None.
     """
 
     choices: tuple | None = None
@@ -28,7 +30,7 @@ class Rule:
     above: float | None = None
     pattern: str | None = None
 
-    def allows(self, value) -> bool:
+    def allows(self, value: Any) -> bool:
         """Whether one scalar `value` obeys the rule."""
         if self.choices is not None:
             return value in self.choices

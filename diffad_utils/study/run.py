@@ -33,9 +33,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from diffad_utils.io import checkpoints
 from diffad_utils.io.files import shorten, to_json, write_atomically
@@ -130,7 +132,7 @@ class Run:
         write_atomically(self.path("manifest.json"), to_json(manifest, "manifest.json"))
         write_atomically(self.path(INCOMPLETE), to_json({"metrics": metrics}, INCOMPLETE))
 
-    def note_weights(self, resolved) -> None:
+    def note_weights(self, resolved: Any) -> None:
         """Put a ``weights.Resolved`` (name, source, sha256, is_mini, message) into the manifest."""
         entry = {key: getattr(resolved, key) for key in ("name", "source", "sha256", "is_mini")}
         entry["message"] = shorten(str(resolved.message))
@@ -154,17 +156,20 @@ class Run:
         """Profile, data and weights in one line, for captions."""
         return provenance(self.parameters, self._data, self._weights)
 
-    def figure(self, fig, name: str, caption: str, *, dpi: int = 100) -> None:
+    def figure(self, fig: Figure, name: str, caption: str, *, dpi: int = 100) -> None:
         """Save a matplotlib figure as ``figures/<name>.png``, note its caption, show both and close it.
 
-        Args:
-            fig: matplotlib figure.
-            name: file name without ending; letters, digits, ``_`` and ``-``. A name used again replaces.
-            caption: what is seen and what follows; profile, data and weights are added to it.
-            dpi: dots per inch of the saved picture.
+        Parameters
+        ----------
+        fig : matplotlib figure.
+        name : file name without ending; letters, digits, ``_`` and ``-``. A name used again replaces.
+        caption : what is seen and what follows; profile, data and weights are added to it.
+        dpi : dots per inch of the saved picture.
 
-        Raises:
-            ValueError: `name` is not a plain name or `caption` is empty.
+        Raises
+        ------
+        ValueError
+            `name` is not a plain name or `caption` is empty.
         """
         if not re.fullmatch(r"[\w-]+", name):
             raise ValueError(f"figure name {name!r}: use letters, digits, _ and - only")
@@ -180,11 +185,11 @@ class Run:
 
     def record(
         self,
-        prediction=None,
+        prediction: Any = None,
         batch: dict | None = None,
         metrics: dict | None = None,
         *,
-        detector=None,
+        detector: Any = None,
         experiments: dict | None = None,
         timing: dict | None = None,
         maps: bool = False,
@@ -194,25 +199,29 @@ class Run:
     ) -> Path:
         """Write the run's files and put its folder in place of an earlier one.
 
-        Args:
-            prediction: ``Prediction`` for the images in `batch`, or None for a notebook that joins runs.
-            batch: dict with key (list of str) and label [N]; None with `prediction` None.
-            metrics: name -> value, from ``metrics.evaluate``; what could not be computed is absent.
-            detector: the fitted detector; its class and number of weights go into the manifest.
-            experiments: anything else the notebook measured that is a function of seed and data.
-            timing: name -> number (``ms_per_image``, ``fit_s``, ...); goes into the manifest.
-            maps: also write ``maps.npz``: key [N], anomaly_map [N, h, w] (`small_maps`) and, where every anomalous
-                image has one, mask bool [N, H, W]. A reconstruction leaves ``reconstruction.parquet``, one row an
-                image.
-            intervals: metric name -> (low, high); None: bootstrap over images for I-AUROC and I-AP.
-            floor: the trivial floor's metrics on the same data, if the notebook computed it.
-            claims: findings on published claims, each from ``claims.finding``; written as ``claims.json``.
+        Parameters
+        ----------
+        prediction : ``Prediction`` for the images in `batch`, or None for a notebook that joins runs.
+        batch : dict with key (list of str) and label [N]; None with `prediction` None.
+        metrics : name -> value, from ``metrics.evaluate``; what could not be computed is absent.
+        detector : the fitted detector; its class and number of weights go into the manifest.
+        experiments : anything else the notebook measured that is a function of seed and data.
+        timing : name -> number (``ms_per_image``, ``fit_s``, ...); goes into the manifest.
+        maps : also write ``maps.npz``: key [N], anomaly_map [N, h, w] (`small_maps`) and, where every anomalous
+            image has one, mask bool [N, H, W]. A reconstruction leaves ``reconstruction.parquet``, one row an
+            image.
+        intervals : metric name -> (low, high); None: bootstrap over images for I-AUROC and I-AP.
+        floor : the trivial floor's metrics on the same data, if the notebook computed it.
+        claims : findings on published claims, each from ``claims.finding``; written as ``claims.json``.
 
-        Returns:
-            The run's folder.
+        Returns
+        -------
+        The run's folder.
 
-        Raises:
-            ValueError: a value is NaN or infinite, or lengths do not match.
+        Raises
+        ------
+        ValueError
+            a value is NaN or infinite, or lengths do not match.
         """
         if self._recorded:
             raise ValueError(f"{self.notebook}: record() was already called; a run is recorded once, at its end")
@@ -248,18 +257,22 @@ class Run:
             checkpoints.close_run()
         return self.folder
 
-    def record_method(self, method: str, prediction, batch: dict, metrics: dict, **more) -> Path:
+    def record_method(self, method: str, prediction: Any, batch: dict, metrics: dict, **more: Any) -> Path:
         """Write the run folder of another method that this notebook measured on the same data (05 has three, say).
 
         It stands beside this run's folder, under the method's own name, with the same parameters, data and weights, so
         that the comparison finds every method in the same way. Call it before `record`.
 
-        Args:
-            method: a name of ``methods.METHODS`` other than this run's.
-            prediction, batch, metrics: as for `record`. more: its keyword arguments.
+        Parameters
+        ----------
+        method : a name of ``methods.METHODS`` other than this run's.
+        prediction, batch, metrics : as for `record`.
+        more : its keyword arguments.
 
-        Raises:
-            ValueError: the method is this run's own, or the run is recorded already.
+        Raises
+        ------
+        ValueError
+            the method is this run's own, or the run is recorded already.
         """
         if method == self.method or self._recorded:
             raise ValueError(f"record_method({method!r}) is for other methods than {self.method!r}, before record()")
@@ -275,7 +288,7 @@ class Run:
         self._others.append(method)
         return folder
 
-    def _manifest(self, prediction, batch, detector, timing: dict) -> dict:
+    def _manifest(self, prediction: Any, batch: dict, detector: Any, timing: dict) -> dict:
         manifest = {
             "notebook": self.notebook,
             "method": self.method,
@@ -317,13 +330,16 @@ class Run:
 def start(notebook: str, namespace: dict, *, method: str | None = None) -> Run:
     """Check the parameters of the running notebook, seed everything and return its `Run`.
 
-    Args:
-        notebook: the notebook's name without ending, such as ``"07_invad"``.
-        namespace: the notebook's ``globals()``.
-        method: folder name of the method where a notebook has more than one; default by `method_of`.
+    Parameters
+    ----------
+    notebook : the notebook's name without ending, such as ``"07_invad"``.
+    namespace : the notebook's ``globals()``.
+    method : folder name of the method where a notebook has more than one; default by `method_of`.
 
-    Raises:
-        ParameterError: see `parameters_of_session`; also a missing common parameter.
+    Raises
+    ------
+    ParameterError
+        see `parameters_of_session`; also a missing common parameter.
     """
     parameters = parameters_of_session(notebook, namespace)
     joins = (method or method_of(notebook)) is None
@@ -339,7 +355,7 @@ def start(notebook: str, namespace: dict, *, method: str | None = None) -> Run:
     return run
 
 
-def _show(fig, text: str) -> None:
+def _show(fig: Figure, text: str) -> None:
     import matplotlib.pyplot as plt
     from IPython import get_ipython
     from IPython.display import Markdown, display

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 MAPS_LIMIT_BYTES = 4_000_000
 """Cap for ``maps.npz`` before compression: bigger maps are averaged down by factors of two until they fit."""
@@ -17,11 +20,13 @@ def defect_of(key: str) -> str:
     return parts[3]
 
 
-def score_table(prediction, batch: dict) -> pd.DataFrame:
+def score_table(prediction: Any, batch: dict) -> pd.DataFrame:
     """One row an image: key, label (int), defect, score (float), and one float column for every part.
 
-    Raises:
-        ValueError: lengths differ, or a part's name clashes with a column.
+    Raises
+    ------
+    ValueError
+        lengths differ, or a part's name clashes with a column.
     """
     keys = list(batch["key"])
     columns = {"score": prediction.score} | dict(prediction.parts)
@@ -50,7 +55,7 @@ def image_intervals(scores: pd.DataFrame, metrics: dict) -> dict[str, tuple[floa
     }
 
 
-def small_maps(maps, limit: int = MAPS_LIMIT_BYTES) -> np.ndarray:
+def small_maps(maps: ArrayLike, limit: int = MAPS_LIMIT_BYTES) -> np.ndarray:
     """Anomaly maps [N, h, w], averaged down by factors of two until they take at most `limit` bytes.
 
     float16, or float32 where half precision would overflow, or leave fewer than 256 levels between the lowest and the

@@ -92,7 +92,7 @@ def train(
     description: str = "training",
     optimizer: str = "adamw",
     snapshot_steps: Sequence[int] = (),
-    on_snapshot: Callable[[int], None] | None = None,
+    on_snapshot: Callable[[int], object] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> TrainingLog:
     """Train ``model`` in place with AdamW on the device it is on, and leave it in eval mode with the EMA weights if
@@ -135,10 +135,10 @@ def train(
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise ValueError(f"{description}: no parameter of the model requires a gradient, so there is nothing to train")
-    optimizer = make_optimizer(optimizer, trained, lr, weight_decay)
+    optimiser = make_optimizer(optimizer, trained, lr, weight_decay)
     # The scheduler is stepped once an optimiser step by hand, so it is not handed to accelerate.
-    scheduler = get_scheduler(lr_scheduler, optimizer, num_warmup_steps=warmup_steps, num_training_steps=num_steps)
-    prepared, optimizer = accelerator.prepare(model, optimizer)
+    scheduler = get_scheduler(lr_scheduler, optimiser, num_warmup_steps=warmup_steps, num_training_steps=num_steps)
+    prepared, optimiser = accelerator.prepare(model, optimiser)
     ema = EMAModel(trained, decay=ema_decay) if ema_decay is not None else None
     log = TrainingLog()
     own = checkpoint_folder is not None
@@ -153,7 +153,7 @@ def train(
         "ema_decay": ema_decay,
         "accumulation": batches,
     }
-    parts = {"optimizer": optimizer, "scheduler": scheduler}
+    parts = {"optimizer": optimiser, "scheduler": scheduler}
     if accelerator.scaler is not None:  # fp16: the loss scale is a state, too
         parts["scaler"] = accelerator.scaler
     if checkpoint is not None and checkpoint.exists():
@@ -175,8 +175,8 @@ def train(
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(trained, max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad()
+                optimiser.step()
+                optimiser.zero_grad()
             total += loss.detach() / gradient_accumulation_steps
         total = accelerator.reduce(total, "mean").item()
         if not math.isfinite(total):
@@ -212,16 +212,27 @@ def train(
     return log
 
 
-def _snapshot(on_snapshot: Callable[[int], None], step: int, trained: list[nn.Parameter], ema: EMAModel | None) -> None:
+def _snapshot(
+    on_snapshot: Callable[[int], object], step: int, trained: list[nn.Parameter], ema: EMAModel | None
+) -> None:
     if ema is None:
-        return on_snapshot(step)
+        on_snapshot(step)
+        return
     ema.store(trained)
     ema.copy_to(trained)
     on_snapshot(step)
     ema.restore(trained)
 
 
-def _save(path: Path, settings, trained, buffers, parts, ema, log) -> None:
+def _save(
+    path: Path,
+    settings: dict,
+    trained: list[nn.Parameter],
+    buffers: list[Tensor],
+    parts: dict[str, Any],
+    ema: Any,
+    log: TrainingLog,
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "settings": settings,
@@ -255,7 +266,15 @@ def _forget_accelerator() -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def _resume(path: Path, settings, trained, buffers, parts, ema, log) -> None:
+def _resume(
+    path: Path,
+    settings: dict,
+    trained: list[nn.Parameter],
+    buffers: list[Tensor],
+    parts: dict[str, Any],
+    ema: Any,
+    log: TrainingLog,
+) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
     if state["settings"] != settings:
         raise ValueError(

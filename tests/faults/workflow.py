@@ -24,9 +24,9 @@ from pathlib import Path
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "workflow")]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "helpers")]
 
-from test_workflow import JOIN, PARAMETERS, RECORD, START, WORK, write_notebook  # noqa: E402, RUF100
+from small_notebooks import JOIN, PARAMETERS, RECORD, START, WORK, write_notebook  # noqa: E402, RUF100
 
 from diffad_utils import execution
 from diffad_utils.execution import notebook, profiles  # noqa: E402, RUF100

@@ -11,12 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 from cluster import Cluster
+from small_notebooks import JOIN, PARAMETERS, RECORD, REPOSITORY, START, WORK, write_notebook
 
 from diffad_utils import execution, study
 from diffad_utils.execution import profiles
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
-from test_workflow import JOIN, PARAMETERS, RECORD, REPOSITORY, START, WORK, write_notebook
 
 pytestmark = [
     pytest.mark.slow,

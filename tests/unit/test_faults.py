@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kills
 import pytest
 import torch
-from test_study import make_batch, make_prediction, session
+from data_trees import mvtec_tree
+from runs import make_batch, make_prediction, session
 
 from diffad_utils import cli, data, execution, study, training
 from diffad_utils.execution import notebook, workflow
@@ -117,9 +119,6 @@ def test_a_full_disk_while_saving_a_detector_leaves_the_earlier_one(mounted):
 
 
 def test_a_training_killed_at_random_moments_ends_with_the_same_weights(tmp_path):
-    sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
-    import kills
-
     assert kills.check("training", tmp_path, kills=2, rng=random.Random(1)) == []
 
 
@@ -127,8 +126,6 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_weights(tmp_path
 
 
 def test_a_read_only_data_folder_is_enough(mounted):
-    from test_layouts import mvtec_tree
-
     disk = mounted()
     mvtec_tree(disk / "set", "part")
     remount_read_only(disk)

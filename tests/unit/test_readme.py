@@ -15,8 +15,6 @@ from diffad_utils.methods import Detector
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-sys.path.insert(0, str(ROOT / "tests"))
-
 
 def code(section: str) -> list[str]:
     """Python blocks of the section with this heading."""

@@ -1,19 +1,17 @@
 """Nothing that comes from data, names or parameters is run or shown as code, and nothing listens on the network."""
 
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import pytest
+from data_trees import mvtec_tree
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from runs import session
+from small_notebooks import PARAMETERS, START, write_notebook
 
 from diffad_utils import data, execution, report, study
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
-
-from test_study import session
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 """What a file, a defect's folder or a caption might be called."""
@@ -41,8 +39,6 @@ def live(text: str) -> list[str]:
 
 
 def test_the_kernel_of_a_run_is_on_no_network(tmp_path):
-    from test_workflow import PARAMETERS, START, write_notebook
-
     write_notebook(tmp_path / "08_comparison.ipynb", [PARAMETERS, START.format(name="08_comparison"), QUIET])
     folder = execution.run_notebook(
         tmp_path / "08_comparison.ipynb",
@@ -88,8 +84,6 @@ def test_pages_forbid_scripts_whatever_they_hold(tmp_path):
 
 @pytest.mark.parametrize("name", [EVIL.replace("/", "_"), "a & b", '"quoted"', "$(touch x)", "; touch x"])
 def test_a_folder_of_ones_own_may_be_called_anything(tmp_path, name):
-    from test_layouts import mvtec_tree
-
     root = mvtec_tree(tmp_path / "set", "part")
     (root / "part" / "test" / "broken").rename(root / "part" / "test" / name)
     (root / "part" / "ground_truth" / "broken").rename(root / "part" / "ground_truth" / name)

@@ -10,9 +10,11 @@ import textwrap
 import time
 from pathlib import Path
 
+import cost
 import pytest
 import yaml
-from test_workflow import PARAMETERS, RECORD, REPOSITORY, START, WORK, write_notebook
+from data_trees import mvtec_tree
+from small_notebooks import PARAMETERS, RECORD, REPOSITORY, START, WORK, write_notebook
 
 from diffad_utils import cli, execution, study
 from diffad_utils.execution import notebook, profiles, workflow
@@ -209,9 +211,6 @@ def test_a_notebooks_text_reruns_that_notebook_and_its_outputs_nothing(copy):
 
 
 def test_changed_data_files_rerun_what_reads_them(tmp_path):
-    sys.path.insert(0, str(REPOSITORY / "tests" / "unit"))
-    from test_layouts import mvtec_tree
-
     for name in ("part", "other"):
         mvtec_tree(tmp_path, name)
 
@@ -321,8 +320,6 @@ def test_memory_and_gpus_are_limits_for_snakemake():
 
 
 def test_the_cost_is_jobs_times_measured_time(tmp_path):
-    sys.path.insert(0, str(REPOSITORY / "workflow"))
-    import cost
 
     for name, method, category, seconds in (
         ("07_invad", "invad", "a", 100.0),

@@ -349,8 +349,8 @@ class ConditionedDiffusion(Detector):
             self.maps(batch["image"], batch["key"], before and before.reconstruction) for batch, before in known
         ]
         maps = zip(*(done[1:] for done in self._held_out_maps), strict=True)
-        peaks = [torch.cat(of_one).flatten(1).amax(dim=1).double().mean() for of_one in maps]
-        return tuple(max(float(peak), 1e-8) for peak in peaks)
+        pixel, feature = (torch.cat(of_one).flatten(1).amax(dim=1).double().mean() for of_one in maps)
+        return max(float(pixel), 1e-8), max(float(feature), 1e-8)
 
     # -- predict -------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import torch
 from diffad_utils import diffusion
 from diffad_utils.diffusion import NoiseSchedule, add_noise, ddim_invert, ddim_sample, image_noise, inversion_plan
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 SCHEDULE = NoiseSchedule.linear()
 
 

@@ -24,7 +24,7 @@ from diffad_utils.methods.trivial import PARTS
 from diffad_utils.report import tables
 from diffad_utils.study import claims
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 N = 40
 
 

@@ -92,3 +92,14 @@ def write_clip(folder, kind="resnet", seed=0):
     save_file(tensors, folder / "open_clip_model.safetensors")
     assert open_clip.get_tokenizer(f"local-dir:{folder}") is not None
     return folder
+
+
+def count_rows(module):
+    """A list that gets the batch size of every call of a network."""
+    sizes = []
+
+    def count(_, args, kwargs, output):
+        sizes.append(len((*args, *kwargs.values())[0]))
+
+    module.register_forward_hook(count, with_kwargs=True)
+    return sizes

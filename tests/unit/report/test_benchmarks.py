@@ -11,7 +11,7 @@ import pytest
 from benchmarks import harness
 from diffad_utils.report import benchmarks
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_rounds_are_interleaved_and_ratios_are_within_a_round():

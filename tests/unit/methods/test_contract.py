@@ -2,21 +2,17 @@
 
 import atexit
 import functools
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from contract import DetectorContract
+from tiny_models import write_clip
 
 from diffad_utils.methods import METHODS, Detector
 from diffad_utils.methods.base import noise_keys
 from diffad_utils.study.manifest import count_weights
-
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
-
-from contract import DetectorContract
-from tiny_models import write_clip
 
 MINI = {"allow_mini": True}
 SCORE_MATCHING = {

@@ -26,7 +26,7 @@ from diffad_utils.methods.d3ad.maps import (
     pixel_distance,
 )
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[3] / "golden"
 SCHEDULE = NoiseSchedule.linear(1000, 0.0015, 0.0195)
 
 

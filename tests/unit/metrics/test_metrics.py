@@ -12,8 +12,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from diffad_utils import metrics
 from diffad_utils.kernels import threshold_counts
 
-GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "metrics.npz")
-PAIRS = np.load(Path(__file__).parents[1] / "golden" / "ssim_psnr.npz")
+GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "metrics.npz")
+PAIRS = np.load(Path(__file__).parents[2] / "golden" / "ssim_psnr.npz")
 SETS = [str(name) for name in GOLDEN["aupro_set_names"] if name != "toy_no_anomaly"]
 TOY = [name for name in SETS if name.startswith("toy")]
 

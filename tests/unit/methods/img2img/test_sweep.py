@@ -10,8 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from test_img2img import count_rows
-from tiny_models import write_clip, write_stable_diffusion
+from tiny_models import count_rows, write_clip, write_stable_diffusion
 
 from diffad_utils import data
 from diffad_utils.methods.img2img import Img2ImgEngine, Setting, search, sweep

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, PNDMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import write_clip, write_stable_diffusion
+from tiny_models import count_rows, write_clip, write_stable_diffusion
 
 from diffad_utils import data, scoring
 from diffad_utils.diffusion import image_noise
@@ -51,17 +51,6 @@ def generator(seed, key):
     """The generator that `image_noise` draws from, for diffusers to draw from."""
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
-def count_rows(module):
-    """A list that gets the batch size of every call of a network."""
-    sizes = []
-
-    def count(_, args, kwargs, output):
-        sizes.append(len((*args, *kwargs.values())[0]))
-
-    module.register_forward_hook(count, with_kwargs=True)
-    return sizes
 
 
 # -- against diffusers -------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def test_another_process_gives_the_same_bytes():
         "    h.update(s.image.tobytes() + s.twin.tobytes() + s.mask.tobytes())\n"
         "print(h.hexdigest())"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     environment = os.environ | {"PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     other = subprocess.run(
         [sys.executable, "-c", code], cwd=root, env=environment, text=True, capture_output=True, check=True

@@ -19,7 +19,7 @@ from scipy.spatial.distance import cdist
 from diffad_utils.kernels import knn, open_bank
 
 implementation = import_module("diffad_utils.kernels.knn")  # the package exports a function of the same name
-GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "knn.npz")
+GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "knn.npz")
 NAMES = {1: "cityblock", 2: "euclidean"}
 
 
