@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from diffad_utils.data.index import find_root, load_index, missing_files, read_rows, unknown_name
-from diffad_utils.data.layouts import LAYOUTS, DataError, list_images
+from diffad_utils.data.layouts import LAYOUTS, DataError, Layout, list_images
 from diffad_utils.data.loading import ImageDataset, checked_mask
 
 WORKERS = min(8, os.cpu_count() or 1)  # Pillow and zlib release the interpreter lock while they decode
@@ -33,82 +33,11 @@ class Problem:
 
 # ---------------------------------------------------------------------------------------- published totals
 
-# (train, test normal, test anomalous). MVTec AD: Bergmann et al., IJCV 2021, Table 1 (3,629 + 467 + 1,258).
-_MVTEC_AD = {
-    "bottle": (209, 20, 63),
-    "cable": (224, 58, 92),
-    "capsule": (219, 23, 109),
-    "carpet": (280, 28, 89),
-    "grid": (264, 21, 57),
-    "hazelnut": (391, 40, 70),
-    "leather": (245, 32, 92),
-    "metal_nut": (220, 22, 93),
-    "pill": (267, 26, 141),
-    "screw": (320, 41, 119),
-    "tile": (230, 33, 84),
-    "toothbrush": (60, 12, 30),
-    "transistor": (213, 60, 40),
-    "wood": (247, 19, 60),
-    "zipper": (240, 32, 119),
-}
-# VisA: Zou et al., ECCV 2022, with the one-class split of split_csv/1cls.csv (8,659 + 962 + 1,200).
-_VISA = {
-    "candle": (900, 100, 100),
-    "capsules": (542, 60, 100),
-    "cashew": (450, 50, 100),
-    "chewinggum": (453, 50, 100),
-    "fryum": (450, 50, 100),
-    "macaroni1": (900, 100, 100),
-    "macaroni2": (900, 100, 100),
-    "pcb1": (904, 100, 100),
-    "pcb2": (901, 100, 100),
-    "pcb3": (905, 101, 100),
-    "pcb4": (904, 101, 100),
-    "pipe_fryum": (450, 50, 100),
-}
-# BTAD: Mishra et al., ISIE 2021 (2,540 images).
-_BTAD = {"01": (400, 21, 49), "02": (399, 30, 200), "03": (1000, 400, 41)}
-# MPDD: Jezek et al., ICUMT 2021 (888 + 176 + 282).
-_MPDD = {
-    "bracket_black": (289, 32, 47),
-    "bracket_brown": (185, 26, 51),
-    "bracket_white": (110, 30, 30),
-    "connector": (128, 30, 14),
-    "metal_plate": (54, 26, 71),
-    "tubes": (122, 32, 69),
-}
-_BY_SPLIT = {"mvtec_ad": _MVTEC_AD, "visa": _VISA, "btad": _BTAD, "mpdd": _MPDD}
-
-# Where the data set has no official split: images by defect.
-# MTD: Huang et al., 2018 (1,344 images). ELPV: Deitsch et al., Solar Energy 2019 (2,624 cells).
-_BY_DEFECT = {
-    "mtd": {
-        "magnetic_tile": {
-            "good": 952,
-            "MT_Blowhole": 115,
-            "MT_Break": 85,
-            "MT_Crack": 57,
-            "MT_Fray": 32,
-            "MT_Uneven": 103,
-        }
-    },
-    "elpv": {
-        "mono": {"good": 588, "probability_1_3": 117, "probability_2_3": 56, "defective": 313},
-        "poly": {"good": 920, "probability_1_3": 178, "probability_2_3": 50, "defective": 402},
-    },
-}
-
-# Real-IAD: Wang et al., CVPR 2024: 30 categories; only the sums are known here, so they are checked when all are there.
-_REAL_IAD_TOTAL = {"train": 36_465, "test normal": 63_256, "test anomalous": 51_329}
-
 
 def published_counts(dataset: str) -> dict[str, dict[str, int]]:
     """{category: {group: number of images}} where published; groups are splits ("train", "test normal", "test
     anomalous") or, where the data set has no split of its own, defects. Empty for the other data sets."""
-    if dataset in _BY_SPLIT:
-        names = ("train", "test normal", "test anomalous")
-        return {category: dict(zip(names, row, strict=True)) for category, row in _BY_SPLIT[dataset].items()}
-    return _BY_DEFECT.get(dataset, {})
+    return LAYOUTS[dataset].published if dataset in LAYOUTS else {}
 
 
 def _groups(rows: pd.DataFrame, by_defect: bool) -> Counter:
@@ -129,24 +58,24 @@ def count_problems(dataset: str, index: pd.DataFrame, root: str | Path) -> list[
             total = sum(expected.values())
             problems.append(Problem(str(root), "count", f"category {category} is missing ({total} images expected)"))
             continue
-        found = _groups(rows, dataset in _BY_DEFECT)
+        found = _groups(rows, LAYOUTS[dataset].published_by_defect)
         for group in [*expected, *sorted(set(found) - set(expected))]:
             if found[group] != expected.get(group, 0):
                 what = f"category {category}, {group}: {found[group]} images, {expected.get(group, 0)} expected"
                 problems.append(Problem(str(root), "count", what))
-    if dataset == "real_iad":
-        problems += _real_iad_count_problems(index, root)
+    if LAYOUTS[dataset].published_totals:
+        problems += _total_problems(LAYOUTS[dataset], index, root)
     return problems
 
 
-def _real_iad_count_problems(index: pd.DataFrame, root: str | Path) -> list[Problem]:
-    absent = sorted(set(LAYOUTS["real_iad"].known_categories) - set(index["category"]))
+def _total_problems(layout: Layout, index: pd.DataFrame, root: str | Path) -> list[Problem]:
+    absent = sorted(set(layout.known_categories) - set(index["category"]))
     if absent:
         return [Problem(str(root), "count", f"category {category} is missing") for category in absent]
     found = _groups(index, by_defect=False)
     return [
         Problem(str(root), "count", f"{group}: {found[group]} images, {expected} expected")
-        for group, expected in _REAL_IAD_TOTAL.items()
+        for group, expected in layout.published_totals.items()
         if found[group] != expected
     ]
 

@@ -1,0 +1,175 @@
+"""What every reader shares: the description of a data set, listing files safely, rows, seeded splits.
+
+A reader lists what the layout promises and nothing else. It does not open images; it names the mask that
+the layout calls for, whether or not the file is there, so that `load_index` can refuse it and `check` can
+report it. Every path it gives lies inside the root: a symbolic link or a table entry that leads out of it is
+refused, because the checksum and the licence of a data set end at its folder.
+
+What may be touched: what is true of every data set belongs here; what is true of one, in its own file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+CC_BY_NC_SA = "CC BY-NC-SA 4.0"
+
+
+class DataError(ValueError):
+    """A data set on disk breaks a rule; the message names the file, the rule and what to do."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is known about a data set before its files are seen.
+
+    `recognises` decides whether a folder found by searching is this data set (strict: known names count);
+    `fits` whether a folder the user named can be read as it (lenient: the tree's shape alone counts).
+    """
+
+    name: str
+    title: str
+    licence: str
+    expected: str
+    masks: str  # "yes", "no" or "some categories"
+    recognises: Callable[[Path], bool]
+    fits: Callable[[Path], bool]
+    categories: Callable[[Path], list[str]]
+    read: Callable[..., list[dict]]
+    known_categories: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    published: dict[str, dict[str, int]] = field(default_factory=dict)  # {category: {group: images}}; see `by_split`
+    published_by_defect: bool = False  # groups are defects, where the data set has no split of its own
+    published_totals: dict[str, int] = field(default_factory=dict)  # {group: images} over all known categories
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def inside(root: Path, path: Path) -> Path:
+    """Return `path` unchanged if, with every symbolic link followed, it lies inside `root`.
+
+    Raises DataError otherwise.
+    """
+    real_root, real_path = os.path.realpath(root), os.path.realpath(path)
+    if real_path != real_root and not real_path.startswith(real_root.rstrip(os.sep) + os.sep):
+        raise DataError(
+            f"{path} leads out of the data set's folder {root} (to {real_path}). Links and table entries must stay "
+            "inside it: copy the files in, or give the folder that really holds them as root."
+        )
+    return path
+
+
+def below(root: Path, *parts: str) -> Path:
+    """Join a path read from a table (CSV, JSON) to `root`; absolute paths and escapes raise DataError."""
+    return inside(root, root.joinpath(*(part.replace("\\", "/") for part in parts)))
+
+
+def read_text(path: Path) -> str:
+    """Contents of a UTF-8 text file, a byte order mark left out. Raises DataError, naming the file, for other bytes."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def _entries(folder: Path, root: Path) -> list[os.DirEntry]:
+    if not folder.is_dir():
+        return []
+    inside(root, folder)
+    with os.scandir(folder) as found:
+        entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.is_symlink():
+            inside(root, Path(entry.path))
+    return entries
+
+
+def list_images(folder: Path, root: Path) -> list[Path]:
+    """Image files directly in `folder`, by name; hidden files are left out, other types too."""
+    return [
+        Path(entry.path)
+        for entry in _entries(folder, root)
+        if entry.name.lower().endswith(IMAGE_EXTENSIONS) and entry.is_file()
+    ]
+
+
+def list_folders(folder: Path, root: Path) -> list[Path]:
+    """Folders directly in `folder`, by name; hidden ones are left out."""
+    return [Path(entry.path) for entry in _entries(folder, root) if entry.is_dir()]
+
+
+def sample_row(
+    dataset: str,
+    category: str,
+    split: str,
+    defect: str,
+    image: Path,
+    mask: Path | None = None,
+    twin: Path | None = None,
+) -> dict:
+    return {
+        "dataset": dataset,
+        "category": category,
+        "split": split,
+        "label": int(defect != "good"),
+        "defect": defect,
+        "image": str(image),
+        "mask": None if mask is None else str(mask),
+        "twin": None if twin is None else str(twin),
+    }
+
+
+def mask_for(image: Path, folder: Path, masks: dict[str, Path], suffixes: Iterable[str] = ("_mask", "")) -> Path:
+    """The mask of `image` among `masks` (stem -> file of `folder`); where there is none, the path it should have."""
+    for suffix in suffixes:
+        if image.stem + suffix in masks:
+            return masks[image.stem + suffix]
+    return folder / f"{image.stem}{next(iter(suffixes))}.png"
+
+
+# ---------------------------------------------------------------------------------------- seeded splits
+
+
+def seeded_order(names: Iterable[str], seed: int) -> list[str]:
+    """Names in an order fixed by (seed, name) alone: SHA-256 ranks, so neither the file system's order, nor the
+    other names, nor a library version changes how two names compare."""
+    return sorted(names, key=lambda name: (hashlib.sha256(f"{seed}/{name}".encode()).digest(), name))
+
+
+def train_count(total: int, fraction: float) -> int:
+    """How many of `total` images are `fraction` of them; at least one is left on each side where there are two."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"train_fraction must lie between 0 and 1 (exclusive); got {fraction}")
+    return min(max(round(fraction * total), 1), max(total - 1, 0))
+
+
+def seeded_train(groups: dict[str, list], seed: int, count: int) -> set:
+    """Members chosen for training: whole groups in seeded order, at most `count` members in all.
+
+    groups maps a group's name to its members; a group that would overshoot is passed over for the next that fits.
+    """
+    chosen: set = set()
+    for name in seeded_order(groups, seed):
+        if len(chosen) + len(groups[name]) <= count:
+            chosen.update(groups[name])
+    return chosen
+
+
+# ------------------------------------------------------------------------------------------------ registry
+
+
+def any_category(is_category: Callable[[Path], bool]) -> Callable[[Path], bool]:
+    """Recogniser of a root: at least one folder in it is a category."""
+    return lambda root: root.is_dir() and any(is_category(folder) for folder in root.iterdir() if folder.is_dir())
+
+
+def by_split(counts: dict[str, tuple[int, int, int]]) -> dict[str, dict[str, int]]:
+    """{category: (train, test normal, test anomalous)} -> {category: {group: images}}, for `Layout.published`."""
+    names = ("train", "test normal", "test anomalous")
+    return {category: dict(zip(names, row, strict=True)) for category, row in counts.items()}
