@@ -20,8 +20,8 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diffad_utils.captions import caption
 from diffad_utils.data import textures
+from diffad_utils.data.captions import caption
 from diffad_utils.data.textures import defects, surfaces
 from diffad_utils.data.textures.canvas import canvas, log_uniform
 

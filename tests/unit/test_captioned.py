@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffad_utils import captions
-from diffad_utils.data import textures
+from diffad_utils.data import captions, textures
 from diffad_utils.data.textures import surfaces
 from diffad_utils.data.textures.canvas import canvas
 from diffad_utils.foundation import captioned
