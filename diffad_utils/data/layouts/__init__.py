@@ -7,19 +7,32 @@ first of them.
 
 from __future__ import annotations
 
-from . import bmad, btad, elpv, folder, mpdd, mtd, mvtec_ad, real_iad, visa
-from .common import DataError, Layout, list_folders, list_images, seeded_order, seeded_train
+from . import bmad, btad, elpv, folder, mpdd, mtd, mvtec_ad, mvtec_ad_2, real_iad, visa
+from .common import (
+    IMAGE_EXTENSIONS,
+    DataError,
+    DataWarning,
+    Layout,
+    is_normal,
+    list_folders,
+    list_images,
+    seeded_order,
+    seeded_train,
+)
 from .mtd import MTD_TILE_GAP, mtd_tiles
 
-_MODULES = (elpv, mvtec_ad, visa, btad, mpdd, mtd, real_iad, bmad, folder)
+_MODULES = (elpv, mvtec_ad, mvtec_ad_2, visa, btad, mpdd, mtd, real_iad, bmad, folder)
 
 LAYOUTS: dict[str, Layout] = {module.LAYOUT.name: module.LAYOUT for module in _MODULES}
 
 __all__ = [
+    "IMAGE_EXTENSIONS",
     "LAYOUTS",
     "MTD_TILE_GAP",
     "DataError",
+    "DataWarning",
     "Layout",
+    "is_normal",
     "list_folders",
     "list_images",
     "mtd_tiles",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,10 @@ CC_BY_NC_SA = "CC BY-NC-SA 4.0"
 
 class DataError(ValueError):
     """A data set on disk breaks a rule; the message names the file, the rule and what to do."""
+
+
+class DataWarning(UserWarning):
+    """Something about a data set that is read all the same, and what follows from it."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,14 @@ class Layout:
     published: dict[str, dict[str, int]] = field(default_factory=dict)  # {category: {group: images}}; see `by_split`
     published_by_defect: bool = False  # groups are defects, where the data set has no split of its own
     published_totals: dict[str, int] = field(default_factory=dict)  # {group: images} over all known categories
+    mask_kind: str | None = None  # what grey levels of masks mean: "classes" or "soft" (see data.masks); None = look
+    without_mask: frozenset[str] = frozenset()  # published anomalous images (stems) that are known to have no mask
+    unused: dict[str, str] = field(default_factory=dict)  # folder below a category -> why its files are not read
+    listed: bool = False  # a table in the data set names its files; else its folders do
+
+    def folder_of(self, root: Path, category: str) -> Path:
+        """The folder that holds the files of a category and of no other one."""
+        return root / category if (root / category).is_dir() else root
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -131,6 +144,44 @@ def mask_for(image: Path, folder: Path, masks: dict[str, Path], suffixes: Iterab
         if image.stem + suffix in masks:
             return masks[image.stem + suffix]
     return folder / f"{image.stem}{next(iter(suffixes))}.png"
+
+
+# fmt: off
+_NORMAL = frozenset({
+    "good", "goods", "ok", "okay", "io", "gut", "normal", "healthy", "intact", "undamaged", "flawless", "faultless",
+    "perfect", "defectfree", "nodefect", "nodefects", "nondefect", "nondefective", "anomalyfree", "noanomaly",
+    "nonanomalous", "notanomalous",
+})
+# fmt: on
+
+
+def is_normal(name: str) -> bool:
+    """Whether a folder's name says that its images are normal: good, OK, Normal, defect-free, ..."""
+    return re.sub(r"[\W_]", "", name.lower()) in _NORMAL
+
+
+_MASK_SUFFIX = re.compile(r"(?P<image>.+?)[ _.-]?(?:mask|gt|ground[_-]?truth|label|seg(?:mentation)?)", re.IGNORECASE)
+_MASK_PREFIX = re.compile(r"(?:mask|gt|ground[_-]?truth|label)[ _.-](?P<image>.+)", re.IGNORECASE)
+
+
+def split_masks(files: list[Path]) -> tuple[list[Path], dict[str, Path]]:
+    """(images, {stem of an image: its mask}) of the files of one folder, where masks may lie beside the images.
+
+    A mask has its image's name and "mask", "gt", "ground_truth", "label" or "seg" after it or before it
+    (`000_mask.png` beside `000.png`), or just its image's name where the image is a JPEG and the mask is not (as MTD
+    and Real-IAD have it). A file whose name says mask but that has no image there is an image.
+    """
+    stems = {path.stem for path in files}
+    lossy = {path.stem for path in files if path.suffix.lower() in (".jpg", ".jpeg")}
+    masks = {}
+    for path in files:
+        match = _MASK_SUFFIX.fullmatch(path.stem) or _MASK_PREFIX.fullmatch(path.stem)
+        if match and match["image"] in stems and match["image"] != path.stem:
+            masks[match["image"]] = path
+        elif path.stem in lossy and path.suffix.lower() not in (".jpg", ".jpeg"):
+            masks[path.stem] = path
+    taken = set(masks.values())
+    return [path for path in files if path not in taken], masks
 
 
 # ---------------------------------------------------------------------------------------- seeded splits

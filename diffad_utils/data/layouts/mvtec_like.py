@@ -1,6 +1,8 @@
 """The tree of MVTec AD, which several data sets share: train/good, test/<defect>, ground_truth/<defect>.
 
-What may be touched: what the tree promises. What only one data set does belongs into that data set's file.
+What people's own trees do differently is read here too, for all of these data sets: normal images under another name
+(`is_normal`), masks beside the images (`split_masks`) or inside test. What may be touched: what the tree promises. What
+only one data set does belongs into that data set's file.
 """
 
 from __future__ import annotations
@@ -8,12 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from .common import list_folders, list_images, mask_for, sample_row
+from .common import is_normal, list_folders, list_images, mask_for, sample_row, split_masks
+
+MASK_FOLDERS = ("ground_truth", "groundtruth", "gt", "mask", "masks", "label", "labels")
 
 
-def is_mvtec_category(folder: Path) -> bool:
-    """Whether a folder is a category: it has train/good and test."""
-    return (folder / "train" / "good").is_dir() and (folder / "test").is_dir()
+def _normal_folders(folder: Path, root: Path) -> list[Path]:
+    return [child for child in list_folders(folder, root) if is_normal(child.name)]
+
+
+def is_mvtec_category(folder: Path, test: str = "test") -> bool:
+    """Whether a folder is a category: it has test, and in train a folder of normal images (good, OK, ...)."""
+    train = folder / "train"
+    has_normal = (train / "good").is_dir() or (
+        train.is_dir() and any(child.is_dir() and is_normal(child.name) for child in train.iterdir())
+    )
+    return has_normal and (folder / test).is_dir()
 
 
 def mvtec_categories(root: Path) -> list[str]:
@@ -37,27 +49,56 @@ def all_known(names: tuple[str, ...]) -> Callable[[Path], bool]:
 
 
 def read_mvtec_tree(
-    dataset: str, root: Path, folder: Path, category: str, *, masks_optional: bool = False
+    dataset: str, root: Path, folder: Path, category: str, *, test: str = "test", masks_optional: bool = False
 ) -> list[dict]:
     """Rows of one category folder: train/good, test/<defect>, ground_truth/<defect>/<name>_mask.png (or <name>.png).
 
-    Beside ground_truth there may be twin/<defect>/<name>.png, defect-free versions, as an export of textures has.
-    masks_optional: a category without any ground_truth folder has no masks (mask None), rather than missing ones.
+    Masks may also lie in test/ground_truth/<defect> or beside their images. Beside ground_truth there may be
+    twin/<defect>/<name>.png, defect-free versions, as an export of textures has.
+    masks_optional: a category without any mask has none (mask None), rather than missing ones.
     """
-    rows = [
-        sample_row(dataset, category, "train", "good", image) for image in list_images(folder / "train" / "good", root)
-    ]
-    has_masks = not masks_optional or (folder / "ground_truth").is_dir()
-    for defect_folder in list_folders(folder / "test", root):
-        truth = folder / "ground_truth" / defect_folder.name
-        masks = {mask.stem: mask for mask in list_images(truth, root)}
-        twins = {twin.stem: twin for twin in list_images(folder / "twin" / defect_folder.name, root)}
-        for image in list_images(defect_folder, root):
-            wants_mask = has_masks and defect_folder.name != "good"
-            mask = mask_for(image, truth, masks) if wants_mask else None
-            twin = twins.get(image.stem) if defect_folder.name != "good" else None
-            rows.append(sample_row(dataset, category, "test", defect_folder.name, image, mask, twin))
+    rows = []
+    for normal in _normal_folders(folder / "train", root):
+        images, _ = split_masks(list_images(normal, root))
+        rows += [sample_row(dataset, category, "train", "good", image) for image in images]
+    for defect_folder in list_folders(folder / test, root):
+        if defect_folder.name.lower() not in MASK_FOLDERS:
+            rows += _test_rows(dataset, root, folder, category, test, defect_folder)
+    if masks_optional and not any(row["mask"] and Path(row["mask"]).is_file() for row in rows):
+        rows = [row | {"mask": None} for row in rows]
     return rows
+
+
+def _test_rows(dataset: str, root: Path, folder: Path, category: str, test: str, defect_folder: Path) -> list[dict]:
+    """Rows of one folder of test images."""
+    images, beside = split_masks(list_images(defect_folder, root))
+    if is_normal(defect_folder.name):
+        return [sample_row(dataset, category, "test", "good", image) for image in images]
+    rows = []
+    truth, masks = _masks_of(root, folder, test, defect_folder.name)
+    twins = {twin.stem: twin for twin in list_images(folder / "twin" / defect_folder.name, root)}
+    for image in images:
+        mask = mask_for(image, truth, masks)
+        if not mask.is_file():
+            mask = split_masks([image, *masks.values()])[1].get(image.stem) or beside.get(image.stem) or mask
+        rows.append(sample_row(dataset, category, "test", defect_folder.name, image, mask, twins.get(image.stem)))
+    return rows
+
+
+def _masks_of(root: Path, folder: Path, test: str, defect: str) -> tuple[Path, dict[str, Path]]:
+    """(folder where the masks of a defect belong, {stem: mask}): the first of the mask folders that has any."""
+    for parent in (folder, folder / test):
+        for child in list_folders(parent, root):
+            if child.name.lower() in MASK_FOLDERS:
+                found = list_images(child / defect, root)
+                if found:
+                    return child / defect, {mask.stem: mask for mask in found}
+    for child in list_folders(folder / test / defect, root):
+        if child.name.lower() in MASK_FOLDERS:
+            found = list_images(child, root)
+            if found:
+                return child, {mask.stem: mask for mask in found}
+    return folder / "ground_truth" / defect, {}
 
 
 def mvtec_reader(dataset: str) -> Callable[..., list[dict]]:

@@ -52,11 +52,15 @@ def _real_iad_jsons(root: Path, variant: str) -> Path | None:
     return None
 
 
-def _real_iad_images(root: Path, resolution: str | None) -> Path:
+def _real_iad_images(root: Path, resolution: str | None, category: str) -> Path:
+    """Folder of the images: of the smallest resolution that has the category, which comes in an archive of its own."""
     wanted = REAL_IAD_RESOLUTIONS if resolution is None else (str(resolution),)
-    for name in wanted:
-        if (root / f"realiad_{name}").is_dir():
-            return root / f"realiad_{name}"
+    there = [root / f"realiad_{name}" for name in wanted if (root / f"realiad_{name}").is_dir()]
+    for folder in there:
+        if (folder / category).is_dir():
+            return folder
+    if there:
+        return there[0]
     raise DataError(
         f"{root}: Real-IAD images expected in one of {[f'realiad_{name}' for name in wanted]}; found "
         f"{[folder.name for folder in list_folders(root, root)]}"
@@ -69,7 +73,15 @@ def _is_real_iad(root: Path) -> bool:
 
 def _real_iad_categories(root: Path, variant: str = "realiad_jsons") -> list[str]:
     folder = _real_iad_jsons(root, variant)
-    return sorted(path.stem for path in folder.glob("*.json")) if folder else []
+    return sorted(path.stem for path in folder.glob("*.json") if _has_images(root, path)) if folder else []
+
+
+def _has_images(root: Path, table: Path) -> bool:
+    """Whether images of a category are here: each has an archive of its own, and a category without one is none."""
+    folders = [root / f"realiad_{name}" for name in REAL_IAD_RESOLUTIONS]
+    if not any(folder.is_dir() for folder in folders):
+        return True  # reading says that there are no images at all
+    return any((folder / table.stem).is_dir() and any((folder / table.stem).iterdir()) for folder in folders)
 
 
 def _read_real_iad(
@@ -90,7 +102,7 @@ def _read_real_iad(
             f"{path}: Real-IAD's JSON expected, with lists 'train' and 'test' of entries that have anomaly_class, "
             f"image_path and mask_path; {type(error).__name__}: {error}"
         ) from error
-    images = inside(root, _real_iad_images(root, resolution))
+    images = inside(root, _real_iad_images(root, resolution, category))
     rows = []
     for split, anomaly_class, image_path, mask_path in fields:
         defect = "good" if anomaly_class == normal else anomaly_class
@@ -114,6 +126,7 @@ LAYOUT = Layout(
     categories=_real_iad_categories,
     read=_read_real_iad,
     known_categories=REAL_IAD_CATEGORIES,
+    listed=True,
     options=("variant", "resolution"),
     published_totals=_PUBLISHED_TOTALS,
 )

@@ -61,8 +61,8 @@ def _visa_table(root: Path) -> list[dict[str, str]]:
 
 
 def _visa_categories(root: Path) -> list[str]:
-    if _visa_csv(root).is_file():
-        return sorted({line["object"] for line in _visa_table(root)})
+    if _visa_csv(root).is_file():  # a category whose images are not there is none
+        return sorted({line["object"] for line in _visa_table(root) if (root / line["image"]).is_file()})
     return mvtec_categories(root)
 
 
@@ -99,5 +99,7 @@ LAYOUT = Layout(
     categories=_visa_categories,
     read=_read_visa,
     known_categories=VISA_CATEGORIES,
+    mask_kind="classes",
+    listed=True,
     published=by_split(_PUBLISHED),
 )
