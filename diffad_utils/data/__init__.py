@@ -8,7 +8,16 @@ that is read already, without new reference numbers.
 from diffad_utils.data.check import Problem, Report, check, limits, report, validate
 from diffad_utils.data.contents import contents, copies_between_splits
 from diffad_utils.data.images import read_image
-from diffad_utils.data.index import DATASETS, categories, describe, find_root, load_index, resolve_category, sample_key
+from diffad_utils.data.index import (
+    DATASETS,
+    categories,
+    category_names,
+    describe,
+    find_root,
+    load_index,
+    resolve_category,
+    sample_key,
+)
 from diffad_utils.data.layouts import DataError, DataWarning
 from diffad_utils.data.loading import ImageDataset, collate, load_batch, resize_mask
 from diffad_utils.data.masks import read_mask
@@ -22,6 +31,7 @@ __all__ = [
     "Problem",
     "Report",
     "categories",
+    "category_names",
     "check",
     "collate",
     "contents",
