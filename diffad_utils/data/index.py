@@ -201,8 +201,8 @@ def resolve_category(category: str | int, names: Iterable[str], dataset: str = "
     if isinstance(category, str):
         return category
     raise DataError(
-        f"category {category!r} of {dataset} is a {type(category).__name__}, a name is expected; write it in quotes: "
-        f"category: '01' in YAML, -r category 01 for papermill; known: {', '.join(names)}"
+        f"category {category!r} of {dataset} is no name ({type(category).__name__}); known: {', '.join(names)}. Digits "
+        "are text in quotes (YAML: category: '01'), or after papermill's -r (-r category 01)"
     )
 
 
