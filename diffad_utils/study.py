@@ -372,7 +372,7 @@ def _is_number_for_category(name: str, value) -> bool:
 
 
 def with_category_names(parameters: dict) -> dict:
-    """The parameters with categories as names where YAML or a shell made a number of them: 1 is BTAD's "01".
+    """The parameters with categories as names where YAML or a shell made a number of them: 1 or "1" is BTAD's "01".
 
     Raises:
         ParameterError: no category of the data set is written with these digits.
@@ -381,11 +381,12 @@ def with_category_names(parameters: dict) -> dict:
 
     named = dict(parameters)
     for name, of in CATEGORIES.items():
-        if _is_number_for_category(name, parameters.get(name)):
+        value = parameters.get(name)
+        if _is_number_for_category(name, value) or (isinstance(value, str) and value.isdecimal()):
             dataset = parameters.get(of, "")
             root = parameters.get("data_root") if of == "dataset" or dataset == parameters.get("dataset") else None
             try:
-                named[name] = data.resolve_category(parameters[name], data.category_names(dataset, root), dataset)
+                named[name] = data.resolve_category(value, data.category_names(dataset, root), dataset)
             except data.DataError as error:
                 raise ParameterError(f"parameter `{name}`: {error}") from error
     return named

@@ -199,6 +199,9 @@ def validate(index: pd.DataFrame) -> None:
         more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise DataError(f"{len(problems)} problem(s) in the data:\n{listed}{more}")
     name_once(mask_faults(index, found))
+    for category, facts in facts_in(index).items():
+        for _, message in _taken(category, facts, None, has_masks=False):
+            warnings.warn(message, DataWarning, stacklevel=2)
     copies = copies_between_splits(index, found)
     if copies:
         listed = "\n".join(f"  {test} is {train}" for test, train in copies[:10])

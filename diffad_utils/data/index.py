@@ -287,21 +287,27 @@ def missing_masks(index: pd.DataFrame) -> list[tuple[str, str]]:
     ]
 
 
-def _without_missing_masks(index: pd.DataFrame) -> pd.DataFrame:
-    """The index with mask None where the file is not there; a DataWarning names these images."""
+def _without_missing_masks(layout: Layout, index: pd.DataFrame) -> pd.DataFrame:
+    """The index with mask None where the file is not there. A DataWarning names the anomalous images without a mask,
+    unless nobody promised masks."""
     missing = missing_masks(index)
-    if missing:
-        anomalous = int((index["label"] == 1).sum())
-        listed = "\n".join(f"  {file}: {message}" for file, message in missing[:10])
-        more = f"\n  ... and {len(missing) - 10} more" if len(missing) > 10 else ""
+    absent = index["image"].isin([file for file, _ in missing])
+    index["mask"] = pd.Series([None if no else mask for no, mask in zip(absent, index["mask"])], dtype=object)
+    expected = dict(missing)
+    anomalous = index[index["label"] == 1]
+    lines = []
+    for _, rows in anomalous.groupby("category", sort=False):
+        bare = rows.loc[rows["mask"].isna(), "image"]
+        promised = layout.masks == "yes" or len(bare) < len(rows) or bare.isin(expected).any()
+        lines += [f"  {image}: {expected.get(image, 'no mask is named')}" for image in bare if promised]
+    if lines:
+        more = f"\n  ... and {len(lines) - 10} more" if len(lines) > 10 else ""
         warnings.warn(
-            f"{len(missing)} of {anomalous} anomalous images have no mask. They count for metrics of images and are "
-            f"left out of those of pixels.\n{listed}{more}",
+            f"{len(lines)} of {len(anomalous)} anomalous images have no mask. They count for metrics of images and are "
+            "left out of those of pixels.\n" + "\n".join(lines[:10]) + more,
             DataWarning,
             stacklevel=3,
         )
-        absent = index["image"].isin([file for file, _ in missing])
-        index["mask"] = pd.Series([None if a else m for a, m in zip(absent, index["mask"])], dtype=object)
     return index
 
 
@@ -373,7 +379,7 @@ def load_index(
         first = index[repeated].iloc[0]
         raise DataError(f"{first['image']}: two images of {dataset} have the same key {sample_key(first)!r}")
     _warn_of_unread(_layout(dataset), folder, index)
-    return note_facts(_without_missing_masks(index))
+    return note_facts(_without_missing_masks(_layout(dataset), index))
 
 
 def _textures_index(category: str | None, seed: int, options: dict) -> pd.DataFrame:

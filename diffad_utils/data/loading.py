@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from skimage.transform import resize_local_mean
 from torch.utils.data import Dataset
 
 from diffad_utils.data import textures
@@ -50,20 +51,11 @@ def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return coverage >= (0.5 if largest >= 0.5 else largest / 2)
 
 
-def _overlap(old: int, new: int) -> torch.Tensor:
-    """[new, old] share of each new cell covered by each old cell, both grids spanning the same length."""
-    edges_old = torch.arange(old + 1, dtype=torch.float64) / old
-    edges_new = torch.arange(new + 1, dtype=torch.float64) / new
-    low = torch.maximum(edges_old[None, :-1], edges_new[:-1, None])
-    high = torch.minimum(edges_old[None, 1:], edges_new[1:, None])
-    return (high - low).clamp_(min=0) * new
-
-
 def _area(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Share of each new pixel that the mask covers, float64 [*size]: exact for any ratio of sizes (torch's "area"
     mode rounds to whole pixels). 1e-9 absorbs rounding, so that exactly one half counts as half."""
-    rows, columns = _overlap(mask.shape[0], size[0]), _overlap(mask.shape[1], size[1])
-    coverage = rows @ mask.double() @ columns.T
+    share = resize_local_mean(mask.numpy().astype(np.float64), size, grid_mode=True, preserve_range=True)
+    coverage = torch.from_numpy(share)
     return torch.where(coverage < 1e-9, torch.zeros_like(coverage), coverage + 1e-9)
 
 

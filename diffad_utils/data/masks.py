@@ -26,7 +26,7 @@ KINDS = ("classes", "soft")
 FEW = 16  # levels: no more than this many defect classes are expected in one data set
 SMALL = 31  # class numbers are small; drawn levels use the scale
 TRACE = 16  # of 255: darker than this, a soft mask holds traces of a lossy format and no defect
-NEARLY_ALL = 0.9  # share of the image; a mask above it is suspected to be drawn the other way round
+NEARLY_ALL = 0.9  # share of the image; a mask above it is suspected, and one above a half that has the whole border
 SAMPLED = 24  # masks of a category that are looked at
 
 
@@ -61,10 +61,17 @@ def read_levels(path: str | Path) -> Levels:
     return Levels(values, full_scale, lossy, shape_in_alpha)
 
 
+def _levels_in(values: np.ndarray) -> set:
+    """Levels that occur, black aside."""
+    if values.dtype == np.uint8:
+        return set(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()) - {0}
+    return set(np.unique(values).tolist()) - {0}
+
+
 def _solid(values: np.ndarray) -> set:
     """Levels that somewhere fill a square of 3 x 3 pixels. An interpolated edge is thinner; a class is not."""
     same = ndimage.minimum_filter(values, 3, mode="nearest") == ndimage.maximum_filter(values, 3, mode="nearest")
-    return set(np.unique(values[same]).tolist()) - {0}
+    return _levels_in(values[same])
 
 
 def kind_of(masks: Sequence[Levels]) -> str | None:
@@ -80,7 +87,7 @@ def kind_of(masks: Sequence[Levels]) -> str | None:
     present = [m for m in masks if m.values.any()]
     if any(m.lossy or m.values.dtype.kind == "f" for m in present):
         return "soft"
-    levels = set().union(*(np.unique(m.values).tolist() for m in present)) - {0}
+    levels = set().union(*(_levels_in(m.values) for m in present))
     if len(levels) <= 1:
         return None
     if len(levels) > FEW:
@@ -139,7 +146,8 @@ def fault_of(levels: Levels, mask: np.ndarray) -> str | None:
     if not mask.any():
         traces = int(np.count_nonzero(levels.values))
         return "mask is empty (no pixel is set)" + (f", but for {traces} pixels of almost black" if traces else "")
-    if mask.mean() > NEARLY_ALL:
+    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    if mask.mean() > NEARLY_ALL or (mask.mean() > 0.5 and border.all()):
         return f"mask covers {100 * mask.mean():.0f} % of the image; is it drawn the other way round?"
     return None
 

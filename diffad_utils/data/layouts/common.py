@@ -117,6 +117,15 @@ def list_folders(folder: Path, root: Path) -> list[Path]:
     return [Path(entry.path) for entry in _entries(folder, root) if entry.is_dir()]
 
 
+def child_folders(folder: Path) -> list[Path]:
+    """Folders directly in `folder` while a data set is searched for: links are not judged, nothing is sorted, and a
+    folder with very many files costs one look."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return [Path(entry.path) for entry in entries if entry.is_dir()]
+
+
 def sample_row(
     dataset: str,
     category: str,
@@ -217,7 +226,7 @@ def seeded_train(groups: dict[str, list], seed: int, count: int) -> set:
 
 def any_category(is_category: Callable[[Path], bool]) -> Callable[[Path], bool]:
     """Recogniser of a root: at least one folder in it is a category."""
-    return lambda root: root.is_dir() and any(is_category(folder) for folder in root.iterdir() if folder.is_dir())
+    return lambda root: any(is_category(folder) for folder in child_folders(root))
 
 
 def by_split(counts: dict[str, tuple[int, int, int]]) -> dict[str, dict[str, int]]:

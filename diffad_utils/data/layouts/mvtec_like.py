@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from .common import is_normal, list_folders, list_images, mask_for, sample_row, split_masks
+from .common import child_folders, is_normal, list_folders, list_images, mask_for, sample_row, split_masks
 
 MASK_FOLDERS = ("ground_truth", "groundtruth", "gt", "mask", "masks", "label", "labels")
 
@@ -21,11 +21,7 @@ def _normal_folders(folder: Path, root: Path) -> list[Path]:
 
 def is_mvtec_category(folder: Path, test: str = "test") -> bool:
     """Whether a folder is a category: it has test, and in train a folder of normal images (good, OK, ...)."""
-    train = folder / "train"
-    has_normal = (train / "good").is_dir() or (
-        train.is_dir() and any(child.is_dir() and is_normal(child.name) for child in train.iterdir())
-    )
-    return has_normal and (folder / test).is_dir()
+    return (folder / test).is_dir() and any(is_normal(child.name) for child in child_folders(folder / "train"))
 
 
 def mvtec_categories(root: Path) -> list[str]:
@@ -40,9 +36,7 @@ def all_known(names: tuple[str, ...]) -> Callable[[Path], bool]:
     """
 
     def recognises(root: Path) -> bool:
-        if not root.is_dir():
-            return False
-        found = [folder for folder in root.iterdir() if is_mvtec_category(folder)]
+        found = [folder for folder in child_folders(root) if is_mvtec_category(folder)]
         return bool(found) and all(folder.name in names and not (folder / "twin").is_dir() for folder in found)
 
     return recognises
