@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffad_utils.data.layouts import IMAGE_EXTENSIONS, Layout, is_normal
+from diffad_utils.data.layouts.common import split_masks
 from diffad_utils.data.layouts.mvtec_like import MASK_FOLDERS
 
 #: Types of pictures and volumes that people have and no reader here takes.
@@ -43,6 +44,10 @@ class Unread(NamedTuple):
     known: bool
 
 
+def _is_picture(file: str) -> bool:
+    return file.lower().endswith((*IMAGE_EXTENSIONS, *OTHER_PICTURES)) and not file.startswith(".")
+
+
 def _is_mask_of_normal(parts: tuple[str, ...]) -> bool:
     """Whether a file lies in a folder of (black) masks for normal images, such as ground_truth/good."""
     return any(part.lower() in MASK_FOLDERS for part in parts) and any(is_normal(part) for part in parts)
@@ -55,18 +60,16 @@ def unread_files(layout: Layout, scanned: Path, used: Iterable[str]) -> list[Unr
     read. Links to folders are not followed.
     """
     used = {os.path.abspath(path) for path in used}
-    stems = {os.path.splitext(path)[0] for path in used}
     counts: Counter = Counter()
     for folder, names, files in os.walk(scanned):
         names[:] = sorted(name for name in names if not name.startswith("."))
         parts = Path(folder).relative_to(scanned).parts
-        for file in files:
-            stem, suffix = os.path.splitext(os.path.join(os.path.abspath(folder), file))
-            is_picture = suffix.lower() in (*IMAGE_EXTENSIONS, *OTHER_PICTURES) and not file.startswith(".")
-            if not is_picture or stem + suffix in used or _is_mask_of_normal(parts):
-                continue
-            if stem not in stems and stem.removesuffix("_mask") not in stems:  # no mask beside an image that is read
-                counts[folder, parts, suffix.lower()] += 1
+        pictures = [Path(folder, file).absolute() for file in sorted(files) if _is_picture(file)]
+        images_read = {path.stem for path in pictures if str(path) in used}
+        masks = {mask for stem, mask in split_masks(pictures)[1].items() if stem in images_read}
+        for path in pictures:
+            if str(path) not in used and path not in masks and not _is_mask_of_normal(parts):
+                counts[folder, parts, path.suffix.lower()] += 1
     return [_unread(layout, *where, count) for where, count in sorted(counts.items())]
 
 
