@@ -35,7 +35,7 @@ class BootstrapQuality:
     """Metrics of several predictions of the same images on the same resamples.
 
     values : variant -> metric -> draws [n + 1], the first on all images. Metrics: I-AUROC, and where there are masks
-        P-AUROC and AUPRO (up to a false-positive rate of 0.3). images : their number.
+        P-AUROC and AUPRO (up to a false-positive rate of 0.3) over the images that have one. images : their number.
     """
 
     values: dict[str, dict[str, np.ndarray]]
@@ -46,13 +46,14 @@ class BootstrapQuality:
         """Of predictions of ``batch`` (label [N], mask [N, H, W]); n resamples, normal and anomalous images apart."""
         labels, masks = np.asarray(batch["label"]).astype(bool), np.asarray(batch["mask"])
         times = bootstrap.multiplicities(labels, n, seed)
+        rows = metrics.with_masks(labels, masks)
+        of_rows = bootstrap.multiplicities(labels[rows], n, seed) if rows.any() else None  # of all images: `times`
         values = {}
         for name, prediction in predictions.items():
             values[name] = {"I-AUROC": bootstrap.auroc(prediction.score, labels, times)[:, 0]}
-            if masks.any() and prediction.anomaly_map is not None:
-                drawn = metrics.metrics_from_counts(
-                    metrics.pixel_counts(np.asarray(prediction.anomaly_map), masks), times
-                )
+            if of_rows is not None and prediction.anomaly_map is not None:
+                counts = metrics.pixel_counts(np.asarray(prediction.anomaly_map)[rows], masks[rows])
+                drawn = metrics.metrics_from_counts(counts, of_rows)
                 values[name] |= {metric: drawn[metric] for metric in ("P-AUROC", "AUPRO")}
         return cls(values, len(labels))
 

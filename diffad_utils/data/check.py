@@ -1,27 +1,48 @@
-"""Is a data set complete and readable? Counts against the published totals, every file opened, every mask paired."""
+"""Is a data set complete, readable and what it seems to be? All that is wrong with it, and all that was taken for it.
+
+`report` says everything of any data set: layout, counts, files, masks, ranges, copies, what is not read and what will
+be left out of which metric. `check` is its list of problems, `validate` stops a notebook before anything is trained.
+What may be touched: a new kind of fault is measured in `contents` and gets its sentence here.
+"""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from PIL import Image
 
-from diffad_utils.data.index import find_root, load_index, missing_files, read_rows, unknown_name
-from diffad_utils.data.layouts import LAYOUTS, DataError, list_images
-from diffad_utils.data.loading import ImageDataset, checked_mask
+from diffad_utils.data.contents import Contents, contents, contradictions, copies_between_splits, open_quickly
+from diffad_utils.data.facts import Facts, facts_in, note_facts
+from diffad_utils.data.images import FULL_SCALE
+from diffad_utils.data.index import find_root, load_index, missing_files, missing_masks, read_rows, unknown_name
+from diffad_utils.data.layouts import LAYOUTS, DataError, DataWarning, Layout, list_images
+from diffad_utils.data.loading import ImageDataset, name_once
+from diffad_utils.data.unread import unread_files
 
-WORKERS = min(8, os.cpu_count() or 1)  # Pillow and zlib release the interpreter lock while they decode
+__all__ = [
+    "Problem",
+    "Report",
+    "check",
+    "count_problems",
+    "limits",
+    "open_quickly",
+    "published_counts",
+    "report",
+    "validate",
+]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong. rule is "layout" (cannot be read as this data set), "count", "missing" (a file that
-    is listed or called for), "unreadable", "mask" (unreadable, empty, wrong size) or "orphan" (mask of no image)."""
+    """One thing wrong, or worth knowing. rule is "layout" (cannot be read as this data set), "count", "missing" (a file
+    that is listed or called for), "unreadable", "mask" (unreadable, empty, wrong size, covering nearly everything),
+    "orphan" (mask of no image), "split" (a part of it has no images), "copy" (a picture in two places), "unread" (files
+    that no reader takes), "range" (grey values) or "metric" (what is left out of which)."""
 
     file: str
     rule: str
@@ -31,84 +52,39 @@ class Problem:
         return f"{self.file}: [{self.rule}] {self.message}"
 
 
+@dataclass(frozen=True)
+class Report:
+    """What `report` found. problems: of consequence, to be mended before numbers are believed; notes: what was taken
+    for what, and what is left out; categories: one dict a category, see `table`."""
+
+    dataset: str
+    root: str
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
+    categories: list[dict] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing of consequence is wrong."""
+        return not self.problems
+
+    def table(self) -> pd.DataFrame:
+        """One row a category: train, test normal, test anomalous (images); masks (usable ones), without mask (anomalous
+        test images), mask kind, regions, mask share (median, of the image); image size, bits, values; copies."""
+        return pd.DataFrame(self.categories)
+
+    def to_dict(self) -> dict:
+        """The report as plain lists and dictionaries, for JSON."""
+        return {"ok": self.ok} | asdict(self)
+
+
 # ---------------------------------------------------------------------------------------- published totals
-
-# (train, test normal, test anomalous). MVTec AD: Bergmann et al., IJCV 2021, Table 1 (3,629 + 467 + 1,258).
-_MVTEC_AD = {
-    "bottle": (209, 20, 63),
-    "cable": (224, 58, 92),
-    "capsule": (219, 23, 109),
-    "carpet": (280, 28, 89),
-    "grid": (264, 21, 57),
-    "hazelnut": (391, 40, 70),
-    "leather": (245, 32, 92),
-    "metal_nut": (220, 22, 93),
-    "pill": (267, 26, 141),
-    "screw": (320, 41, 119),
-    "tile": (230, 33, 84),
-    "toothbrush": (60, 12, 30),
-    "transistor": (213, 60, 40),
-    "wood": (247, 19, 60),
-    "zipper": (240, 32, 119),
-}
-# VisA: Zou et al., ECCV 2022, with the one-class split of split_csv/1cls.csv (8,659 + 962 + 1,200).
-_VISA = {
-    "candle": (900, 100, 100),
-    "capsules": (542, 60, 100),
-    "cashew": (450, 50, 100),
-    "chewinggum": (453, 50, 100),
-    "fryum": (450, 50, 100),
-    "macaroni1": (900, 100, 100),
-    "macaroni2": (900, 100, 100),
-    "pcb1": (904, 100, 100),
-    "pcb2": (901, 100, 100),
-    "pcb3": (905, 101, 100),
-    "pcb4": (904, 101, 100),
-    "pipe_fryum": (450, 50, 100),
-}
-# BTAD: Mishra et al., ISIE 2021 (2,540 images).
-_BTAD = {"01": (400, 21, 49), "02": (399, 30, 200), "03": (1000, 400, 41)}
-# MPDD: Jezek et al., ICUMT 2021 (888 + 176 + 282).
-_MPDD = {
-    "bracket_black": (289, 32, 47),
-    "bracket_brown": (185, 26, 51),
-    "bracket_white": (110, 30, 30),
-    "connector": (128, 30, 14),
-    "metal_plate": (54, 26, 71),
-    "tubes": (122, 32, 69),
-}
-_BY_SPLIT = {"mvtec_ad": _MVTEC_AD, "visa": _VISA, "btad": _BTAD, "mpdd": _MPDD}
-
-# Where the data set has no official split: images by defect.
-# MTD: Huang et al., 2018 (1,344 images). ELPV: Deitsch et al., Solar Energy 2019 (2,624 cells).
-_BY_DEFECT = {
-    "mtd": {
-        "magnetic_tile": {
-            "good": 952,
-            "MT_Blowhole": 115,
-            "MT_Break": 85,
-            "MT_Crack": 57,
-            "MT_Fray": 32,
-            "MT_Uneven": 103,
-        }
-    },
-    "elpv": {
-        "mono": {"good": 588, "probability_1_3": 117, "probability_2_3": 56, "defective": 313},
-        "poly": {"good": 920, "probability_1_3": 178, "probability_2_3": 50, "defective": 402},
-    },
-}
-
-# Real-IAD: Wang et al., CVPR 2024: 30 categories; only the sums are known here, so they are checked when all are there.
-_REAL_IAD_TOTAL = {"train": 36_465, "test normal": 63_256, "test anomalous": 51_329}
 
 
 def published_counts(dataset: str) -> dict[str, dict[str, int]]:
     """{category: {group: number of images}} where published; groups are splits ("train", "test normal", "test
     anomalous") or, where the data set has no split of its own, defects. Empty for the other data sets."""
-    if dataset in _BY_SPLIT:
-        names = ("train", "test normal", "test anomalous")
-        return {category: dict(zip(names, row, strict=True)) for category, row in _BY_SPLIT[dataset].items()}
-    return _BY_DEFECT.get(dataset, {})
+    return LAYOUTS[dataset].published if dataset in LAYOUTS else {}
 
 
 def _groups(rows: pd.DataFrame, by_defect: bool) -> Counter:
@@ -129,24 +105,24 @@ def count_problems(dataset: str, index: pd.DataFrame, root: str | Path) -> list[
             total = sum(expected.values())
             problems.append(Problem(str(root), "count", f"category {category} is missing ({total} images expected)"))
             continue
-        found = _groups(rows, dataset in _BY_DEFECT)
+        found = _groups(rows, LAYOUTS[dataset].published_by_defect)
         for group in [*expected, *sorted(set(found) - set(expected))]:
             if found[group] != expected.get(group, 0):
                 what = f"category {category}, {group}: {found[group]} images, {expected.get(group, 0)} expected"
                 problems.append(Problem(str(root), "count", what))
-    if dataset == "real_iad":
-        problems += _real_iad_count_problems(index, root)
+    if LAYOUTS[dataset].published_totals:
+        problems += _total_problems(LAYOUTS[dataset], index, root)
     return problems
 
 
-def _real_iad_count_problems(index: pd.DataFrame, root: str | Path) -> list[Problem]:
-    absent = sorted(set(LAYOUTS["real_iad"].known_categories) - set(index["category"]))
+def _total_problems(layout: Layout, index: pd.DataFrame, root: str | Path) -> list[Problem]:
+    absent = sorted(set(layout.known_categories) - set(index["category"]))
     if absent:
         return [Problem(str(root), "count", f"category {category} is missing") for category in absent]
     found = _groups(index, by_defect=False)
     return [
         Problem(str(root), "count", f"{group}: {found[group]} images, {expected} expected")
-        for group, expected in _REAL_IAD_TOTAL.items()
+        for group, expected in layout.published_totals.items()
         if found[group] != expected
     ]
 
@@ -154,78 +130,89 @@ def _real_iad_count_problems(index: pd.DataFrame, root: str | Path) -> list[Prob
 # ------------------------------------------------------------------------------------------------- files
 
 
-def open_quickly(path: str | Path) -> tuple[int, int]:
-    """Read a whole image file with as little decoding as proves it intact; returns (height, width).
-
-    PNG: every chunk's checksum. JPEG: decoded at 1/8 scale. Others: decoded. Raises DataError naming the file.
-    """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if image.format == "PNG":
-                image.verify()
-            else:
-                image.draft("L", (max(1, width // 8), max(1, height // 8)))
-                image.load()
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: too many pixels ({error}); tile or downsize it first") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not a readable image, or truncated ({error})") from error
-    return height, width
-
-
-def _without_path(error: Exception, path: str) -> str:
-    return str(error).removeprefix(f"{path}: ")
-
-
-def _row_problems(row) -> list[Problem]:
-    problems = []
-    if not os.path.isfile(row.image):
-        return problems  # reported by missing_files
-    try:
-        size = open_quickly(row.image)
-    except DataError as error:
-        return [Problem(row.image, "unreadable", _without_path(error, row.image))]
-    if isinstance(row.mask, str) and row.label and os.path.isfile(row.mask):
-        try:
-            checked_mask(row.mask, row.image, size)
-        except DataError as error:
-            problems.append(Problem(row.mask, "mask", _without_path(error, row.mask)))
-    if isinstance(row.twin, str) and os.path.isfile(row.twin):
-        try:
-            open_quickly(row.twin)
-        except DataError as error:
-            problems.append(Problem(row.twin, "unreadable", _without_path(error, row.twin)))
-    return problems
-
-
-def file_problems(index: pd.DataFrame) -> list[Problem]:
-    """Open every file of an index: missing files, unreadable or truncated ones, masks that are empty or of another
-    size than their image. Rendered samples (textures) are skipped."""
+def file_problems(index: pd.DataFrame, found: Contents | None = None) -> list[Problem]:
+    """Open every file of an index: missing files, unreadable or truncated ones, masks of another size than their
+    image. Rendered samples (textures) are skipped."""
     on_disk = index[index["dataset"] != "textures"]
+    found = contents(on_disk) if found is None else found
     problems = [Problem(file, "missing", message) for file, message in missing_files(on_disk)]
-    with ThreadPoolExecutor(WORKERS) as pool:
-        for found in pool.map(_row_problems, on_disk.itertuples()):
-            problems += found
-    return problems
+    return problems + [Problem(*error) for error in found.errors]
+
+
+def mask_faults(index: pd.DataFrame, found: Contents) -> list[tuple[str, str]]:
+    """(file, fault) for the masks of an index that are empty or not to be believed."""
+    masks = [mask for mask in index["mask"] if isinstance(mask, str) and mask in found.masks]
+    return [(mask, found.masks[mask].fault) for mask in masks if found.masks[mask].fault]
+
+
+def _usable(found: Contents, mask: str | None) -> bool:
+    return mask in found.masks and found.masks[mask].share > 0
+
+
+def limits(index: pd.DataFrame, found: Contents) -> list[tuple[str, str, str]]:
+    """(category, rule, sentence) for what a category's test set does not allow to be measured. rule is "split" where
+    the test set lacks normal or anomalous images, "metric" where masks are lacking.
+
+    An index without test images (a training set alone) has no limits.
+    """
+    said = []
+    for (dataset, category), rows in index[index["split"] == "test"].groupby(["dataset", "category"], sort=False):
+        anomalous = rows[rows["label"] == 1]
+        if len(anomalous) == 0:
+            message = (
+                "no anomalous test image: no metric of images or pixels is defined. Fitting, scores and maps work; to "
+                "measure them, put images with defects into the test set"
+            )
+            said.append((category, "split", message))
+        if len(anomalous) == len(rows):
+            folders = ", ".join(sorted(rows["defect"].unique()))
+            message = (
+                "no normal test image: I-AUROC, I-AP and I-F1max are not defined. If one of the folders "
+                f"({folders}) holds normal images, call it good; else put some normal images into the test set"
+            )
+            said.append((category, "split", message))
+        bare = 0 if dataset == "textures" else sum(not _usable(found, mask) for mask in anomalous["mask"])
+        if 0 < bare == len(anomalous):
+            said.append((category, "metric", "no masks: P-AUROC, P-AP, P-F1max and AUPRO are left out"))
+        elif bare:
+            message = (
+                f"{bare} of {len(anomalous)} anomalous test images have no usable mask: they count for I-AUROC, I-AP "
+                "and I-F1max and are left out of P-AUROC, P-AP, P-F1max and AUPRO"
+            )
+            said.append((category, "metric", message))
+    return said
 
 
 def validate(index: pd.DataFrame) -> None:
     """Open all files of an index before anything is trained on them.
 
     Raises DataError (a ValueError) that lists the first ten problems by file and rule, and how many there are; and
-    ValueError for an index without rows.
+    ValueError for an index without rows. What does not stop the work is said in a DataWarning: masks that cannot be
+    used, test images that are copies of training images, metrics that the test set does not allow.
     """
     if len(index) == 0:
         raise ValueError("index has zero images; did a filter leave nothing?")
-    problems = file_problems(index)
+    found = contents(index)
+    problems = file_problems(index, found)
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems[:10])
         more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise DataError(f"{len(problems)} problem(s) in the data:\n{listed}{more}")
-
-
-_MASK_FOLDERS = ("mvtec_ad", "mpdd", "visa", "btad", "mtd", "folder")
+    name_once(mask_faults(index, found))
+    for category, facts in facts_in(index).items():
+        for _, message in _taken(category, facts, None, has_masks=False):
+            warnings.warn(message, DataWarning, stacklevel=2)
+    copies = copies_between_splits(index, found)
+    if copies:
+        listed = "\n".join(f"  {test} is {train}" for test, train in copies[:10])
+        more = f"\n  ... and {len(copies) - 10} more" if len(copies) > 10 else ""
+        message = (
+            f"{len(copies)} test image(s) are copies of training images: scores on them mean nothing.\n{listed}{more}"
+        )
+        warnings.warn(message, DataWarning, stacklevel=2)
+    for category, rule, message in limits(index, found):
+        if rule == "split":
+            warnings.warn(f"{category}: {message}", DataWarning, stacklevel=2)
 
 
 def orphan_problems(index: pd.DataFrame, root: Path) -> list[Problem]:
@@ -239,7 +226,7 @@ def orphan_problems(index: pd.DataFrame, root: Path) -> list[Problem]:
     return problems
 
 
-# ------------------------------------------------------------------------------------------------- check
+# ------------------------------------------------------------------------------------------------- report
 
 
 def _unpaired_problems(dataset: str, index: pd.DataFrame) -> list[Problem]:
@@ -264,7 +251,7 @@ def _read_tolerantly(dataset: str, root: Path) -> tuple[pd.DataFrame | None, lis
             tables.append(read_rows(dataset, root, name, **options))
         except DataError as error:
             problems.append(Problem(str(root / name), "layout", str(error)))
-    return (pd.concat(tables, ignore_index=True) if tables else None), problems
+    return (note_facts(pd.concat(tables, ignore_index=True)) if tables else None), problems
 
 
 def _textures_problems() -> list[Problem]:
@@ -282,26 +269,146 @@ def _textures_problems() -> list[Problem]:
     return problems
 
 
-def check(dataset: str, root: str | os.PathLike | None = None) -> list[Problem]:
-    """List what is wrong with a data set on disk; an empty list means it is complete and sound.
+def _content_problems(index: pd.DataFrame, found: Contents) -> list[Problem]:
+    """Copies, contradictions and pictures whose range was lost."""
+    problems = [
+        Problem(test, "copy", f"test image is a copy of the training image {train}")
+        for test, train in copies_between_splits(index, found)
+    ]
+    problems += [
+        Problem(bad, "copy", f"labelled anomalous, and the same picture is labelled normal as {good}")
+        for bad, good in contradictions(index, found)
+    ]
+    for category, rows in index.groupby("category", sort=False):
+        measured = [(path, found.images[path]) for path in rows["image"] if path in found.images]
+        cut = [path for path, image in measured if image.cut and image.high <= 63]
+        if cut:
+            message = (
+                f"{len(cut)} picture(s) of {category} have 16 bits a colour and values up to "
+                f"{max(found.images[path].high for path in cut) / 255:.0%} of their range: they come out nearly black. "
+                "Stretch them to the full range, or save them with 8 bits"
+            )
+            problems.append(Problem(cut[0], "range", message))
+        shallow = [image for _, image in measured if image.bits == 8 and not image.cut]
+        if shallow and max(image.high for image in shallow) <= 31:
+            high = max(image.high for image in shallow)
+            message = (
+                f"the largest value in {len(shallow)} images of {category} is {high:g} of 255: they are nearly black"
+            )
+            problems.append(Problem(measured[0][0], "range", f"{message}. Was their range lost when they were saved?"))
+    return problems
 
-    Compares the number of images with the published ones (`published_counts`), opens every file, pairs every
-    anomalous image with its mask (same size, not empty) and every mask with its image, where the data set has masks.
+
+def _mask_problems(layout: Layout, index: pd.DataFrame, found: Contents) -> tuple[list[Problem], list[Problem]]:
+    """(problems, notes) about masks: those that a data set is known to lack are notes."""
+    said = [(mask, Problem(mask, "mask", fault)) for mask, fault in mask_faults(index, found)]
+    said += [(image, Problem(image, "missing", message)) for image, message in missing_masks(index)]
+    problems = [problem for file, problem in said if Path(file).stem not in layout.without_mask]
+    known = "without a usable mask, as published: left out of metrics of pixels"
+    notes = [Problem(file, "mask", known) for file, _ in said if Path(file).stem in layout.without_mask]
+    return problems, notes
+
+
+def _unread_problems(
+    layout: Layout, root: Path, index: pd.DataFrame, broken: list[str]
+) -> tuple[list[Problem], list[Problem]]:
+    """(problems, notes) about files that are not read, but for those of categories that cannot be read at all."""
+    used = [*index["image"], *index["mask"].dropna(), *index["twin"].dropna()]
+    seen = {os.path.dirname(mask) for mask in index["mask"].dropna()}  # see orphan_problems
+    problems, notes = [], []
+    for part in unread_files(layout, root, used):
+        if part.folder not in seen and not any(Path(part.folder).is_relative_to(folder) for folder in broken):
+            found = Problem(part.folder, "unread", f"{part.count} file(s) {part.suffix} are not read: {part.why}")
+            (notes if part.known else problems).append(found)
+    return problems, notes
+
+
+_KINDS = {
+    "classes": "levels of the masks are taken as class numbers: every pixel that is not black is anomalous",
+    "soft": "levels of the masks are taken as soft edges: a pixel is anomalous from half of full scale on, or from "
+    "half of its mask's own maximum where that is lower",
+    None: "masks have one level besides black",
+}
+
+
+def _taken(category: str, facts: Facts, declared: str | None, has_masks: bool) -> list[tuple[str, str]]:
+    """(rule, sentence) for what was taken for what in a category."""
+    said = []
+    if has_masks:
+        why = f" (known of the data set: {declared})" if declared else ""
+        said.append(("mask", f"{category}: {_KINDS[facts.mask_kind]}{why}"))
+    if facts.grey_scale != FULL_SCALE:
+        bits = int(facts.grey_scale + 1).bit_length() - 1
+        said.append(("range", f"{category}: 16-bit files with {bits} bits of grey, divided by {facts.grey_scale}"))
+    return said
+
+
+def _span(values: list) -> str:
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _summary(category: str, rows: pd.DataFrame, found: Contents, facts: Facts, copies: int) -> dict:
+    images = [found.images[path] for path in rows["image"] if path in found.images]
+    anomalous = rows[(rows["label"] == 1) & (rows["split"] == "test")]
+    masks = [found.masks[mask] for mask in anomalous["mask"] if _usable(found, mask)]
+    groups = _groups(rows, by_defect=False)
+    return {
+        "category": category,
+        **{name: groups[name] for name in ("train", "test normal", "test anomalous")},
+        "masks": len(masks),
+        "without mask": len(anomalous) - len(masks),
+        "mask kind": (facts.mask_kind or "two levels") if masks else "none",
+        "regions": sum(mask.regions for mask in masks),
+        "mask share": round(float(np.median([mask.share for mask in masks])), 5) if masks else None,
+        "width": _span([image.width for image in images]) if images else "",
+        "height": _span([image.height for image in images]) if images else "",
+        "bits": ", ".join(f"{bits} ({count})" for bits, count in sorted(Counter(i.bits for i in images).items())),
+        "values": f"{min(i.low for i in images):g} to {max(i.high for i in images):g}" if images else "",
+        "copies": copies,
+    }
+
+
+def report(dataset: str, root: str | os.PathLike | None = None) -> Report:
+    """Everything that is wrong with a data set on disk or worth knowing about it.
+
+    Compares the number of images with the published ones (`published_counts`), decodes every file, pairs every
+    anomalous image with its mask and every mask with its image, compares pictures between training and test by their
+    pixels, lists what is not read, and says how masks and greys are taken and what is left out of which metric.
     textures are not on disk: one sample of every category and defect is rendered.
 
     Raises ValueError for an unknown data set or a root in another layout, FileNotFoundError if none is found.
     """
     if dataset == "textures":
-        return _textures_problems()
+        return Report(dataset, "rendered", _textures_problems())
     if dataset not in LAYOUTS:
         raise ValueError(unknown_name("data set", dataset, ("textures", *LAYOUTS)))
-    folder = find_root(dataset, root)
+    layout, folder = LAYOUTS[dataset], find_root(dataset, root)
     index, problems = _read_tolerantly(dataset, folder)
     if index is None:
-        return problems or [Problem(str(folder), "layout", f"no images; expected {LAYOUTS[dataset].expected}")]
+        problems = problems or [Problem(str(folder), "layout", f"no images; expected {layout.expected}")]
+        return Report(dataset, str(folder), problems)
+    found, facts = contents(index), facts_in(index)
     problems += count_problems(dataset, index, folder)
-    problems += file_problems(index)
-    problems += _unpaired_problems(dataset, index)
-    if dataset in _MASK_FOLDERS:
-        problems += orphan_problems(index, folder)
-    return problems
+    problems += file_problems(index, found)
+    of_masks, notes = _mask_problems(layout, index, found)
+    not_read, left_out = _unread_problems(layout, folder, index, [p.file for p in problems if p.rule == "layout"])
+    problems += of_masks + _unpaired_problems(dataset, index) + _content_problems(index, found) + not_read
+    notes += left_out
+    problems += orphan_problems(index, folder)
+    for category, rule, message in limits(index, found):
+        (problems if rule == "split" else notes).append(Problem(str(folder), rule, f"{category}: {message}"))
+    summaries = []
+    copied = {test for test, _ in copies_between_splits(index, found)}
+    for category, rows in index.groupby("category", sort=False):
+        known = facts[f"{dataset}/{category}"]
+        has_masks = any(_usable(found, mask) for mask in rows["mask"])
+        notes += [Problem(str(folder), *said) for said in _taken(category, known, layout.mask_kind, has_masks)]
+        summaries.append(_summary(category, rows, found, known, int(rows["image"].isin(copied).sum())))
+    return Report(dataset, str(folder), problems, notes, summaries)
+
+
+def check(dataset: str, root: str | os.PathLike | None = None) -> list[Problem]:
+    """What is wrong with a data set on disk; an empty list means it is complete and sound. See `report`, whose
+    `problems` these are."""
+    return report(dataset, root).problems

@@ -1,17 +1,25 @@
-"""Sample tables: which files make up a data set, where they were found, which split and defect they belong to."""
+"""Sample tables: which files make up a data set, where they were found, which split and defect they belong to.
+
+Every reader passes through `load_index`, so what is true of all data sets is said here: masks that are not there, files
+that are not read, kind of masks and range of greys (`facts`). What may be touched: the search for folders, as places
+change; the columns of the table are fixed.
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from diffad_utils.data import textures
-from diffad_utils.data.layouts import LAYOUTS, DataError, Layout
+from diffad_utils.data.facts import note_facts
+from diffad_utils.data.layouts import LAYOUTS, DataError, DataWarning, Layout
+from diffad_utils.data.unread import unread_files
 from diffad_utils.io import paths
 
 COLUMNS = ["dataset", "category", "split", "label", "defect", "image", "mask", "twin"]
@@ -20,8 +28,9 @@ DATASETS = ("textures", *LAYOUTS)
 # Where data sets are looked for after the argument and $DIFFAD_DATA; module attributes, so tests can move them.
 REPOSITORY_DATA = paths.repository() / "data"
 KAGGLE_INPUT = paths.KAGGLE / "input"
-KAGGLE_DEPTH = 4  # /kaggle/input/<slug>/<folder>/... ; newer sessions add datasets/<owner>/ in front
-KAGGLE_FOLDERS = 2000  # folders looked at, so that an input with many small folders cannot stall the search
+KAGGLE_DEPTH = 6  # /kaggle/input/<slug>/<folder>/... ; newer sessions add datasets/<owner>/ in front
+ROOT_DEPTH = 2  # below a folder that the user names
+KAGGLE_FOLDERS = 30_000  # folders looked at, so that an input with very many cannot stall the search for good
 
 
 def unknown_name(what: str, got: str, known: Iterable[str]) -> str:
@@ -69,22 +78,23 @@ def _accepts(layout: Layout, folder: Path) -> bool:
     return layout.name != "folder" or not _recognised_as(folder)
 
 
-def _kaggle_folders(base: Path) -> Iterator[Path]:
-    """Folders below Kaggle's input, breadth first."""
+def _folders_below(base: Path, depth: int, limit: int) -> Iterator[Path]:
+    """Folders below `base`, breadth first: at most `depth` levels and `limit` folders."""
     level = [base]
     seen = 0
-    for _ in range(KAGGLE_DEPTH):
+    for _ in range(depth):
         children: list[Path] = []
         for folder in level:
             try:
-                children += sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+                with os.scandir(folder) as entries:
+                    found = sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
             except PermissionError:
                 continue
-        for child in children:
-            seen += 1
-            if seen > KAGGLE_FOLDERS:
-                return
-            yield child
+            children += map(Path, found[: limit - seen])
+            seen += len(found)
+        yield from children
+        if seen >= limit:
+            return
         level = children
 
 
@@ -98,7 +108,7 @@ def _candidates(layout: Layout) -> Iterator[tuple[Path, bool]]:
             for child in sorted(path for path in base.iterdir() if path.is_dir() and path.name != layout.name):
                 yield child, False
     if KAGGLE_INPUT.is_dir():
-        for folder in _kaggle_folders(KAGGLE_INPUT):
+        for folder in _folders_below(KAGGLE_INPUT, KAGGLE_DEPTH, KAGGLE_FOLDERS):
             yield folder, False
 
 
@@ -117,7 +127,7 @@ def _checked_root(layout: Layout, root: Path) -> Path:
         return root
     if layout.fits(root / layout.name):
         return root / layout.name
-    for child in sorted(path for path in root.iterdir() if path.is_dir()):
+    for child in _folders_below(root, ROOT_DEPTH, KAGGLE_FOLDERS):
         if _accepts(layout, child):
             return child
     raise DataError(
@@ -148,7 +158,8 @@ def find_root(dataset: str, root: str | os.PathLike | None = None) -> Path:
     named = ", ".join(map(str, _named_folders())) or "not set"
     raise FileNotFoundError(
         f"data set {dataset!r} was not found. Looked in $DIFFAD_DATA ({named}), {REPOSITORY_DATA / dataset} and "
-        f"{KAGGLE_INPUT}. Expected layout: {layout.expected}. Give its folder as root, or set DIFFAD_DATA; "
+        f"{KAGGLE_INPUT} (up to {KAGGLE_DEPTH} levels and {KAGGLE_FOLDERS} folders). Expected layout: "
+        f"{layout.expected}. Give its folder as root, or set DIFFAD_DATA; "
         f"where to get it is written in data/{dataset}/README.md."
     )
 
@@ -164,6 +175,35 @@ def categories(dataset: str, root: str | os.PathLike | None = None) -> list[str]
     if dataset == "textures":
         return sorted(textures.CATEGORIES)
     return sorted(_layout(dataset).categories(find_root(dataset, root)))
+
+
+def category_names(dataset: str, root: str | os.PathLike | None = None) -> list[str]:
+    """Names of a data set's categories: those in its folder, or the published ones where there is no such folder."""
+    try:
+        return categories(dataset, root)
+    except (FileNotFoundError, DataError):
+        return list(_layout(dataset).known_categories)
+
+
+def resolve_category(category: str | int, names: Iterable[str], dataset: str = "the data set") -> str:
+    """The category meant by a name, or by the number that YAML and shells make of a name of digits: 1 is "01".
+
+    Raises DataError for a value that is no name, with the way to write it. A name that is not among `names` comes back
+    as it is: whoever knows the data set says what is wrong with it.
+    """
+    names = list(names)
+    if isinstance(category, str) and (category in names or not category.isdecimal()):
+        return category
+    number = int(category) if isinstance(category, (str, int)) and not isinstance(category, bool) else None
+    padded = [name for name in names if name.isdecimal() and int(name) == number]
+    if len(padded) == 1:
+        return padded[0]
+    if isinstance(category, str):
+        return category
+    raise DataError(
+        f"category {category!r} of {dataset} is no name ({type(category).__name__}); known: {', '.join(names)}. Digits "
+        "are text in quotes (YAML: category: '01'), or after papermill's -r (-r category 01)"
+    )
 
 
 def _check_category(layout: Layout, category: str, present: list[str], folder: Path) -> None:
@@ -189,15 +229,24 @@ def read_rows(dataset: str, root: Path, category: str | None = None, *, seed: in
     variant = {"variant": options["variant"]} if "variant" in options else {}
     present = sorted(layout.categories(root, **variant))
     if category is not None:
+        category = resolve_category(category, present, dataset)
         _check_category(layout, category, present, root)
     rows = []
     for name in present if category is None else [category]:
         found = layout.read(root, name, seed=seed, **options)
         if not any(row["split"] == "train" for row in found) or not any(row["split"] == "test" for row in found):
             empty = [split for split in ("train", "test") if not any(row["split"] == split for row in found)]
+            unread = (
+                unread_files(layout, layout.folder_of(root, name), [row["image"] for row in found])
+                if not layout.listed
+                else []
+            )
+            there = "".join(
+                f" In {part.folder} {part.count} file(s) {part.suffix} are not read." for part in unread[:3]
+            )
             raise DataError(
                 f"{root}: category {name!r} of {dataset} has no {' and no '.join(empty)} images. "
-                f"Expected layout: {layout.expected}."
+                f"Expected layout: {layout.expected}.{there}"
             )
         rows += found
     if not rows:
@@ -218,16 +267,65 @@ def _plain(index: pd.DataFrame) -> pd.DataFrame:
 
 
 def missing_files(index: pd.DataFrame) -> list[tuple[str, str]]:
-    """(file, message) for every image or mask of the index that is not there; rendered samples are skipped."""
+    """(file, message) for every image or twin of the index that is not there; rendered samples are skipped."""
     missing = []
     for row in index[index["dataset"] != "textures"].itertuples():
         if not os.path.isfile(row.image):
             missing.append((row.image, "image is listed by the data set but there is no such file"))
         if row.twin is not None and not os.path.isfile(row.twin):
             missing.append((row.twin, "twin is listed by the data set but there is no such file"))
-        if row.mask is not None and not os.path.isfile(row.mask):
-            missing.append((row.image, f"anomalous image without its mask; expected {row.mask}"))
     return missing
+
+
+def missing_masks(index: pd.DataFrame) -> list[tuple[str, str]]:
+    """(image, message) for every anomalous image whose mask is called for by the layout or a table, and not there."""
+    rows = index[(index["dataset"] != "textures") & index["mask"].notna()].itertuples()
+    return [
+        (row.image, f"anomalous image without its mask; expected {row.mask}")
+        for row in rows
+        if not os.path.isfile(row.mask)
+    ]
+
+
+def _without_missing_masks(layout: Layout, index: pd.DataFrame) -> pd.DataFrame:
+    """The index with mask None where the file is not there. A DataWarning names the anomalous images without a mask,
+    unless nobody promised masks."""
+    missing = missing_masks(index)
+    absent = index["image"].isin([file for file, _ in missing])
+    index["mask"] = pd.Series([None if no else mask for no, mask in zip(absent, index["mask"])], dtype=object)
+    expected = dict(missing)
+    anomalous = index[index["label"] == 1]
+    lines = []
+    for _, rows in anomalous.groupby("category", sort=False):
+        bare = rows.loc[rows["mask"].isna(), "image"]
+        promised = layout.masks == "yes" or len(bare) < len(rows) or bare.isin(expected).any()
+        lines += [f"  {image}: {expected.get(image, 'no mask is named')}" for image in bare if promised]
+    if lines:
+        more = f"\n  ... and {len(lines) - 10} more" if len(lines) > 10 else ""
+        warnings.warn(
+            f"{len(lines)} of {len(anomalous)} anomalous images have no mask. They count for metrics of images and are "
+            "left out of those of pixels.\n" + "\n".join(lines[:10]) + more,
+            DataWarning,
+            stacklevel=3,
+        )
+    return index
+
+
+def _warn_of_unread(layout: Layout, root: Path, index: pd.DataFrame) -> None:
+    """A DataWarning with what lies in the folders of the index's categories and is not read."""
+    unread = []
+    for category, rows in index.groupby("category", sort=False) if not layout.listed else ():
+        used = [*rows["image"], *rows["mask"].dropna(), *rows["twin"].dropna()]
+        unread += [part for part in unread_files(layout, layout.folder_of(root, category), used) if not part.known]
+    if unread:
+        listed = "\n".join(f"  {part.folder}: {part.count} file(s) {part.suffix}" for part in unread[:10])
+        more = f"\n  ... and {len(unread) - 10} more folders" if len(unread) > 10 else ""
+        warnings.warn(
+            f"{sum(part.count for part in unread)} file(s) of {layout.name} are not read. Expected layout: "
+            f"{layout.expected}.\n{listed}{more}",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def load_index(
@@ -239,7 +337,7 @@ def load_index(
     ----------
     dataset: one of DATASETS.
     root: its folder; None or "" searches (see `find_root`). `textures` is rendered and ignores it.
-    category: one category; None = all that are there.
+    category: one category; None = all that are there. A number stands for the name of these digits: 1 for "01".
     seed: decides the split where the data set has none of its own (elpv, mtd), and what `textures` renders.
         The other data sets have official splits and ignore it.
     options:
@@ -253,18 +351,24 @@ def load_index(
     -------
     DataFrame with a RangeIndex, sorted by category, split, defect and file name, and the columns dataset, category,
     split ("train"|"test"), label (0 normal, 1 anomalous), defect ("good" for normal), image (path or key), mask
-    (path or key, None where there is none), twin (key of the defect-free twin, or None).
+    (path or key, None where there is none), twin (key of the defect-free twin, or None). `attrs` holds what the files
+    of a category have in common, see `facts`.
+
+    Warns
+    -----
+    DataWarning: anomalous images whose mask is not there (mask None); files that lie in the folders and are not read.
 
     Raises
     ------
-    ValueError: unknown data set, category or option; a root in another layout; no images; a listed image or a mask
-        that is not there; a link or table entry that leads out of the root. The message names the file.
+    ValueError: unknown data set, category or option; a root in another layout; no images; a listed image that is not
+        there; a link or table entry that leads out of the root. The message names the file.
     FileNotFoundError: no folder of this data set was found, or the root given does not exist.
     """
     if dataset == "textures":
         return _textures_index(category, seed, options)
     _layout(dataset)
-    index = read_rows(dataset, find_root(dataset, root), category, seed=seed, **options)
+    folder = find_root(dataset, root)
+    index = read_rows(dataset, folder, category, seed=seed, **options)
     missing = missing_files(index)
     if missing:
         listed = "\n".join(f"  {file}: {message}" for file, message in missing[:10])
@@ -274,7 +378,8 @@ def load_index(
     if repeated.any():
         first = index[repeated].iloc[0]
         raise DataError(f"{first['image']}: two images of {dataset} have the same key {sample_key(first)!r}")
-    return index
+    _warn_of_unread(_layout(dataset), folder, index)
+    return note_facts(_without_missing_masks(_layout(dataset), index))
 
 
 def _textures_index(category: str | None, seed: int, options: dict) -> pd.DataFrame:

@@ -1,79 +1,31 @@
-"""From a sample table to tensors: reading images and masks of any kind, resizing, batches."""
+"""From a sample table to tensors: resizing, samples, batches. `images` and `masks` read the files.
+
+What may be touched: what a sample holds. Methods and notebooks rely on every name in it.
+"""
 
 from __future__ import annotations
 
 import operator
-from pathlib import Path
+import warnings
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from skimage.transform import resize_local_mean
 from torch.utils.data import Dataset
 
 from diffad_utils.data import textures
+from diffad_utils.data.facts import Facts, facts_in
+from diffad_utils.data.images import FULL_SCALE, read_image
 from diffad_utils.data.index import COLUMNS, sample_key
-from diffad_utils.data.layouts import DataError
+from diffad_utils.data.layouts import DataWarning
+from diffad_utils.data.masks import checked_mask, read_mask
+
+__all__ = ["ImageDataset", "collate", "load_batch", "name_once", "read_image", "read_mask", "resize_mask"]
 
 CACHE_BYTES = 2 * 1024**3
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
-
-
-def _open(path: str | Path) -> Image.Image:
-    """Open and decode a file; anything wrong with it is a DataError that names it."""
-    try:
-        image = Image.open(path)
-        image.load()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: too many pixels ({error}); tile or downsize it first") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not a readable image, or truncated ({error})") from error
-    return image
-
-
-def read_image(path: str | Path) -> torch.Tensor:
-    """Image file -> float32 [3, H, W] in [0, 1].
-
-    Grey images are repeated over the three channels, palettes looked up, alpha dropped (not blended: there is no
-    background to blend with). 16-bit grey is divided by 65535, everything else by 255; Pillow keeps the upper 8 of
-    a 16-bit colour channel. EXIF rotation is not applied, as masks are drawn on the stored pixels.
-
-    Raises DataError, naming the file, if it is missing, truncated, no image, a float image outside [0, 1], an integer
-    image above 65535, or larger than Pillow's decompression bomb limit.
-    """
-    image = _open(path)
-    if image.mode in _SIXTEEN_BIT or image.mode in ("I", "F"):
-        values = np.asarray(image).astype(np.float32)
-        values = values if image.mode == "F" else values / 65535
-        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-            raise DataError(
-                f"{path}: {image.mode} image with values {values.min():g} to {values.max():g} after scaling; expected "
-                "16-bit integers (0 to 65535) or floats in [0, 1]"
-            )
-        return torch.from_numpy(values)[None].repeat(3, 1, 1)
-    # Palette entries may carry transparency; by way of RGBA Pillow drops it without a warning.
-    image = image.convert("RGBA") if image.mode in ("P", "PA") else image
-    values = np.array(image.convert("RGB"), dtype=np.float32) / 255
-    return torch.from_numpy(values).permute(2, 0, 1).contiguous()
-
-
-def read_mask(path: str | Path) -> torch.Tensor:
-    """Mask file -> bool [H, W], True where anomalous.
-
-    Every pixel that is not black counts (masks hold 255, 1, or a class number; palettes are looked up, alpha is
-    ignored). In JPEG files, whose black is not exactly 0, the limit is half of full scale.
-    Raises DataError, naming the file, if it cannot be read.
-    """
-    image = _open(path)
-    lossy = image.format == "JPEG"
-    if image.mode in ("P", "PA", "LA", "RGBA", "CMYK", "YCbCr"):
-        image = image.convert("RGBA").convert("RGB")
-    values = np.asarray(image)
-    values = values.max(axis=2) if values.ndim == 3 else values
-    return torch.from_numpy(np.ascontiguousarray(values >= 128 if lossy else values != 0))
 
 
 def resize_image(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -99,20 +51,11 @@ def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return coverage >= (0.5 if largest >= 0.5 else largest / 2)
 
 
-def _overlap(old: int, new: int) -> torch.Tensor:
-    """[new, old] share of each new cell covered by each old cell, both grids spanning the same length."""
-    edges_old = torch.arange(old + 1, dtype=torch.float64) / old
-    edges_new = torch.arange(new + 1, dtype=torch.float64) / new
-    low = torch.maximum(edges_old[None, :-1], edges_new[:-1, None])
-    high = torch.minimum(edges_old[None, 1:], edges_new[1:, None])
-    return (high - low).clamp_(min=0) * new
-
-
 def _area(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Share of each new pixel that the mask covers, float64 [*size]: exact for any ratio of sizes (torch's "area"
     mode rounds to whole pixels). 1e-9 absorbs rounding, so that exactly one half counts as half."""
-    rows, columns = _overlap(mask.shape[0], size[0]), _overlap(mask.shape[1], size[1])
-    coverage = rows @ mask.double() @ columns.T
+    share = resize_local_mean(mask.numpy().astype(np.float64), size, grid_mode=True, preserve_range=True)
+    coverage = torch.from_numpy(share)
     return torch.where(coverage < 1e-9, torch.zeros_like(coverage), coverage + 1e-9)
 
 
@@ -131,7 +74,10 @@ class ImageDataset(Dataset):
     """Samples of an index as tensors.
 
     `dataset[i]` is a dict: image float32 [3, H, W] in [0, 1]; mask bool [H, W] (all False for a normal image, and
-    where the data set has no masks); label int; key str; and twin float32 [3, H, W] where the index has one.
+    where there is no usable mask); label int; key str; and twin float32 [3, H, W] where the index has one.
+
+    An anomalous image whose mask is empty is named in a DataWarning, once. It counts for metrics of images and is
+    left out of those of pixels (`metrics.evaluate`).
 
     Parameters
     ----------
@@ -140,7 +86,7 @@ class ImageDataset(Dataset):
     cache: keep decoded and resized samples in memory, up to CACHE_BYTES (2 GiB); samples beyond that are read anew.
 
     Raises ValueError for an empty index or one without its columns; reading a sample raises DataError (a ValueError)
-    naming the file that is unreadable, or whose mask is empty or of another size than the image.
+    naming the file that is unreadable, or whose mask is of another size than the image.
     """
 
     def __init__(self, index: pd.DataFrame, size: int | tuple[int, int] = 256, *, cache: bool = True):
@@ -152,6 +98,7 @@ class ImageDataset(Dataset):
         self.index = index.reset_index(drop=True)
         self.size = _pair(size)
         self.cache = cache
+        self._facts: dict[str, Facts] | None = None
         self._cached: dict[int, dict] = {}
         self._cached_bytes = 0
 
@@ -175,32 +122,45 @@ class ImageDataset(Dataset):
 
     def _read(self, i: int) -> dict:
         row = self.index.iloc[i]
-        sample = _render(row, self.size) if row["dataset"] == "textures" else _read_files(row, self.size)
+        if row["dataset"] == "textures":
+            sample = _render(row, self.size)
+        else:
+            self._facts = facts_in(self.index) if self._facts is None else self._facts
+            sample = _read_files(row, self.size, self._facts[f"{row['dataset']}/{row['category']}"])
         return {**sample, "label": int(row["label"]), "key": sample_key(row)}
 
 
-def _read_files(row: pd.Series, size: tuple[int, int]) -> dict:
-    image = read_image(row["image"])
+def _read_files(row: pd.Series, size: tuple[int, int], facts: Facts) -> dict:
+    scale = {} if facts.grey_scale == FULL_SCALE else {"full_scale": facts.grey_scale}
+    image = read_image(row["image"], **scale)
     mask = torch.zeros(size, dtype=torch.bool)
     if isinstance(row["mask"], str) and row["label"]:
-        mask = resize_mask(checked_mask(row["mask"], row["image"], tuple(image.shape[-2:])), size)
+        stored, fault = checked_mask(row["mask"], row["image"], tuple(image.shape[-2:]), facts.mask_kind)
+        if fault:
+            name_once([(row["mask"], fault)])
+        mask = resize_mask(stored, size)
     sample = {"image": resize_image(image, size), "mask": mask}
     if isinstance(row["twin"], str):
-        sample["twin"] = resize_image(read_image(row["twin"]), size)
+        sample["twin"] = resize_image(read_image(row["twin"], **scale), size)
     return sample
 
 
-def checked_mask(mask_path: str, image_path: str, image_size: tuple[int, int]) -> torch.Tensor:
-    """`read_mask`, refusing an empty mask and one whose size is not image_size (height, width) with a DataError."""
-    mask = read_mask(mask_path)
-    if tuple(mask.shape) != image_size:
-        raise DataError(
-            f"{mask_path}: mask is {mask.shape[1]} x {mask.shape[0]} (width x height) but its image {image_path} is "
-            f"{image_size[1]} x {image_size[0]}; they must be equal"
+_named: set[tuple[str, str]] = set()
+
+
+def name_once(faults: Iterable[tuple[str, str]]) -> None:
+    """Say in one DataWarning what is wrong with masks, (file, fault) each, that nobody has named in this process."""
+    new = [fault for fault in dict.fromkeys(faults) if fault not in _named]
+    _named.update(new)
+    if new:
+        listed = "\n".join(f"  {file}: {fault}" for file, fault in new[:10])
+        more = f"\n  ... and {len(new) - 10} more" if len(new) > 10 else ""
+        warnings.warn(
+            f"{len(new)} mask(s) of anomalous images are empty or not to be believed. An image without a usable mask "
+            f"counts for metrics of images and is left out of those of pixels.\n{listed}{more}",
+            DataWarning,
+            stacklevel=2,
         )
-    if not mask.any():
-        raise DataError(f"{mask_path}: mask of the anomalous image {image_path} is empty (no pixel is set)")
-    return mask
 
 
 def _render(row: pd.Series, size: tuple[int, int]) -> dict:

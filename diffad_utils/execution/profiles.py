@@ -315,11 +315,13 @@ def _section_runs(
             parameters = shared | _parameters(where, section) | of_place | common | place | {"seed": seed}
             try:
                 study.check_parameters(where, parameters, own)
+                parameters = study.with_category_names(parameters)
             except study.ParameterError as error:
                 raise ProfileError(str(error)) from error
             if str(parameters.get("device", "")).startswith("cuda") and not resources["gpus"]:
                 raise ProfileError(f"{where}: `device` is {parameters['device']!r} but `gpus` is 0; set `gpus: 1`")
-            name = "/".join([notebook.stem, *map(str, place.values())] + ([] if joins else [f"seed-{seed}"]))
+            tail = [parameters["dataset"], parameters["category"], f"seed-{seed}"] if not joins else []
+            name = "/".join([notebook.stem, *map(str, tail)])
             folder = study.run_folder(notebook.stem, parameters)
             runs.append(PlannedRun(name, notebook, parameters, folder, joins=joins, **resources))
     return runs

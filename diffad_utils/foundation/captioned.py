@@ -1,8 +1,8 @@
 """Captioned pictures to train the small Stable Diffusion and CLIP on: the families of `textures`, in other materials.
 
-A family is a drawing function of `data.surfaces`. What the `textures` data set fixes once for each category (colours,
-number of yarns or pins, size of the grain, ...) is drawn anew for every picture here (`material`), from other random
-streams, so that no evaluation image is among the training pictures and its category is one material out of many.
+A family is a drawing function of `data.textures.surfaces`. What the `textures` data set fixes once for each category
+(colours, number of yarns or pins, size of the grain, ...) is drawn anew for every picture here (`material`), from other
+random streams, so that no evaluation image is among the training pictures and its category is one material out of many.
 Pictures come in pairs: a defect-free twin, and the same scene with a defect.
 """
 
@@ -20,9 +20,10 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from diffad_utils.captions import caption
-from diffad_utils.data import defects, surfaces, textures
-from diffad_utils.data.canvas import canvas, log_uniform
+from diffad_utils.data import textures
+from diffad_utils.data.captions import caption
+from diffad_utils.data.textures import defects, surfaces
+from diffad_utils.data.textures.canvas import canvas, log_uniform
 
 FAMILIES = tuple(textures.CATEGORIES)
 #: States of a part: "good", then every defect.

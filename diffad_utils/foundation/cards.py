@@ -26,7 +26,7 @@ Stable Diffusion where that is not at hand, so that everything runs anywhere. It
     pipeline = StableDiffusionImg2ImgPipeline.from_pretrained("data/mini/sd")
 
 Captions: "a flawless <noun>", "a <noun>", "a damaged <noun>", "a <noun> with a <defect>", with the nouns and defects
-of `diffad_utils/captions.py`. Families: {families}.
+of `diffad_utils/data/captions.py`. Families: {families}.
 
 ## Training
 
@@ -84,7 +84,7 @@ everything runs anywhere. Results obtained with it are not those of CLIP.
 ## Measured, in the precision it is shipped in
 
 Zero-shot, on test images of `textures` ({normal} normal and {anomalous} with a defect a category): share of normal images whose family is
-named rightly, and I-AUROC of "with a <defect>" (all defects of `diffad_utils/captions.py`) against "flawless", with a 95 %
+named rightly, and I-AUROC of "with a <defect>" (all defects of `diffad_utils/data/captions.py`) against "flawless", with a 95 %
 bootstrap interval over images. Over categories: {family_accuracy:.1%} and {auroc:.3f}.
 
 {table}

@@ -26,8 +26,8 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from diffad_utils import training
-from diffad_utils.captions import caption
 from diffad_utils.data import textures
+from diffad_utils.data.captions import caption
 
 from .backbone import marks_loss
 from .captioned import FAMILIES, STATES, Pairs, captions_of, draw_said, matches

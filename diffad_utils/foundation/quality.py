@@ -15,8 +15,8 @@ import torch
 from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image, DiffusionPipeline
 from open_clip.model import CLIP
 
-from diffad_utils.captions import caption
 from diffad_utils.data import textures
+from diffad_utils.data.captions import caption
 from diffad_utils.metrics import bootstrap_interval, image_auroc
 
 from . import autoencoder, clip

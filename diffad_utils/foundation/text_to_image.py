@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from diffad_utils import training
-from diffad_utils.captions import caption
+from diffad_utils.data.captions import caption
 
 from .autoencoder import encode
 from .captioned import FAMILIES, SAID, Pairs, captions_of, draw_said

@@ -29,8 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffad_utils import captions, scoring
-from diffad_utils.data import ImageDataset
+from diffad_utils import scoring
+from diffad_utils.data import ImageDataset, captions
 from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, resize_images
 from diffad_utils.models.backbones import Backbone, load_backbone
 from diffad_utils.models.clip import Clip, load_clip

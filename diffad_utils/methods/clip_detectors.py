@@ -14,65 +14,25 @@ All distances of features are 1 - cosine.
 from __future__ import annotations
 
 import hashlib
-import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import gaussian_filter
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from diffad_utils import captions
 from diffad_utils.data import ImageDataset
+from diffad_utils.data.captions import categories_of, fill_prompt
+from diffad_utils.data.pasted_defects import paste_defect
 from diffad_utils.kernels import knn
 from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, resize_images
 from diffad_utils.models.clip_features import ClipFeatures, clip_features, dense_features, load_clip_for
 from diffad_utils.scoring import upsample_map
 
 SCORES = ("image", "patch")
-
-
-def categories_of(keys: Sequence[str] | None, count: int, known: Sequence[str]) -> list[str]:
-    """The category of each of ``count`` images: the only one known, or the one in its key "dataset/category/...".
-
-    Raises ``ValueError`` where several are known and there are no keys, another number of them, or a key that names
-    another one.
-    """
-    if len(known) == 1:
-        return [*known] * count
-    if keys is None:
-        raise ValueError(f"the detector was fitted on {', '.join(known)}: give the image keys, which name the category")
-    if len(keys) != count:
-        raise ValueError(f"expected one key an image, got {len(keys)} keys for {count} images")
-    categories = [key.split("/")[1] if "/" in key else key for key in keys]
-    unknown = sorted(set(categories) - set(known))
-    if unknown:
-        raise ValueError(f"categories {unknown} were not among the training categories {[*known]}")
-    return categories
-
-
-def fill_prompt(template: str | Mapping[str, str], category: str) -> str:
-    """The prompt of a category.
-
-    template : text in which {category} is the category's own name ("metal nut") and {noun} its noun in `captions`
-        ("woven carpet" for carpet), or a mapping from categories to such texts.
-
-    Raises ``ValueError`` for a category that the mapping does not have, or another name in braces.
-    """
-    if isinstance(template, Mapping):
-        if category not in template:
-            there = ", ".join(sorted(template)) or "none"
-            raise ValueError(f"no prompt for category {category!r}; there are prompts for {there}")
-        template = template[category]
-    known = {"category": category.replace("_", " "), "noun": captions.noun(category).partition(" ")[2]}
-    unknown = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None} - known.keys()
-    if unknown:
-        raise ValueError(f"template {template!r} has fields {sorted(unknown)}; known are {{category}} and {{noun}}")
-    return template.format(**known)
 
 
 @dataclass(kw_only=True)
@@ -327,29 +287,6 @@ class ClipProbe(ClipDetector):
         self._check_weights(values["clip_sha256"])
         for name, tensor in tensors.items():
             setattr(self, name + "_", tensor)
-
-
-def paste_defect(image: Tensor, source: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """A normal image with a spot of another one pasted in: (image float32 [3, H, W], mask bool [H, W]).
-
-    The spot is where smooth noise, pulled towards a random centre and stretched along a random direction, is largest:
-    an irregular patch or a streak of 0.2 to 10 % of the image. Its content is ``source`` shifted and with its colours
-    scaled by 0.5 to 1.5, blended with an opacity of 0.3 to 1 (DRAEM, eq. 2). image, source: float [3, H, W] in [0, 1].
-    """
-    height, width = image.shape[-2:]
-    side = max(height, width)
-    angle, stretch = rng.uniform(0, np.pi), np.exp(rng.uniform(0, 2.5))
-    y, x = np.mgrid[0:height, 0:width] / side
-    x, y = x - rng.uniform(0.1, 0.9) * width / side, y - rng.uniform(0.1, 0.9) * height / side
-    along, across = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
-    noise = gaussian_filter(rng.standard_normal((height, width)), sigma=rng.uniform(0.01, 0.05) * side)
-    field = 0.3 * noise / noise.std() - 10 * np.hypot(along / stretch**0.5, across * stretch**0.5)
-    area = np.exp(rng.uniform(np.log(0.002), np.log(0.1)))
-    mask = torch.from_numpy(field >= np.quantile(field, 1 - area))
-    gain = torch.from_numpy(rng.uniform(0.5, 1.5, (3, 1, 1))).float()
-    content = (torch.roll(source, tuple(rng.integers(0, (height, width)).tolist()), dims=(1, 2)) * gain).clamp(0, 1)
-    opacity = float(rng.uniform(0.3, 1.0)) * mask.float()
-    return (1 - opacity) * image + opacity * content, mask
 
 
 def _rows(maps: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from diffad_utils.metrics.bootstrap import (
     percentile_interval,
     resampled,
 )
-from diffad_utils.metrics.evaluation import IMAGE_METRICS, PIXEL_METRICS, evaluate
+from diffad_utils.metrics.evaluation import IMAGE_METRICS, PIXEL_METRICS, evaluate, with_masks
 from diffad_utils.metrics.image import image_ap, image_auroc, image_f1max
 from diffad_utils.metrics.image_quality import reconstruction
 from diffad_utils.metrics.pixel import (
@@ -52,4 +52,5 @@ __all__ = [
     "pixel_metrics",
     "reconstruction",
     "resampled",
+    "with_masks",
 ]

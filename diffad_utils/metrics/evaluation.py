@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from diffad_utils.metrics.checks import check_binary, check_scores
+from diffad_utils.metrics.checks import check_binary, check_scores, to_numpy
 from diffad_utils.metrics.image import image_ap, image_auroc, image_f1max
 from diffad_utils.metrics.pixel import aupro, pixel_ap, pixel_auroc, pixel_f1max, pixel_metrics
 
@@ -15,6 +16,41 @@ IMAGE_METRICS: dict[str, Callable] = {"I-AUROC": image_auroc, "I-AP": image_ap, 
 
 
 PIXEL_METRICS: dict[str, Callable] = {"P-AUROC": pixel_auroc, "P-AP": pixel_ap, "P-F1max": pixel_f1max, "AUPRO": aupro}
+
+
+def with_masks(labels: Any, masks: Any) -> np.ndarray:
+    """Which images metrics of pixels are computed over: normal ones, and anomalous ones whose mask has a pixel.
+
+    Some data sets know only labels, or masks for part of the defects. Taking an empty mask of an anomalous image for
+    ground truth would count a defect that was found as false alarms. This is the one rule for it: index maps and masks
+    with what it returns before any metric of pixels, and state how many images it leaves out, ``(~rows).sum()``.
+
+    Parameters
+    ----------
+    labels : [N] in {0, 1}.
+    masks : [N,H,W] boolean, or numbers in {0, 1}; None where the data have none.
+
+    Returns
+    -------
+    bool [N]; all False where no anomalous image has a mask, so that ``rows.any()`` says whether there are masks.
+
+    Raises
+    ------
+    ValueError
+        shapes that differ or are not [N] and [N,H,W]; values outside {0, 1}; a normal image whose mask is not empty.
+    """
+    labels = to_numpy(labels, "labels")
+    labels = check_binary(labels, labels.shape, "labels", "labels")
+    if masks is None:
+        return np.zeros(labels.shape, bool)
+    masks = to_numpy(masks, "masks")
+    if labels.ndim != 1 or masks.ndim != 3 or len(masks) != len(labels):
+        raise ValueError(f"labels [N] and masks [N,H,W] expected, got {list(labels.shape)} and {list(masks.shape)}")
+    marked = check_binary(masks, masks.shape, "masks", "masks").any(axis=(1, 2))
+    contradictory = np.flatnonzero(marked & ~labels)
+    if contradictory.size:
+        raise ValueError(f"images {contradictory[:5].tolist()} are labelled normal, but their masks are not empty")
+    return ~labels | marked if marked.any() else np.zeros(labels.shape, bool)
 
 
 def evaluate(prediction: Any, batch: dict) -> dict[str, float]:
@@ -27,9 +63,9 @@ def evaluate(prediction: Any, batch: dict) -> dict[str, float]:
 
     Returns
     -------
-    I-AUROC, I-AP, I-F1max if both classes occur; P-AUROC, P-AP, P-F1max, AUPRO if there are maps, and masks in
-    which every anomalous image (one at least) has an anomalous pixel. Some data sets know only labels, or masks
-    for part of the defects: treating their empty masks as ground truth would count found defects as false alarms.
+    I-AUROC, I-AP, I-F1max if both classes occur; P-AUROC, P-AP, P-F1max, AUPRO over the images that have masks
+    (`with_masks`), if there are maps and one anomalous image at least has a mask. A ``UserWarning`` says how many
+    images the latter leave out.
 
     Raises
     ------
@@ -51,10 +87,14 @@ def evaluate(prediction: Any, batch: dict) -> dict[str, float]:
     masks = check_binary(mask, maps.shape, "masks", "prediction.anomaly_map")
     if len(maps) != len(scores):
         raise ValueError(f"shapes differ: prediction.score [{len(scores)}], prediction.anomaly_map {list(maps.shape)}")
-    marked = masks.any(axis=(1, 2))
-    contradictory = np.flatnonzero(marked & ~labels)
-    if contradictory.size:
-        raise ValueError(f"images {contradictory[:5].tolist()} are labelled normal, but their masks are not empty")
-    if labels.any() and marked[labels].all() and not masks.all():
-        results |= pixel_metrics(maps, masks)
-    return results
+    rows = with_masks(labels, masks)
+    if not rows.any() or masks[rows].all():
+        return results
+    if not rows.all():
+        warnings.warn(
+            f"{(~rows).sum()} of {labels.sum()} anomalous images have no mask; metrics of pixels leave them out",
+            UserWarning,
+            stacklevel=2,
+        )
+        maps, masks = maps[rows], masks[rows]
+    return results | pixel_metrics(maps, masks)

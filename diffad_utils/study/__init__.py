@@ -25,6 +25,7 @@ from diffad_utils.study.parameters import (
     default_parameters,
     notebook_parameters,
     parameters_of_session,
+    with_category_names,
 )
 from diffad_utils.study.records import RunRecord, load_run, load_runs, table, unfinished_runs
 from diffad_utils.study.rules import RULES, ParameterError, Rule
@@ -81,5 +82,6 @@ __all__ = [
     "unfinished_runs",
     "usable_masks",
     "versions",
+    "with_category_names",
     "write_atomically",
 ]

@@ -108,6 +108,35 @@ def _type_name(default: Any) -> str:
     return "number" if isinstance(default, float) else type(default).__name__
 
 
+CATEGORIES = {"category": "dataset", "other_category": "other_dataset"}
+"""Parameters that name a category, and the parameter that names its data set."""
+
+
+def _is_number_for_category(name: str, value: object) -> bool:
+    return name in CATEGORIES and isinstance(value, int) and not isinstance(value, bool)
+
+
+def with_category_names(parameters: dict) -> dict:
+    """The parameters with categories as names where YAML or a shell made a number of them: 1 or "1" is BTAD's "01".
+
+    Raises:
+        ParameterError: no category of the data set is written with these digits.
+    """
+    from diffad_utils import data
+
+    named = dict(parameters)
+    for name, of in CATEGORIES.items():
+        value = parameters.get(name)
+        if _is_number_for_category(name, value) or (isinstance(value, str) and value.isdecimal()):
+            dataset = parameters.get(of, "")
+            root = parameters.get("data_root") if of == "dataset" or dataset == parameters.get("dataset") else None
+            try:
+                named[name] = data.resolve_category(value, data.category_names(dataset, root), dataset)
+            except data.DataError as error:
+                raise ParameterError(f"parameter `{name}`: {error}") from error
+    return named
+
+
 def check_parameters(where: str, given: dict, defaults: dict) -> None:
     """Check given parameters against a notebook's defaults and `RULES`.
 
@@ -129,10 +158,13 @@ def check_parameters(where: str, given: dict, defaults: dict) -> None:
             hint = f" (did you mean `{close[0]}`?)" if close else ""
             raise ParameterError(f"{where}: unknown parameter `{name}`{hint}; known: {', '.join(sorted(defaults))}")
         default = defaults[name]
+        if _is_number_for_category(name, value) and isinstance(default, str):
+            continue  # `with_category_names` finds the name
         if not _same_type(value, default):
+            quotes = "; write it in quotes" if name in CATEGORIES else ""
             raise ParameterError(
                 f"{where}: parameter `{name}` is {value!r} ({type(value).__name__}), expected {_type_name(default)}"
-                f" as in its default {default!r}"
+                f" as in its default {default!r}{quotes}"
             )
         rule = RULES.get(name)
         if rule is None or value is None:
@@ -190,4 +222,4 @@ def parameters_of_session(notebook: str, namespace: dict) -> Parameters:
     given = {name: namespace.get(name) for source in injected for name in assigned_names(source)}
     given |= {name: namespace.get(name, default) for name, default in defaults.items()}
     check_parameters(notebook, given, defaults)
-    return Parameters({name: given[name] for name in defaults})
+    return Parameters(with_category_names({name: given[name] for name in defaults}))

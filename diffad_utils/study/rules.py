@@ -70,7 +70,9 @@ _FRACTION = Rule(low=0, high=1)
 _PROMPT = Rule(pattern=r"\S(.*\S)?")
 
 
-_DATASET = Rule(choices=("textures", "elpv", "mvtec_ad", "visa", "btad", "mpdd", "mtd", "real_iad", "bmad", "folder"))
+_DATASET = Rule(
+    choices=("textures", "elpv", "mvtec_ad", "mvtec_ad_2", "visa", "btad", "mpdd", "mtd", "real_iad", "bmad", "folder")
+)
 
 
 _WEIGHTS = Rule(pattern=r"\S(.*\S)?")  # a name, a path or a hub id: `weights.resolve` knows them

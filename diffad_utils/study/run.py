@@ -121,7 +121,9 @@ class Run:
     def _incomplete(self) -> Path:
         return self.folder.with_name(f"{self.folder.name}.incomplete")
 
-    def keep(self, prediction, batch: dict, metrics: dict, *, detector=None, timing: dict | None = None) -> None:
+    def keep(
+        self, prediction: Any, batch: dict, metrics: dict, *, detector: Any = None, timing: dict | None = None
+    ) -> None:
         """Write the scores and metrics that are there by now, so that a later failure does not lose them.
 
         Arguments as for `record`, which writes them anew with everything else. Until then ``incomplete.json`` stands in

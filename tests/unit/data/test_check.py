@@ -77,7 +77,7 @@ def test_validate_lists_the_files_and_how_many(tree):
     index = data.load_index("folder", tree)
     for i in range(4):
         (tree / "part" / "train" / "good" / f"{i}.png").write_bytes(b"")
-        write_mask(tree / "part" / "ground_truth" / "cut" / f"{i}_mask.png", area=slice(0, 0))
+        write_mask(tree / "part" / "ground_truth" / "cut" / f"{i}_mask.png", size=(5, 5))
         (tree / "part" / "test" / "good" / f"{i}.jpg").unlink()
     with pytest.raises(ValueError, match=r"(?s)12 problem\(s\).*good/0\.jpg.*and 2 more") as error:
         data.validate(index)

@@ -13,17 +13,17 @@ from PIL import Image
 from scipy import ndimage
 from scipy.stats import rankdata
 
-from diffad_utils.data import surfaces, textures
-from diffad_utils.data.canvas import canvas
-from diffad_utils.data.textures import AREA, CATEGORIES, DEFECTS, THRESHOLD
+from diffad_utils.data import textures
+from diffad_utils.data.textures import AREA, CATEGORIES, DEFECTS, THRESHOLD, rendering, surfaces
+from diffad_utils.data.textures.canvas import canvas
 
 PAIRS = [(category, defect) for category, kinds in CATEGORIES.items() for defect in kinds]
 
 
 def fresh(*args, **kwargs):
     """Render without what earlier calls left in the caches."""
-    textures._render.cache_clear()
-    textures._reference.cache_clear()
+    rendering._render.cache_clear()
+    rendering._reference.cache_clear()
     return textures.render(*args, **kwargs)
 
 
@@ -70,8 +70,8 @@ def test_another_process_gives_the_same_bytes():
 def test_order_does_not_matter():
     keys = list(textures.index("wood", train=3, test_good=3, test_anomalous=8).image)
     forward = {key: textures.load_key(key, 64).tobytes() for key in keys}
-    textures._render.cache_clear()
-    textures._reference.cache_clear()
+    rendering._render.cache_clear()
+    rendering._reference.cache_clear()
     assert forward == {key: textures.load_key(key, 64).tobytes() for key in reversed(keys)}
 
 

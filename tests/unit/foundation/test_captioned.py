@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffad_utils import captions
-from diffad_utils.data import surfaces, textures
-from diffad_utils.data.canvas import canvas
+from diffad_utils.data import captions, textures
+from diffad_utils.data.textures import surfaces
+from diffad_utils.data.textures.canvas import canvas
 from diffad_utils.foundation import captioned
 from diffad_utils.foundation.captioned import FAMILIES, SAID, STATES
 

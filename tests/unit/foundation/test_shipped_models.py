@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, StableDiffusionImg2ImgPipeline, UNet2DCondi
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffad_utils import weights
-from diffad_utils.captions import caption
+from diffad_utils.data.captions import caption
 from diffad_utils.foundation import clip, quality
 from diffad_utils.foundation.captioned import FAMILIES
 

@@ -262,15 +262,40 @@ def test_evaluate_leaves_out_what_is_not_defined():
     prediction, batch = prediction_and_batch()
     assert set(metrics.evaluate(prediction, {"label": batch["label"]})) == IMAGE_NAMES
     assert set(metrics.evaluate(SimpleNamespace(score=prediction.score, anomaly_map=None), batch)) == IMAGE_NAMES
-    no_mask = batch["mask"].clone()
-    no_mask[batch["label"].nonzero()[0]] = False  # one anomalous image without ground truth
-    assert set(metrics.evaluate(prediction, batch | {"mask": no_mask})) == IMAGE_NAMES
+    assert set(metrics.evaluate(prediction, batch | {"mask": torch.zeros_like(batch["mask"])})) == IMAGE_NAMES
     only = batch["label"] == 1
     one_class = SimpleNamespace(score=prediction.score[only], anomaly_map=prediction.anomaly_map[only])
     assert set(metrics.evaluate(one_class, {key: value[only] for key, value in batch.items()})) == PIXEL_NAMES
     only = batch["label"] == 0
     one_class = SimpleNamespace(score=prediction.score[only], anomaly_map=prediction.anomaly_map[only])
     assert metrics.evaluate(one_class, {key: value[only] for key, value in batch.items()}) == {}
+
+
+def test_an_image_without_a_mask_counts_for_images_and_is_left_out_of_pixels():
+    prediction, batch = prediction_and_batch()
+    bare = int(batch["label"].nonzero()[0])
+    no_mask = batch["mask"].clone()
+    no_mask[bare] = False
+    rows = metrics.with_masks(batch["label"], no_mask)
+    assert rows.dtype == bool and np.flatnonzero(~rows).tolist() == [bare]
+    with pytest.warns(UserWarning, match=r"1 of \d+ anomalous images have no mask"):
+        results = metrics.evaluate(prediction, batch | {"mask": no_mask})
+    complete = metrics.evaluate(prediction, batch)
+    assert {name: results[name] for name in IMAGE_NAMES} == {name: complete[name] for name in IMAGE_NAMES}
+    expected = metrics.pixel_metrics(prediction.anomaly_map[rows], no_mask[rows])
+    assert {name: results[name] for name in PIXEL_NAMES} == expected
+
+
+def test_rows_with_masks():
+    masks = np.zeros((3, 2, 2), bool)
+    assert not metrics.with_masks([0, 1, 1], masks).any() and not metrics.with_masks([0, 1, 1], None).any()
+    masks[1, 0, 0] = True
+    assert metrics.with_masks([0, 1, 1], masks).tolist() == [True, True, False]
+    assert metrics.with_masks(torch.tensor([0, 1, 1]), torch.tensor(masks)).tolist() == [True, True, False]
+    with pytest.raises(ValueError, match="labelled normal"):
+        metrics.with_masks([0, 0, 1], masks)
+    with pytest.raises(ValueError, match="expected, got"):
+        metrics.with_masks([0, 1], masks)
 
 
 def test_evaluate_refuses_contradictions():

@@ -7,6 +7,9 @@ et al., CVPR 2023, section 4.1).
 
 from __future__ import annotations
 
+import string
+from collections.abc import Mapping, Sequence
+
 #: Nouns for the categories of `textures`, with their article.
 NOUNS = {
     "blister": "a blister pack",
@@ -20,8 +23,7 @@ NOUNS = {
     "wood": "a wooden board",
 }
 #: Nouns for categories of other data sets whose names do not say what is to be seen. The small models were not trained
-# with
-#: them: to those a solar cell is a word, and a picture, that they have never met.
+#: with them: to those a solar cell is a word, and a picture, that they have never met.
 OTHER_NOUNS = {"mono": "a monocrystalline solar cell", "poly": "a polycrystalline solar cell"}
 #: What a part with a defect is a part "with".
 DEFECTS = {
@@ -62,3 +64,42 @@ def caption(category: str, state: str = "") -> str:
     if not state:
         return f"{article} {name}"
     return f"{article} {name} with {DEFECTS.get(state) or noun(state)}"
+
+
+def categories_of(keys: Sequence[str] | None, count: int, known: Sequence[str]) -> list[str]:
+    """The category of each of ``count`` images: the only one known, or the one in its key "dataset/category/...".
+
+    Raises ``ValueError`` where several are known and there are no keys, another number of them, or a key that names
+    another one.
+    """
+    if len(known) == 1:
+        return [*known] * count
+    if keys is None:
+        raise ValueError(f"the detector was fitted on {', '.join(known)}: give the image keys, which name the category")
+    if len(keys) != count:
+        raise ValueError(f"expected one key an image, got {len(keys)} keys for {count} images")
+    categories = [key.split("/")[1] if "/" in key else key for key in keys]
+    unknown = sorted(set(categories) - set(known))
+    if unknown:
+        raise ValueError(f"categories {unknown} were not among the training categories {[*known]}")
+    return categories
+
+
+def fill_prompt(template: str | Mapping[str, str], category: str) -> str:
+    """The prompt of a category.
+
+    template : text in which {category} is the category's own name ("metal nut") and {noun} its `noun`
+        ("woven carpet" for carpet), or a mapping from categories to such texts.
+
+    Raises ``ValueError`` for a category that the mapping does not have, or another name in braces.
+    """
+    if isinstance(template, Mapping):
+        if category not in template:
+            there = ", ".join(sorted(template)) or "none"
+            raise ValueError(f"no prompt for category {category!r}; there are prompts for {there}")
+        template = template[category]
+    known = {"category": category.replace("_", " "), "noun": noun(category).partition(" ")[2]}
+    unknown = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None} - known.keys()
+    if unknown:
+        raise ValueError(f"template {template!r} has fields {sorted(unknown)}; known are {{category}} and {{noun}}")
+    return template.format(**known)

@@ -1,0 +1,81 @@
+"""What lies in a data set's folder and is not read: counted a folder and type, so that nothing is dropped silently.
+
+What may be touched: which types of files are worth a word. Folders that a data set has and that are left out on
+purpose are stated in its layout (`Layout.unused`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from diffad_utils.data.layouts import IMAGE_EXTENSIONS, Layout, is_normal
+from diffad_utils.data.layouts.common import split_masks
+from diffad_utils.data.layouts.mvtec_like import MASK_FOLDERS
+
+#: Types of pictures and volumes that people have and no reader here takes.
+OTHER_PICTURES = (
+    ".avif",
+    ".dcm",
+    ".exr",
+    ".gif",
+    ".heic",
+    ".jp2",
+    ".nii",
+    ".npy",
+    ".npz",
+    ".pgm",
+    ".ppm",
+    ".raw",
+    ".tga",
+)
+
+
+class Unread(NamedTuple):
+    """Pictures of one type in one folder that no reader took: how many, why, and whether the layout says so."""
+
+    folder: str
+    suffix: str
+    count: int
+    why: str
+    known: bool
+
+
+def _is_picture(file: str) -> bool:
+    return file.lower().endswith((*IMAGE_EXTENSIONS, *OTHER_PICTURES)) and not file.startswith(".")
+
+
+def _is_mask_of_normal(parts: tuple[str, ...]) -> bool:
+    """Whether a file lies in a folder of (black) masks for normal images, such as ground_truth/good."""
+    return any(part.lower() in MASK_FOLDERS for part in parts) and any(is_normal(part) for part in parts)
+
+
+def unread_files(layout: Layout, scanned: Path, used: Iterable[str]) -> list[Unread]:
+    """Pictures below the folder `scanned` that are not in `used` (paths of images, masks and twins), by folder.
+
+    scanned: the folder of a category (`Layout.folder_of`), or the data set's root. Masks of normal images count as
+    read. Links to folders are not followed.
+    """
+    used = {os.path.abspath(path) for path in used}
+    counts: Counter = Counter()
+    for folder, names, files in os.walk(scanned):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        parts = Path(folder).relative_to(scanned).parts
+        pictures = [Path(folder, file).absolute() for file in sorted(files) if _is_picture(file)]
+        images_read = {path.stem for path in pictures if str(path) in used}
+        masks = {mask for stem, mask in split_masks(pictures)[1].items() if stem in images_read}
+        for path in pictures:
+            if str(path) not in used and path not in masks and not _is_mask_of_normal(parts):
+                counts[folder, parts, path.suffix.lower()] += 1
+    return [_unread(layout, *where, count) for where, count in sorted(counts.items())]
+
+
+def _unread(layout: Layout, folder: str, parts: tuple[str, ...], suffix: str, count: int) -> Unread:
+    for part in parts[:2]:  # the first is the category where a whole data set is scanned
+        if part in layout.unused:
+            return Unread(folder, suffix, count, layout.unused[part], True)
+    convert = "a type of file that is not read here; convert it to PNG or TIFF"
+    return Unread(folder, suffix, count, convert if suffix in OTHER_PICTURES else f"expected {layout.expected}", False)
