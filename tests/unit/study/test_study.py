@@ -258,9 +258,10 @@ class TestRecord:
         script = tmp_path / "failing.py"
         script.write_text(
             "import sys\n"
-            f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+            f"sys.path.insert(0, {str(Path(__file__).parents[2] / 'helpers')!r})\n"
             "from pathlib import Path\n"
-            "from test_study import make_batch, make_prediction, session, study\n"
+            "from diffad_utils import study\n"
+            "from runs import make_batch, make_prediction, session\n"
             f"run = study.start('07_invad', session(Path({str(tmp_path)!r})))\n"
             "run.path('table.csv').write_text('a')\n"
             + ("run.keep(make_prediction(), make_batch(), {'I-AUROC': 0.75})\n" if keeps else "")
