@@ -70,7 +70,7 @@ def test_grid():
 )
 def test_plan_has_every_row_once_in_batches_of_one_length(strengths, scales, steps, num_images, batch_size):
     settings = sweep.grid(strengths, scales, steps)
-    batches = sweep.plan(settings, num_images, batch_size)
+    batches = sweep.row_batches(settings, num_images, batch_size)
     rows = [row for batch in batches for row in batch]
     assert sorted(rows) == [(s, i) for s in range(len(settings)) for i in range(num_images)]
     lengths = [{(settings[s].executed_steps, settings[s].guided) for s, _ in batch} for batch in batches]
