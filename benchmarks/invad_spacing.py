@@ -26,7 +26,7 @@ def validation_metrics(category: str, train_steps: int, linear_skip: bool) -> li
     detector.fit(data.ImageDataset(index[index["split"] == "train"], size=128))
     features, rows = detector.features(batch["image"]), []
     for spacing in ("reference", "paper"):
-        other = detector.with_inversion(3, spacing)
+        other = detector.with_settings(num_steps=3, spacing=spacing)
         prediction = other.prediction_from_latents(other.invert(features), batch["mask"].shape[1:])
         rows.append({"category": category, "spacing": spacing, **metrics.evaluate(prediction, batch)})
     return rows

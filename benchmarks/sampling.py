@@ -27,7 +27,7 @@ from sklearn.neighbors import NearestNeighbors
 from benchmarks import harness
 from diffad_utils import data, diffusion
 from diffad_utils.methods import METHODS
-from diffad_utils.methods.d3ad.conditioning import denoising_plan, pooled_features
+from diffad_utils.methods.d3ad.conditioning import denoising_timesteps, pooled_features
 from diffad_utils.methods.img2img import Img2ImgEngine, Setting
 from diffad_utils.methods.invad import InvAD
 from diffad_utils.models.stable_diffusion import load_pipeline, load_vae
@@ -91,9 +91,9 @@ def conditioned_loop(name: str, device: str, batch_size: int) -> tuple[Callable,
     detector._load_networks()
     detector._build_unet()
     randomised(detector.unet_)
-    state = torch.randn(batch_size, detector._channels, detector._cells, detector._cells).to(device)
+    state = torch.randn(batch_size, *detector._space.shape(detector.image_size)).to(device)
     steps, t = torch.full((batch_size,), detector.deepest_step), torch.full((batch_size,), 50, device=device)
-    calls = len(denoising_plan(steps, detector.num_steps, detector.deepest_step, detector.plan))
+    calls = len(denoising_timesteps(steps, detector.num_steps, detector.deepest_step, detector.plan))
     noise = torch.randn(1 + calls, *state.shape)
     return lambda: detector._denoise(state, steps, state, 3.0, noise), lambda: detector._eps(state, t), calls
 
@@ -112,13 +112,13 @@ def score_matching_loop(name: str, device: str, batch_size: int) -> tuple[Callab
     network, t, floor = detector.network_, torch.full((batch_size,), 5, device=device), detector.variance_floor
 
     def loop():
-        return equations.esm_reverse(network, x0, detector.schedule_, edges, floor=floor)
+        return equations.esm_reverse(network, x0, detector.schedule_, edges, variance_min=floor)
 
     def guided():
         x = equations.guided_forward(
-            network.variance, x0, edges, 0.01, 0, [str(i) for i in range(batch_size)], floor=floor
+            network.variance, x0, edges, 0.01, 0, [str(i) for i in range(batch_size)], variance_min=floor
         )
-        return equations.guided_reverse(network, x, detector.schedule_, edges, 0.01, floor=floor)
+        return equations.guided_reverse(network, x, detector.schedule_, edges, 0.01, variance_min=floor)
 
     def both_ways():
         network.variance(x0, t)
@@ -173,10 +173,10 @@ def plain_inversion(
     network, schedule: diffusion.NoiseSchedule, features: torch.Tensor, num_steps: int, batch_size: int, device: str
 ) -> torch.Tensor:
     """Batch by batch, the reverse of DDIM by way of x_0, with coefficients looked up and broadcast at every step."""
-    plan = diffusion.inversion_plan(schedule, num_steps)
-    sqrt_recip = (1 / torch.tensor(plan.alpha_from)).sqrt().numpy()
-    sqrt_recip_minus_one = (1 / torch.tensor(plan.alpha_from) - 1).sqrt().numpy()
-    alpha_next = np.array(plan.alpha_to)
+    visits = diffusion.inversion_timesteps(schedule, num_steps)
+    sqrt_recip = (1 / torch.tensor(visits.alpha_from)).sqrt().numpy()
+    sqrt_recip_minus_one = (1 / torch.tensor(visits.alpha_from) - 1).sqrt().numpy()
+    alpha_next = np.array(visits.alpha_to)
 
     def extract(values: np.ndarray, i: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         found = torch.from_numpy(values).to(device)[i].float()
@@ -190,7 +190,7 @@ def plain_inversion(
             x = features[start : start + batch_size].to(device)
             for i in range(num_steps):
                 step = torch.tensor([i] * len(x), device=device)
-                eps = network(x, torch.tensor(plan.timesteps, device=device)[step])
+                eps = network(x, torch.tensor(visits.timesteps, device=device)[step])
                 x_start = extract(sqrt_recip, step, x.shape) * x - extract(sqrt_recip_minus_one, step, x.shape) * eps
                 eps = (extract(sqrt_recip, step, x.shape) * x - x_start) / extract(sqrt_recip_minus_one, step, x.shape)
                 level = extract(alpha_next, step, x.shape)
@@ -267,7 +267,7 @@ def image_by_image(detector, vae, images: torch.Tensor) -> torch.Tensor:
             step = detector.dynamic_step_.step_of(detector.dynamic_step_.bin_of(distance))
             target = vae.encode(2 * x.to(vae.device) - 1).latent_dist.mean * vae.config.scaling_factor
             z = alphas[step].sqrt().float().to(target.device) * target
-            visited = denoising_plan(step, detector.num_steps, detector.deepest_step, detector.plan)[:, 0].tolist()
+            visited = denoising_timesteps(step, detector.num_steps, detector.deepest_step, detector.plan)[:, 0].tolist()
             for t, after in zip(visited, [*visited[1:], None], strict=True):
                 level, following = alphas[t].to(z), torch.tensor(1.0) if after is None else alphas[after].to(z)
                 eps = detector._eps(z, torch.tensor([t], device=z.device))
@@ -278,16 +278,8 @@ def image_by_image(detector, vae, images: torch.Tensor) -> torch.Tensor:
             x_hat = (vae.decode(z / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1).cpu()
             residual = detector.residual_map(x, x_hat, target.cpu(), z.cpu())
             feature = detector.feature_map(detector.features(x), x_hat)
-            smooth = diffusion_map(detector, residual, feature)
-            scores.append(smooth.max())
+            scores.append(detector.anomaly_map(residual, feature).max())
     return torch.stack(scores)
-
-
-def diffusion_map(detector, residual: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:
-    from diffad_utils import scoring
-    from diffad_utils.methods.reconstruction import SMOOTHING
-
-    return scoring.smooth_map(detector._combine(residual, feature), SMOOTHING * detector.image_size)
 
 
 def d3ad_throughput(options) -> dict:

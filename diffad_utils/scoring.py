@@ -9,24 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
 
-from diffad_utils.models.clip_features import ClipFeatures, cosine_distance
-
-
-def channel_norm(z: Tensor) -> Tensor:
-    """L2 norm over channels: z [B, C, h, w] -> [B, h, w] (InvAD, "anomaly map").
-
-    Examples
-    --------
-    >>> channel_norm(torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1))
-    tensor([[[5.]]])
-    """
-    return z.square().sum(dim=1).sqrt()
+if TYPE_CHECKING:
+    from diffad_utils.models.clip_features import ClipFeatures
 
 
 def upsample_map(residual: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
@@ -49,6 +39,8 @@ def smooth_map(maps: Tensor, sigma: float) -> Tensor:
     >>> round(smooth_map(point, sigma=1.0)[0, 8, 8].item(), 3)
     0.159
     """
+    from torchvision.transforms.functional import gaussian_blur  # takes a second to import, and many never blur
+
     radius = int(4 * sigma + 0.5)
     if min(maps.shape[-2:]) <= radius:
         raise ValueError(
@@ -70,6 +62,14 @@ def cosine_map(a: Tensor, b: Tensor) -> Tensor:
     tensor([[[0.5000]]])
     """
     return 1 - F.cosine_similarity(a, b, dim=1)
+
+
+def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    """1 - cosine of unit features along dimension 1: [B, D, ...] -> float32 [B, ...].
+
+    As |a - b|^2 / 2, which keeps its digits where a and b are nearly the same.
+    """
+    return ((a.double() - b.double()).square().sum(dim=1) / 2).float()
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Calibration:
         """Mean and standard deviation of each part [n] over the held-out normals.
 
         Raises ``ValueError`` with fewer than two images or a part that is not finite; a part that is constant up
-        to rounding (its spread below 1e-12 of its size) gets scale 1.
+        to rounding (its standard deviation below 1e-12 of its size) gets scale 1.
         """
         for name, values in parts.items():
             if len(values) < 2:
@@ -103,9 +103,23 @@ class Calibration:
             if not bool(torch.isfinite(values).all()):
                 raise ValueError(f"score part {name!r} is not finite on the held-out normal images")
         location = {name: values.double().mean().item() for name, values in parts.items()}
-        spread = {name: values.double().std().item() for name, values in parts.items()}
-        scale = {name: value if value > 1e-12 * abs(location[name]) else 1.0 for name, value in spread.items()}
+        std = {name: values.double().std().item() for name, values in parts.items()}
+        scale = {name: value if value > 1e-12 * abs(location[name]) else 1.0 for name, value in std.items()}
         return cls(location, scale)
+
+    def to_dict(self) -> dict[str, dict[str, float]]:
+        """As JSON values, for a saved detector; `from_dict` reads them."""
+        return {"location": self.location, "scale": self.scale}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, dict[str, float]]) -> Calibration:
+        """What `to_dict` gave.
+
+        >>> calibration = Calibration({"mse": 0.5}, {"mse": 2.0})
+        >>> Calibration.from_dict(calibration.to_dict()) == calibration
+        True
+        """
+        return cls(values["location"], values["scale"])
 
     def calibrate(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each part [B] in units of its standard deviation over held-out normals, float64 [B]."""
@@ -148,6 +162,15 @@ def holdout_split(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     held_out = min(max(round(n * fraction), 2), n - 2)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return order[held_out:].sort().values, order[:held_out].sort().values
+
+
+def top_mean(maps: Tensor, count: int) -> Tensor:
+    """Mean of the ``count`` largest values of each map [B, H, W] (of all, if it has fewer): [B].
+
+    >>> top_mean(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), 2)
+    tensor([3.5000])
+    """
+    return maps.flatten(1).topk(min(count, maps[0].numel()), dim=1).values.mean(dim=1)
 
 
 def residual_parts(

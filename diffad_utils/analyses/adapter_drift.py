@@ -24,7 +24,8 @@ from diffad_utils.methods.img2img import Img2ImgEngine
 from diffad_utils.metrics import bootstrap
 from diffad_utils.metrics.counterfactual import mean_where, removal_and_drift
 from diffad_utils.models.clip import Clip
-from diffad_utils.models.clip_features import clip_features_of_both, cosine_distance
+from diffad_utils.models.clip_features import clip_features_of_both
+from diffad_utils.scoring import cosine_distance
 
 
 def lab(images: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from diffad_utils import metrics
+from diffad_utils.methods import METHODS
 from diffad_utils.methods.trivial import PARTS, best_statistic
 from diffad_utils.study import RunRecord
 
@@ -43,6 +44,7 @@ class Measured:
     values : metric or cost -> mean over seeds. per_seed : metric -> values [S]. samples : metric -> bootstrap values
     [n], mean over seeds, from the same draws of images for every method with the same test images. statistic : the
     floor's.
+    family : one of `methods.base.FAMILIES` (`family_of`).
     scores : label [N] and one column of scores a seed, by key; averages over categories have no scores.
     """
 
@@ -54,6 +56,7 @@ class Measured:
     per_seed: dict[str, np.ndarray] = field(repr=False)
     samples: dict[str, np.ndarray] = field(repr=False)
     statistic: str = ""
+    family: str = ""
     scores: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
     @property
@@ -94,6 +97,13 @@ def maps_of(record: RunRecord) -> tuple[np.ndarray, np.ndarray, np.ndarray] | No
     if maps.shape[1:] != masks.shape[1:]:
         maps = upsample_map(maps, masks.shape[1:])
     return keys[order], maps.numpy(), masks[order]
+
+
+def family_of(record: RunRecord) -> str:
+    """What the method of a run is, one of `methods.base.FAMILIES`: from its manifest, and for runs recorded before that
+    said so from its class, which is loaded then. "unknown" if there is no such method here."""
+    said = record.manifest.get("detector", {}).get("family")
+    return said or (METHODS[record.method].family if record.method in METHODS else "unknown")
 
 
 def floor_scores(images: pd.DataFrame) -> tuple[str, np.ndarray]:
@@ -182,7 +192,16 @@ def measure(records: Sequence[RunRecord], n: int = 1000, seed: int = 0) -> list[
         values = {"images": float(len(scores))} | {name: float(v.mean()) for name, v in per_seed.items()} | costs
         found.append(
             Measured(
-                dataset, category, method, tuple(r.seed for r in members), values, per_seed, samples, runs[0][2], scores
+                dataset,
+                category,
+                method,
+                tuple(r.seed for r in members),
+                values,
+                per_seed,
+                samples,
+                runs[0][2],
+                family_of(members[0]),
+                scores,
             )
         )
     return found
@@ -216,7 +235,19 @@ def averages(measured: Sequence[Measured]) -> list[Measured]:
             which = pd.concat(
                 [row.scores[["label"]] for row in mine]
             )  # compared only with averages over the same images
-            found.append(Measured(dataset, "average", method, mine[0].seeds, values, per_seed, samples, scores=which))
+            found.append(
+                Measured(
+                    dataset,
+                    "average",
+                    method,
+                    mine[0].seeds,
+                    values,
+                    per_seed,
+                    samples,
+                    family=mine[0].family,
+                    scores=which,
+                )
+            )
     return found
 
 

@@ -42,14 +42,6 @@ def joining_record(records: Sequence[RunRecord], found: list[dict], folder: Path
     return RunRecord(folder, "", "", "comparison", 0, {}, {}, {}, {}, manifest, [], found)
 
 
-DIFFUSION = frozenset({"img2img", "lora", "pixel_ddpm", "sgm", "esm", "esm_sigma", "ddad", "d3ad", "invad"})
-"""Methods that are diffusion models; the others are what they are compared with."""
-
-
-CLIP_METHODS = frozenset({"clip_knn", "clip_zero_shot", "clip_probe", "anomalib:winclip"})
-"""Methods without diffusion on CLIP, which knows captioned pictures."""
-
-
 REASONS = ("C03", "C07", "C09", "C14", "C26", "C30", "C31", "C37", "C47", "C68")
 """Claims about *why* diffusion models find defects or do not."""
 
@@ -67,8 +59,8 @@ def _how_good(measured: Sequence[Measured]) -> str:
         here = sorted(
             (r for r in measured if r.place == place and "I-AUROC" in r.samples), key=lambda r: -r.values["I-AUROC"]
         )
-        ours = [r for r in here if r.method in DIFFUSION]
-        others = [r for r in here if r.method not in DIFFUSION and r.method != FLOOR]
+        ours = [r for r in here if r.family == "diffusion"]
+        others = [r for r in here if r.family in ("clip", "classical") and r.method != FLOOR]
         if not ours:
             continue
         above = sum(floors.get((place, r.method)) == "above the floor" for r in ours)
@@ -103,7 +95,7 @@ def _outcome(ours: Measured, other: Measured) -> str:
 def _against_the_best_without_clip(ours: Measured, others: Sequence[Measured]) -> str:
     """The comparison once more where the best rival is CLIP's, which has learnt from captions what damage looks
     like."""
-    rest = [r for r in others if r.method not in CLIP_METHODS]
+    rest = [r for r in others if r.family != "clip"]
     if others[0] in rest or not rest:
         return ""
     return (

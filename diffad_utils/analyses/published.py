@@ -8,20 +8,7 @@ import pandas as pd
 
 from diffad_utils.analyses.comparison import QUALITY
 from diffad_utils.io.paths import repository
-
-PUBLISHED_NAMES = {
-    "invad": "InvAD",
-    "esm": "ESM",
-    "esm_sigma": "ESM-sigma",
-    "sgm": "SGM",
-    "ddad": "DDAD",
-    "d3ad": "D3AD",
-    "anomalib:patchcore": "PatchCore",
-    "anomalib:padim": "PaDiM",
-    "anomalib:fastflow": "FastFlow",
-}
-"""Methods here -> their names in ``data/published/results.csv``."""
-
+from diffad_utils.methods import METHODS
 
 PUBLISHED_DATASETS = {"mvtec_ad": "mvtec", "visa": "visa", "btad": "btad", "mpdd": "mpdd", "real_iad": "real_iad"}
 
@@ -61,7 +48,7 @@ def beside_published(found: pd.DataFrame, published: pd.DataFrame, profile: str)
     rows = []
     for _, row in found.iterrows():
         theirs = published[
-            (published["method"] == PUBLISHED_NAMES.get(row["method"]))
+            (published["method"] == _published_as(row["method"]))
             & (published["category"] == row["category"])
             & (published["dataset"] == PUBLISHED_DATASETS.get(row["dataset"]))
             & (published["setting"] == "one-class")
@@ -84,6 +71,11 @@ def beside_published(found: pd.DataFrame, published: pd.DataFrame, profile: str)
             if t.metric in row and not pd.isna(row[t.metric])
         ]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _published_as(method: str) -> str | None:
+    """A method's name in ``data/published/results.csv``, as its class says; None without one."""
+    return (METHODS[method].published_as if method in METHODS else None) or None
 
 
 def disagreements(published: pd.DataFrame) -> pd.DataFrame:

@@ -43,7 +43,7 @@ from diffad_utils.methods.esm.equations import (
     sgm_reverse,
     step_edges,
 )
-from diffad_utils.models.unet import score_unet
+from diffad_utils.models.unet import small_unet
 
 
 def _noised(
@@ -125,8 +125,8 @@ def ends_of_samplers(
             flow = reverse_step(flow, score / 2, float(schedule.betas[high - 1]))
         ended = {
             "SGM": sgm_reverse(lambda x, t: moments_fn(x, t).eps, x, schedule, edges),
-            "ESM": esm_reverse(moments_fn, x, schedule, edges, floor=1e-12),
-            "ESM, input": esm_reverse(moments_fn, x, schedule, edges, floor=1e-12, anchor=x0),
+            "ESM": esm_reverse(moments_fn, x, schedule, edges, variance_min=1e-12),
+            "ESM, input": esm_reverse(moments_fn, x, schedule, edges, variance_min=1e-12, anchor=x0),
             "probability flow": flow,
         }
         theory = final_variance(variance, alpha_bar)
@@ -248,13 +248,13 @@ def updates_over_floor(
     result = {}
     for floor in floors:
         noised = detector.noised(x0, keys, noise_timestep)
-        forth = guided_forward(detector.network_.variance, x0, noise_edges, dt, detector.seed, keys, floor=floor)
+        forth = guided_forward(detector.network_.variance, x0, noise_edges, dt, detector.seed, keys, variance_min=floor)
         runs = {
             "ESM": lambda see: esm_reverse(
-                detector.network_, noised, detector.schedule_, noise_edges, floor=floor, observe=see
+                detector.network_, noised, detector.schedule_, noise_edges, variance_min=floor, observe=see
             ),
             "ESM-sigma": lambda see: guided_reverse(
-                detector.network_, forth, detector.schedule_, noise_edges, dt, floor=floor, observe=see
+                detector.network_, forth, detector.schedule_, noise_edges, dt, variance_min=floor, observe=see
             ),
         }
         result[floor] = {}
@@ -295,7 +295,7 @@ def variance_along_guided_forward(
         seen.append(variance.clamp_min(detector.variance_floor).flatten(1).mean(dim=1).cpu())
         return variance
 
-    guided_forward(variance_fn, x0, edges, dt, detector.seed, keys, floor=detector.variance_floor)
+    guided_forward(variance_fn, x0, edges, dt, detector.seed, keys, variance_min=detector.variance_floor)
     clock = torch.tensor(sorted(edges)[:-1]) * dt
     network = torch.stack(seen)
     return clock, network, guided_variance(network[0], clock[:, None])
@@ -378,7 +378,7 @@ def gradient_gap(detector: ESM, images: Tensor, seed: int = 0) -> float:
     t = torch.randint(detector.schedule_.T, (len(x0),), generator=generator)
     noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
     channels, side = x0.shape[1], x0.shape[-1]
-    stream = score_unet(
+    stream = small_unet(
         channels, side, detector.block_out_channels, detector.layers_per_block, detector.attention_levels
     ).double()
     stream.load_state_dict(detector.dsm_state_)
@@ -400,5 +400,5 @@ def network_size(
 ) -> int:
     """Parameters of one stream of this size, counted without making it."""
     with torch.device("meta"):
-        unet = score_unet(channels, image_size, block_out_channels, layers_per_block, attention_levels)
+        unet = small_unet(channels, image_size, block_out_channels, layers_per_block, attention_levels)
     return sum(p.numel() for p in unet.parameters())

@@ -6,14 +6,15 @@ Pure functions on tensors; each names its paper.
 from diffad_utils.diffusion.ddim import (
     SPACINGS,
     EpsFn,
-    InversionPlan,
+    InversionTimesteps,
     ddim_invert,
     ddim_moves,
     ddim_sample,
     ddim_step,
-    inversion_plan,
+    inversion_timesteps,
 )
 from diffad_utils.diffusion.noise import image_noise
+from diffad_utils.diffusion.objectives import NoisyBatch, epsilon_loss, noisy_batch
 from diffad_utils.diffusion.precision import PRECISIONS, autocast, check_precision, cuda_graph, in_precision
 from diffad_utils.diffusion.schedule import NoiseSchedule, add_noise
 
@@ -21,8 +22,9 @@ __all__ = [
     "PRECISIONS",
     "SPACINGS",
     "EpsFn",
-    "InversionPlan",
+    "InversionTimesteps",
     "NoiseSchedule",
+    "NoisyBatch",
     "add_noise",
     "autocast",
     "check_precision",
@@ -31,7 +33,9 @@ __all__ = [
     "ddim_moves",
     "ddim_sample",
     "ddim_step",
+    "epsilon_loss",
     "image_noise",
     "in_precision",
-    "inversion_plan",
+    "inversion_timesteps",
+    "noisy_batch",
 ]

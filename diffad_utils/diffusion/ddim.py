@@ -71,7 +71,7 @@ def _coefficients(alpha_from: Tensor, alpha_to: Tensor, like: Tensor) -> Tensor:
     return stacked.reshape(*stacked.shape, *[1] * (like.ndim - 1)).to(like.device, like.dtype)
 
 
-class InversionPlan(NamedTuple):
+class InversionTimesteps(NamedTuple):
     """What an inversion visits: network timesteps [S] (int) and alpha_bar before and after each of the S moves."""
 
     timesteps: list[int]
@@ -79,7 +79,7 @@ class InversionPlan(NamedTuple):
     alpha_to: list[float]
 
 
-def inversion_plan(schedule: NoiseSchedule, num_steps: int, spacing: str = "reference") -> InversionPlan:
+def inversion_timesteps(schedule: NoiseSchedule, num_steps: int, spacing: str = "reference") -> InversionTimesteps:
     """Timesteps and noise levels of a DDIM inversion in ``num_steps`` network evaluations.
 
     ``"reference"`` follows InvAD's public code (`SpacedDiffusion`): t_i = round(i (T-1) / (S-1)), so 0 and T-1 are
@@ -94,7 +94,7 @@ def inversion_plan(schedule: NoiseSchedule, num_steps: int, spacing: str = "refe
     Examples
     --------
     >>> schedule = NoiseSchedule.linear(T=1000)
-    >>> inversion_plan(schedule, 3, "reference").timesteps, inversion_plan(schedule, 3, "paper").timesteps
+    >>> inversion_timesteps(schedule, 3, "reference").timesteps, inversion_timesteps(schedule, 3, "paper").timesteps
     ([0, 500, 999], [0, 333, 666])
     """
     if spacing not in SPACINGS:
@@ -114,7 +114,7 @@ def inversion_plan(schedule: NoiseSchedule, num_steps: int, spacing: str = "refe
     else:
         visited = [round(k * last / num_steps) for k in range(num_steps + 1)]
         timesteps, levels = visited[:-1], [alphas[t] for t in visited]
-    return InversionPlan(timesteps, levels[:-1], levels[1:])
+    return InversionTimesteps(timesteps, levels[:-1], levels[1:])
 
 
 def ddim_invert(
@@ -129,7 +129,8 @@ def ddim_invert(
     `ddim_reverse_sample`).
 
     x0: [B, ...]. Returns the final latent [B, ...], or with ``return_trajectory`` also the states
-    [num_steps + 1, B, ...], the input first. Network evaluations: ``num_steps``. See `inversion_plan` for ``spacing``.
+    [num_steps + 1, B, ...], the input first. Network evaluations: ``num_steps``. ``spacing``: see
+    `inversion_timesteps`.
 
     Examples
     --------
@@ -139,9 +140,9 @@ def ddim_invert(
     >>> ddim_invert(lambda x, t: torch.zeros_like(x), torch.tensor([1.0]), schedule, 1, spacing="paper")
     tensor([0.3000])
     """
-    plan = inversion_plan(schedule, num_steps, spacing)
-    timesteps = torch.tensor(plan.timesteps)[:, None].repeat(1, len(x0))
-    levels = (torch.tensor(alphas, dtype=torch.float64) for alphas in (plan.alpha_from, plan.alpha_to))
+    visited, *alphas = inversion_timesteps(schedule, num_steps, spacing)
+    timesteps = torch.tensor(visited)[:, None].repeat(1, len(x0))
+    levels = (torch.tensor(values, dtype=torch.float64) for values in alphas)
     x, states = x0, [x0]
     for x in ddim_moves(eps_fn, x0, timesteps, *levels):
         if return_trajectory:
@@ -202,10 +203,8 @@ def ddim_sample(
     alphas = torch.cat([schedule.alphas_cumprod[steps], torch.ones(1, len(x_t), dtype=torch.float64)])
     guided = guidance_weight != 0.0
     guidance_target = guidance_target.to(x_t) if guided else None
-    coefficients, spreads = (
-        _coefficients(alphas[:-1], alphas[1:], x_t),
-        _spreads(alphas[:-1], alphas[1:], x_t, eta) if eta else None,
-    )
+    coefficients = _coefficients(alphas[:-1], alphas[1:], x_t)
+    noise_weights = _noise_weights(alphas[:-1], alphas[1:], x_t, eta) if eta else None
     active = [
         None if len(rows) == len(x_t) else rows.to(x_t.device) for rows in ((t >= 0).nonzero()[:, 0] for t in steps)
     ]
@@ -221,9 +220,9 @@ def ddim_sample(
             target_t = signal_from * target + sigma_from * eps
             eps = eps - guidance_weight * sigma_from * (target_t - here)
         if eta:
-            direction, spread = spreads[:, i] if rows is None else spreads[:, i, rows]
+            direction, sigma = noise_weights[:, i] if rows is None else noise_weights[:, i, rows]
             drawn = noise[i] if rows is None else noise[i, rows]
-            here = signal_to * (here - sigma_from * eps) / signal_from + direction * eps + spread * drawn
+            here = signal_to * (here - sigma_from * eps) / signal_from + direction * eps + sigma * drawn
         else:
             here = _move(here, eps, *move)
         x = here if rows is None else x.index_copy(0, rows, here)
@@ -232,7 +231,7 @@ def ddim_sample(
     return (x, torch.stack(states)) if return_trajectory else x
 
 
-def _spreads(alpha_from: Tensor, alpha_to: Tensor, like: Tensor, eta: float) -> Tensor:
+def _noise_weights(alpha_from: Tensor, alpha_to: Tensor, like: Tensor, eta: float) -> Tensor:
     """Weights of the predicted and of the added noise in stochastic moves [S, B] (Song et al. 2021, eq. 12 and 16): [2,
     S, B, 1, ...]."""
     variance = eta**2 * (1 - alpha_from / alpha_to) * (1 - alpha_to) / (1 - alpha_from)

@@ -31,11 +31,12 @@ from torch import Tensor, nn
 
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset, captions
-from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, resize_images
+from diffad_utils.methods.base import Detector, Prediction, batches, check_train_dataset
 from diffad_utils.models.backbones import Backbone, load_backbone
 from diffad_utils.models.clip import Clip, load_clip
 from diffad_utils.models.clip_features import clip_input
 from diffad_utils.training import TrainingLog, train
+from diffad_utils.weights import Resolved
 
 
 def _anomalib(module: str):
@@ -97,17 +98,18 @@ class AnomalibDetector(Detector):
     Prediction: score = anomalib's ``pred_score``; anomaly_map = anomalib's, resized to the images; nfe = 0.
     """
 
+    family: ClassVar[str] = "classical"
     FROZEN: ClassVar[str]
     """Prefix of the pretrained weights in ``model_``, which are not saved with the detector."""
+    WEIGHTS: ClassVar[str] = "backbone"
+    """The field that names them."""
 
     def fit(self, train_dataset: ImageDataset) -> Self:
         check_train_dataset(train_dataset)
         with _seeded(self.seed):
             self._prepare(train_dataset)
             self.model_ = self._build().to(self.torch_device)
-            self._learn(
-                torch.cat([resize_images(b["image"], self.image_size) for b in batches(train_dataset, self.batch_size)])
-            )
+            self._learn(torch.cat([self._input(b["image"]) for b in batches(train_dataset, self.batch_size)]))
         self.model_.eval()
         return self
 
@@ -116,14 +118,14 @@ class AnomalibDetector(Detector):
         self._require_fitted("model_")
         size = images.shape[-2:]
         outputs = [
-            self.model_(self._input(chunk.to(self.torch_device)))
-            for chunk in resize_images(check_images(images), self.image_size).split(self.batch_size)
+            self.model_(self._network_input(chunk.to(self.torch_device)))
+            for chunk in self._input(images).split(self.batch_size)
         ]
         score = torch.cat([output.pred_score.flatten() for output in outputs])
         maps = torch.cat([output.anomaly_map.reshape(-1, *output.anomaly_map.shape[-2:]) for output in outputs])
         return Prediction(score.float().cpu(), scoring.upsample_map(maps.float().cpu(), size))
 
-    def _input(self, images: Tensor) -> Tensor:
+    def _network_input(self, images: Tensor) -> Tensor:
         """What the network takes, from images [B, 3, S, S] in [0, 1]; a `Backbone` normalises by itself."""
         return images
 
@@ -144,6 +146,9 @@ class AnomalibDetector(Detector):
         self._require_fitted("model_")
         return self.pretrained_.resolved
 
+    def resolved_weights(self) -> dict[str, Resolved]:
+        return {self.WEIGHTS: self.pretrained_.resolved}
+
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         self._require_fitted("model_")
         learned = {
@@ -154,11 +159,7 @@ class AnomalibDetector(Detector):
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         with _seeded(self.seed):
             self.model_ = self._build()
-        if self.pretrained_.resolved.sha256 != values["weights_sha256"]:
-            raise ValueError(
-                f"this detector was fitted with weights {values['weights_sha256'][:12]}, here they are "
-                f"{self.pretrained_.resolved.sha256[:12]}: {self.pretrained_.resolved.message}"
-            )
+        self._check_weights({self.WEIGHTS: values["weights_sha256"]})
         missing, unexpected = self.model_.load_state_dict(tensors, strict=False)
         lost = [name for name in missing if not name.startswith(self.FROZEN)]
         if lost or unexpected:
@@ -198,6 +199,8 @@ class PatchCore(BackboneDetector):
     """
 
     name: ClassVar[str] = "anomalib:patchcore"
+    published_as: ClassVar[str] = "PatchCore"
+    contract_settings: ClassVar[dict[str, Any]] = {"coreset_ratio": 0.05}
 
     strides: Sequence[int] = (8, 16)
     coreset_ratio: float = 0.1
@@ -233,6 +236,8 @@ class PaDiM(BackboneDetector):
     """
 
     name: ClassVar[str] = "anomalib:padim"
+    published_as: ClassVar[str] = "PaDiM"
+    contract_settings: ClassVar[dict[str, Any]] = {"n_features": 24}
 
     n_features: int = 100
 
@@ -294,6 +299,8 @@ class FastFlow(TrainedDetector):
     """A normalising flow on each feature level. flow_steps : coupling blocks a level (the paper: 8 for ResNets)."""
 
     name: ClassVar[str] = "anomalib:fastflow"
+    published_as: ClassVar[str] = "FastFlow"
+    contract_settings: ClassVar[dict[str, Any]] = {"train_steps": 20, "train_batch_size": 4, "flow_steps": 2}
 
     flow_steps: int = 8
     conv3x3_only: bool = True
@@ -329,6 +336,7 @@ class STFPM(TrainedDetector):
     """A student of the backbone's architecture, trained from random weights to match its features on normal images."""
 
     name: ClassVar[str] = "anomalib:stfpm"
+    contract_settings: ClassVar[dict[str, Any]] = {"train_steps": 20, "train_batch_size": 4}
     FROZEN: ClassVar[str] = "teacher_model."
 
     def _build(self) -> nn.Module:
@@ -358,7 +366,10 @@ class WinCLIP(AnomalibDetector):
     """
 
     name: ClassVar[str] = "anomalib:winclip"
+    family: ClassVar[str] = "clip"
+    contract_attributes: ClassVar[dict[str, Any]] = {"trained": False, "gross_auroc": None}
     FROZEN: ClassVar[str] = "clip."
+    WEIGHTS: ClassVar[str] = "clip"
 
     image_size: int = 240
     clip: str = "ViT-B-16-plus-240/laion400m_e31"
@@ -382,10 +393,10 @@ class WinCLIP(AnomalibDetector):
 
     def _learn(self, images: Tensor) -> None:
         drawn = torch.randperm(len(images))[: self.k_shot]
-        references = self._input(images[drawn]) if self.k_shot else None
+        references = self._network_input(images[drawn]) if self.k_shot else None
         self.model_.setup(captions.noun(self.category_).split(" ", 1)[1], references)
 
-    def _input(self, images: Tensor) -> Tensor:
+    def _network_input(self, images: Tensor) -> Tensor:
         return clip_input(self.pretrained_, images)
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

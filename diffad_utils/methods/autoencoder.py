@@ -28,11 +28,11 @@ from diffad_utils.methods.base import check_train_dataset
 from diffad_utils.methods.reconstruction import ReconstructionDetector
 from diffad_utils.models import autoencoders
 from diffad_utils.models.stable_diffusion import AUTOENCODERS, load_vae
-from diffad_utils.training import TrainingLog, train
+from diffad_utils.training import Training, TrainingLog
 
 
 @dataclass(kw_only=True)
-class Autoencoder(ReconstructionDetector):
+class Autoencoder(Training, ReconstructionDetector):
     """An autoencoder trained with a squared error on normal images; see the module's text for the source.
 
     Parameters
@@ -47,12 +47,15 @@ class Autoencoder(ReconstructionDetector):
     crop : side in pixels of the random crops that training sees, a multiple of the downsampling; None for whole images.
         The networks are convolutional (but for an attention in the middle of large ones), so that crops teach them as
         well and more of them fit into a step.
-    train_steps, train_batch_size, learning_rate, warmup_steps, ema_decay, mixed_precision : training (AdamW, cosine).
+    The fields of `training.Training` are those of its training.
 
     Prediction: parts ``mse`` and ``peak`` of the residual. nfe = 0.
     """
 
     name: ClassVar[str] = "autoencoder"
+    family: ClassVar[str] = "classical"
+    contract_settings: ClassVar[dict[str, Any]] = {"train_steps": 6, "train_batch_size": 2, "crop": 32}
+    contract_attributes: ClassVar[dict[str, Any]] = {"gross_auroc": None}
 
     vae: str = "sd-mini"
     allow_mini: bool = False
@@ -61,11 +64,8 @@ class Autoencoder(ReconstructionDetector):
     downsampling: int | None = None
     crop: int | None = 64
     train_steps: int = 150
-    train_batch_size: int = 8
     learning_rate: float = 2e-3
     warmup_steps: int = 10
-    ema_decay: float | None = 0.98
-    mixed_precision: str = "no"
 
     @property
     def nfe(self) -> int:
@@ -84,7 +84,7 @@ class Autoencoder(ReconstructionDetector):
         elif self.pretrained:
             self.model_.load_state_dict(template.state_dict())
         self._check_sizes()
-        images, held_out, held_out_keys = self._split(train_dataset)
+        images, held_out, held_out_keys = self._fitted_and_held_out(train_dataset, self.holdout_fraction)
         self.training_log_ = self._train(images, checkpoint_folder)
         self._calibrate(held_out, held_out_keys)
         return self
@@ -113,18 +113,7 @@ class Autoencoder(ReconstructionDetector):
             x = torch.stack(crops).to(self.torch_device)
             return F.mse_loss(autoencoders.decode(model, autoencoders.encode(model, x)).float(), x)
 
-        return train(
-            self.model_,
-            loss_fn,
-            num_steps=self.train_steps,
-            lr=self.learning_rate,
-            warmup_steps=self.warmup_steps,
-            ema_decay=self.ema_decay,
-            seed=self.seed,
-            mixed_precision=self.mixed_precision,
-            checkpoint_folder=checkpoint_folder,
-            description="autoencoder",
-        )
+        return self._optimise(self.model_, loss_fn, "autoencoder", checkpoint_folder)
 
     def _build(self, cls: type[AutoencoderKL] | type[AutoencoderTiny], config: dict[str, Any]) -> None:
         # a configuration also holds diffusers' own notes, and for an AutoencoderTiny what follows from the rest
@@ -136,13 +125,13 @@ class Autoencoder(ReconstructionDetector):
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         self._require_fitted("calibration_")
-        values = {"calibration": self._calibration_values(), "class": type(self.model_).__name__}
+        values = {"calibration": self.calibration_.to_dict(), "class": type(self.model_).__name__}
         return self.model_.state_dict(), values | {"config": json.loads(self.model_.to_json_string())}
 
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self._build(AUTOENCODERS[values["class"]], values["config"])
         self.model_.load_state_dict(tensors)
-        self.calibration_ = scoring.Calibration(**values["calibration"])
+        self.calibration_ = scoring.Calibration.from_dict(values["calibration"])
 
 
 def bottleneck_config(

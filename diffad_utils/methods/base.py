@@ -1,4 +1,8 @@
-"""The contract every method keeps: fit on normal images, predict scores and maps, save and load."""
+"""The contract every method keeps: fit on normal images, predict scores and maps, save and load.
+
+Every method inherits `Detector`; what is common to several of them (input, held-out images, checks) is here, too. What
+may be touched: nothing that changes what ``save`` writes without a way to load the detectors saved before.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,11 @@ import dataclasses
 import hashlib
 import json
 import os
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from safetensors import SafetensorError
@@ -19,8 +22,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from diffad_utils import scoring
 from diffad_utils.data import ImageDataset, collate
-from diffad_utils.training import pick_device
+from diffad_utils.io.files import write_atomically
+from diffad_utils.models.device import in_pieces, pick_device
+
+if TYPE_CHECKING:
+    from diffad_utils.weights import Resolved
+
+FAMILIES = ("diffusion", "clip", "classical")
+"""What a method may be: a diffusion model; CLIP without diffusion, which knows captioned pictures; anything else."""
 
 
 @dataclass
@@ -71,9 +82,20 @@ class Detector(ABC):
     seed : seeds training and every random draw.
     device : "auto", "cpu", "cuda", "mps".
     batch_size : images processed at once by ``predict_dataset`` and feature extraction.
+
+    What a class says of itself, for the comparison, the report and the contract's tests
+    ----------
+    name : in `METHODS`, parameters and run folders. family : one of `FAMILIES`. published_as : its name in
+        data/published/results.csv, "" without published numbers.
+    contract_settings : fields that make it small enough to be fitted in a second or two by `testing.contract`.
+    contract_attributes : attributes of `testing.contract.DetectorContract` where the defaults do not fit.
     """
 
     name: ClassVar[str]
+    family: ClassVar[str]
+    published_as: ClassVar[str] = ""
+    contract_settings: ClassVar[Mapping[str, Any]] = {}
+    contract_attributes: ClassVar[Mapping[str, Any]] = {}
 
     image_size: int = 128
     seed: int = 0
@@ -103,37 +125,17 @@ class Detector(ABC):
 
         Where the device's memory does not hold a batch, ``batch_size`` is halved, with a warning, until it does.
         """
-        predictions, done = [], 0
+        predict, predictions, done = predict or self.predict, [], 0
         for batch in batches(dataset, self.batch_size):
-            predictions += self._in_memory(predict or self.predict, batch["image"], batch["key"])
-            done += len(batch["key"])
+            images, keys = batch["image"], batch["key"]
+            found, self.batch_size = in_pieces(
+                lambda rows, images=images, keys=keys: predict(images[rows], keys[rows]), len(keys), self.batch_size
+            )
+            predictions += found
+            done += len(keys)
             if on_batch is not None:
                 on_batch(done, len(dataset))
         return Prediction.concatenate(predictions)
-
-    def _in_memory(self, predict: Callable, images: Tensor, keys: Sequence[str]) -> list[Prediction]:
-        """Predictions of a batch, in pieces of ``batch_size``, which is halved when memory runs out."""
-        done: list[Prediction] = []
-        at = 0
-        while at < len(images):
-            piece = slice(at, at + self.batch_size)
-            try:
-                done.append(predict(images[piece], keys[piece]))
-            except torch.OutOfMemoryError:
-                count = len(images[piece])
-                if count == 1:
-                    raise
-                self.batch_size = count // 2
-                warnings.warn(
-                    f"{self.name}: out of memory with {count} images at once; going on with {self.batch_size}",
-                    stacklevel=3,
-                )
-            else:
-                at += self.batch_size
-                continue
-            if torch.cuda.is_available():  # out here, as inside the handler the traceback still holds the tensors
-                torch.cuda.empty_cache()
-        return done
 
     def save(self, folder: str | Path) -> None:
         """Write ``detector.json`` (class, hyperparameters, plain values) and ``detector.safetensors`` into
@@ -149,8 +151,7 @@ class Detector(ABC):
             raise OSError(f"{folder / 'detector.safetensors'} could not be written: {error}") from error
         os.replace(temporary, folder / "detector.safetensors")
         record = {"method": self.name, "hyperparameters": dataclasses.asdict(self), "values": values}
-        (folder / "detector.json.tmp").write_text(json.dumps(record, indent=1, sort_keys=True))
-        os.replace(folder / "detector.json.tmp", folder / "detector.json")
+        write_atomically(folder / "detector.json", json.dumps(record, indent=1, sort_keys=True))
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "auto") -> Self:
@@ -197,6 +198,42 @@ class Detector(ABC):
             for part in halves:
                 part.compile(**options)
         return self
+
+    def resolved_weights(self) -> dict[str, Resolved]:
+        """Where pretrained weights come from, by the field that names them, for ``run.note_weights``; once loaded."""
+        return {}
+
+    def _checksums(self) -> dict[str, str]:
+        return {name: resolved.sha256 for name, resolved in self.resolved_weights().items()}
+
+    def _check_weights(self, fitted: Mapping[str, str | None]) -> None:
+        """Raise ``ValueError`` unless the weights here have the checksums of those that the detector was fitted with.
+
+        fitted : SHA-256 by field, as `_checksums` gave them; None or absent for a field that names no weights.
+        """
+        found = self.resolved_weights()
+        for name in sorted({*fitted, *found}):
+            before, here = fitted.get(name), found.get(name)
+            if before != (here and here.sha256):
+                resolves = "names none" if here is None else f"resolves to {here.sha256[:12]}: {here.message}"
+                raise ValueError(
+                    f"this detector was fitted with weights {str(before)[:12]}, but here {name} = "
+                    f"{getattr(self, name)!r} {resolves}"
+                )
+
+    def _input(self, images: Tensor) -> Tensor:
+        """Images float [B, 3, H, W] in [0, 1], checked, as float32 [B, 3, image_size, image_size] in [0, 1], CPU."""
+        return resize_images(check_images(images), self.image_size).clamp(0, 1)
+
+    def _fitted_and_held_out(self, dataset: ImageDataset, fraction: float) -> tuple[Tensor, Tensor, list[str]]:
+        """Training images [n, 3, image_size, image_size] to learn from, and held-out ones with their keys.
+
+        fraction : share that is held out (`scoring.holdout_split`).
+        """
+        loaded = [(self._input(batch["image"]), batch["key"]) for batch in batches(dataset, self.batch_size)]
+        images, keys = torch.cat([part for part, _ in loaded]), [key for _, part in loaded for key in part]
+        fitted, held_out = scoring.holdout_split(len(images), fraction, self.seed)
+        return images[fitted], images[held_out], [keys[i] for i in held_out]
 
     def _require_fitted(self, attribute: str) -> None:
         if not hasattr(self, attribute):
@@ -260,3 +297,8 @@ def resize_images(images: Tensor, size: int) -> Tensor:
     return torch.nn.functional.interpolate(
         images, size=(size, size), mode="bilinear", antialias=True, align_corners=False
     )
+
+
+def at_image_size(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Reconstructions [B, 3, h, w] in [0, 1] at the size (H, W) of the images they belong to: [B, 3, H, W]."""
+    return torch.nn.functional.interpolate(images, size=tuple(size), mode="bilinear", antialias=True).clamp(0, 1)

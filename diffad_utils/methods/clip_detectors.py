@@ -21,16 +21,16 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from diffad_utils.data import ImageDataset
 from diffad_utils.data.captions import categories_of, fill_prompt
 from diffad_utils.data.pasted_defects import paste_defect
 from diffad_utils.kernels import knn
-from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, resize_images
+from diffad_utils.methods.base import Detector, Prediction, batches, check_train_dataset, resize_images
 from diffad_utils.models.clip_features import ClipFeatures, clip_features, dense_features, load_clip_for
 from diffad_utils.scoring import upsample_map
+from diffad_utils.weights import Resolved
 
 SCORES = ("image", "patch")
 
@@ -46,6 +46,9 @@ class ClipDetector(Detector):
     image_size : images are brought to this size, then to what CLIP takes; not smaller than that.
     """
 
+    family: ClassVar[str] = "clip"
+    contract_settings: ClassVar[dict[str, Any]] = {"image_size": 128}
+
     clip: str = "clip-mini"
     allow_mini: bool = False
 
@@ -57,15 +60,10 @@ class ClipDetector(Detector):
         return [self.clip_.model] if hasattr(self, "clip_") else []
 
     def _features(self, images: Tensor) -> ClipFeatures:
-        return clip_features(self.clip_, resize_images(check_images(images), self.image_size))
+        return clip_features(self.clip_, self._input(images))
 
-    def _check_weights(self, sha256: str) -> None:
-        """Raise ``ValueError`` unless CLIP is the one that the detector was fitted with."""
-        if self.clip_.resolved.sha256 != sha256:
-            raise ValueError(
-                f"this detector was fitted with CLIP weights {sha256[:12]}, but {self.clip!r} resolves to "
-                f"{self.clip_.resolved.sha256[:12]} here: {self.clip_.resolved.message}"
-            )
+    def resolved_weights(self) -> dict[str, Resolved]:
+        return {"clip": self.clip_.resolved}
 
 
 @dataclass(kw_only=True)
@@ -82,6 +80,7 @@ class ClipKNN(ClipDetector):
     """
 
     name: ClassVar[str] = "clip_knn"
+    contract_attributes: ClassVar[dict[str, Any]] = {"trained": False}
 
     neighbours: int = 1
     score: str = "image"
@@ -121,7 +120,7 @@ class ClipKNN(ClipDetector):
 
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self._load_clip()
-        self._check_weights(values["clip_sha256"])
+        self._check_weights({"clip": values["clip_sha256"]})
         self.image_bank_, self.patch_bank_ = tensors["image_bank"], tensors["patch_bank"]
 
 
@@ -141,6 +140,7 @@ class ClipZeroShot(ClipDetector):
     """
 
     name: ClassVar[str] = "clip_zero_shot"
+    contract_attributes: ClassVar[dict[str, Any]] = {"trained": False, "gross_auroc": None}
 
     normal_prompts: Sequence[str] = ("a flawless {noun}",)
     anomalous_prompts: Sequence[str] = ("a damaged {noun}",)
@@ -168,7 +168,7 @@ class ClipZeroShot(ClipDetector):
 
     def predict(self, images: Tensor, keys: Sequence[str] | None = None) -> Prediction:
         self._require_fitted("direction_")
-        small = resize_images(check_images(images), self.image_size)
+        small = self._input(images)
         categories = categories_of(keys, len(images), [*self.direction_])
         direction = self.clip_.logit_scale * torch.stack([self.direction_[c] for c in categories])
         score = (clip_features(self.clip_, small).image * direction).sum(dim=1)
@@ -184,7 +184,7 @@ class ClipZeroShot(ClipDetector):
 
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self._load_clip()
-        self._check_weights(values["clip_sha256"])
+        self._check_weights({"clip": values["clip_sha256"]})
         self._embed(values["categories"])
 
 
@@ -263,6 +263,8 @@ class ClipProbe(ClipDetector):
 
     def _train(self, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Weight [D] and bias [] of the log-odds, for features as they are; fitted on standardised ones."""
+        from sklearn.linear_model import LogisticRegression  # of the three detectors only this one waits for its import
+
         mean, std = rows.double().mean(dim=0), rows.double().std(dim=0).clamp_min(1e-6)
         classifier = LogisticRegression(C=self.regularisation, class_weight="balanced", max_iter=1000)
         classifier.fit(((rows - mean) / std).numpy(), labels.numpy())
@@ -284,7 +286,7 @@ class ClipProbe(ClipDetector):
 
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self._load_clip()
-        self._check_weights(values["clip_sha256"])
+        self._check_weights({"clip": values["clip_sha256"]})
         for name, tensor in tensors.items():
             setattr(self, name + "_", tensor)
 

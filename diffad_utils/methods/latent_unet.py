@@ -31,15 +31,17 @@ from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
 from diffad_utils.methods.base import check_train_dataset
 from diffad_utils.methods.reconstruction import ReconstructionDetector
-from diffad_utils.models.autoencoders import AT_ONCE, decode, downsampling, encode
+from diffad_utils.models.autoencoders import AT_ONCE, LatentSpace, decode, downsampling, encode
 from diffad_utils.models.stable_diffusion import load_vae
-from diffad_utils.training import TrainingLog, train
+from diffad_utils.models.unet import small_unet
+from diffad_utils.training import Training, TrainingLog
+from diffad_utils.weights import Resolved
 
 OBJECTIVES = ("pixel", "latent")
 
 
 @dataclass(kw_only=True)
-class LatentUNet(ReconstructionDetector):
+class LatentUNet(Training, ReconstructionDetector):
     """Repair of the latents by a small UNet; see the module's text for the source.
 
     Parameters
@@ -51,7 +53,7 @@ class LatentUNet(ReconstructionDetector):
     spectral_weight : weight of the Fourier term of "pixel"; 0 for none, 0.1 in Cho et al.
     noise_std : standard deviation of the noise of "latent", for latents scaled to about unit variance.
     width : channels of the UNet's upper level; the lower one has twice as many. 64 makes 2.5 million parameters.
-    train_steps, train_batch_size, learning_rate, warmup_steps, ema_decay, mixed_precision : training (AdamW, cosine).
+    The fields of `training.Training` are those of its training.
         With ``train_steps`` = 0 the repair stays zero: the plain autoencoder, scored in the same way.
 
     Prediction: parts ``mse`` and ``peak`` of the residual against the repaired image, and ``displacement``, the mean
@@ -59,6 +61,9 @@ class LatentUNet(ReconstructionDetector):
     """
 
     name: ClassVar[str] = "latent_unet"
+    family: ClassVar[str] = "classical"
+    contract_settings: ClassVar[dict[str, Any]] = {"width": 16, "train_steps": 6, "train_batch_size": 2}
+    contract_attributes: ClassVar[dict[str, Any]] = {"gross_auroc": None}
     PARTS: ClassVar[tuple[str, ...]] = ("mse", "peak", "displacement")
 
     vae: str = "sd-mini"
@@ -67,12 +72,7 @@ class LatentUNet(ReconstructionDetector):
     spectral_weight: float = 0.0
     noise_std: float = 0.3
     width: int = 64
-    train_steps: int = 200
     train_batch_size: int = 4
-    learning_rate: float = 1e-3
-    warmup_steps: int = 20
-    ema_decay: float | None = 0.98
-    mixed_precision: str = "no"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,9 +95,8 @@ class LatentUNet(ReconstructionDetector):
         """
         check_train_dataset(train_dataset)
         self._load_vae()
-        images, held_out, held_out_keys = self._split(train_dataset)
-        with torch.no_grad():
-            latents = torch.cat([encode(self.vae_, part).cpu() for part in images.split(AT_ONCE)])
+        images, held_out, held_out_keys = self._fitted_and_held_out(train_dataset, self.holdout_fraction)
+        latents = LatentSpace(self.vae_).encode(images)
         self._build_unet()
         self.training_log_ = self._train_unet(images, latents, checkpoint_folder) if self.train_steps else TrainingLog()
         self._calibrate(held_out, held_out_keys)
@@ -127,18 +126,7 @@ class LatentUNet(ReconstructionDetector):
             x = images[chosen].to(self.torch_device)
             return pixel_loss(decode(self.vae_, z + self._f(model, z)), x, self.spectral_weight)
 
-        return train(
-            self.unet_,
-            loss_fn,
-            num_steps=self.train_steps,
-            lr=self.learning_rate,
-            warmup_steps=self.warmup_steps,
-            ema_decay=self.ema_decay,
-            seed=self.seed,
-            mixed_precision=self.mixed_precision,
-            checkpoint_folder=checkpoint_folder,
-            description=f"latent UNet ({self.objective})",
-        )
+        return self._optimise(self.unet_, loss_fn, f"latent UNet ({self.objective})", checkpoint_folder)
 
     @staticmethod
     def _f(unet: UNet2DModel, latents: Tensor) -> Tensor:
@@ -152,39 +140,26 @@ class LatentUNet(ReconstructionDetector):
             raise ValueError(f"image_size must be a multiple of {step} with this autoencoder, got {self.image_size}")
 
     def _build_unet(self) -> None:
-        channels = self.vae_.config.latent_channels
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            unet = UNet2DModel(
-                in_channels=channels,
-                out_channels=channels,
-                layers_per_block=1,
-                norm_num_groups=8,
-                add_attention=False,
-                block_out_channels=(self.width, 2 * self.width),
-                down_block_types=("DownBlock2D",) * 2,
-                up_block_types=("UpBlock2D",) * 2,
-            )
+        channels, side, _ = LatentSpace(self.vae_).shape(self.image_size)
+        unet = small_unet(channels, side, (self.width, 2 * self.width), seed=self.seed, groups=8)
         torch.nn.init.zeros_(unet.conv_out.weight)
         torch.nn.init.zeros_(unet.conv_out.bias)
         self.unet_ = unet.to(self.torch_device, memory_format=torch.channels_last).eval()
 
+    def resolved_weights(self) -> dict[str, Resolved]:
+        return {"vae": self.vae_.resolved}
+
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         self._require_fitted("calibration_")
-        values = {"calibration": self._calibration_values(), "vae_sha256": self.vae_.resolved.sha256}
+        values = {"calibration": self.calibration_.to_dict(), "vae_sha256": self.vae_.resolved.sha256}
         return self.unet_.state_dict(), values
 
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self._load_vae()
-        found = self.vae_.resolved
-        if found.sha256 != values["vae_sha256"]:
-            raise ValueError(
-                f"this detector was fitted with autoencoder weights {values['vae_sha256'][:12]}, but {self.vae!r} "
-                f"resolves to {found.sha256[:12]} here: {found.message}"
-            )
+        self._check_weights({"vae": values["vae_sha256"]})
         self._build_unet()
         self.unet_.load_state_dict(tensors)
-        self.calibration_ = scoring.Calibration(**values["calibration"])
+        self.calibration_ = scoring.Calibration.from_dict(values["calibration"])
 
 
 def pixel_loss(x_hat: Tensor, x: Tensor, spectral_weight: float = 0.0) -> Tensor:

@@ -23,20 +23,21 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor
 
 from diffad_utils import scoring, weights
 from diffad_utils.data import ImageDataset
-from diffad_utils.diffusion import NoiseSchedule, add_noise, ddim_sample, image_noise
+from diffad_utils.diffusion import NoiseSchedule, add_noise, ddim_sample, epsilon_loss, image_noise, noisy_batch
 from diffad_utils.methods.base import check_train_dataset, noise_keys
 from diffad_utils.methods.reconstruction import ReconstructionDetector
-from diffad_utils.training import TrainingLog, train
+from diffad_utils.models.unet import small_unet
+from diffad_utils.training import Training, TrainingLog
+from diffad_utils.weights import Resolved
 
 
 @dataclass(kw_only=True)
-class PixelDDPM(ReconstructionDetector):
+class PixelDDPM(Training, ReconstructionDetector):
     """Reconstruction by a DDPM of images; see the module's text for the source.
 
     Parameters
@@ -47,7 +48,7 @@ class PixelDDPM(ReconstructionDetector):
         stay as they are. The default is the seed project's choice.
     image_size : a multiple of 2 for each level of the network but the first (8 for the small one).
     block_out_channels : widths of the small network, each a multiple of 8; attention on the last level.
-    train_steps, train_batch_size, learning_rate, warmup_steps, ema_decay, mixed_precision : training (AdamW, cosine).
+    The fields of `training.Training` are those of its training.
     noise_timestep : how far images are noised, up to T - 1. The small network, briefly trained, loses what is normal as
         well where there is more noise (validation draws of carpet and leather: 50 best of 50, 100 and 250); AnoDDPM has
         250.
@@ -57,17 +58,19 @@ class PixelDDPM(ReconstructionDetector):
     """
 
     name: ClassVar[str] = "pixel_ddpm"
+    family: ClassVar[str] = "diffusion"
+    contract_settings: ClassVar[dict[str, Any]] = {
+        "image_size": 32,
+        "train_steps": 6,
+        "train_batch_size": 2,
+        "num_steps": 2,
+    }
+    contract_attributes: ClassVar[dict[str, Any]] = {"gross_auroc": None}
 
     image_size: int = 64
     weights: str | None = None
     trainable: Sequence[str] = ("down_blocks.3", "mid_block", "up_blocks.2", "up_blocks.3")
     block_out_channels: Sequence[int] = (16, 32, 64, 96)
-    train_steps: int = 200
-    train_batch_size: int = 8
-    learning_rate: float = 1e-3
-    warmup_steps: int = 20
-    ema_decay: float | None = 0.98
-    mixed_precision: str = "no"
     noise_timestep: int = 50
     num_steps: int = 10
 
@@ -86,7 +89,7 @@ class PixelDDPM(ReconstructionDetector):
         """
         check_train_dataset(train_dataset)
         self._build()
-        images, held_out, held_out_keys = self._split(train_dataset)
+        images, held_out, held_out_keys = self._fitted_and_held_out(train_dataset, self.holdout_fraction)
         self.training_log_ = self._train(2 * images - 1, checkpoint_folder)
         self._calibrate(held_out, held_out_keys)
         return self
@@ -131,34 +134,22 @@ class PixelDDPM(ReconstructionDetector):
         """DDPM's simplified objective on images x0 [n, 3, H, W] in [-1, 1]."""
 
         def loss_fn(model: UNet2DModel, generator: torch.Generator) -> Tensor:
-            chosen = torch.randint(len(x0), (self.train_batch_size,), generator=generator)
-            t = torch.randint(self.schedule_.T, (self.train_batch_size,), generator=generator)
-            noise = torch.randn(x0[chosen].shape, generator=generator)
-            x_t = add_noise(x0[chosen], t, noise, self.schedule_)
-            predicted = model(x_t.to(self.torch_device), t.to(self.torch_device), return_dict=False)[0]
-            return F.mse_loss(predicted.float(), noise.to(self.torch_device))
+            batch = noisy_batch(x0, self.schedule_, self.train_batch_size, generator, self.torch_device)
+            return epsilon_loss(lambda x, t: model(x, t, return_dict=False)[0], batch)
 
-        return train(
-            self.unet_,
-            loss_fn,
-            num_steps=self.train_steps,
-            lr=self.learning_rate,
-            warmup_steps=self.warmup_steps,
-            ema_decay=self.ema_decay,
-            seed=self.seed,
-            mixed_precision=self.mixed_precision,
-            checkpoint_folder=checkpoint_folder,
-            description="pixel DDPM",
-        )
+        return self._optimise(self.unet_, loss_fn, "pixel DDPM", checkpoint_folder)
 
     def _build(self) -> None:
         """The network, with what is trained of it, and its noise schedule."""
         if self.weights is None:
-            self.unet_, self.schedule_, self.weights_sha256_ = self._small_unet(), NoiseSchedule.linear(), None
+            levels, self.resolved_ = len(self.block_out_channels), None
+            self.unet_ = small_unet(
+                3, self.image_size, self.block_out_channels, attention_levels=(levels - 1,), seed=self.seed, groups=8
+            )
+            self.schedule_ = NoiseSchedule.linear()
         else:
-            resolved = weights.resolve(self.weights)
-            self.unet_, self.schedule_ = load_ddpm(resolved.path)
-            self.weights_sha256_ = resolved.sha256
+            self.resolved_ = weights.resolve(self.weights)
+            self.unet_, self.schedule_ = load_ddpm(self.resolved_.path)
             unfreeze(self.unet_, self.trainable)
         if self.noise_timestep >= self.schedule_.T:
             raise ValueError(
@@ -169,37 +160,22 @@ class PixelDDPM(ReconstructionDetector):
             raise ValueError(f"image_size must be a multiple of {step} with this network, got {self.image_size}")
         self.unet_.to(self.torch_device).eval()
 
-    def _small_unet(self) -> UNet2DModel:
-        widths = tuple(self.block_out_channels)
-        plain = ("DownBlock2D",) * (len(widths) - 1), ("UpBlock2D",) * (len(widths) - 1)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            return UNet2DModel(
-                sample_size=self.image_size,
-                layers_per_block=1,
-                norm_num_groups=8,
-                block_out_channels=widths,
-                down_block_types=(*plain[0], "AttnDownBlock2D"),
-                up_block_types=("AttnUpBlock2D", *plain[1]),
-            )
+    def resolved_weights(self) -> dict[str, Resolved]:
+        return {"weights": self.resolved_} if self.resolved_ else {}
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         self._require_fitted("calibration_")
-        values = {"calibration": self._calibration_values(), "weights_sha256": self.weights_sha256_}
+        values = {"calibration": self.calibration_.to_dict(), "weights_sha256": self._checksums().get("weights")}
         return {name: p for name, p in self.unet_.named_parameters() if p.requires_grad}, values
 
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self._build()
-        if self.weights_sha256_ != values["weights_sha256"]:
-            raise ValueError(
-                f"this detector was fitted from weights {str(values['weights_sha256'])[:12]}, but {self.weights!r} "
-                f"resolves to {str(self.weights_sha256_)[:12]} here"
-            )
+        self._check_weights({"weights": values["weights_sha256"]})
         unexpected = self.unet_.load_state_dict(tensors, strict=False).unexpected_keys
         trained = {name for name, p in self.unet_.named_parameters() if p.requires_grad}
         if unexpected or trained != set(tensors):
             raise ValueError(f"the saved tensors are not those of this network: {len(set(tensors) ^ trained)} differ")
-        self.calibration_ = scoring.Calibration(**values["calibration"])
+        self.calibration_ = scoring.Calibration.from_dict(values["calibration"])
 
 
 def load_ddpm(folder: Path) -> tuple[UNet2DModel, NoiseSchedule]:

@@ -1,4 +1,4 @@
-"""The trivial floor: global statistics of an image against their distribution over the training images.
+"""The trivial baseline: global statistics of an image against their distribution over the training images.
 
 A method that does not beat the best of these has learnt nothing that a light meter would not show.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from diffad_utils.data import ImageDataset
-from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, resize_images
+from diffad_utils.methods.base import Detector, Prediction, batches, check_train_dataset
 from diffad_utils.metrics import image_auroc
 from diffad_utils.scoring import upsample_map
 
@@ -55,23 +55,23 @@ class Trivial(Detector):
 
     With z = (v - mean) / std over the training images, a statistic has three parts (`PARTS`): two-sided |z| (its name),
     and one-sided -z and z ("_low", "_high"). The score is the largest |z|, which needs no labels. `best_statistic`
-    names the part that does best on labelled images: the floor of the tables, and an optimistic one, since it is chosen
-    with the test labels.
+    names the part that does best on labelled images: the trivial baseline of the tables, an optimistic one, since it is
+    chosen with the test labels.
 
     anomaly_map: the locally averaged grey value against mean and standard deviation of the training images at that
-    pixel, |v - mean| / std, the floor for localisation.
+    pixel, |v - mean| / std, the trivial baseline for localisation.
     """
 
     name: ClassVar[str] = "trivial"
+    family: ClassVar[str] = "classical"
+    contract_attributes: ClassVar[dict[str, Any]] = {"trained": False}
 
     def fit(self, train_dataset: ImageDataset) -> Self:
         check_train_dataset(train_dataset)
-        images = torch.cat(
-            [resize_images(b["image"], self.image_size) for b in batches(train_dataset, self.batch_size)]
-        )
+        images = torch.cat([self._input(batch["image"]) for batch in batches(train_dataset, self.batch_size)])
         statistics = torch.stack([global_statistics(images)[name] for name in STATISTICS], dim=1).double()
         local = self._local_mean(images)
-        # A floor on the scale keeps a constant statistic or pixel finite (one grey level of an 8-bit image).
+        # A lower bound of the scale keeps a constant statistic or pixel finite (one grey level of an 8-bit image).
         self.mean_, self.std_ = statistics.mean(dim=0), statistics.std(dim=0).clamp_min(1e-6)
         self.pixel_mean_, self.pixel_std_ = local.mean(dim=0), local.std(dim=0).clamp_min(1 / 255)
         return self
@@ -79,7 +79,7 @@ class Trivial(Detector):
     def predict(self, images: Tensor, keys: Sequence[str] | None = None) -> Prediction:
         self._require_fitted("mean_")
         size = images.shape[-2:]
-        images = resize_images(check_images(images), self.image_size)
+        images = self._input(images)
         statistics = global_statistics(images)
         z = {
             name: ((statistics[name].double() - self.mean_[i]) / self.std_[i]).float()

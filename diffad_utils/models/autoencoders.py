@@ -1,4 +1,8 @@
-"""One encode and one decode for every autoencoder of diffusers: latents in the scale that its UNet knows."""
+"""One encode and one decode for every autoencoder of diffusers: latents in the scale that its UNet knows.
+
+`encode` and `decode` are differentiable. `LatentSpace` does both in pieces and in a precision of choice, for detectors
+that diffuse latents; `PixelSpace` is the same for those that diffuse images.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
+
+from diffad_utils.diffusion import autocast
 
 VAE = AutoencoderKL | AutoencoderTiny
 
@@ -35,20 +41,29 @@ def properties(vae: VAE, size: int) -> dict[str, Any]:
     }
 
 
-def encode(vae: VAE, images: Tensor, noise: Tensor | None = None) -> Tensor:
-    """Latents [B, C, h, w] as diffusion models see them, (posterior mean - shift) * scale, differentiable; with
-    ``noise`` [B, C, h, w] a draw from the posterior, mean + std * noise, instead of the mean (an AutoencoderTiny has
-    std 0).
+def moments(vae: VAE, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the posterior of images [B, 3, H, W] in [0, 1], not yet scaled: [B, C, h, w] each.
 
-    Raises ``ValueError`` for images whose sides are no multiples of the downsampling.
+    An AutoencoderTiny has no posterior: its standard deviation is 0. Raises ``ValueError`` for images whose sides are
+    no multiples of the downsampling.
     """
     factor, (height, width) = downsampling(vae), images.shape[-2:]
     if height % factor or width % factor:
         raise ValueError(f"images must have sides that are multiples of {factor}, got {height} x {width}")
     output = vae.encode((2 * images - 1).to(vae.device, vae.dtype))
-    raw = output.latent_dist.mean if hasattr(output, "latent_dist") else output.latents
-    if noise is not None and hasattr(output, "latent_dist"):
-        raw = raw + output.latent_dist.std * noise.to(raw)
+    if hasattr(output, "latent_dist"):
+        return output.latent_dist.mean, output.latent_dist.std
+    return output.latents, torch.zeros_like(output.latents)
+
+
+def encode(vae: VAE, images: Tensor, noise: Tensor | None = None) -> Tensor:
+    """Latents [B, C, h, w] as diffusion models see them, (posterior mean - shift) * scale, differentiable; with
+    ``noise`` [B, C, h, w] a draw from the posterior, mean + std * noise, instead of the mean.
+
+    Raises ``ValueError`` as `moments`.
+    """
+    mean, std = moments(vae, images)
+    raw = mean if noise is None else mean + std * noise.to(mean)
     shift, scale = _latent_scale(vae)
     return (raw - shift) * scale
 
@@ -59,10 +74,63 @@ def decode(vae: VAE, latents: Tensor) -> Tensor:
     return vae.decode((latents / scale + shift).to(vae.device, vae.dtype)).sample / 2 + 0.5
 
 
-@torch.inference_mode()
+class LatentSpace:
+    """The latents of an autoencoder, as the space that a diffusion model works in.
+
+    vae : the autoencoder, frozen, on its device. precision : of its passes, "fp32", "bf16" or "fp16" (autocast).
+    `AT_ONCE` images go through it together.
+    """
+
+    def __init__(self, vae: VAE, precision: str = "fp32") -> None:
+        self.vae, self.precision = vae, precision
+
+    @property
+    def downsampling(self) -> int:
+        return downsampling(self.vae)
+
+    def shape(self, size: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latent of an image of ``size`` x ``size``."""
+        side = size // self.downsampling
+        return self.vae.config.latent_channels, side, side
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] -> latents float32 [B, C, h, w] on the CPU; with ``noise`` of that shape they
+        are drawn from the posterior."""
+        pieces = [slice(start, start + AT_ONCE) for start in range(0, len(images), AT_ONCE)]
+        with autocast(self.vae.device, self.precision):
+            latents = [encode(self.vae, images[p], None if noise is None else noise[p]).float().cpu() for p in pieces]
+        return torch.cat(latents)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, h, w] -> images float32 [B, 3, H, W] in [0, 1] on the CPU."""
+        with autocast(self.vae.device, self.precision):
+            pieces = latents.to(self.vae.device).split(AT_ONCE)
+            return torch.cat([decode(self.vae, piece).float().clamp(0, 1).cpu() for piece in pieces])
+
+
+class PixelSpace:
+    """Images in [-1, 1] in the place of latents: what `LatentSpace` is, without an autoencoder."""
+
+    downsampling = 1
+
+    def shape(self, size: int) -> tuple[int, int, int]:
+        return 3, size, size
+
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] -> the same in [-1, 1], on the CPU. There is no posterior, so no ``noise``."""
+        return 2 * images.cpu() - 1
+
+    def decode(self, states: Tensor) -> Tensor:
+        """[B, 3, H, W] -> images float32 in [0, 1] on the CPU."""
+        return (states.float().cpu() / 2 + 0.5).clamp(0, 1)
+
+
 def reconstruct(vae: VAE, images: Tensor) -> Tensor:
     """Dec(Enc(x)) of images [N, 3, H, W]: float32 in [0, 1] on the CPU."""
-    return torch.cat([decode(vae, encode(vae, part)).float().clamp(0, 1).cpu() for part in images.split(AT_ONCE)])
+    space = LatentSpace(vae)
+    return space.decode(space.encode(images))
 
 
 def _latent_scale(vae: VAE) -> tuple[float, float]:

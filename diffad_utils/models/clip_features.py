@@ -1,4 +1,4 @@
-"""What detectors take from CLIP: embeddings of images and patches, and their cosine distance."""
+"""What detectors take from CLIP: embeddings of images and of patches."""
 
 from __future__ import annotations
 
@@ -93,11 +93,3 @@ def dense_features(clip: Clip, images: Tensor) -> Tensor | None:
     else:
         return None
     return F.normalize(dense.float(), dim=-1).permute(0, 3, 1, 2).cpu()
-
-
-def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
-    """1 - cosine of unit features along dimension 1: [B, D, ...] -> float32 [B, ...].
-
-    As |a - b|^2 / 2, which keeps its digits where a and b are nearly the same.
-    """
-    return ((a.double() - b.double()).square().sum(dim=1) / 2).float()

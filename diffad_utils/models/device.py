@@ -1,8 +1,14 @@
-"""The device that networks run on."""
+"""The device that networks run on, and what happens when its memory runs out."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
+
+T = TypeVar("T")
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -21,3 +27,40 @@ def pick_device(device: str = "auto") -> torch.device:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device={device!r} was asked for, but torch sees no CUDA device; use device='auto' or 'cpu'")
     return torch.device(device)
+
+
+def in_pieces(function: Callable[[slice], T], count: int, size: int) -> tuple[list[T], int]:
+    """``function`` over consecutive slices of ``range(count)``, of at most ``size`` each: its results, and the size.
+
+    Where memory runs out the size is halved, with a warning, until a slice fits; what is done by then is kept.
+    accelerate's ``find_executable_batch_size`` would begin again from the first slice. Raises
+    ``torch.OutOfMemoryError`` if a single row does not fit.
+    """
+    outputs, start = [], 0
+    while start < count:
+        rows = slice(start, min(start + size, count))
+        tried = rows.stop - rows.start
+        try:
+            outputs.append(function(rows))
+            start = rows.stop
+            continue
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            if tried == 1:
+                raise torch.OutOfMemoryError(
+                    "out of memory with a single image: use a smaller image_size, low_memory=True where the method has "
+                    "it, or another device"
+                ) from error
+        while size >= tried:
+            size //= 2
+        warnings.warn(f"out of memory with {tried} images at once; going on with {size}", stacklevel=2)
+        if torch.cuda.is_available():  # here, not above: while the error is handled it holds on to the memory
+            torch.cuda.empty_cache()
+    return outputs, size
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    from accelerate.utils.memory import should_reduce_batch_size  # needed once in a blue moon, and slow to import
+
+    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)

@@ -1,4 +1,7 @@
-"""The small UNets of the study, as diffusers builds them."""
+"""The one small UNet of the study, as diffusers builds it: of ESM, DDAD and D3AD, the pixel DDPM, the latent UNet.
+
+What may be touched: nothing that changes the order in which weights are drawn, or every trained network changes.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import torch
 from diffusers import UNet2DModel
 
 
-def score_unet(
+def small_unet(
     channels: int,
     image_size: int,
     block_out_channels: Sequence[int],
@@ -16,24 +19,31 @@ def score_unet(
     attention_levels: Sequence[int] = (),
     out_channels: int | None = None,
     seed: int = 0,
+    *,
+    groups: int | None = None,
 ) -> UNet2DModel:
-    """A UNet from X_t and t to a tensor of its size, initialised from ``seed`` without touching torch's global
-    generator.
+    """A UNet from x_t and t to a tensor of its size, drawn from ``seed`` without touching torch's global generator.
 
-    block_out_channels : widths from fine to coarse, each a multiple of 8 (of 32 from 128 on). attention_levels :
-        positions in it
-    with self-attention. Raises ``ValueError`` if ``image_size`` is no multiple of 2 for each level but the first, or
-    for widths that cannot be normalised in groups.
+    Parameters
+    ----------
+    channels, image_size : of x_t [B, channels, image_size, image_size].
+    block_out_channels : widths from fine to coarse, each a multiple of ``groups``.
+    attention_levels : positions in it with self-attention; where there are any, the middle block has it, too.
+    out_channels : None for ``channels``.
+    groups : of the group normalisation; None for 32 where every width is at least 128, else 8.
+
+    Raises ``ValueError`` if ``image_size`` is no multiple of 2 for each level but the first, or for widths that cannot
+    be normalised in groups.
     """
-    levels, step = len(block_out_channels), 2 ** (len(block_out_channels) - 1)
-    groups = 32 if min(block_out_channels) >= 128 else 8
+    widths, levels = tuple(block_out_channels), len(block_out_channels)
+    step = 2 ** (levels - 1)
+    groups = groups or (32 if min(widths) >= 128 else 8)
     if image_size % step:
         raise ValueError(f"{levels} levels need sides that are multiples of {step}, got {image_size}")
-    if any(width % groups for width in block_out_channels) or not set(attention_levels) <= set(range(levels)):
+    if any(width % groups for width in widths) or not set(attention_levels) <= set(range(levels)):
         raise ValueError(
             f"block_out_channels must be multiples of {groups} and attention_levels positions in it, got "
-            f"{[*block_out_channels]} "
-            f"and {[*attention_levels]}"
+            f"{[*widths]} and {[*attention_levels]}"
         )
     kinds = ["Attn" if level in attention_levels else "" for level in range(levels)]
     with torch.random.fork_rng(devices=[]):
@@ -44,7 +54,7 @@ def score_unet(
             out_channels=out_channels or channels,
             layers_per_block=layers_per_block,
             norm_num_groups=groups,
-            block_out_channels=tuple(block_out_channels),
+            block_out_channels=widths,
             add_attention=bool(attention_levels),
             down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
             up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),

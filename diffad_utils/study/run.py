@@ -315,7 +315,11 @@ class Run:
         if prediction is not None:
             manifest |= {"nfe": prediction.nfe, "images": len(batch["key"])}
         if detector is not None:
-            manifest["detector"] = {"class": type(detector).__name__, "weights": count_weights(detector)}
+            manifest["detector"] = {
+                "class": type(detector).__name__,
+                "family": getattr(detector, "family", "unknown"),
+                "weights": count_weights(detector),
+            }
         return manifest
 
     def _publish(self) -> None:

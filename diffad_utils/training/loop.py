@@ -15,17 +15,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from diffad_utils.io import checkpoints
+
+if TYPE_CHECKING:
+    from diffusers.training_utils import EMAModel
 
 LossFn = Callable[[nn.Module, torch.Generator], Tensor]
 
@@ -123,6 +122,11 @@ def train(
     FloatingPointError
         As soon as a loss is not finite.
     """
+    # diffusers takes seconds to import, and a detector that is only loaded or read trains nothing
+    from accelerate import Accelerator
+    from diffusers.optimization import get_scheduler
+    from diffusers.training_utils import EMAModel
+
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
     device = next(model.parameters()).device
@@ -262,6 +266,8 @@ def _forget_accelerator() -> None:
 
     With several processes their group is there to stay, and every training has to agree with it.
     """
+    from accelerate.state import AcceleratorState, PartialState  # as in `train`
+
     if not PartialState._shared_state or PartialState().num_processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
 

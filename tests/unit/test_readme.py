@@ -2,7 +2,9 @@
 exist."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from datetime import datetime
@@ -22,18 +24,74 @@ def code(section: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, flags=re.S)
 
 
-METHOD, TEST = code("Add a method")
+METHOD, ENTRY, TEST = code("Add a method")
 _names: dict = {"__name__": "readme_example"}
 sys.modules["readme_example"] = type(sys)("readme_example")  # dataclasses look their module up
 exec(METHOD, _names)
 exec(TEST, _names)
 
-TestEigenImages = _names["TestEigenImages"]
+TestEigenImages = _names["TestEigenImages"]  # the last step: a method in a package of one's own
 
 
 def test_the_example_is_a_detector_of_about_forty_lines():
     assert issubclass(_names["EigenImages"], Detector)
     assert len([line for line in METHOD.splitlines() if line.strip()]) <= 45
+
+
+def newcomer(root: Path, method: str) -> dict[str, str]:
+    """A copy of what a method needs, with the README's recipe followed to the letter; the environment to use it in."""
+    for name in ("diffad_utils", "tests/unit"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", root)
+    (root / "data").symlink_to(ROOT / "data")
+    (root / "diffad_utils/methods/eigen_images.py").write_text(method, encoding="utf-8")
+    registry = root / "diffad_utils/methods/__init__.py"
+    head, brace, tail = registry.read_text(encoding="utf-8").partition("METHODS = Registry(\n    {\n")
+    registry.write_text(f"{head}{brace}{ENTRY}{tail}", encoding="utf-8")
+    return os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+
+
+def test_the_recipe_followed_to_the_letter_passes_every_test(tmp_path):
+    environment = newcomer(tmp_path, METHOD)
+    (command,) = re.findall(r"`\.venv/bin/python (-m pytest tests/unit/test_contract\.py) -k eigen_images`", README)
+    tests = [sys.executable, *command.split(), "-k", "eigen_images or registry or families", "-p", "no:cacheprovider"]
+    found = subprocess.run(tests, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert found.returncode == 0 and re.search(r"\b(1[89]|2\d) passed", found.stdout), found.stdout[-3000:]
+
+
+def test_the_front_page_counts_a_new_diffusion_method_without_another_edit(tmp_path):
+    """The recipe with another family, a run of it on record, and the report's first sentence."""
+    method = METHOD.replace('family: ClassVar[str] = "classical"', 'family: ClassVar[str] = "diffusion"')
+    environment = newcomer(tmp_path, method)
+    answer = [sys.executable, "-c", ANSWER, str(tmp_path)]
+    found = subprocess.run(answer, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "1 of 1 diffusion methods are above the trivial floor" in found.stdout, found.stdout + found.stderr[-3000:]
+
+
+ANSWER = """
+import sys
+import numpy as np, torch
+from diffad_utils import metrics, study
+from diffad_utils.analyses import comparison, conclusion
+from diffad_utils.methods import METHODS, Prediction
+from diffad_utils.methods.trivial import PARTS
+from diffad_utils.study import claims
+
+root, n = sys.argv[1], 40
+label = np.arange(n) % 2
+keys = [f"textures/carpet/test/{'hole' if label[i] else 'good'}/{i:03d}" for i in range(n)]
+batch = {"key": keys, "label": torch.from_numpy(label)}
+for method, strength in (("trivial", 0.1), ("eigen_images", 3.0)):
+    parameters = study.Parameters(
+        profile="smoke", dataset="textures", category="carpet", seed=0, device="cpu", output_root=root
+    )
+    run = study.Run("01_data" if method == "trivial" else "07_invad", parameters, method)
+    generator = np.random.default_rng(len(method))
+    parts = {name: torch.from_numpy(generator.normal(size=n)) for name in PARTS} if method == "trivial" else {}
+    prediction = Prediction(torch.from_numpy(strength * label + generator.normal(size=n)), parts=parts)
+    run.record(prediction, batch, metrics.evaluate(prediction, batch), detector=METHODS[method]())
+print(conclusion.answer(claims.ledger([]), comparison.measure(study.load_runs(f"{root}/smoke"), 100))[0])
+"""
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))

@@ -10,7 +10,7 @@ import torch
 from diffad_utils import scoring
 from diffad_utils.diffusion import NoiseSchedule, ddim_invert
 from diffad_utils.methods.d3ad.maps import min_max_over_batch
-from diffad_utils.methods.invad.score import gaussian_nll, min_max_over_test_set, spread
+from diffad_utils.methods.invad.score import channel_norm, gaussian_nll, min_max_over_test_set, value_range
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "ddim_inversion.npz")
 
@@ -23,15 +23,15 @@ def eps_fn(x, t):
 def toy_parts(steps):
     x0 = torch.from_numpy(np.concatenate([GOLDEN["toy_normal_x0"], GOLDEN["toy_anomalous_x0"]])).double()
     z = ddim_invert(eps_fn, x0, NoiseSchedule.linear(), steps)
-    return z, {"nll": gaussian_nll(z), "spread": spread(scoring.channel_norm(z))}
+    return z, {"nll": gaussian_nll(z), "spread": value_range(channel_norm(z))}
 
 
 @pytest.mark.parametrize("steps", [2, 3, 10])
 def test_parts_match_public_code(steps):
     z = torch.from_numpy(GOLDEN[f"S{steps}_final_f64"])
-    norms = scoring.channel_norm(z)
+    norms = channel_norm(z)
     assert np.abs(norms.numpy() - GOLDEN[f"S{steps}_l2map_f64"]).max() < 1e-9
-    assert np.abs(spread(norms).numpy() - GOLDEN[f"S{steps}_ats_f64"]).max() < 1e-9
+    assert np.abs(value_range(norms).numpy() - GOLDEN[f"S{steps}_ats_f64"]).max() < 1e-9
     assert np.abs(gaussian_nll(z).numpy() - GOLDEN[f"S{steps}_nll_f64"]).max() < 1e-9
 
 
@@ -41,7 +41,7 @@ def test_toy_split_maps_and_test_set_scaling_match_public_code():
     assert np.abs(parts["spread"].numpy() - GOLDEN["toy_S3_ats_raw_f64"]).max() < 1e-9
     assert np.abs(min_max_over_test_set(parts).numpy() - GOLDEN["toy_S3_score_f64"]).max() < 1e-8
     size = int(GOLDEN["toy_image_size"])
-    maps = scoring.upsample_map(scoring.channel_norm(z), (size, size))
+    maps = scoring.upsample_map(channel_norm(z), (size, size))
     assert np.abs(maps.numpy() - GOLDEN["toy_S3_anomaly_map"]).max() < 1e-4
 
 

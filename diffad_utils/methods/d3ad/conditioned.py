@@ -1,4 +1,4 @@
-"""DDAD, and what D3AD shares with it: reconstruction by a diffusion model that is conditioned on the image itself.
+"""What DDAD and D3AD share: reconstruction by a diffusion model that is conditioned on the image itself.
 
 Source: Mousakhan, Brox, Tayyub, "Anomaly Detection with Conditioned Denoising Diffusion Models" (DDAD, arXiv
 2305.15956) and its public code (settings: ``data/published/hyperparameters.csv``, DDAD-README). A diffusion model of
@@ -7,8 +7,9 @@ normal images is started from the noised test image and pulled towards it while 
 
 Where the paper and the public code differ, or ours from both:
 
-- *Plan*: the code noises to t = 250 and first calls the network at t = 225 (`conditioning.code_plan`). By default ours
-  is first called at the level of the start (`conditioning.paper_plan`); both are options.
+- *Timesteps* (``plan``): the code noises to t = 250 and first calls the network at t = 225
+  (`conditioning.code_timesteps`). By default ours is first called at the level of the start
+  (`conditioning.paper_timesteps`); both are options.
 - *Maps*: the code scales pixel and feature map by their maxima over the batch. Ours uses constants from held-out normal
   training images (``normalisation="batch"`` for theirs).
 - *Latent space* (``space="latent"``): the same method on latents of an autoencoder, as D3AD is; DDAD is in pixels.
@@ -20,185 +21,42 @@ import copy
 import dataclasses
 import time
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from diffusers import UNet2DModel
 from torch import Tensor
 from torch.utils.data import Subset
 
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
-from diffad_utils.diffusion import NoiseSchedule, add_noise, autocast, check_precision, ddim_sample, image_noise
-from diffad_utils.methods.base import (
-    Detector,
-    Prediction,
-    batches,
-    check_images,
-    check_train_dataset,
-    noise_keys,
-    resize_images,
-)
+from diffad_utils.diffusion import autocast, ddim_sample, epsilon_loss, image_noise, noisy_batch
+from diffad_utils.methods.base import Prediction, at_image_size, batches, check_train_dataset, noise_keys
 from diffad_utils.methods.d3ad import adaptation
-from diffad_utils.methods.d3ad.conditioning import PLANS, denoising_plan, scaled_start
-from diffad_utils.methods.d3ad.maps import feature_distance
+from diffad_utils.methods.d3ad.conditioning import denoising_timesteps, scaled_start
+from diffad_utils.methods.d3ad.maps import Maps, Reconstruction, feature_distance, image_score
+from diffad_utils.methods.d3ad.settings import ConditionedSettings
 from diffad_utils.methods.reconstruction import SMOOTHING
-from diffad_utils.models import autoencoders
+from diffad_utils.models.autoencoders import LatentSpace, PixelSpace
 from diffad_utils.models.backbones import load_backbone
 from diffad_utils.models.stable_diffusion import load_vae
-from diffad_utils.training import TrainingLog, train
-
-OPTIONS = {
-    "space": ("pixel", "latent"),
-    "posterior": ("mean", "draw"),
-    "plan": PLANS,
-    "normalisation": ("training", "batch"),
-    "adaptation_loss": tuple(adaptation.LOSSES),
-}
-
-
-class Reconstruction(NamedTuple):
-    """state, state_hat: what the diffusion model works on and what it made of it, [B, C, h, w]; x_hat: [B, 3, H, W] in
-    [0, 1]; features: of the image, a map a block; steps: int64 [B]; distances: float64 [B] or None without DIC;
-    seen_by: what features and state depend on besides the images."""
-
-    state: Tensor
-    state_hat: Tensor
-    x_hat: Tensor
-    features: list[Tensor]
-    steps: Tensor
-    distances: Tensor | None
-    seen_by: tuple[torch.nn.Module, str, str]
-
-
-class Maps(NamedTuple):
-    """reconstruction, and the two maps of its difference to the image: residual and feature [B, image_size,
-    image_size], neither normalised nor smoothed."""
-
-    reconstruction: Reconstruction
-    residual: Tensor
-    feature: Tensor
-
-    def rows(self, chosen: Sequence[int]) -> Maps:
-        """Those of some of the images."""
-        of = {name: value[chosen] for name, value in self.reconstruction._asdict().items() if isinstance(value, Tensor)}
-        features = [block[chosen] for block in self.reconstruction.features]
-        return Maps(self.reconstruction._replace(**of, features=features), self.residual[chosen], self.feature[chosen])
+from diffad_utils.models.unet import small_unet
+from diffad_utils.training import TrainingLog
+from diffad_utils.weights import Resolved
 
 
 @dataclass(kw_only=True)
-class ConditionedDiffusion(Detector):
-    """What `DDAD` and `methods.d3ad.D3AD` share.
-
-    Parameters
-    ----------
-    space : "pixel" or "latent". vae : for "latent", a name for `models.stable_diffusion.load_vae`. posterior : the
-        latent of an image is the "mean" of the autoencoder's posterior, or a "draw" from it (the public code of D3AD),
-        one an image and seed. Training takes the mean.
-    backbone : of the feature map, a name for `models.backbones.load_backbone`; strides : its blocks that are used. 8
-        and 16 are blocks 2 and 3 of a ResNet.
-    allow_mini : whether the shipped small models may stand in for both where the real weights are not found.
-    block_out_channels, layers_per_block, attention_resolutions : of the UNet; widths are multiples of 8, attention is
-        on the levels whose side in cells is in the last.
-    beta_start, beta_end : linear schedule with T = 1000.
-    max_train_timestep : training draws t below it; 1000 is DDPM's (and the papers'). The reconstruction only visits
-        t up to its start, so a short training may spend itself there.
-    train_steps, train_batch_size, learning_rate, weight_decay, warmup_steps, ema_decay, mixed_precision : training of
-        the UNet with DDPM's epsilon objective (D3AD eq. 6), AdamW, cosine.
-    num_steps : DDIM steps. plan : "paper" or "code", see `conditioning`.
-    noise_fraction : omega, how much noise the start is given (D3AD eq. 11): 1 in DDAD, 0 in D3AD.
-    guidance_weight : DDAD's w, D3AD's eta: pull towards the image.
-    stochasticity : DDIM's eta; noise in every step for values above 0.
-    normalisation : of the maps before they are added, "training" or "batch" (the public codes'; an image's score then
-        depends on what else is predicted with it).
-    adaptation_epochs, adaptation_loss, distillation_weight, adaptation_rate : see `adaptation.adapt`.
-    holdout_fraction : share of the training images held out for the constants of the maps.
-    inference_precision : of all networks outside training, the constants of the maps included, "fp32", "bf16" or "fp16"
-        (autocast; the state stays float32).
+class ConditionedDiffusion(ConditionedSettings):
+    """What `DDAD` and `D3AD` do alike; their fields are those of `ConditionedSettings`.
 
     Prediction: score = maximum of the anomaly map; parts ``residual`` and ``features``, the maxima of the two smoothed
     maps, and ``step``. nfe = ``num_steps``, the most an image takes.
     """
-
-    space: str = "pixel"
-    vae: str = "sd-mini"
-    posterior: str = "mean"
-    backbone: str = "resnet-mini"
-    strides: Sequence[int] = (8, 16)
-    allow_mini: bool = False
-    block_out_channels: Sequence[int] = (16, 32, 64, 96)
-    layers_per_block: int = 1
-    attention_resolutions: Sequence[int] = (8,)
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-    max_train_timestep: int = 1000
-    train_steps: int = 200
-    train_batch_size: int = 8
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warmup_steps: int = 20
-    ema_decay: float | None = 0.98
-    mixed_precision: str = "no"
-    num_steps: int = 10
-    plan: str = "paper"
-    noise_fraction: float = 1.0
-    guidance_weight: float = 0.0
-    stochasticity: float = 0.0
-    normalisation: str = "training"
-    adaptation_epochs: int = 0
-    adaptation_loss: str = "places"
-    distillation_weight: float = 0.0
-    adaptation_rate: float = 1e-4
-    holdout_fraction: float = 0.1
-    inference_precision: str = "fp32"
-
-    RETRAINS: ClassVar[frozenset[str]] = frozenset(
-        [
-            "image_size",
-            "seed",
-            "device",
-            "space",
-            "vae",
-            "backbone",
-            "strides",
-            "allow_mini",
-            "block_out_channels",
-            "layers_per_block",
-            "beta_start",
-            "beta_end",
-            "attention_resolutions",
-            "max_train_timestep",
-            "train_steps",
-            "train_batch_size",
-            "learning_rate",
-            "weight_decay",
-            "warmup_steps",
-            "ema_decay",
-            "mixed_precision",
-            "holdout_fraction",
-        ]
-    )
-    """Fields that `with_settings` cannot change, because they need another training."""
-
-    def __post_init__(self) -> None:
-        check_precision(self.inference_precision)
-        for name, known in OPTIONS.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
-        if not 0 <= self.noise_fraction <= 1 or self.guidance_weight < 0 or not 0 <= self.stochasticity <= 1:
-            got = f"{self.noise_fraction}, {self.guidance_weight}, {self.stochasticity}"
-            raise ValueError(f"expected noise_fraction and stochasticity in [0, 1] and guidance_weight >= 0, got {got}")
-        if any(width < 8 or width % 8 for width in self.block_out_channels):
-            raise ValueError(f"block_out_channels must be multiples of 8, got {list(self.block_out_channels)}")
-        self.schedule = NoiseSchedule.linear(1000, self.beta_start, self.beta_end)
-        self.stage_seconds: Counter[str] = Counter()  # wall time of `predict` by stage since this was last cleared
 
     # -- what differs between methods ----------------------------------------------------------------------------------
 
@@ -208,7 +66,7 @@ class ConditionedDiffusion(Detector):
 
     @abstractmethod
     def _steps(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """That int64 [B] of images with these features, a map [B, C, h, w] a block, and distances [B] if there are
+        """T_hat int64 [B] of images with these features, a map [B, C, h, w] a block, and distances [B] if there are
         any."""
 
     @property
@@ -221,8 +79,8 @@ class ConditionedDiffusion(Detector):
         """[B, image_size, image_size], not normalised."""
 
     @abstractmethod
-    def _combine(self, residual: Tensor, feature: Tensor) -> Tensor:
-        """The anomaly map before smoothing, of maps [B, H, W]."""
+    def anomaly_map(self, residual: Tensor, feature: Tensor) -> Tensor:
+        """The smoothed anomaly map [B, H, W] of the two maps [B, H, W] of one size."""
 
     PATCHES: ClassVar[bool] = False
 
@@ -286,26 +144,12 @@ class ConditionedDiffusion(Detector):
         """DDPM's simplified objective (D3AD eq. 6) on states [n, C, h, w]."""
 
         def loss_fn(model: UNet2DModel, generator: torch.Generator) -> Tensor:
-            chosen = torch.randint(len(states), (self.train_batch_size,), generator=generator)
-            t = torch.randint(self.max_train_timestep, (self.train_batch_size,), generator=generator)
-            noise = torch.randn(states[chosen].shape, generator=generator)
-            x_t = add_noise(states[chosen], t, noise, self.schedule)
-            predicted = model(x_t.to(self.torch_device), t.to(self.torch_device), return_dict=False)[0]
-            return F.mse_loss(predicted.float(), noise.to(self.torch_device))
+            drawn = self.train_batch_size, generator, self.torch_device, self.max_train_timestep
+            batch = noisy_batch(states, self.schedule, *drawn)
+            return epsilon_loss(lambda x, t: model(x, t, return_dict=False)[0], batch)
 
-        return train(
-            self.unet_,
-            loss_fn,
-            num_steps=self.train_steps,
-            lr=self.learning_rate,
-            weight_decay=self.weight_decay,
-            warmup_steps=self.warmup_steps,
-            ema_decay=self.ema_decay,
-            seed=self.seed,
-            mixed_precision=self.mixed_precision,
-            checkpoint_folder=checkpoint_folder,
-            description=f"{type(self).__name__} UNet",
-        )
+        description = f"{type(self).__name__} UNet"
+        return self._optimise(self.unet_, loss_fn, description, checkpoint_folder, weight_decay=self.weight_decay)
 
     def _adapt(self) -> None:
         """Domain adaptation on the fitted images, each from a random tenth of T_max as in the public code."""
@@ -329,7 +173,9 @@ class ConditionedDiffusion(Detector):
         """Images [n, 3, H, W] of these rows and their reconstructions from a random tenth of T_max."""
         x = images[rows].to(self.torch_device)
         tenths = self.deepest_step * int(torch.randint(1, 11, (1,), generator=generator)) // 10
-        nearest = max((tenths + self.num_steps // 2) // self.num_steps, 1) * self.num_steps  # what every plan can take
+        nearest = (
+            max((tenths + self.num_steps // 2) // self.num_steps, 1) * self.num_steps
+        )  # what both spacings can take
         steps = torch.full((len(rows),), min(nearest, self.deepest_step // self.num_steps * self.num_steps))
         state = self.encode(x).to(self.torch_device)
         noise = torch.randn(1 + self.num_steps, *state.shape, generator=generator)
@@ -361,16 +207,19 @@ class ConditionedDiffusion(Detector):
     def prediction_from_maps(self, maps: Maps, size: tuple[int, int]) -> Prediction:
         """Scores and anomaly maps for images of ``size`` (H, W), from what `maps` gave."""
         done, residual, feature = maps
-        sigma = SMOOTHING * self.image_size
-        anomaly_map = scoring.smooth_map(self._combine(residual, feature), sigma)
+        anomaly_map = self.anomaly_map(residual, feature)
         parts = {"residual": residual, "features": feature}
-        parts = {name: scoring.smooth_map(values, sigma).flatten(1).amax(dim=1) for name, values in parts.items()}
+        parts = {name: image_score(scoring.smooth_map(values, self._sigma)) for name, values in parts.items()}
         parts["step"] = done.steps.float()
         if done.distances is not None:
             parts["distance"] = done.distances.float()
-        x_hat = F.interpolate(done.x_hat, size=tuple(size), mode="bilinear", antialias=True).clamp(0, 1)
-        score = anomaly_map.flatten(1).amax(dim=1)
+        score, x_hat = image_score(anomaly_map), at_image_size(done.x_hat, size)
         return Prediction(score, scoring.upsample_map(anomaly_map, size), x_hat, parts, self.num_steps)
+
+    @property
+    def _sigma(self) -> float:
+        """Standard deviation in pixels of the smoothing of maps."""
+        return SMOOTHING * self.image_size
 
     @torch.inference_mode()
     def maps(self, images: Tensor, keys: Sequence[str] | None = None, known: Reconstruction | None = None) -> Maps:
@@ -404,8 +253,7 @@ class ConditionedDiffusion(Detector):
             features = known.features if again else self.features(x)
         with self._timed("neighbours"):
             steps, distances = self._steps(features)
-        factor = autoencoders.downsampling(self.vae_) if self.space == "latent" else 1
-        shape = (self._channels, x.shape[-2] // factor, x.shape[-1] // factor)
+        shape = self._space.shape(self.image_size)
         with self._timed("encode"):
             drawn = self.posterior == "draw" and self.space == "latent"
             noise = image_noise(shape, self.seed, [f"{key} posterior" for key in keys]) if drawn and not again else None
@@ -420,7 +268,7 @@ class ConditionedDiffusion(Detector):
                 state.to(self.torch_device), steps, state.to(self.torch_device), self.guidance_weight, noise
             ).cpu()
         with self._timed("decode"):
-            x_hat = self.decode(state_hat.to(self.torch_device)).cpu()
+            x_hat = self.decode(state_hat)
         return Reconstruction(state, state_hat, x_hat, features, steps, distances, seen_by)
 
     @torch.inference_mode()
@@ -428,9 +276,10 @@ class ConditionedDiffusion(Detector):
         """Start from state [B, C, h, w] at steps [B] and come back, pulled towards target; noise [1 + num_steps, B,
         ...], for the start and for each step. All images run together, whatever their steps."""
         start = scaled_start(state, steps, self.schedule, self.noise_fraction, None if noise is None else noise[0])
-        plan = denoising_plan(steps, self.num_steps, max(self.deepest_step, int(steps.max())), self.plan)
-        more = {"eta": self.stochasticity, "noise": noise[-len(plan) :]} if self.stochasticity else {}
-        return ddim_sample(self._eps, start, self.schedule, plan, target, weight, **more).float()
+        t_max = max(self.deepest_step, int(steps.max()))
+        timesteps = denoising_timesteps(steps, self.num_steps, t_max, self.plan)
+        more = {"eta": self.stochasticity, "noise": noise[-len(timesteps) :]} if self.stochasticity else {}
+        return ddim_sample(self._eps, start, self.schedule, timesteps, target, weight, **more).float()
 
     def _eps(self, x: Tensor, t: Tensor) -> Tensor:
         with self._autocast():
@@ -443,34 +292,18 @@ class ConditionedDiffusion(Detector):
 
     # -- pieces --------------------------------------------------------------------------------------------------------
 
-    def _input(self, images: Tensor) -> Tensor:
-        return resize_images(check_images(images), self.image_size).clamp(0, 1)
+    @property
+    def _space(self) -> LatentSpace | PixelSpace:
+        return PixelSpace() if self.space == "pixel" else LatentSpace(self.vae_, self.inference_precision)
 
-    @torch.inference_mode()
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] -> states [B, C, h, w] of the diffusion model, on the CPU; with ``noise`` [B,
-        C, h, w] a latent is drawn from the posterior."""
-        if self.space == "pixel":
-            return 2 * x.cpu() - 1
-        parts = [slice(i, i + autoencoders.AT_ONCE) for i in range(0, len(x), autoencoders.AT_ONCE)]
-        draws = [None if noise is None else noise[part] for part in parts]
-        with self._autocast():
-            return torch.cat(
-                [
-                    autoencoders.encode(self.vae_, x[part], draw).float().cpu()
-                    for part, draw in zip(parts, draws, strict=True)
-                ]
-            )
+        """Images [B, 3, H, W] in [0, 1] -> states float32 [B, C, h, w] of the diffusion model, on the CPU; with
+        ``noise`` [B, C, h, w] a latent is drawn from the posterior."""
+        return self._space.encode(x, noise)
 
-    @torch.inference_mode()
     def decode(self, state: Tensor) -> Tensor:
-        """States [B, C, h, w] on the detector's device -> images [B, 3, H, W] in [0, 1]."""
-        if self.space == "pixel":
-            return (state / 2 + 0.5).clamp(0, 1)
-        with self._autocast():
-            return torch.cat(
-                [autoencoders.decode(self.vae_, part).float().clamp(0, 1) for part in state.split(autoencoders.AT_ONCE)]
-            )
+        """States [B, C, h, w] -> images float32 [B, 3, H, W] in [0, 1], on the CPU."""
+        return self._space.decode(state)
 
     @torch.no_grad()
     def features(self, x: Tensor) -> list[Tensor]:
@@ -486,32 +319,17 @@ class ConditionedDiffusion(Detector):
             self._frozen = load_backbone(self.backbone, allow_mini=self.allow_mini, strides=tuple(self.strides)).to(
                 self.torch_device
             )
-        factor = 1
-        if self.space == "latent":
-            if not hasattr(self, "vae_"):
-                self.vae_ = load_vae(self.vae, device=self.device, allow_mini=self.allow_mini)
-            factor = autoencoders.downsampling(self.vae_)
-        step = factor * 2 ** (len(self.block_out_channels) - 1)
+        if self.space == "latent" and not hasattr(self, "vae_"):
+            self.vae_ = load_vae(self.vae, device=self.device, allow_mini=self.allow_mini)
+        step = self._space.downsampling * 2 ** (len(self.block_out_channels) - 1)
         if self.image_size % step:
             raise ValueError(f"image_size must be a multiple of {step} with this UNet, got {self.image_size}")
-        self._cells, self._channels = self.image_size // factor, self.vae_.config.latent_channels if factor > 1 else 3
 
     def _build_unet(self) -> None:
+        channels, side, _ = self._space.shape(self.image_size)
         widths = tuple(self.block_out_channels)
-        attention = [self._cells >> level in self.attention_resolutions for level in range(len(widths))]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            unet = UNet2DModel(
-                sample_size=self._cells,
-                in_channels=self._channels,
-                out_channels=self._channels,
-                layers_per_block=self.layers_per_block,
-                block_out_channels=widths,
-                norm_num_groups=8,
-                add_attention=any(attention),
-                down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attention),
-                up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
-            )
+        attention = [level for level in range(len(widths)) if side >> level in self.attention_resolutions]
+        unet = small_unet(channels, side, widths, self.layers_per_block, attention, seed=self.seed, groups=8)
         self.unet_ = unet.to(self.torch_device, memory_format=torch.channels_last).eval()
 
     @contextmanager
@@ -526,9 +344,9 @@ class ConditionedDiffusion(Detector):
         names = ("unet_", "extractor_", "vae_")  # without the frozen copy of an adapted extractor
         return [getattr(self, name) for name in names if hasattr(self, name)]
 
-    def _checksums(self) -> dict[str, str]:
-        sha256 = {"backbone": self._frozen.resolved.sha256}
-        return sha256 | ({"vae": self.vae_.resolved.sha256} if self.space == "latent" else {})
+    def resolved_weights(self) -> dict[str, Resolved]:
+        found = {"backbone": self._frozen.resolved}
+        return found | ({"vae": self.vae_.resolved} if self.space == "latent" else {})
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         self._require_fitted("_scales")
@@ -539,10 +357,7 @@ class ConditionedDiffusion(Detector):
 
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self._load_networks()
-        if self._checksums() != values["sha256"]:
-            raise ValueError(
-                f"this detector was fitted with the weights {values['sha256']}, but found {self._checksums()} here"
-            )
+        self._check_weights(values["sha256"])
         self._build_unet()
         parts = {
             part: {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}

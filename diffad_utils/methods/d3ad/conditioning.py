@@ -2,7 +2,7 @@
 
 Source: "D3AD: Dynamic denoising diffusion probabilistic model for anomaly detection" (OpenReview 7jUQHmz4Tq; later
 version arXiv 2401.04463), Algorithms 1 and 2, and the public code of the later version (Dynamic-noise-AD). An image
-that lies far from the normal training images in feature space gets a larger step That, because more of it may have to
+that lies far from the normal training images in feature space gets a larger step T_hat, because more of it may have to
 change. The step replaces a condition of the network, hence "implicit".
 """
 
@@ -33,7 +33,7 @@ def pooled_features(features: Tensor, cells: int = CELLS) -> Tensor:
 
 @dataclass(kw_only=True)
 class DynamicStep:
-    """Algorithm 2: distance to the training features -> bin -> step That.
+    """Algorithm 2: distance to the training features -> bin -> step T_hat.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class DynamicStep:
     t_max : T_max, the step of the last bin. minimum_bin : the smallest bin that is used.
     leave_one_out : whether a training image is left out of its own neighbours. The public code leaves it in, at
         distance 0, so that the bins lie too low by (k - 1) / k and unseen normal images fall into higher ones.
-    round_to : That is rounded to the nearest multiple of it, halves up, and to at most ``t_max``. The code rounds
+    round_to : T_hat is rounded to the nearest multiple of it, halves up, and to at most ``t_max``. The code rounds
         b / |B| T_max without the paper's floor, which comes to the same steps for T_max = 80.
 
     What `fit` leaves: ``bank_`` float [N, D], ``distances_`` float64 [N] of the training images, ``edges_`` float64
@@ -92,20 +92,20 @@ class DynamicStep:
         return torch.searchsorted(self.edges_, distances.double()).clamp_max(self.bins)
 
     def step_of(self, bins: Tensor) -> Tensor:
-        """That int64 [B] of bins [B]: floor(b / |B| T_max), b at least ``minimum_bin``, rounded."""
+        """T_hat int64 [B] of bins [B]: floor(b / |B| T_max), b at least ``minimum_bin``, rounded."""
         step = bins.clamp(self.minimum_bin, self.bins) * self.t_max // self.bins
         rounded = (step + self.round_to // 2) // self.round_to * self.round_to
         return rounded.clamp(self.round_to, self.t_max // self.round_to * self.round_to)
 
     def steps(self, features: Tensor) -> Tensor:
-        """That of each image, int64 [B], from its features [B, ...]."""
+        """T_hat of each image, int64 [B], from its features [B, ...]."""
         return self.step_of(self.bin_of(self.distances(features)))
 
 
 def scaled_start(
     z0: Tensor, steps: Tensor, schedule: NoiseSchedule, noise_fraction: float = 0.0, noise: Tensor | None = None
 ) -> Tensor:
-    """D3AD eq. 11: z_That = sqrt(alpha_bar_That) z_0 + omega sqrt(1 - alpha_bar_That) eps, with omega =
+    """D3AD eq. 11: z_T_hat = sqrt(alpha_bar_T_hat) z_0 + omega sqrt(1 - alpha_bar_T_hat) eps, with omega =
     ``noise_fraction``.
 
     z0, noise: [B, ...]; steps: int64 [B]. omega = 0 is the noiseless scaling of Algorithm 1 (no ``noise`` needed), 1
@@ -116,11 +116,11 @@ def scaled_start(
     return start if noise_fraction == 0 else start + noise_fraction * (1 - alphas).sqrt().to(z0) * noise.to(z0)
 
 
-def paper_plan(steps: Tensor, num_steps: int, t_max: int) -> Tensor:
-    """Timesteps of Algorithm 1: from That down the DDIM sub-sequence of ``num_steps`` equal steps over T_max.
+def paper_timesteps(steps: Tensor, num_steps: int, t_max: int) -> Tensor:
+    """Timesteps of Algorithm 1: from T_hat down the DDIM sub-sequence of ``num_steps`` equal steps over T_max.
 
-    The network is first told That, which is the noise level of the start, and then the members of the sub-sequence
-    below it; an image with a smaller That takes fewer steps. steps: int64 [B] in 1 .. t_max. Returns int64 [S, B] for
+    The network is first told T_hat, which is the noise level of the start, and then the members of the sub-sequence
+    below it; an image with a smaller T_hat takes fewer steps. steps: int64 [B] in 1 .. t_max. Returns int64 [S, B] for
     `diffusion.ddim_sample`, -1 in front where an image waits.
     """
     if not 1 <= int(steps.min()) <= int(steps.max()) <= t_max or not 1 <= num_steps <= t_max:
@@ -134,23 +134,23 @@ def paper_plan(steps: Tensor, num_steps: int, t_max: int) -> Tensor:
     return visited[int(position.min()) :]
 
 
-def code_plan(steps: Tensor, num_steps: int) -> Tensor:
-    """Timesteps of the public code: ``num_steps`` for every image, That / num_steps apart.
+def code_timesteps(steps: Tensor, num_steps: int) -> Tensor:
+    """Timesteps of the public code: ``num_steps`` for every image, T_hat / num_steps apart.
 
-    The start lies at alpha_bar of That, but the network is first called one stride lower and last at 0: the level of
+    The start lies at alpha_bar of T_hat, but the network is first called one stride lower and last at 0: the level of
     the state and the timestep that the network is told disagree at the first step (DDAD's code has the same). steps:
     int64 [B], multiples of ``num_steps``. Returns int64 [num_steps, B].
     """
     steps = steps.cpu()
     if bool((steps % num_steps != 0).any()) or int(steps.min()) < num_steps:
         raise ValueError(
-            f"this plan needs steps that are multiples of num_steps = {num_steps}, got {steps.unique().tolist()}"
+            f"plan='code' needs steps that are multiples of num_steps = {num_steps}, got {steps.unique().tolist()}"
         )
     return torch.arange(num_steps - 1, -1, -1)[:, None] * (steps // num_steps)
 
 
-def denoising_plan(steps: Tensor, num_steps: int, t_max: int, plan: str) -> Tensor:
-    """`paper_plan` or `code_plan` by name: int64 [S, B]."""
+def denoising_timesteps(steps: Tensor, num_steps: int, t_max: int, plan: str) -> Tensor:
+    """`paper_timesteps` or `code_timesteps` by name: int64 [S, B]."""
     if plan not in PLANS:
         raise ValueError(f"plan must be one of {PLANS}, got {plan!r}")
-    return paper_plan(steps, num_steps, t_max) if plan == "paper" else code_plan(steps, num_steps)
+    return paper_timesteps(steps, num_steps, t_max) if plan == "paper" else code_timesteps(steps, num_steps)

@@ -4,16 +4,16 @@ Source: "D3AD: Dynamic denoising diffusion probabilistic model for anomaly detec
 and algorithms by number; later version Tebbe and Tayyub, "Dynamic Addition of Noise in a Diffusion Model for Anomaly
 Detection" (CVPRW 2024, arXiv 2401.04463) with public code (D3AD-code in ``data/published/hyperparameters.csv``).
 
-The latent of the image is scaled down to the level of a step That, *without noise* (Algorithm 1), and denoised along
-DDIM steps, pulled towards the latent itself where ``guidance_weight`` (the paper's eta) is above 0. That comes from the
-distance to the training features (Algorithm 2, `conditioning.DynamicStep`). The map adds the L1 distance of the latents
-and the cosine distance of features (eq. 9).
+The latent of the image is scaled down to the level of a step T_hat, *without noise* (Algorithm 1), and denoised along
+DDIM steps, pulled towards the latent itself where ``guidance_weight`` (the paper's eta) is above 0. T_hat comes from
+the distance to the training features (Algorithm 2, `conditioning.DynamicStep`). The map adds the L1 distance of the
+latents and the cosine distance of features (eq. 9, whole in `maps.anomaly_map`).
 
 Where paper and public code differ, or ours from both:
 
 - Line 8 of Algorithm 1 prints sqrt(alpha_bar_{t-1}) z_{0,0}, the clean latent itself, with which nothing would be
   reconstructed; we read the running estimate f of eq. 7, as in DDIM and in the code.
-- *Plan of the steps*: ``plan`` (`conditioning.paper_plan`, `conditioning.code_plan`).
+- *Timesteps*: ``plan`` (`conditioning.paper_timesteps`, `conditioning.code_timesteps`).
 - *Training distances*: ``leave_one_out`` (`conditioning.DynamicStep`).
 - *Maps*: the paper normalises without saying how; the code takes minimum and maximum over the whole test set. Ours
   divides by constants from held-out normal training images (``normalisation="batch"``: over all images given to
@@ -33,11 +33,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from diffad_utils import scoring
 from diffad_utils.methods.base import batches
 from diffad_utils.methods.d3ad.conditioned import ConditionedDiffusion
-from diffad_utils.methods.d3ad.conditioning import DynamicStep, denoising_plan, pooled_features
-from diffad_utils.methods.d3ad.maps import d3ad_map, min_max_over_batch
+from diffad_utils.methods.d3ad.conditioning import DynamicStep, denoising_timesteps, pooled_features
+from diffad_utils.methods.d3ad.maps import anomaly_map, latent_distance, min_max_over_batch
 
 
 @dataclass(kw_only=True)
@@ -54,6 +53,14 @@ class D3AD(ConditionedDiffusion):
     """
 
     name: ClassVar[str] = "d3ad"
+    published_as: ClassVar[str] = "D3AD"
+    contract_settings: ClassVar[dict[str, Any]] = {
+        "block_out_channels": (16, 16),
+        "train_steps": 6,
+        "train_batch_size": 4,
+        "num_steps": 2,
+        "k": 3,
+    }
 
     image_size: int = 128
     space: str = "latent"
@@ -85,7 +92,7 @@ class D3AD(ConditionedDiffusion):
                 f"steps must be in 1 .. {self.schedule.T - 1}, got t_max = {self.t_max}, static_step = "
                 f"{self.static_step}"
             )
-        denoising_plan(steps, self.num_steps, self.deepest_step, self.plan)  # refuses bad settings before any training
+        denoising_timesteps(steps, self.num_steps, self.deepest_step, self.plan)  # refuses bad settings before training
 
     @property
     def deepest_step(self) -> int:
@@ -117,16 +124,13 @@ class D3AD(ConditionedDiffusion):
         return self.dynamic_step_.step_of(self.dynamic_step_.bin_of(distances)), distances
 
     def residual_map(self, x: Tensor, x_hat: Tensor, state: Tensor, state_hat: Tensor) -> Tensor:
-        return scoring.upsample_map((state - state_hat).abs().sum(dim=1), x.shape[-2:], align_corners=True)
+        return latent_distance(state, state_hat, x.shape[-2:])
 
-    def _combine(self, residual: Tensor, feature: Tensor) -> Tensor:
+    def anomaly_map(self, residual: Tensor, feature: Tensor) -> Tensor:
+        scales = self.scales_
         if self.normalisation == "batch":
-            residual, feature = min_max_over_batch(residual), min_max_over_batch(feature)
-        else:
-            residual, feature = (
-                values / scale for values, scale in zip((residual, feature), self.scales_, strict=True)
-            )
-        return d3ad_map(residual, feature, self.map_weight)
+            residual, feature, scales = min_max_over_batch(residual), min_max_over_batch(feature), (1.0, 1.0)
+        return anomaly_map(residual, feature, weight=self.map_weight, sigma=self._sigma, scales=scales)
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, values = super()._state()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from diffad_utils.methods.d3ad.conditioned import ConditionedDiffusion
-from diffad_utils.methods.d3ad.conditioning import denoising_plan
-from diffad_utils.methods.d3ad.maps import ddad_map, pixel_distance
+from diffad_utils.methods.d3ad.conditioning import denoising_timesteps
+from diffad_utils.methods.d3ad.maps import ddad_anomaly_map, pixel_distance
 
 
 @dataclass(kw_only=True)
 class DDAD(ConditionedDiffusion):
-    """Conditioned denoising from one fixed noise level; see the module's text for the source.
+    """Conditioned denoising from one fixed noise level; see `conditioned` for the source.
 
     Parameters besides those of `ConditionedDiffusion`
     ----------
@@ -26,6 +26,15 @@ class DDAD(ConditionedDiffusion):
     """
 
     name: ClassVar[str] = "ddad"
+    published_as: ClassVar[str] = "DDAD"
+    contract_settings: ClassVar[dict[str, Any]] = {
+        "block_out_channels": (8, 16),
+        "train_steps": 6,
+        "train_batch_size": 2,
+        "num_steps": 2,
+        "adaptation_epochs": 1,
+    }
+    contract_attributes: ClassVar[dict[str, Any]] = {"gross_auroc": None}
     PATCHES: ClassVar[bool] = True
 
     image_size: int = 64
@@ -41,9 +50,8 @@ class DDAD(ConditionedDiffusion):
         steps = torch.tensor([self.start_timestep])
         if not 1 <= self.start_timestep < self.schedule.T:
             raise ValueError(f"start_timestep must be in 1 .. {self.schedule.T - 1}, got {self.start_timestep}")
-        denoising_plan(
-            steps, self.num_steps, self.start_timestep, self.plan
-        )  # refuses bad settings before any training
+        # refuses bad settings before any training
+        denoising_timesteps(steps, self.num_steps, self.start_timestep, self.plan)
 
     @property
     def deepest_step(self) -> int:
@@ -65,6 +73,6 @@ class DDAD(ConditionedDiffusion):
     def residual_map(self, x: Tensor, x_hat: Tensor, state: Tensor, state_hat: Tensor) -> Tensor:
         return pixel_distance(x, x_hat)
 
-    def _combine(self, residual: Tensor, feature: Tensor) -> Tensor:
+    def anomaly_map(self, residual: Tensor, feature: Tensor) -> Tensor:
         scales = (residual.max(), feature.max()) if self.normalisation == "batch" else self.scales_
-        return ddad_map(residual, feature, self.v, *scales)
+        return ddad_anomaly_map(residual, feature, v=self.v, sigma=self._sigma, scales=scales)

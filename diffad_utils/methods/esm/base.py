@@ -1,20 +1,20 @@
 """Score matching detectors: SGM (denoising), ESM (explicit), and ESM-sigma (variance-guided).
 
 Source: "Continuous Diffusion Models with Explicit Score Matching for Highly Efficient Anomaly Detection" (anonymous,
-ICLR 2026 submission 7498). The equations are in `score_matching`, with what theory says of them; the network is in
-`models.dual_stream`. An image is noised up to T_d, taken back by the reverse process, and compared with what comes out
+ICLR 2026 submission 7498). The equations are in `equations`, with what theory says of them; the network is in
+`dual_stream`. An image is noised up to T_d, taken back by the reverse process, and compared with what comes out
 by up to four detectors (eq. 14): features (S_Cos), uncertainty (S_U), divergence (S_KL) and residual (S_RE).
 
 Where the paper is silent or ambiguous, and what we do:
 
-- *mu_t at test time* is not spelled out: `ESM.mean` has both readings ("denoised" by default, see `score_matching`).
+- *mu_t at test time* is not spelled out: `ESM.mean` has both readings ("denoised" by default, see `equations`).
 - *dt of ESM-sigma* is not given: `ESMSigma.dt`, by default `equations.matched_dt`.
 - *Lower bound of sigma^2*: it holds for sampling. The detectors take sigma_0^2 as predicted; at the bound S_U and S_KL
   would be S_RE in other units, since sigma_0^2 is less than 1 - alpha_bar_0 = 1e-4 on average, a hundredth of the
   bound.
 - *Weights u, v, w, r* of eq. 14 are not given, and the four maps differ in scale by orders of magnitude: each is taken
-  in units of its spread over the pixels of held-out normal images (``combination`` = "calibrated"), or as it is ("plain
-  sum").
+  in units of its standard deviation over the pixels of held-out normal images (``combination`` =
+  "calibrated"), or as it is ("plain sum").
 - *T_d* is set by hand for each class: ``noise_timestep``, or chosen on held-out normal images and copies of them with
   pasted defects.
 - *Features of S_Cos*: the paper cites the detection transformer DINO for its pretrained DINO; ours is the
@@ -27,64 +27,55 @@ Where the paper is silent or ambiguous, and what we do:
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.functional import gaussian_blur
 
-from diffad_utils import metrics, scoring
+from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
-from diffad_utils.diffusion import NoiseSchedule, add_noise, autocast, check_precision, image_noise
-from diffad_utils.methods.base import (
-    Detector,
-    Prediction,
-    batches,
-    check_images,
-    check_train_dataset,
-    noise_keys,
-    resize_images,
+from diffad_utils.diffusion import NoiseSchedule, add_noise, autocast, check_precision, image_noise, noisy_batch
+from diffad_utils.methods.base import Detector, Prediction, at_image_size, check_train_dataset, noise_keys
+from diffad_utils.methods.esm.equations import (
+    Observer,
+    combined_map,
+    cosine_map,
+    dsm_loss,
+    image_score,
+    residual_map,
+    step_edges,
 )
-from diffad_utils.methods.clip_detectors import paste_defect
-from diffad_utils.methods.esm.equations import Observer, cosine_map, dsm_loss, residual_map, step_edges, top_mean
-from diffad_utils.methods.reconstruction import SMOOTHING
-from diffad_utils.models import autoencoders
+from diffad_utils.methods.esm.noise_level import validate
+from diffad_utils.methods.reconstruction import SMOOTHING, smooth
+from diffad_utils.models.autoencoders import LatentSpace, PixelSpace
 from diffad_utils.models.backbones import load_layers
 from diffad_utils.models.stable_diffusion import load_vae
-from diffad_utils.models.unet import score_unet
-from diffad_utils.training import TrainingLog, train
+from diffad_utils.models.unet import small_unet
+from diffad_utils.training import Training, TrainingLog
+from diffad_utils.weights import Resolved
 
 SPACES, COMBINATIONS = ("pixel", "latent"), ("calibrated", "plain sum")
 
 
-TOP_SHARE = 250 / 256**2
-"""N_a = 250 pixels (eq. 15) of the paper's 256 x 256, as a share of the area."""
-
-
 SAMPLING = (
-    "noise_timestep",
-    "noise_timesteps",
-    "stride",
-    "mean",
-    "variance_floor",
-    "dt",
-    "weights",
-    "combination",
-    "smoothing",
-    "inference_precision",
+    *("noise_timestep", "noise_timesteps", "stride", "mean", "variance_floor", "dt"),
+    *("weights", "combination", "smoothing", "inference_precision"),
 )
-"""Fields that matter after training only; `ScoreMatchingDetector.variant` may change them."""
+"""Fields that matter after training only; `ScoreMatchingDetector.with_settings` may change them."""
 
 
-class Measured(NamedTuple):
+UNET = ("block_out_channels", "layers_per_block", "attention_levels")
+
+
+TRAINING = tuple(field.name for field in dataclasses.fields(Training) if field.name != "train_steps")
+"""Fields that both trainings share; each has a number of steps of its own."""
+
+
+class ReconstructionMaps(NamedTuple):
     """B images and what a method makes of them: x0, x_hat [B, C, h, w] in the diffusion's space, decoded [B, 3, S, S]
     in [0, 1], and the map of each detector [B, S, S], S = image_size."""
 
@@ -95,7 +86,7 @@ class Measured(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class ScoreMatchingDetector(Detector):
+class ScoreMatchingDetector(Training, Detector):
     """What the three detectors share; see the module's text for the source.
 
     Parameters
@@ -106,10 +97,10 @@ class ScoreMatchingDetector(Detector):
         latents S_U, S_KL and S_RE are taken there, and S_Cos of the decoded reconstruction against the decoded input,
         so that what the autoencoder loses is not counted.
     vae, backbone, allow_mini : names for `load_vae` and `load_layers`, and whether the small models may stand in.
-    block_out_channels, layers_per_block, attention_levels : the UNet, `models.dual_stream.score_unet`.
+    block_out_channels, layers_per_block, attention_levels : the UNet, `models.unet.small_unet`.
     dsm_steps : optimiser steps of denoising score matching, the warm-up of stream 1.
-    train_steps : steps after it, with the method's own loss; a learning rate schedule of their own.
-    train_batch_size, learning_rate, warmup_steps, ema_decay, mixed_precision : training (AdamW, cosine).
+    train_steps : steps after it, with the method's own loss; a learning rate schedule of their own. Both trainings
+        have the fields of `training.Training`.
     noise_timestep : T_d in 1 .. T, or None: the one of ``noise_timesteps`` with the highest mean of I-AUROC and P-AUROC
         on up to ``validation_images`` held-out normal images and two copies of each with pasted defects
         (`paste_defect`).
@@ -126,6 +117,17 @@ class ScoreMatchingDetector(Detector):
     network, of one stream or both.
     """
 
+    family: ClassVar[str] = "diffusion"
+    contract_settings: ClassVar[dict[str, Any]] = {
+        "image_size": 32,
+        "block_out_channels": (8, 16),
+        "dsm_steps": 6,
+        "train_steps": 6,
+        "train_batch_size": 2,
+        "noise_timestep": 20,
+        "stride": 5,
+    }
+    contract_attributes: ClassVar[dict[str, Any]] = {"gross_auroc": None}
     DETECTORS: ClassVar[tuple[str, ...]] = ("cos", "re")
     STREAMS: ClassVar[int]
 
@@ -138,12 +140,6 @@ class ScoreMatchingDetector(Detector):
     layers_per_block: int = 1
     attention_levels: Sequence[int] = ()
     dsm_steps: int = 200
-    train_steps: int = 200
-    train_batch_size: int = 8
-    learning_rate: float = 1e-3
-    warmup_steps: int = 20
-    ema_decay: float | None = 0.98
-    mixed_precision: str = "no"
     noise_timestep: int | None = None
     noise_timesteps: Sequence[int] = (20, 50, 100)
     validation_images: int = 16
@@ -197,20 +193,17 @@ class ScoreMatchingDetector(Detector):
         """
         check_train_dataset(train_dataset)
         self._load()
-        loaded = [(self._input(batch["image"]), batch["key"]) for batch in batches(train_dataset, self.batch_size)]
-        images, keys = torch.cat([part for part, _ in loaded]), [key for _, part in loaded for key in part]
-        fitted, held_out = scoring.holdout_split(len(images), self.holdout_fraction, self.seed)
-        x0 = self.encode(images[fitted])
+        images, held_out, held_out_keys = self._fitted_and_held_out(train_dataset, self.holdout_fraction)
+        x0 = self.encode(images)
         self._build(x0.shape[1:])
         folder = None if checkpoint_folder is None else Path(checkpoint_folder)
         self._warm_up(x0, None if folder is None else folder / "dsm", warm_start)
         self.training_log_ = self._train(x0, None if folder is None else folder / "own")
-        held_out = held_out[: self.calibration_images]
-        self.held_out_ = images[held_out], [keys[i] for i in held_out]
+        self.held_out_ = held_out[: self.calibration_images], held_out_keys[: self.calibration_images]
         self._tune()
         return self
 
-    def variant(self, cls: type[ScoreMatchingDetector] | None = None, **settings: Any) -> ScoreMatchingDetector:
+    def with_settings(self, cls: type[ScoreMatchingDetector] | None = None, **settings: Any) -> ScoreMatchingDetector:
         """The same networks with other settings of what follows training (`SAMPLING`), tuned and calibrated anew.
 
         cls : another class that samples from the same networks (`ESMSigma` from an `ESM`). Raises ``ValueError`` for a
@@ -221,11 +214,11 @@ class ScoreMatchingDetector(Detector):
         cls = cls or type(self)
         if not hasattr(self, "held_out_"):
             raise RuntimeError(
-                "a variant is calibrated on held-out training images, which saved detectors do not keep: fit it anew"
+                "with_settings calibrates on held-out training images, which saved detectors do not keep: fit it anew"
             )
         if set(settings) - set(SAMPLING) or cls.STREAMS != self.STREAMS:
             got = f"{sorted(settings)} for {cls.name}"
-            raise ValueError(f"a variant may change {SAMPLING}, between classes with the same streams; got {got}")
+            raise ValueError(f"with_settings may change {SAMPLING}, between classes with the same streams; got {got}")
         known = {field.name for field in dataclasses.fields(cls)}
         mine = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name in known}
         other = cls(**mine | {"noise_timestep": self.noise_timestep_} | settings)
@@ -244,59 +237,32 @@ class ScoreMatchingDetector(Detector):
             self._load_warm_up(warm_start.dsm_state_)
             self.dsm_log_, self.dsm_state_ = warm_start.dsm_log_, warm_start.dsm_state_
             return
-        stream = score_unet(*self._unet_settings(x0.shape[1:]), seed=self.seed).to(self.torch_device)
-        self.dsm_log_ = self._optimise(
+        stream = small_unet(**self._unet_settings(x0.shape[1:]), seed=self.seed).to(self.torch_device)
+        self.dsm_log_ = self._match(
             stream, x0, self._dsm, self.dsm_steps, self.seed, checkpoint_folder, "score, DSM warm-up"
         )
         self.dsm_state_ = {name: value.detach().clone() for name, value in stream.state_dict().items()}
         self._load_warm_up(self.dsm_state_)
 
     def _warm_up_settings(self) -> dict[str, Any]:
-        names = (
-            "image_size",
-            "space",
-            "vae",
-            "block_out_channels",
-            "layers_per_block",
-            "attention_levels",
-            "dsm_steps",
-            "seed",
-            "train_batch_size",
-            "learning_rate",
-            "warmup_steps",
-            "ema_decay",
-            "mixed_precision",
-            "holdout_fraction",
-        )
+        """Everything that the warm-up's result depends on, as JSON values."""
+        names = ["seed", "image_size", "space", "vae", "holdout_fraction", "dsm_steps", *UNET, *TRAINING]
         return {name: list(v) if isinstance(v := getattr(self, name), (tuple, list)) else v for name in names}
 
-    def _unet_settings(self, shape: Sequence[int]) -> tuple:
-        return shape[0], shape[-1], tuple(self.block_out_channels), self.layers_per_block, tuple(self.attention_levels)
+    def _unet_settings(self, shape: Sequence[int]) -> dict[str, Any]:
+        return {"channels": shape[0], "image_size": shape[-1]} | {name: getattr(self, name) for name in UNET}
 
-    def _optimise(
+    def _match(
         self, model: nn.Module, x0: Tensor, loss, steps: int, seed: int, checkpoint_folder, description: str
     ) -> TrainingLog:
         """``loss(model, x_t, t, noise)`` on random images x0 [n, ...], timesteps and noise."""
 
         def loss_fn(model: nn.Module, generator: torch.Generator) -> Tensor:
-            chosen = torch.randint(len(x0), (self.train_batch_size,), generator=generator)
-            t = torch.randint(self.schedule_.T, (self.train_batch_size,), generator=generator)
-            noise = torch.randn(x0[chosen].shape, generator=generator)
-            x_t = add_noise(x0[chosen], t, noise, self.schedule_)
-            return loss(model, *(value.to(self.torch_device) for value in (x_t, t, noise)))
+            batch = noisy_batch(x0, self.schedule_, self.train_batch_size, generator, self.torch_device)
+            return loss(model, batch.x_t, batch.t, batch.noise)
 
-        return train(
-            model,
-            loss_fn,
-            num_steps=steps,
-            lr=self.learning_rate,
-            warmup_steps=min(self.warmup_steps, steps - 1),
-            seed=seed,
-            ema_decay=self.ema_decay,
-            mixed_precision=self.mixed_precision,
-            checkpoint_folder=checkpoint_folder,
-            description=description,
-        )
+        changed = {"num_steps": steps, "warmup_steps": min(self.warmup_steps, steps - 1), "seed": seed}
+        return self._optimise(model, loss_fn, description, checkpoint_folder, **changed)
 
     @staticmethod
     def _dsm(model: nn.Module, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -306,7 +272,7 @@ class ScoreMatchingDetector(Detector):
         """Choose T_d if it is open, and calibrate every map on the held-out normal images."""
         self.noise_timestep_ = self.noise_timestep
         if self.noise_timestep is None:
-            self.validation_ = self.validate(self.noise_timesteps)
+            self.validation_ = validate(self, self.noise_timesteps)
             self.noise_timestep_ = int(self.validation_.loc[self.validation_["selection"].idxmax(), "noise_timestep"])
         self.calibration_ = self._calibrate(*self.held_out_)
 
@@ -314,57 +280,25 @@ class ScoreMatchingDetector(Detector):
         maps = self.maps(*self._sampled(images, keys))
         return scoring.Calibration.fit({name: values.flatten() for name, values in maps.items()})
 
-    def validate(self, noise_timesteps: Sequence[int]) -> pd.DataFrame:
-        """How each T_d does on held-out normal images against copies of them with pasted defects; no test image is
-        seen.
-
-        Columns: noise_timestep, I-AUROC, P-AUROC (of the defective copies), selection (mean of both).
-        """
-        images, keys = (values[: self.validation_images] for values in self.held_out_)
-        pasted = [self._paste(i, copy) for copy in (1, 2) for i in range(len(images))]
-        everything = torch.cat([images, torch.stack([image for image, _ in pasted])])
-        masks, labels = torch.stack([mask for _, mask in pasted]), [0] * len(images) + [1] * len(pasted)
-        names, rows = [*keys, *(f"{key}/{copy}" for copy in (1, 2) for key in keys)], []
-        for timestep in noise_timesteps:
-            self.noise_timestep_ = timestep
-            maps = self.maps(*self._sampled(everything, names))
-            normal = {name: values[: len(images)].flatten() for name, values in maps.items()}
-            combined = self.combine(maps, calibration=scoring.Calibration.fit(normal))
-            image = metrics.image_auroc(self.score(combined), labels)
-            pixel = metrics.pixel_auroc(combined[len(images) :], masks)
-            rows.append(
-                {"noise_timestep": timestep, "I-AUROC": image, "P-AUROC": pixel, "selection": (image + pixel) / 2}
-            )
-        return pd.DataFrame(rows)
-
-    def _paste(self, i: int, copy: int) -> tuple[Tensor, Tensor]:
-        images, keys = self.held_out_
-        digest = hashlib.sha256(f"{self.seed}:{copy}:{keys[i]}".encode()).digest()
-        rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
-        image, mask = paste_defect(images[i], images[int(rng.integers(len(images)))], rng)
-        return image.clamp(0, 1), mask
-
     # --- prediction
 
     def predict(self, images: Tensor, keys: Sequence[str] | None = None) -> Prediction:
         return self.prediction(self.measure(images, keys), tuple(images.shape[-2:]))
 
-    def measure(self, images: Tensor, keys: Sequence[str] | None = None) -> Measured:
+    def measure(self, images: Tensor, keys: Sequence[str] | None = None) -> ReconstructionMaps:
         """Reconstruct images [B, 3, H, W] and compare; `prediction` makes scores of it."""
         self._require_fitted("calibration_")
         x = self._input(images)
         x0, x_hat = self._sampled(x, noise_keys(images, keys))
         decoded = self.decode(x_hat)
-        return Measured(x0, x_hat, decoded, self.maps(x0, x_hat, decoded))
+        return ReconstructionMaps(x0, x_hat, decoded, self.maps(x0, x_hat, decoded))
 
-    def prediction(self, measured: Measured, size: tuple[int, int]) -> Prediction:
+    def prediction(self, measured: ReconstructionMaps, size: tuple[int, int]) -> Prediction:
         """Scores, map and reconstruction of images of ``size`` from what `measure` gave."""
         combined = self.combine(measured.maps)
-        parts = {name: self.score(values) for name, values in measured.maps.items()}
-        reconstruction = nn.functional.interpolate(measured.decoded, size=size, mode="bilinear", antialias=True).clamp(
-            0, 1
-        )
-        return Prediction(self.score(combined), scoring.upsample_map(combined, size), reconstruction, parts, self.nfe)
+        parts = {name: image_score(values) for name, values in measured.maps.items()}
+        reconstruction = at_image_size(measured.decoded, size)
+        return Prediction(image_score(combined), scoring.upsample_map(combined, size), reconstruction, parts, self.nfe)
 
     def reconstruct(self, images: Tensor, keys: Sequence[str] | None = None, observe: Observer | None = None) -> Tensor:
         """Reconstructions float32 [B, 3, image_size, image_size] in [0, 1] of images [B, 3, H, W]; ``observe`` as for
@@ -372,27 +306,17 @@ class ScoreMatchingDetector(Detector):
         self._require_fitted("calibration_")
         return self.decode(self.sample(self.encode(self._input(images)), noise_keys(images, keys), observe))
 
-    def _input(self, images: Tensor) -> Tensor:
-        return resize_images(check_images(images), self.image_size).clamp(0, 1)
+    @property
+    def _space(self) -> LatentSpace | PixelSpace:
+        return PixelSpace() if self.space == "pixel" else LatentSpace(self.vae_, self.inference_precision)
 
-    @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] -> X_0 float32 [B, C, h, w] on the CPU, in the diffusion's space."""
-        if self.space == "pixel":
-            return 2 * images - 1
-        with self._autocast():
-            return torch.cat(
-                [autoencoders.encode(self.vae_, part).float().cpu() for part in images.split(autoencoders.AT_ONCE)]
-            )
+        return self._space.encode(images)
 
-    @torch.inference_mode()
     def decode(self, x: Tensor) -> Tensor:
         """X_0 [B, C, h, w] -> images float32 [B, 3, H, W] in [0, 1] on the CPU."""
-        if self.space == "pixel":
-            return (x.float().cpu() / 2 + 0.5).clamp(0, 1)
-        parts = x.to(self.torch_device).split(autoencoders.AT_ONCE)
-        with self._autocast():
-            return torch.cat([autoencoders.decode(self.vae_, part).float().clamp(0, 1).cpu() for part in parts])
+        return self._space.decode(x)
 
     @torch.inference_mode()
     def sample(self, x0: Tensor, keys: Sequence[str], observe: Observer | None = None) -> Tensor:
@@ -451,16 +375,15 @@ class ScoreMatchingDetector(Detector):
         weights = weights or self.weights or dict.fromkeys(self.DETECTORS, 1.0)
         if self.combination == "calibrated":
             maps = (calibration or self.calibration_).calibrate(maps)
-        combined = sum(weight * maps[name].double() for name, weight in weights.items() if weight).float()
+        combined = combined_map(maps, weights)
         sigma = self.smoothing * combined.shape[-1]
         if not sigma:
             return combined
-        return gaussian_blur(combined[:, None], kernel_size=2 * math.ceil(3 * sigma) + 1, sigma=sigma)[:, 0]
+        return smooth(combined, sigma)
 
     def score(self, combined: Tensor) -> Tensor:
-        """Eq. 15 of maps [B, H, W]: the mean of the N_a largest values, N_a in proportion to the area (`TOP_SHARE`):
-        [B]."""
-        return top_mean(combined, max(1, round(TOP_SHARE * combined[0].numel())))
+        """Eq. 15 of maps [B, H, W]: [B]."""
+        return image_score(combined)
 
     @property
     def num_steps(self) -> int:
@@ -499,36 +422,26 @@ class ScoreMatchingDetector(Detector):
         if self.space == "latent" and not hasattr(self, "vae_"):
             self.vae_ = load_vae(self.vae, device=self.device, allow_mini=self.allow_mini)
             self.vae_.to(memory_format=torch.channels_last)  # faster convolutions, on CPUs and on GPUs
-        factor = 1 if self.space == "pixel" else autoencoders.downsampling(self.vae_)
-        step = factor * 2 ** (len(self.block_out_channels) - 1)
+        step = self._space.downsampling * 2 ** (len(self.block_out_channels) - 1)
         if self.image_size % step:
             raise ValueError(
                 f"image_size must be a multiple of {step} with these levels and this space, got {self.image_size}"
             )
 
-    def _checksums(self) -> dict[str, str]:
-        found = {"backbone": self.backbone_.resolved.sha256}
-        return found | ({"vae": self.vae_.resolved.sha256} if self.space == "latent" else {})
+    def resolved_weights(self) -> dict[str, Resolved]:
+        found = {"backbone": self.backbone_.resolved}
+        return found | ({"vae": self.vae_.resolved} if self.space == "latent" else {})
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         self._require_fitted("calibration_")
-        calibration = {"location": self.calibration_.location, "scale": self.calibration_.scale}
-        values = {"calibration": calibration, "noise_timestep": self.noise_timestep_, "sha256": self._checksums()}
-        return self.network_.state_dict(), values
+        values = {"noise_timestep": self.noise_timestep_, "sha256": self._checksums()}
+        return self.network_.state_dict(), values | {"calibration": self.calibration_.to_dict()}
 
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self._load()
-        if self._checksums() != values["sha256"]:
-            raise ValueError(
-                f"this detector was fitted with weights {values['sha256']}, but they resolve to {self._checksums()} "
-                f"here"
-            )
-        shape = (3, self.image_size, self.image_size)
-        if self.space == "latent":
-            side = self.image_size // autoencoders.downsampling(self.vae_)
-            shape = (self.vae_.config.latent_channels, side, side)
-        self._build(shape)
+        self._check_weights(values["sha256"])
+        self._build(self._space.shape(self.image_size))
         self.network_.load_state_dict(tensors)
         self.network_.eval()
         self.noise_timestep_ = values["noise_timestep"]
-        self.calibration_ = scoring.Calibration(**values["calibration"])
+        self.calibration_ = scoring.Calibration.from_dict(values["calibration"])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diffad_utils.diffusion import NoiseSchedule
 from diffad_utils.methods.esm.equations import Moments
-from diffad_utils.models.unet import score_unet
+from diffad_utils.models.unet import small_unet
 
 LOG_RATIO = (-8.0, 3.0)
 """Bounds of log sigma_t^2 - log(1 - alpha_bar_t): no exponential of it overflows, and one element in a million never
@@ -27,7 +27,7 @@ class DualStream(nn.Module):
     ----------
     schedule : gives 1 - alpha_bar_t.
     shared : one UNet with two heads in the place of two UNets (what section 3.3 argues against).
-    channels, image_size, block_out_channels, layers_per_block, attention_levels, seed : see `score_unet`.
+    channels, image_size, block_out_channels, layers_per_block, attention_levels, seed : see `small_unet`.
 
     forward(x [B, C, H, W], t int64 [B]) -> `Moments` (eps, variance).
     """
@@ -47,15 +47,8 @@ class DualStream(nn.Module):
         super().__init__()
 
         def unet(out_channels: int, offset: int) -> UNet2DModel:
-            return score_unet(
-                channels,
-                image_size,
-                block_out_channels,
-                layers_per_block,
-                attention_levels,
-                out_channels,
-                seed + offset,
-            )
+            sizes = channels, image_size, block_out_channels, layers_per_block, attention_levels
+            return small_unet(*sizes, out_channels, seed + offset)
 
         self.channels = channels
         self.mean_stream = unet(2 * channels if shared else channels, 0)

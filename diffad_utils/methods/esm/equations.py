@@ -1,4 +1,11 @@
-"""Denoising and explicit score matching: losses, scores and reverse processes, one short pure function an equation.
+"""ESM's equations 3 to 15: scores, losses, reverse processes and maps, one short pure function an equation.
+
+    eq. 3   explicit_score, deviation     eq. 10  esm_loss                        eq. 13  guided_reverse_step
+    eq. 4   denoising_score, dsm_loss     eq. 11  guided_forward_step             eq. 14  combined_map and four maps
+    eq. 5   reverse_step                  eq. 12  guided_variance                 eq. 15  image_score
+
+The detectors are in `esm`, `esm_sigma` and `sgm`, the network of eq. 8 in `dual_stream`. Nothing here knows of images,
+files or training; a change here changes what the tests derive from theory.
 
 Source: "Continuous Diffusion Models with Explicit Score Matching for Highly Efficient Anomaly Detection" (anonymous,
 ICLR 2026 submission 7498); SGM is Song et al., ICLR 2021. Equation numbers are the first source's. Notation:
@@ -37,7 +44,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,15 +52,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffad_utils.diffusion import NoiseSchedule, image_noise
+from diffad_utils.scoring import top_mean
+
+TOP_SHARE = 250 / 256**2
+"""N_a = 250 pixels (eq. 15) of the paper's 256 x 256, as a share of the area."""
+
 
 MEANS = ("denoised", "input")
 """The two readings of mu_t at test time: sqrt(alpha_bar_t) X_0_hat, or sqrt(alpha_bar_t) X_0 + sqrt(1 - alpha_bar_t)
 eps_t."""
 
 
-VARIANCE_FLOOR = 0.01
+VARIANCE_MIN = 0.01
 """Lower bound of sigma_t^2 in the samplers (section 4.2). A step of eq. 5 moves x by beta_t / sigma_t^2 of its way to
-mu_t and is stable below 2; with the linear schedule's largest beta, 0.02, this floor keeps it there for every t."""
+mu_t and is stable below 2; with the linear schedule's largest beta, 0.02, this bound keeps it there for every t."""
 
 
 class Moments(NamedTuple):
@@ -151,17 +163,19 @@ def step_edges(noise_timestep: int, stride: int = 1) -> list[int]:
     return [*range(noise_timestep, 0, -stride), 0]
 
 
-def check_stability(schedule: NoiseSchedule, noise_timestep: int, stride: int, floor: float = VARIANCE_FLOOR) -> None:
-    """Raise ``ValueError`` if T_d is outside 1 .. T, or Euler steps of eq. 5 at ``floor`` would go more than twice the
-    way to mu_t."""
+def check_stability(
+    schedule: NoiseSchedule, noise_timestep: int, stride: int, variance_min: float = VARIANCE_MIN
+) -> None:
+    """Raise ``ValueError`` if T_d is outside 1 .. T, or Euler steps of eq. 5 at ``variance_min`` would go more than
+    twice the way to mu_t."""
     if not 1 <= noise_timestep <= schedule.T:
         raise ValueError(f"noise_timestep must be in 1 .. {schedule.T}, got {noise_timestep}")
     largest = max(beta for _, _, beta in _steps(schedule, step_edges(noise_timestep, stride)))
-    if largest > 2 * floor * (1 + 1e-9):
+    if largest > 2 * variance_min * (1 + 1e-9):
         raise ValueError(
             f"steps of {stride} from T_d = {noise_timestep} have beta_t dt up to {largest:.3g}, more than twice the "
             f"variance's lower "
-            f"bound {floor}: the process would diverge. Use a smaller stride or a higher bound"
+            f"bound {variance_min}: the process would diverge. Use a smaller stride or a higher bound"
         )
 
 
@@ -188,17 +202,18 @@ def esm_reverse(
     schedule: NoiseSchedule,
     edges: Sequence[int],
     *,
-    floor: float = VARIANCE_FLOOR,
+    variance_min: float = VARIANCE_MIN,
     anchor: Tensor | None = None,
     observe: Observer | None = None,
 ) -> Tensor:
-    """Eq. 5 with the score of eq. 3 and sigma_t^2 bounded below by ``floor``. One evaluation of both streams a step.
+    """Eq. 5 with the score of eq. 3 and sigma_t^2 bounded below by ``variance_min``. One evaluation of both streams a
+    step.
 
     anchor : None for the reading "denoised" of mu_t, the input image [B, ...] for "input" (`deviation`).
     """
     for index, alpha_bar, beta_dt in _steps(schedule, edges):
         eps, variance = moments_fn(x, _timestep(index, x))
-        variance = variance.clamp_min(floor)
+        variance = variance.clamp_min(variance_min)
         if observe is not None:
             observe(index, x, Moments(eps, variance))
         x = reverse_step(x, explicit_score(deviation(x, eps, alpha_bar, anchor), variance), beta_dt)
@@ -213,7 +228,7 @@ def guided_forward(
     seed: int,
     keys: Sequence[str],
     *,
-    floor: float = VARIANCE_FLOOR,
+    variance_min: float = VARIANCE_MIN,
 ) -> Tensor:
     """Eq. 11 from the image x [B, ...] up the ``edges``, with noise seeded by (seed, image key, step). One evaluation a
     step.
@@ -222,7 +237,7 @@ def guided_forward(
     """
     rising = sorted(edges)
     for low, high in itertools.pairwise(rising):
-        variance = variance_fn(x, _timestep(low, x)).clamp_min(floor)
+        variance = variance_fn(x, _timestep(low, x)).clamp_min(variance_min)
         noise = image_noise(x.shape[1:], seed, [f"{key}/{low}" for key in keys]).to(x)
         x = guided_forward_step(x, variance, dt * (high - low), noise)
     return x
@@ -235,7 +250,7 @@ def guided_reverse(
     edges: Sequence[int],
     dt: float,
     *,
-    floor: float = VARIANCE_FLOOR,
+    variance_min: float = VARIANCE_MIN,
     anchor: Tensor | None = None,
     observe: Observer | None = None,
 ) -> Tensor:
@@ -244,20 +259,20 @@ def guided_reverse(
     lengths = [high - low for high, low in itertools.pairwise(edges)]
     for (index, alpha_bar, _), length in zip(_steps(schedule, edges), lengths, strict=True):
         eps, variance = moments_fn(x, _timestep(index, x))
-        variance = variance.clamp_min(floor)
+        variance = variance.clamp_min(variance_min)
         if observe is not None:
             observe(index, x, Moments(eps, variance))
         x = guided_reverse_step(x, deviation(x, eps, alpha_bar, anchor), variance, dt * length)
     return x
 
 
-def matched_dt(schedule: NoiseSchedule, noise_timestep: int, floor: float = VARIANCE_FLOOR) -> float:
+def matched_dt(schedule: NoiseSchedule, noise_timestep: int, variance_min: float = VARIANCE_MIN) -> float:
     """The dt with which eq. 11 at the lowest variance has, after T_d timesteps, the noise 1 - alpha_bar of T_d.
 
     The paper gives no dt for ESM-sigma. beta_t dt in eq. 5 sums to -log alpha_bar over T_d steps, and so does sigma_t^2
-    dt with this one; where sigma_t^2 is above the floor, more noise is added than that.
+    dt with this one; where sigma_t^2 is above the bound, more noise is added than that.
     """
-    return float(-schedule.alphas_cumprod[noise_timestep - 1].log() / (noise_timestep * floor))
+    return float(-schedule.alphas_cumprod[noise_timestep - 1].log() / (noise_timestep * variance_min))
 
 
 def _steps(schedule: NoiseSchedule, edges: Sequence[int]) -> list[tuple[int, float, float]]:
@@ -309,6 +324,12 @@ def kl_map(x: Tensor, variance: Tensor, x_hat: Tensor, variance_hat: Tensor) -> 
     return (0.5 * (ratio - 1 - ratio.log() + (x - x_hat).square() / variance_hat)).mean(dim=1)
 
 
-def top_mean(maps: Tensor, count: int) -> Tensor:
-    """Eq. 15: mean of the ``count`` (N_a) largest values of each map [B, H, W] -> [B]."""
-    return maps.flatten(1).topk(min(count, maps[0].numel()), dim=1).values.mean(dim=1)
+def combined_map(maps: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Eq. 14: u S_Cos + v S_U + w S_KL + r S_RE of maps [B, H, W] by name; those without a weight are left out."""
+    return sum(weight * maps[name].double() for name, weight in weights.items() if weight).float()
+
+
+def image_score(combined: Tensor) -> Tensor:
+    """Eq. 15: the mean of the N_a largest values of each map [B, H, W], N_a in proportion to the area (`TOP_SHARE`):
+    [B]."""
+    return top_mean(combined, max(1, round(TOP_SHARE * combined[0].numel())))

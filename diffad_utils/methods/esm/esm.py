@@ -14,7 +14,7 @@ from diffad_utils.methods.esm.base import ScoreMatchingDetector
 from diffad_utils.methods.esm.dual_stream import DualStream
 from diffad_utils.methods.esm.equations import (
     MEANS,
-    VARIANCE_FLOOR,
+    VARIANCE_MIN,
     Observer,
     check_stability,
     esm_loss,
@@ -39,11 +39,12 @@ class ESM(ScoreMatchingDetector):
     """
 
     name: ClassVar[str] = "esm"
+    published_as: ClassVar[str] = "ESM"
     DETECTORS: ClassVar[tuple[str, ...]] = ("cos", "u", "kl", "re")
     STREAMS: ClassVar[int] = 2
 
     mean: str = "denoised"
-    variance_floor: float = VARIANCE_FLOOR
+    variance_floor: float = VARIANCE_MIN
     shared: bool = False
 
     def __post_init__(self) -> None:
@@ -62,11 +63,8 @@ class ESM(ScoreMatchingDetector):
         return self.num_steps + 2  # sigma_0^2 of the input and of the reconstruction
 
     def _build(self, shape: Sequence[int]) -> None:
-        names = ("channels", "image_size", "block_out_channels", "layers_per_block", "attention_levels")
-        settings = dict(zip(names, self._unet_settings(shape), strict=True))
-        self.network_ = (
-            DualStream(self.schedule_, **settings, shared=self.shared, seed=self.seed).to(self.torch_device).eval()
-        )
+        network = DualStream(self.schedule_, **self._unet_settings(shape), shared=self.shared, seed=self.seed)
+        self.network_ = network.to(self.torch_device).eval()
 
     def _load_warm_up(self, state: dict[str, Tensor]) -> None:
         own = self.network_.mean_stream.state_dict()
@@ -81,9 +79,7 @@ class ESM(ScoreMatchingDetector):
             eps, log_variance = model.predict(x_t, t)
             return esm_loss(eps, noise, log_variance, alphas[t.cpu()])
 
-        return self._optimise(
-            self.network_, x0, loss, self.train_steps, self.seed + 1, checkpoint_folder, "score, eq. 10"
-        )
+        return self._match(self.network_, x0, loss, self.train_steps, self.seed + 1, checkpoint_folder, "score, eq. 10")
 
     def _sample(self, x0: Tensor, keys: Sequence[str], observe: Observer | None) -> Tensor:
         edges = step_edges(self.noise_timestep_, self.stride)
@@ -92,7 +88,7 @@ class ESM(ScoreMatchingDetector):
             self.noised(x0, keys),
             self.schedule_,
             edges,
-            floor=self.variance_floor,
+            variance_min=self.variance_floor,
             anchor=x0 if self.mean == "input" else None,
             observe=observe,
         )

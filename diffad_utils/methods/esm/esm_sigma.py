@@ -22,6 +22,7 @@ class ESMSigma(ESM):
     """
 
     name: ClassVar[str] = "esm_sigma"
+    published_as: ClassVar[str] = "ESM-sigma"
 
     dt: float | None = None
 
@@ -37,16 +38,16 @@ class ESMSigma(ESM):
         return 2 * self.num_steps + 2
 
     def _sample(self, x0: Tensor, keys: Sequence[str], observe: Observer | None) -> Tensor:
-        edges, floor = step_edges(self.noise_timestep_, self.stride), self.variance_floor
-        dt = matched_dt(self.schedule_, self.noise_timestep_, floor) if self.dt is None else self.dt
-        x = guided_forward(self.network_.variance, x0, edges, dt, self.seed, keys, floor=floor)
+        edges, variance_min = step_edges(self.noise_timestep_, self.stride), self.variance_floor
+        dt = matched_dt(self.schedule_, self.noise_timestep_, variance_min) if self.dt is None else self.dt
+        x = guided_forward(self.network_.variance, x0, edges, dt, self.seed, keys, variance_min=variance_min)
         return guided_reverse(
             self.network_,
             x,
             self.schedule_,
             edges,
             dt,
-            floor=floor,
+            variance_min=variance_min,
             anchor=x0 if self.mean == "input" else None,
             observe=observe,
         )

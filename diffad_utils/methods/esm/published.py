@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from diffad_utils.io.paths import repository
+
 
 def published_noise_timestep(dataset: str, category: str, path: str | Path | None = None) -> int | None:
     """T_d of the paper's tables 6-8 for a category of mvtec_ad, visa or mpdd; None for any other."""
-    from diffad_utils.io.paths import repository
-
     table = pd.read_csv(path or repository() / "data" / "published" / "hyperparameters.csv", dtype=str)
     name = f"T_d[{ {'mvtec_ad': 'mvtec'}.get(dataset, dataset) }/{category}]".replace(" ", "")
     rows = table[(table["source_id"] == "ESM2025") & (table["name"] == name)]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffad_utils.methods.esm.base import ScoreMatchingDetector
 from diffad_utils.methods.esm.equations import Observer, sgm_reverse, step_edges
-from diffad_utils.models.unet import score_unet
+from diffad_utils.models.unet import small_unet
 from diffad_utils.training import TrainingLog
 
 
@@ -21,6 +21,7 @@ class SGM(ScoreMatchingDetector):
     S_U, S_KL."""
 
     name: ClassVar[str] = "sgm"
+    published_as: ClassVar[str] = "SGM"
     STREAMS: ClassVar[int] = 1
 
     @property
@@ -28,13 +29,13 @@ class SGM(ScoreMatchingDetector):
         return self.num_steps
 
     def _build(self, shape: Sequence[int]) -> None:
-        self.network_ = score_unet(*self._unet_settings(shape), seed=self.seed).to(self.torch_device).eval()
+        self.network_ = small_unet(**self._unet_settings(shape), seed=self.seed).to(self.torch_device).eval()
 
     def _load_warm_up(self, state: dict[str, Tensor]) -> None:
         self.network_.load_state_dict(state)
 
     def _train(self, x0: Tensor, checkpoint_folder: Path | None) -> TrainingLog:
-        return self._optimise(
+        return self._match(
             self.network_, x0, self._dsm, self.train_steps, self.seed + 1, checkpoint_folder, "score, DSM"
         )
 

@@ -1,7 +1,7 @@
 """Stable Diffusion img2img as an anomaly detector (the slides' pipelines 2 and 3).
 
 `engine.py` runs images through the pipeline, `detector.py` scores them, `sweep.py` and `search.py` try settings,
-`lora.py` fine-tunes.
+`lora.py` fine-tunes, `adapters.py` reads and writes what it learned.
 """
 
 from diffad_utils.methods.img2img.detector import Img2Img

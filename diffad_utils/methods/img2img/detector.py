@@ -12,25 +12,18 @@ from torch import Tensor
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import PRECISIONS, check_precision
-from diffad_utils.methods.base import (
-    Detector,
-    Prediction,
-    batches,
-    check_images,
-    check_train_dataset,
-    noise_keys,
-    resize_images,
-)
+from diffad_utils.methods.base import Detector, Prediction, at_image_size, batches, check_train_dataset, noise_keys
 from diffad_utils.methods.clip_detectors import categories_of, fill_prompt
 from diffad_utils.methods.img2img.engine import Img2ImgEngine, Setting, check_prompts
 from diffad_utils.models.clip_features import clip_features_of_both, load_clip_for
 from diffad_utils.models.stable_diffusion import load_pipeline
 from diffad_utils.scoring import residual_parts
+from diffad_utils.weights import Resolved
 
 
 @dataclass(kw_only=True)
 class Img2Img(Detector):
-    """Reconstruction by Stable Diffusion img2img, with the hybrid score; see the module's text for the source.
+    """Reconstruction by Stable Diffusion img2img, with the hybrid score; see `engine` for the source.
 
     Nothing is trained: ``fit`` loads the networks and calibrates the score on normal training images.
 
@@ -57,6 +50,14 @@ class Img2Img(Detector):
     """
 
     name: ClassVar[str] = "img2img"
+    family: ClassVar[str] = "diffusion"
+    contract_settings: ClassVar[dict[str, Any]] = {
+        "image_size": 128,
+        "num_inference_steps": 4,
+        "strength": 0.5,
+        "calibration_images": 4,
+    }
+    contract_attributes: ClassVar[dict[str, Any]] = {"trained": False}
 
     weights: str = "sd-mini"
     clip: str = "clip-mini"
@@ -98,11 +99,11 @@ class Img2Img(Detector):
     def predict(self, images: Tensor, keys: Sequence[str] | None = None) -> Prediction:
         self._require_fitted("map_calibration_")
         size = images.shape[-2:]
-        parts, maps, x_hat = self._measure(check_images(images), keys)
+        parts, maps, x_hat = self._measure(images, keys)
         score = scoring.hybrid_score(parts, self.alpha, self.calibration_ if self.calibrated else None)
         anomaly_map = scoring.hybrid_score(maps, self.alpha, self.map_calibration_ if self.calibrated else None)
-        x_hat = torch.nn.functional.interpolate(x_hat, size=tuple(size), mode="bilinear", antialias=True).clamp(0, 1)
-        return Prediction(score, scoring.upsample_map(anomaly_map, size), x_hat, parts, self.setting.evaluations)
+        anomaly_map, x_hat = scoring.upsample_map(anomaly_map, size), at_image_size(x_hat, size)
+        return Prediction(score, anomaly_map, x_hat, parts, self.setting.evaluations)
 
     def prompts(self, keys: Sequence[str] | None, count: int) -> tuple[list[str], list[str]]:
         """Prompts and negative prompts of ``count`` images; with several categories their keys name them."""
@@ -112,7 +113,7 @@ class Img2Img(Detector):
     def reconstruct(self, images: Tensor, keys: Sequence[str] | None = None) -> Tensor:
         """img2img of images float [B, 3, H, W] in [0, 1]: float32 [B, 3, image_size, image_size], CPU."""
         texts = [self.engine_.embed(*pair) for pair in zip(*self.prompts(keys, len(images)), strict=True)]
-        posterior = self.engine_.encode(resize_images(check_images(images), self.image_size))
+        posterior = self.engine_.encode(self._input(images))
         return self.engine_.decode(
             self.engine_.denoise(posterior, noise_keys(images, keys), texts, [self.setting] * len(images))
         )
@@ -121,7 +122,7 @@ class Img2Img(Detector):
         self, images: Tensor, keys: Sequence[str] | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """Parts [B] and maps [B, image_size, image_size] of the score, and the reconstruction at ``image_size``."""
-        x = resize_images(images.float(), self.image_size)
+        x = self._input(images)
         x_hat = self.reconstruct(images, keys)
         features = clip_features_of_both(self.clip_, x, x_hat) if self.clip_ else None
         parts, maps = residual_parts(x, x_hat, features)
@@ -150,16 +151,16 @@ class Img2Img(Detector):
         clip = [self.clip_.model] if self.clip_ else []
         return [self.engine_.unet, self.engine_.vae, self.engine_.pipeline.text_encoder, *clip]
 
-    def _checksums(self) -> dict[str, str]:
-        sha256 = {"weights": self.engine_.pipeline.resolved.sha256}
-        return sha256 if self.clip_ is None else sha256 | {"clip": self.clip_.resolved.sha256}
+    def resolved_weights(self) -> dict[str, Resolved]:
+        found = {"weights": self.engine_.pipeline.resolved}
+        return found if self.clip_ is None else found | {"clip": self.clip_.resolved}
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         self._require_fitted("map_calibration_")
         calibrations = {"parts": self.calibration_, "maps": self.map_calibration_}
         values = {
             "categories": [*self.prompts_],
-            "calibration": {name: {"location": c.location, "scale": c.scale} for name, c in calibrations.items()},
+            "calibration": {name: calibration.to_dict() for name, calibration in calibrations.items()},
             "sha256": self._checksums(),
         }
         return {}, values
@@ -167,9 +168,6 @@ class Img2Img(Detector):
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self._set_prompts(values["categories"])
         self._load_networks()
-        if self._checksums() != values["sha256"]:
-            raise ValueError(
-                f"this detector was calibrated with the weights {values['sha256']}, but found {self._checksums()} here"
-            )
-        self.calibration_ = scoring.Calibration(**values["calibration"]["parts"])
-        self.map_calibration_ = scoring.Calibration(**values["calibration"]["maps"])
+        self._check_weights(values["sha256"])
+        self.calibration_ = scoring.Calibration.from_dict(values["calibration"]["parts"])
+        self.map_calibration_ = scoring.Calibration.from_dict(values["calibration"]["maps"])

@@ -34,14 +34,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
 from torch import Tensor
 
 from diffad_utils.diffusion import EpsFn, ddim_moves, ddim_step, image_noise
-
-DECODED_AT_ONCE = 8
-"""Images that go through the autoencoder together: it gains nothing from more, and at 512 px each takes gigabytes."""
+from diffad_utils.models import autoencoders
+from diffad_utils.models.device import in_pieces
 
 
 @dataclass(frozen=True, order=True)
@@ -169,7 +167,7 @@ class Img2ImgEngine:
                 f"{self.scheduler.config.prediction_type!r}; Stable Diffusion 1.x does, some 2.x models do not"
             )
         self.pipeline, self.unet, self.vae = pipeline, pipeline.unet, pipeline.vae
-        self.batch_size, self.decode_size = batch_size, min(batch_size, DECODED_AT_ONCE)
+        self.batch_size, self.decode_size = batch_size, min(batch_size, autoencoders.AT_ONCE)
         self.workers = torch.get_num_threads() if pipeline.unet.device.type == "cpu" else 1
         self.evaluations, self.seconds, self._counting = 0, Counter(), threading.Lock()
         self._texts: dict[tuple[str, str], TextPair] = {}
@@ -204,13 +202,8 @@ class Img2ImgEngine:
         self.check_size(*images.shape[-2:])
 
         def piece(rows: slice) -> Tensor:
-            x = (2 * images[rows] - 1).to(self.device, self.vae.dtype, memory_format=torch.channels_last)
-            output = self.vae.encode(x)
-            if hasattr(output, "latent_dist"):
-                mean, std = output.latent_dist.mean, output.latent_dist.std
-            else:
-                mean, std = output.latents, torch.zeros_like(output.latents)
-            return torch.stack([mean, std], dim=1).float().cpu()
+            x = images[rows].to(memory_format=torch.channels_last)
+            return torch.stack(autoencoders.moments(self.vae, x), dim=1).float().cpu()
 
         with self.timed("encode"):
             moments = self.vae.config.scaling_factor * self._in_pieces(piece, len(images), "decode_size")
@@ -304,24 +297,12 @@ class Img2ImgEngine:
         return self.decode(self.denoise(self.encode(images), keys, texts, [setting] * len(images)))
 
     def _in_pieces(self, function: Callable[[slice], Tensor], count: int, size_name: str) -> Tensor:
-        """``function`` over slices of ``range(count)``, joined; their size is halved where memory runs out."""
-        outputs, start = [], 0
-        while start < count:
-            size = getattr(self, size_name)
-            try:
-                outputs.append(self._shared(function, start, min(start + size, count)))
-                start += size
-                continue
-            except RuntimeError as error:
-                if not should_reduce_batch_size(error):
-                    raise
-                if size == 1:
-                    raise RuntimeError(
-                        "out of memory with a single image: use a smaller image_size, low_memory=True or another device"
-                    ) from error
-            # here, not above: while the error is handled it holds on to the memory
-            clear_device_cache(garbage_collection=True)
-            setattr(self, size_name, size // 2)
+        """``function`` over slices of ``range(count)``, joined; their size is halved where memory runs out, and stays
+        so."""
+        outputs, size = in_pieces(
+            lambda rows: self._shared(function, rows.start, rows.stop), count, getattr(self, size_name)
+        )
+        setattr(self, size_name, size)
         return torch.cat(outputs)
 
     def _shared(self, function: Callable[[slice], Tensor], start: int, stop: int) -> Tensor:

@@ -32,12 +32,12 @@ from tqdm.auto import tqdm
 from diffad_utils import metrics, scoring
 from diffad_utils.data import resize_mask
 from diffad_utils.io import checkpoints
+from diffad_utils.io.files import write_atomically
 from diffad_utils.methods.base import check_images
 from diffad_utils.methods.img2img.engine import Img2ImgEngine, Setting, check_prompts
 from diffad_utils.models.clip import Clip
 from diffad_utils.models.clip_features import clip_features
 from diffad_utils.scoring import residual_parts
-from diffad_utils.study import write_atomically
 
 Measure = Callable[[Tensor, Tensor], dict[str, Tensor]]
 """``measure(indices int64 [B], reconstructions float32 [B, 3, H, W]) -> {name: tensor [B, ...]}``, row by row."""
@@ -83,7 +83,7 @@ def expected_evaluations(settings: Sequence[Setting], num_images: int) -> int:
     return num_images * sum(settings[first].evaluations for first, *_ in equal_settings(settings))
 
 
-def plan(settings: Sequence[Setting], num_images: int, batch_size: int) -> list[list[tuple[int, int]]]:
+def row_batches(settings: Sequence[Setting], num_images: int, batch_size: int) -> list[list[tuple[int, int]]]:
     """Batches of rows (setting, image), both by number: at most ``batch_size`` rows of one length each.
 
     Rows of equal executed steps and equally guided follow one another setting by setting, so that a batch may hold the
@@ -185,7 +185,7 @@ def run(
     unfinished = {number for number, files in equal.items() if not files[0].exists()}
     posterior = engine.encode(images) if unfinished else None
     pending: dict[int, dict[int, dict[str, Tensor]]] = {number: {} for number in unfinished}
-    batches = plan(settings, len(keys), sizes["batch_size"])
+    batches = row_batches(settings, len(keys), sizes["batch_size"])
     batches = [rows for rows in batches if unfinished & {number for number, _ in rows}]
     for rows in tqdm(batches, desc="img2img sweep", mininterval=5.0, disable=len(batches) < 2):
         chosen, row_settings = [image for _, image in rows], [settings[number] for number, _ in rows]

@@ -7,12 +7,12 @@ in a few DDIM steps; where the final latent does not look Gaussian, the image is
 
 Where paper and public code differ, or ours from both:
 
-- *Spacing* of the inversion steps: see `diffusion.inversion_plan`; both are options.
-- *Image score*: both add NLL and spread of the latent. The public code scales the two with minimum and maximum over the
-  whole test set (`score.min_max_over_test_set`); ours scales them with mean and standard deviation over held-out
-  normal training images.
+- *Spacing* of the inversion steps: see `diffusion.inversion_timesteps`; both are options.
+- *Image score*: both add NLL and value range of the latent. The public code scales the two with minimum and maximum
+  over the whole test set (`score.min_max_over_test_set`); ours scales them with mean and standard deviation over
+  held-out normal training images. It is whole in `score`.
 - *Linear skip*: the denoiser predicts what the best linear guess of the noise leaves (``linear_skip=False`` for a plain
-  network, as in the public code), which small networks and short training need (see `models.feature_dit`).
+  network, as in the public code), which small networks and short training need (see `feature_dit`).
 - *Feature scale*: the public code diffuses raw features. Ours standardises each channel with its mean and standard
   deviation over the training images (``standardise=False`` for theirs), since the prior has unit variance.
 """
@@ -37,22 +37,23 @@ from diffad_utils.diffusion import (
     check_precision,
     ddim_invert,
     ddim_sample,
+    epsilon_loss,
     image_noise,
     in_precision,
-    inversion_plan,
+    inversion_timesteps,
+    noisy_batch,
 )
-from diffad_utils.methods.base import Detector, Prediction, batches, check_images, check_train_dataset, resize_images
-from diffad_utils.methods.invad.feature_dit import FeatureDiT
-from diffad_utils.methods.invad.score import gaussian_nll, spread
-from diffad_utils.models.backbones import load_backbone
+from diffad_utils.methods.base import Detector, Prediction, batches, check_train_dataset
+from diffad_utils.methods.invad.score import anomaly_map, image_score, score_parts
 from diffad_utils.models.feature_cache import cached_features
-from diffad_utils.training import TrainingLog, train
+from diffad_utils.training import Training, TrainingLog
+from diffad_utils.weights import Resolved
 
 SCORES = ("nll+spread", "nll", "spread")
 
 
 @dataclass(kw_only=True)
-class InvAD(Detector):
+class InvAD(Training, Detector):
     """DDIM inversion of backbone features; see the module's text for the source.
 
     Parameters
@@ -66,23 +67,32 @@ class InvAD(Detector):
         keys. The paper's denoiser is unconditional.
     standardise : per-channel standardisation of the features with training statistics.
     linear_skip : give the denoiser the optimal linear predictor of the noise as a skip connection.
-    train_steps, train_batch_size, learning_rate, warmup_steps, ema_decay : training (AdamW, cosine; DDPM's epsilon
-        objective).
-    num_steps, spacing : DDIM inversion steps and where they lie (`diffusion.inversion_plan`). On validation draws of
-        the procedural textures (`benchmarks/invad_spacing.py`) they can hardly be told apart by I-AUROC; "reference"
+    The fields of `training.Training` are those of its training with DDPM's epsilon objective.
+    num_steps, spacing : DDIM inversion steps and where they lie (`diffusion.inversion_timesteps`). On validation draws
+        of the procedural textures (`benchmarks/invad_spacing.py`) they can hardly be told apart by I-AUROC; "reference"
         has the higher AUPRO and is the default.
-    score : "nll+spread" (the paper's), "nll" or "spread".
+    score : "nll+spread" (the paper's), "nll" or "spread", which is the value range.
     holdout_fraction : share of the training images held out for calibrating the score.
-    mixed_precision : accelerate's "no", "fp16" or "bf16", for training.
     inference_precision : of the denoiser's evaluations, "fp32", "bf16" or "fp16" (autocast; the state stays float32,
         and calibration and prediction use the same). What bf16 gains in time and how far it moves the latents is
         measured by `benchmarks.sampling`.
 
-    Prediction: score = sum of the calibrated parts ``nll`` (nats) and ``spread``; anomaly_map = channel norm of the
-    final latent, upsampled; no reconstruction; nfe = ``num_steps``.
+    Prediction: score = sum of the calibrated parts ``nll`` (nats) and ``spread`` (value range); anomaly_map = channel
+    norm of the final latent, upsampled; no reconstruction; nfe = ``num_steps``.
     """
 
     name: ClassVar[str] = "invad"
+    family: ClassVar[str] = "diffusion"
+    published_as: ClassVar[str] = "InvAD"
+    contract_settings: ClassVar[dict[str, Any]] = {
+        "grid": 4,
+        "width": 32,
+        "depth": 1,
+        "num_heads": 2,
+        "train_steps": 150,
+        "learning_rate": 3e-3,
+        "warmup_steps": 5,
+    }
 
     backbone: str = "resnet-mini"
     allow_mini: bool = False
@@ -96,14 +106,12 @@ class InvAD(Detector):
     linear_skip: bool = True
     train_steps: int = 400
     train_batch_size: int = 16
-    learning_rate: float = 1e-3
     warmup_steps: int = 50
     ema_decay: float | None = 0.99
     num_steps: int = 3
     spacing: str = "reference"
     score: str = "nll+spread"
     holdout_fraction: float = 0.1
-    mixed_precision: str = "no"
     inference_precision: str = "fp32"
 
     def __post_init__(self) -> None:
@@ -111,7 +119,7 @@ class InvAD(Detector):
             raise ValueError(f"score must be one of {SCORES}, got {self.score!r}")
         check_precision(self.inference_precision)
         self.schedule = NoiseSchedule.linear()
-        inversion_plan(self.schedule, self.num_steps, self.spacing)  # refuses bad settings before any training
+        inversion_timesteps(self.schedule, self.num_steps, self.spacing)  # refuses bad settings before any training
 
     # -- fit -----------------------------------------------------------------------------------------------------------
 
@@ -152,44 +160,28 @@ class InvAD(Detector):
         """DDPM's simplified objective (Ho et al. 2020, eq. 14) on standardised features [N, C, grid, grid]."""
 
         def loss_fn(model: torch.nn.Module, generator: torch.Generator) -> Tensor:
-            chosen = torch.randint(len(features), (self.train_batch_size,), generator=generator)
-            t = torch.randint(self.schedule.T, (self.train_batch_size,), generator=generator)
-            x0 = features[chosen]
-            noise = torch.randn(x0.shape, generator=generator)
-            x_t = add_noise(x0, t, noise, self.schedule)
-            device = self.torch_device
-            y = None if labels is None else labels[chosen].to(device)
-            return F.mse_loss(model(x_t.to(device), t.to(device), y), noise.to(device))
+            batch = noisy_batch(features, self.schedule, self.train_batch_size, generator, self.torch_device)
+            y = None if labels is None else labels[batch.rows].to(self.torch_device)
+            return epsilon_loss(lambda x, t: model(x, t, y), batch)
 
-        return train(
-            self.denoiser_,
-            loss_fn,
-            num_steps=self.train_steps,
-            lr=self.learning_rate,
-            warmup_steps=self.warmup_steps,
-            ema_decay=self.ema_decay,
-            seed=self.seed,
-            mixed_precision=self.mixed_precision,
-            checkpoint_folder=checkpoint_folder,
-            description="InvAD denoiser",
-        )
+        return self._optimise(self.denoiser_, loss_fn, "InvAD denoiser", checkpoint_folder)
 
-    def with_inversion(self, num_steps: int, spacing: str) -> InvAD:
+    def with_settings(self, *, num_steps: int | None = None, spacing: str | None = None) -> InvAD:
         """The same network with other inversion steps, calibrated anew on the held-out normals of ``fit``.
 
         Raises ``RuntimeError`` for a detector that was loaded (the held-out features are not saved).
         """
         if not hasattr(self, "holdout_features_"):
-            raise RuntimeError("with_inversion needs the held-out features that fit leaves; a loaded detector has none")
+            raise RuntimeError("with_settings needs the held-out features that fit leaves; a loaded detector has none")
         other = copy.copy(self)
-        other.num_steps, other.spacing = num_steps, spacing
-        inversion_plan(other.schedule, num_steps, spacing)
+        other.num_steps, other.spacing = num_steps or self.num_steps, spacing or self.spacing
+        inversion_timesteps(other.schedule, other.num_steps, other.spacing)
         other._calibrate()
         return other
 
     def _calibrate(self) -> None:
         z = self.invert(self.holdout_features_, self._holdout_labels)
-        self.calibration_ = scoring.Calibration.fit(self._score_parts(z))
+        self.calibration_ = scoring.Calibration.fit(score_parts(z))
 
     # -- predict -------------------------------------------------------------------------------------------------------
 
@@ -218,10 +210,9 @@ class InvAD(Detector):
 
     def prediction_from_latents(self, z: Tensor, size: tuple[int, int]) -> Prediction:
         """Scores and maps of final latents ``z`` [N, C, grid, grid] for images of ``size`` (H, W)."""
-        parts = self._score_parts(z)
-        used = {name: parts[name] for name in self.score.split("+")}
-        anomaly_map = scoring.upsample_map(scoring.channel_norm(z), size)
-        return Prediction(self.calibration_.combine(used), anomaly_map, parts=parts, nfe=self.num_steps)
+        parts = score_parts(z)
+        score = image_score(parts, self.calibration_, self.score.split("+"))
+        return Prediction(score, anomaly_map(z, size), parts=parts, nfe=self.num_steps)
 
     @torch.inference_mode()
     def reconstruct(
@@ -253,20 +244,17 @@ class InvAD(Detector):
 
         return eps_fn if self.inference_precision == "fp32" else in_precision(eps_fn, self.inference_precision)
 
-    @staticmethod
-    def _score_parts(z: Tensor) -> dict[str, Tensor]:
-        return {"nll": gaussian_nll(z), "spread": spread(scoring.channel_norm(z))}
-
     @torch.no_grad()
     def _raw_features(self, images: Tensor) -> Tensor:
         """Backbone features of every stride, resized to the grid and concatenated: [B, C, grid, grid] on the CPU."""
         self._load_backbone()
-        images = resize_images(check_images(images), self.image_size).to(self.torch_device)
-        levels = self.backbone_(images)
+        levels = self.backbone_(self._input(images).to(self.torch_device))
         resized = [F.interpolate(f, size=(self.grid, self.grid), mode="bilinear", align_corners=False) for f in levels]
         return torch.cat(resized, dim=1).float().cpu()
 
     def _load_backbone(self) -> None:
+        from diffad_utils.models.backbones import load_backbone  # timm: as long to import as all the rest
+
         if not hasattr(self, "backbone_"):
             self.backbone_ = load_backbone(self.backbone, allow_mini=self.allow_mini, strides=tuple(self.strides)).to(
                 self.torch_device
@@ -281,6 +269,8 @@ class InvAD(Detector):
         return mean, std.clamp_min(0.01 * std.max().item() + 1e-12)
 
     def _build_denoiser(self, channels: int) -> None:
+        from diffad_utils.methods.invad.feature_dit import FeatureDiT  # timm and diffusers
+
         skip = (1 - self.schedule.alphas_cumprod).sqrt() if self.linear_skip else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -301,31 +291,27 @@ class InvAD(Detector):
             raise ValueError(f"categories {unknown} were not among the training categories {self.categories_}")
         return torch.tensor([self.categories_.index(name) for name in names])
 
+    def resolved_weights(self) -> dict[str, Resolved]:
+        return {"backbone": self.backbone_.resolved}
+
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         self._require_fitted("calibration_")
         tensors = {f"denoiser.{k}": v for k, v in self.denoiser_.state_dict().items()}
         tensors |= {"feature_mean": self.feature_mean_, "feature_std": self.feature_std_}
         values = {
             "categories": self.categories_,
-            "calibration": {"location": self.calibration_.location, "scale": self.calibration_.scale},
+            "calibration": self.calibration_.to_dict(),
             "backbone_sha256": self.backbone_.resolved.sha256,
         }
         return tensors, values
 
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self.categories_ = list(values["categories"])
-        self.calibration_ = scoring.Calibration(**values["calibration"])
+        self.calibration_ = scoring.Calibration.from_dict(values["calibration"])
         self.feature_mean_, self.feature_std_ = tensors["feature_mean"], tensors["feature_std"]
         self._build_denoiser(self.feature_mean_.shape[1])
         self.denoiser_.load_state_dict(
             {k.removeprefix("denoiser."): v for k, v in tensors.items() if k.startswith("denoiser.")}
         )
-        self.backbone_ = load_backbone(self.backbone, allow_mini=self.allow_mini, strides=tuple(self.strides)).to(
-            self.torch_device
-        )
-        if self.backbone_.resolved.sha256 != values["backbone_sha256"]:
-            raise ValueError(
-                f"this detector was fitted with backbone weights {values['backbone_sha256'][:12]}, but "
-                f"{self.backbone!r} "
-                f"resolves to {self.backbone_.resolved.sha256[:12]} here: {self.backbone_.resolved.message}"
-            )
+        self._load_backbone()
+        self._check_weights({"backbone": values["backbone_sha256"]})

@@ -1,24 +1,71 @@
-"""InvAD's score of a final latent: negative log-likelihood under the prior, and value range."""
+"""InvAD's score, whole: what a final latent z [B, C, h, w] of the inversion says of its image.
+
+    nll(z)   = 1/2 sum z^2 + D/2 log(2 pi)                  z under the Gaussian prior, in nats     `gaussian_nll`
+    range(z) = max - min over the cells of ||z||_2          ("Abs", "Diff")                         `value_range`
+    score    = nll / s_nll + range / s_range, centred       in units of held-out normal images      `image_score`
+    map      = ||z||_2 of each cell, upsampled                                                      `anomaly_map`
+
+An image's score depends on that image alone, but for `min_max_over_test_set`, the public code's rule, kept for
+comparison. Pure functions on tensors; the inversion is `detector`'s and `diffusion.ddim_invert`'s.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from diffad_utils.scoring import Calibration, upsample_map
+
 
 def gaussian_nll(z: Tensor) -> Tensor:
     """Negative log-likelihood under the standard normal, in nats: z [B, ...] -> [B], summed in float64 (InvAD,
-    "NLL")."""
+    "NLL").
+
+    >>> gaussian_nll(torch.zeros(1, 2))  # two values at the mode: log(2 pi)
+    tensor([1.8379], dtype=torch.float64)
+    """
     return 0.5 * (z.double().square() + math.log(2 * math.pi)).flatten(1).sum(dim=1)
 
 
-def spread(residual: Tensor) -> Tensor:
+def channel_norm(z: Tensor) -> Tensor:
+    """L2 norm over channels: z [B, C, h, w] -> [B, h, w] (InvAD, "anomaly map").
+
+    Examples
+    --------
+    >>> channel_norm(torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1))
+    tensor([[[5.]]])
+    """
+    return z.square().sum(dim=1).sqrt()
+
+
+def value_range(norms: Tensor) -> Tensor:
     """Largest minus smallest value of each map [B, h, w] -> [B] (InvAD: "Abs" in the abstract, "Diff" on the authors'
-    page)."""
-    return residual.flatten(1).amax(dim=1) - residual.flatten(1).amin(dim=1)
+    page).
+
+    >>> value_range(torch.tensor([[[1.0, 4.0], [2.0, 3.0]]]))
+    tensor([3.])
+    """
+    return norms.flatten(1).amax(dim=1) - norms.flatten(1).amin(dim=1)
+
+
+def score_parts(z: Tensor) -> dict[str, Tensor]:
+    """The two parts of the score, each [B]; the value range has the name of earlier records, "spread"."""
+    return {"nll": gaussian_nll(z), "spread": value_range(channel_norm(z))}
+
+
+def image_score(
+    parts: Mapping[str, Tensor], calibration: Calibration, used: Sequence[str] = ("nll", "spread")
+) -> Tensor:
+    """Sum of the parts in ``used``, each in units of its standard deviation over held-out normals: float32 [B]."""
+    return calibration.combine({name: parts[name] for name in used})
+
+
+def anomaly_map(z: Tensor, size: tuple[int, int]) -> Tensor:
+    """`channel_norm` of final latents, bilinearly at ``size`` = (H, W): [B, H, W]."""
+    return upsample_map(channel_norm(z), size)
 
 
 def min_max_over_test_set(parts: Mapping[str, Tensor]) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffad_utils import diffusion
-from diffad_utils.diffusion import NoiseSchedule, add_noise, ddim_invert, ddim_sample, image_noise, inversion_plan
+from diffad_utils.diffusion import NoiseSchedule, add_noise, ddim_invert, ddim_sample, image_noise, inversion_timesteps
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 SCHEDULE = NoiseSchedule.linear()
@@ -38,10 +38,10 @@ def test_schedule_rejects_bad_betas(betas):
 @pytest.mark.parametrize("steps", [2, 3, 5, 10, 50])
 def test_reference_inversion_matches_public_code(steps):
     z = golden("ddim_inversion")
-    plan = inversion_plan(SCHEDULE, steps, "reference")
-    assert plan.timesteps == z[f"S{steps}_t_visited"].tolist()
-    assert np.allclose(plan.alpha_from, z[f"S{steps}_alpha_bar_from"], atol=1e-14)
-    assert np.allclose(plan.alpha_to, z[f"S{steps}_alpha_bar_to"], atol=1e-14)
+    visits = inversion_timesteps(SCHEDULE, steps, "reference")
+    assert visits.timesteps == z[f"S{steps}_t_visited"].tolist()
+    assert np.allclose(visits.alpha_from, z[f"S{steps}_alpha_bar_from"], atol=1e-14)
+    assert np.allclose(visits.alpha_to, z[f"S{steps}_alpha_bar_to"], atol=1e-14)
     x0 = torch.from_numpy(z["x0"])
     final, states = ddim_invert(analytic_eps(z["w_c"], torch.float64), x0.double(), SCHEDULE, steps, "reference", True)
     assert np.abs(states.numpy() - z[f"S{steps}_states_f64"]).max() < 1e-9
@@ -53,9 +53,9 @@ def test_reference_inversion_matches_public_code(steps):
 
 def test_paper_inversion_matches_stored_chain():
     z = golden("ddim_inversion")
-    plan = inversion_plan(SCHEDULE, 3, "paper")
-    assert plan.timesteps == z["papertau3_t_visited"].tolist() == [0, 333, 666]
-    assert np.allclose(plan.alpha_to, z["papertau3_alpha_bar_to"], atol=1e-14)
+    visits = inversion_timesteps(SCHEDULE, 3, "paper")
+    assert visits.timesteps == z["papertau3_t_visited"].tolist() == [0, 333, 666]
+    assert np.allclose(visits.alpha_to, z["papertau3_alpha_bar_to"], atol=1e-14)
     _, states = ddim_invert(
         analytic_eps(z["w_c"], torch.float64), torch.from_numpy(z["x0"]).double(), SCHEDULE, 3, "paper", True
     )
@@ -70,9 +70,9 @@ def test_reference_final_latent_is_the_noise_predicted_at_999():
 
 
 @pytest.mark.parametrize(("steps", "spacing"), [(1, "reference"), (0, "paper"), (1001, "paper"), (3, "leading")])
-def test_inversion_plan_rejects(steps, spacing):
+def test_inversion_timesteps_rejects(steps, spacing):
     with pytest.raises(ValueError, match="num_steps|spacing"):
-        inversion_plan(SCHEDULE, steps, spacing)
+        inversion_timesteps(SCHEDULE, steps, spacing)
 
 
 @pytest.mark.parametrize("spacing", ["reference", "paper"])

@@ -17,7 +17,8 @@ from diffad_utils.methods import METHODS, clip_detectors
 from diffad_utils.methods.clip_detectors import ClipKNN, ClipProbe, ClipZeroShot, paste_defect
 from diffad_utils.metrics import image_auroc, pixel_auroc
 from diffad_utils.models.clip import load_clip
-from diffad_utils.models.clip_features import clip_features, cosine_distance, dense_features, load_clip_for
+from diffad_utils.models.clip_features import clip_features, dense_features, load_clip_for
+from diffad_utils.scoring import cosine_distance
 
 NAMES = ("clip_knn", "clip_zero_shot", "clip_probe")
 KINDS = ("resnet", "vit")

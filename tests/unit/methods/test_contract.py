@@ -1,4 +1,4 @@
-"""Every registered method keeps the contract of `tests/contract.py`, with the shipped small models."""
+"""Every registered method keeps the contract of `diffad_utils.testing.contract`, with the shipped small models."""
 
 import atexit
 import functools
@@ -7,86 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from contract import DetectorContract
 from tiny_models import write_clip
 
 from diffad_utils.methods import METHODS, Detector
 from diffad_utils.methods.base import noise_keys
 from diffad_utils.study.manifest import count_weights
-
-MINI = {"allow_mini": True}
-SCORE_MATCHING = {
-    "image_size": 32,
-    "block_out_channels": (8, 16),
-    "dsm_steps": 6,
-    "train_steps": 6,
-    "train_batch_size": 2,
-    "noise_timestep": 20,
-    "stride": 5,
-}
-SETTINGS = {
-    "trivial": {},
-    "invad": {
-        "grid": 4,
-        "width": 32,
-        "depth": 1,
-        "num_heads": 2,
-        "train_steps": 150,
-        "learning_rate": 3e-3,
-        "warmup_steps": 5,
-    },
-    "clip_knn": {"image_size": 128},
-    "clip_zero_shot": {"image_size": 128},
-    "clip_probe": {"image_size": 128},
-    "img2img": {"image_size": 128, "num_inference_steps": 4, "strength": 0.5, "calibration_images": 4},
-    "lora": {
-        "image_size": 128,
-        "num_inference_steps": 4,
-        "strength": 0.5,
-        "guidance_scale": 1.0,
-        "rank": 2,
-        "train_steps": 3,
-        "train_batch_size": 2,
-        "gradient_accumulation_steps": 1,
-        "holdout_fraction": 0.3,
-    },
-    "latent_unet": {"width": 16, "train_steps": 6, "train_batch_size": 2},
-    "autoencoder": {"train_steps": 6, "train_batch_size": 2, "crop": 32},
-    "sgm": SCORE_MATCHING,
-    "esm": SCORE_MATCHING,
-    "esm_sigma": SCORE_MATCHING,
-    "pixel_ddpm": {"image_size": 32, "train_steps": 6, "train_batch_size": 2, "num_steps": 2},
-    "ddad": {
-        "block_out_channels": (8, 16),
-        "train_steps": 6,
-        "train_batch_size": 2,
-        "num_steps": 2,
-        "adaptation_epochs": 1,
-    },
-    "d3ad": {"block_out_channels": (16, 16), "train_steps": 6, "train_batch_size": 4, "num_steps": 2, "k": 3},
-    "anomalib:patchcore": {"coreset_ratio": 0.05},
-    "anomalib:padim": {"n_features": 24},
-    "anomalib:fastflow": {"train_steps": 20, "train_batch_size": 4, "flow_steps": 2},
-    "anomalib:stfpm": {"train_steps": 20, "train_batch_size": 4},
-    "anomalib:winclip": {},  # with a tiny vision transformer, see `_suite`
-}
-"""Fields of each method that make it small enough to be fitted in a second or two."""
-
-ATTRIBUTES = {
-    "trivial": {"trained": False},
-    "clip_knn": {"trained": False},
-    "clip_zero_shot": {"trained": False, "gross_auroc": None},
-    "img2img": {"trained": False},
-    "latent_unet": {"gross_auroc": None},
-    "autoencoder": {"gross_auroc": None},
-    "pixel_ddpm": {"gross_auroc": None},
-    "ddad": {"gross_auroc": None},
-    "anomalib:winclip": {"trained": False, "gross_auroc": None},
-    "sgm": {"gross_auroc": None},
-    "esm": {"gross_auroc": None},
-    "esm_sigma": {"gross_auroc": None},
-}
-"""Where the suite's defaults do not fit; see `contract`."""
+from diffad_utils.testing.contract import DetectorContract
 
 
 @functools.cache
@@ -97,21 +23,26 @@ def _tiny_vit() -> Path:
     return write_clip(Path(folder.name), "vit")
 
 
-def _suite(name: str) -> type[DetectorContract]:
-    @classmethod
-    def make(cls) -> Detector:
-        settings = {"clip": str(_tiny_vit())} if name == "anomalib:winclip" else SETTINGS[name]
-        return METHODS[name](**{"image_size": 64, "device": "cpu"} | settings)
+class OfTheStudy(DetectorContract):
+    def test_the_manifest_has_its_weights(self, fitted):
+        assert (count_weights(fitted) > 0) == bool(fitted.networks())
 
-    def test_its_weights_are_counted(self, fitted):
-        assert (count_weights(fitted) > 0) == (name != "trivial")
-
-    attributes = {"make": make, "test_its_weights_are_counted": test_its_weights_are_counted} | ATTRIBUTES.get(name, {})
-    return type(f"Test_{name.replace(':', '_')}", (DetectorContract,), attributes)
+    def test_its_weights_have_checksums(self, fitted):
+        assert all(len(sha256) == 64 for sha256 in fitted._checksums().values())
+        if hasattr(fitted, "allow_mini"):
+            assert fitted.resolved_weights()
 
 
-for _name in SETTINGS:
-    globals()[f"Test_{_name.replace(':', '_')}"] = _suite(_name)
+for _name, _class in METHODS.items():
+    _suite = f"Test_{_name.replace(':', '_')}"
+    globals()[_suite] = type(_suite, (OfTheStudy,), {"detector": _class})
+
+
+def _make_winclip(cls) -> Detector:
+    return cls.detector(image_size=64, device="cpu", clip=str(_tiny_vit()))
+
+
+Test_anomalib_winclip.make = classmethod(_make_winclip)  # noqa: F821 (made by the loop)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -124,14 +55,17 @@ def test_a_key_for_every_image(count):
     assert first != second and noise_keys(images[:1].double(), None) == [first]
 
 
-def test_every_method_is_held_to_the_contract():
-    assert set(METHODS) == set(SETTINGS)
-
-
 def test_registry():
     assert all(issubclass(cls, Detector) and cls.name == name for name, cls in METHODS.items())
 
 
+def test_families():
+    diffusion = {"invad", "img2img", "lora", "pixel_ddpm", "ddad", "d3ad", "sgm", "esm", "esm_sigma"}
+    clip = {"clip_knn", "clip_zero_shot", "clip_probe", "anomalib:winclip"}
+    for names, family in ((diffusion, "diffusion"), (clip, "clip"), ({"trivial", "anomalib:padim"}, "classical")):
+        assert {METHODS[name].family for name in names} == {family}
+
+
 def test_the_suite_asks_for_a_detector():
-    with pytest.raises(NotImplementedError, match="override make"):
+    with pytest.raises(NotImplementedError, match="detector = MyDetector"):
         DetectorContract.make()

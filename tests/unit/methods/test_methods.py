@@ -95,13 +95,13 @@ def test_best_statistic_is_the_best():
 def test_invad_parts_and_nfe(fitted, splits):
     prediction = fitted["invad"].predict(splits[1]["image"])
     assert set(prediction.parts) == {"nll", "spread"} and prediction.nfe == 3 and prediction.reconstruction is None
-    other = fitted["invad"].with_inversion(5, "paper")
+    other = fitted["invad"].with_settings(num_steps=5, spacing="paper")
     assert other.predict(splits[1]["image"]).nfe == 5
     assert torch.equal(fitted["invad"].predict(splits[1]["image"]).score, prediction.score)
 
 
 def test_invad_reference_latent_is_the_noise_predicted_at_the_last_timestep(fitted, splits):
-    detector = fitted["invad"].with_inversion(3, "reference")
+    detector = fitted["invad"].with_settings(num_steps=3, spacing="reference")
     x0 = detector.features(splits[1]["image"])
     from diffad_utils.diffusion import ddim_invert
 

@@ -11,16 +11,17 @@ from diffad_utils import scoring
 from diffad_utils.diffusion import NoiseSchedule, add_noise, ddim_sample, ddim_step
 from diffad_utils.methods.d3ad.conditioning import (
     DynamicStep,
-    code_plan,
-    denoising_plan,
-    paper_plan,
+    code_timesteps,
+    denoising_timesteps,
+    paper_timesteps,
     pooled_features,
     scaled_start,
 )
 from diffad_utils.methods.d3ad.maps import (
-    d3ad_map,
-    ddad_map,
+    anomaly_map,
+    ddad_anomaly_map,
     feature_distance,
+    image_score,
     min_max_over_batch,
     patchify,
     pixel_distance,
@@ -124,18 +125,18 @@ def test_features_are_averaged_to_a_grid():
 
 
 def test_plans():
-    assert paper_plan(torch.tensor([80, 20, 50]), 10, 80).T.tolist() == [
+    assert paper_timesteps(torch.tensor([80, 20, 50]), 10, 80).T.tolist() == [
         [80, 72, 64, 56, 48, 40, 32, 24, 16, 8],
         [-1, -1, -1, -1, -1, -1, -1, 20, 16, 8],
         [-1, -1, -1, 50, 48, 40, 32, 24, 16, 8],
     ]
-    assert paper_plan(torch.tensor([20]), 10, 80).T.tolist() == [[20, 16, 8]]
-    assert code_plan(torch.tensor([80, 20]), 10).T.tolist() == [
+    assert paper_timesteps(torch.tensor([20]), 10, 80).T.tolist() == [[20, 16, 8]]
+    assert code_timesteps(torch.tensor([80, 20]), 10).T.tolist() == [
         [72, 64, 56, 48, 40, 32, 24, 16, 8, 0],
         [18, 16, 14, 12, 10, 8, 6, 4, 2, 0],
     ]
-    assert code_plan(torch.tensor([250]), 10).T.tolist() == [golden("ddad_reconstruction")["t_visited"].tolist()]
-    assert paper_plan(torch.tensor([250]), 10, 250)[:, 0].tolist() == list(range(250, 0, -25))
+    assert code_timesteps(torch.tensor([250]), 10).T.tolist() == [golden("ddad_reconstruction")["t_visited"].tolist()]
+    assert paper_timesteps(torch.tensor([250]), 10, 250)[:, 0].tolist() == list(range(250, 0, -25))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_plans():
 )
 def test_bad_plans(steps, num_steps, plan):
     with pytest.raises(ValueError, match="steps|plan"):
-        denoising_plan(torch.tensor(steps), num_steps, 80, plan)
+        denoising_timesteps(torch.tensor(steps), num_steps, 80, plan)
 
 
 # --- Algorithm 1 ------------------------------------------------------------------------------------------------------
@@ -162,7 +163,7 @@ def test_start_plan_and_sampling_match_the_public_code(eta):
     eps = analytic_eps(z[f"eta{eta}_channel_weights"], torch.float32)
     for level in (20, 40, 80):
         steps = torch.full((len(z0),), level)
-        plan = code_plan(steps, 10)
+        plan = code_timesteps(steps, 10)
         assert torch.equal(plan.flip(0), z[f"eta{eta}_T{level}_seq"][:, None].expand(-1, len(z0)))
         start = scaled_start(z0, steps, schedule)
         _, states = ddim_sample(eps, start, schedule, plan, z0, float(eta), True)
@@ -174,7 +175,7 @@ def test_stochastic_sampling_matches_ddad():
     z = golden("ddad_reconstruction")
     schedule, x, noise = NoiseSchedule.linear(), z["x"].double(), z["eta1_noises"].double()
     start = scaled_start(x, torch.full((2,), 250), schedule, 1.0, noise[0])
-    plan = code_plan(torch.full((2,), 250), 10)
+    plan = code_timesteps(torch.full((2,), 250), 10)
     out, states = ddim_sample(
         analytic_eps(z["w_c"], torch.float64), start, schedule, plan, x, 2.0, True, eta=1.0, noise=noise[1:]
     )
@@ -195,7 +196,7 @@ def test_full_noise_one_step_and_no_guidance_are_plain_ddim():
     for t, following in zip(visited, [*visited[1:], None], strict=True):
         to = 1.0 if following is None else SCHEDULE.alphas_cumprod[following]
         x = ddim_step(x, eps(x, torch.full((3,), t)), SCHEDULE.alphas_cumprod[t], to)
-    assert torch.allclose(ddim_sample(eps, start, SCHEDULE, paper_plan(steps, 10, 80)), x, atol=1e-5)
+    assert torch.allclose(ddim_sample(eps, start, SCHEDULE, paper_timesteps(steps, 10, 80)), x, atol=1e-5)
 
 
 MEAN, STD = 1.5, 0.4
@@ -215,7 +216,7 @@ def test_mixed_steps_in_a_batch_equal_one_by_one(plan, guidance):
 
     def reconstruct(z, s):
         return ddim_sample(
-            oracle_eps, scaled_start(z, s, SCHEDULE), SCHEDULE, denoising_plan(s, 10, 80, plan), z, guidance
+            oracle_eps, scaled_start(z, s, SCHEDULE), SCHEDULE, denoising_timesteps(s, 10, 80, plan), z, guidance
         )
 
     together = reconstruct(z0, steps)
@@ -225,7 +226,7 @@ def test_mixed_steps_in_a_batch_equal_one_by_one(plan, guidance):
 
 def test_images_that_wait_do_not_see_the_network():
     seen = []
-    steps = paper_plan(torch.tensor([80, 20]), 10, 80)
+    steps = paper_timesteps(torch.tensor([80, 20]), 10, 80)
     ddim_sample(lambda x, t: seen.append(len(x)) or x, torch.ones(2, 3), SCHEDULE, steps)
     assert seen == [1] * 7 + [2] * 3
 
@@ -238,7 +239,7 @@ def test_an_oracle_removes_a_defect_as_theory_says():
     defect[..., 2:4, 2:4] = 3.0
     for level in (20, 80, 320):
         steps = torch.full((2,), level)
-        plan = paper_plan(steps, level, level)  # every timestep, so that DDIM follows the flow
+        plan = paper_timesteps(steps, level, level)  # every timestep, so that DDIM follows the flow
         outputs = [ddim_sample(oracle_eps, scaled_start(z, steps, SCHEDULE), SCHEDULE, plan) for z in (z0 + defect, z0)]
         a = float(SCHEDULE.alphas_cumprod[level])
         left = STD * a**0.5 / (a * STD**2 + 1 - a) ** 0.5
@@ -252,7 +253,7 @@ def test_guidance_pulls_monotonically_towards_the_input():
     z0 = MEAN + STD * torch.randn(4, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     z0[..., 2:4, 2:4] += 2.0
     steps = torch.tensor([80, 60, 40, 20])
-    plan = paper_plan(steps, 10, 80)
+    plan = paper_timesteps(steps, 10, 80)
     distance = [
         (ddim_sample(oracle_eps, scaled_start(z0, steps, SCHEDULE), SCHEDULE, plan, z0, eta) - z0)
         .abs()
@@ -279,10 +280,10 @@ def test_ddad_map_matches_the_public_code():
     assert torch.allclose(feature, z["feature_distance"][:, 0], rtol=1e-5, atol=2e-6)
     assert torch.allclose(pixel, z["pixel_distance"][:, 0], rtol=1e-5, atol=2e-6)
     for v in (1, 7):
-        together = scoring.smooth_map(ddad_map(pixel, feature, v, pixel.max(), feature.max()), 4.0)
+        together = ddad_anomaly_map(pixel, feature, v=v, sigma=4.0, scales=(pixel.max(), feature.max()))
         assert torch.allclose(together, z[f"heatmap_v{v}"][:, 0], rtol=1e-5, atol=2e-6)
         peaks = [values.flatten(1).amax(dim=1)[:, None, None] for values in (pixel, feature)]
-        alone = scoring.smooth_map(ddad_map(pixel, feature, v, *peaks), 4.0)
+        alone = ddad_anomaly_map(pixel, feature, v=v, sigma=4.0, scales=peaks)
         assert torch.allclose(alone, z[f"heatmap_v{v}_each_image_alone"][:, 0], rtol=1e-5, atol=2e-6)
 
 
@@ -299,7 +300,12 @@ def test_blur_matches_the_public_code():
 
 
 def test_map_of_equation_9():
-    latent, feature = torch.rand(2, 4, 4), torch.rand(2, 4, 4)
-    assert torch.equal(d3ad_map(latent, feature, 1.0), latent) and torch.equal(d3ad_map(latent, feature, 0.0), feature)
+    latent, feature = torch.rand(2, 16, 16), torch.rand(2, 16, 16)
+    for weight, alone in ((1.0, latent / 2), (0.0, feature / 5)):
+        found = anomaly_map(latent, feature, weight=weight, sigma=1.0, scales=(2.0, 5.0))
+        assert torch.equal(found, scoring.smooth_map(alone, 1.0))
+    found = anomaly_map(latent, feature, weight=0.25, sigma=1.0)
+    assert torch.allclose(found, scoring.smooth_map(0.25 * latent + 0.75 * feature, 1.0))
+    assert torch.equal(image_score(found), found.amax(dim=(1, 2)))
     scaled = min_max_over_batch(latent)
     assert scaled.min() == 0 and scaled.max() == 1

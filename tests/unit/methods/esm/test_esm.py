@@ -13,7 +13,7 @@ from diffad_utils.diffusion import NoiseSchedule
 from diffad_utils.methods.esm import ESM, SGM, ESMSigma
 from diffad_utils.methods.esm.dual_stream import DualStream
 from diffad_utils.models.backbones import load_layers
-from diffad_utils.models.unet import score_unet
+from diffad_utils.models.unet import small_unet
 
 SMALL = dict(
     image_size=32,
@@ -53,7 +53,7 @@ def test_what_each_method_scores(sgm, esm, splits):
     for detector, names in (
         (sgm, {"cos", "re"}),
         (esm, {"cos", "u", "kl", "re"}),
-        (esm.variant(ESMSigma), {"cos", "u", "kl", "re"}),
+        (esm.with_settings(ESMSigma), {"cos", "u", "kl", "re"}),
     ):
         x0 = detector.encode(detector._input(images))
         maps = detector.maps(x0, detector.sample(x0, keys))
@@ -68,7 +68,7 @@ def test_what_each_method_scores(sgm, esm, splits):
 
 
 def test_evaluations_are_counted(esm, sgm):
-    for detector, variance_evaluations in ((sgm, 0), (esm, 2), (esm.variant(ESMSigma), 2)):
+    for detector, variance_evaluations in ((sgm, 0), (esm, 2), (esm.with_settings(ESMSigma), 2)):
         calls = []
         hooks = [
             stream.register_forward_hook(lambda *_: calls.append(1))
@@ -96,17 +96,17 @@ def is_unet(module):
 def test_finite_at_printed_timesteps(esm, sgm, splits, timestep):
     images, keys = splits[1]["image"], splits[1]["key"]
     for detector in (
-        sgm.variant(noise_timestep=timestep, stride=1),
-        esm.variant(noise_timestep=timestep, stride=1),
-        esm.variant(noise_timestep=timestep, mean="input", stride=1),
-        esm.variant(ESMSigma, noise_timestep=timestep, stride=1),
+        sgm.with_settings(noise_timestep=timestep, stride=1),
+        esm.with_settings(noise_timestep=timestep, stride=1),
+        esm.with_settings(noise_timestep=timestep, mean="input", stride=1),
+        esm.with_settings(ESMSigma, noise_timestep=timestep, stride=1),
     ):
         prediction = detector.predict(images[:2], keys[:2])
         assert torch.isfinite(prediction.score).all() and torch.isfinite(prediction.anomaly_map).all()
 
 
 def test_finite_at_the_largest_printed_timestep(esm, splits):
-    prediction = esm.variant(noise_timestep=280, stride=3).predict(splits[1]["image"][:2], splits[1]["key"][:2])
+    prediction = esm.with_settings(noise_timestep=280, stride=3).predict(splits[1]["image"][:2], splits[1]["key"][:2])
     assert torch.isfinite(prediction.score).all() and torch.isfinite(prediction.anomaly_map).all()
 
 
@@ -135,17 +135,17 @@ def test_warm_start_is_the_same_warm_up(esm, sgm, splits):
 def test_readings_and_clocks_differ(esm, splits):
     images, keys = splits[1]["image"], splits[1]["key"]
     x = esm._input(images)
-    free, tied = esm.reconstruct(images, keys), esm.variant(mean="input").reconstruct(images, keys)
+    free, tied = esm.reconstruct(images, keys), esm.with_settings(mean="input").reconstruct(images, keys)
     assert not torch.allclose(free, tied, atol=1e-3)
     assert (tied - x).abs().mean() < (free - x).abs().mean()  # pulled to the input
-    jumps = esm.variant(ESMSigma, dt=0.2)
+    jumps = esm.with_settings(ESMSigma, dt=0.2)
     assert not torch.allclose(
-        jumps.reconstruct(images, keys), esm.variant(ESMSigma).reconstruct(images, keys), atol=1e-3
+        jumps.reconstruct(images, keys), esm.with_settings(ESMSigma).reconstruct(images, keys), atol=1e-3
     )
 
 
 def test_chosen_timestep(splits, sgm):
-    chosen = sgm.variant(noise_timestep=None, noise_timesteps=(5, 40))
+    chosen = sgm.with_settings(noise_timestep=None, noise_timesteps=(5, 40))
     table = chosen.validation_
     assert chosen.noise_timestep_ == int(table.loc[table["selection"].idxmax(), "noise_timestep"])
     assert table["noise_timestep"].tolist() == [5, 40]
@@ -156,12 +156,12 @@ def test_chosen_timestep(splits, sgm):
 
 def test_combinations(esm, splits):
     images, keys = splits[1]["image"], splits[1]["key"]
-    plain = esm.variant(combination="plain sum", smoothing=0)
+    plain = esm.with_settings(combination="plain sum", smoothing=0)
     x0 = plain.encode(plain._input(images))
     maps = plain.maps(x0, plain.sample(x0, keys))
     torch.testing.assert_close(plain.combine(maps), sum(maps.values()))
-    only = esm.variant(weights={"re": 1.0})
-    other = esm.variant(weights={"re": 5.0, "kl": 0.0})
+    only = esm.with_settings(weights={"re": 1.0})
+    other = esm.with_settings(weights={"re": 5.0, "kl": 0.0})
     torch.testing.assert_close(5 * only.predict(images, keys).score, other.predict(images, keys).score)
     few = {"dsm_steps": 1, "train_steps": 1, "warmup_steps": 0, "holdout_fraction": 0.4, "calibration_images": 3}
     capped = ESM(**SMALL | few).fit(splits[0])
@@ -195,7 +195,7 @@ def test_a_loaded_detector_has_no_training_images(esm, tmp_path):
     loaded = ESM.load(tmp_path, device="cpu")
     assert loaded.noise_timestep_ == 20
     with pytest.raises(RuntimeError, match="fit it anew"):
-        loaded.variant(stride=1)
+        loaded.with_settings(stride=1)
     record = json.loads((tmp_path / "detector.json").read_text())
     record["values"]["sha256"]["backbone"] = "0" * 64
     (tmp_path / "detector.json").write_text(json.dumps(record))
@@ -226,7 +226,7 @@ def test_bad_settings_are_refused_before_training(cls, settings, message):
 def test_variants_only_change_sampling(esm, sgm):
     for cls, settings in ((None, {"train_steps": 9}), (SGM, {})):
         with pytest.raises(ValueError, match="a variant may change"):
-            esm.variant(cls, **settings)
+            esm.with_settings(cls, **settings)
 
 
 # --- networks
@@ -246,9 +246,9 @@ def test_dual_stream_starts_as_denoising_score_matching():
         torch.testing.assert_close(network.variance(x, t), variance)
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(ValueError, match="multiples of 4, got 10"):
-        score_unet(3, 10, (8, 8, 8))
+        small_unet(3, 10, (8, 8, 8))
     with pytest.raises(ValueError, match="multiples of 8"):
-        score_unet(3, 8, (12,))
+        small_unet(3, 8, (12,))
 
 
 def test_layers_of_a_vision_transformer(tmp_path):
@@ -279,15 +279,15 @@ def test_layers_of_a_vision_transformer(tmp_path):
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 2e-2), ("fp16", 2e-3)])
 def test_networks_in_short_precision_and_a_float32_state(sgm, esm, splits, precision, tolerance):
     images, keys = splits[1]["image"], splits[1]["key"]
-    for detector in (sgm, esm, esm.variant(ESMSigma)):
-        short = detector.variant(inference_precision=precision)
+    for detector in (sgm, esm, esm.with_settings(ESMSigma)):
+        short = detector.with_settings(inference_precision=precision)
         exact, q = detector.predict(images, keys), short.predict(images, keys)
         assert (q.reconstruction - exact.reconstruction).norm() <= tolerance * exact.reconstruction.norm()
         assert not torch.equal(q.reconstruction, exact.reconstruction)
         assert q.score.dtype == q.anomaly_map.dtype == q.reconstruction.dtype == torch.float32
         assert {p.dtype for p in short.network_.parameters()} == {torch.float32}
     with pytest.raises(ValueError, match="inference_precision must be one of"):
-        sgm.variant(inference_precision="int8")
+        sgm.with_settings(inference_precision="int8")
 
 
 @pytest.mark.gpu

@@ -154,7 +154,7 @@ def test_with_the_schedules_variance_esm_equals_sgm(timestep):
 
     x = torch.randn(5, 8, generator=generator)
     edges = step_edges(timestep)
-    sgm, esm = sgm_reverse(eps_fn, x, SCHEDULE, edges), esm_reverse(moments_fn, x, SCHEDULE, edges, floor=1e-12)
+    sgm, esm = sgm_reverse(eps_fn, x, SCHEDULE, edges), esm_reverse(moments_fn, x, SCHEDULE, edges, variance_min=1e-12)
     assert (sgm - esm).abs().max() <= 1e-6 * max(1.0, float(sgm.abs().max()))
 
 
@@ -247,7 +247,7 @@ def end(name, moments_fn, timestep, n=10_000):
         if name == "sgm":
             return x0, sgm_reverse(lambda x, t: moments_fn(x, t).eps, x, SCHEDULE, edges)
         anchor = x0 if name == "input" else None
-        return x0, esm_reverse(moments_fn, x, SCHEDULE, edges, floor=1e-12, anchor=anchor)
+        return x0, esm_reverse(moments_fn, x, SCHEDULE, edges, variance_min=1e-12, anchor=anchor)
 
 
 @pytest.mark.parametrize("name", ["sgm", "esm", "input"])
@@ -399,7 +399,7 @@ def test_the_lower_bound_keeps_every_run_finite(timestep):
             assert torch.isfinite(state).all() and state.abs().max() < 20
     assert min(seen) == max(seen) == pytest.approx(0.01)
     if timestep >= 10:
-        assert esm_reverse(tiny_variance, x, SCHEDULE, edges, floor=1e-12).abs().max() > 100
+        assert esm_reverse(tiny_variance, x, SCHEDULE, edges, variance_min=1e-12).abs().max() > 100
 
 
 def test_steps_that_would_diverge_are_refused():

@@ -350,7 +350,7 @@ def test_save_and_load(fitted, splits, folders, tmp_path):
     write_stable_diffusion(folders["weights"] + "-other", seed=1)
     text = (tmp_path / "detector.json").read_text().replace(folders["weights"], folders["weights"] + "-other")
     (tmp_path / "detector.json").write_text(text)
-    with pytest.raises(ValueError, match="calibrated with the weights"):
+    with pytest.raises(ValueError, match="fitted with weights"):
         Img2Img.load(tmp_path, device="cpu")
 
 

@@ -69,7 +69,7 @@ def test_grid():
 )
 def test_plan_has_every_row_once_in_batches_of_one_length(strengths, scales, steps, num_images, batch_size):
     settings = sweep.grid(strengths, scales, steps)
-    batches = sweep.plan(settings, num_images, batch_size)
+    batches = sweep.row_batches(settings, num_images, batch_size)
     rows = [row for batch in batches for row in batch]
     computed = [first for first, *_ in sweep.equal_settings(settings)]
     assert len({settings[s].computation for s in computed}) == len(computed)

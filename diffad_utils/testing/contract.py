@@ -1,18 +1,18 @@
 """The contract that every detector keeps, as tests to inherit. For a method of your own, in a file ``test_mine.py``::
 
-    from contract import DetectorContract
+    from diffad_utils.testing.contract import DetectorContract
     from my_package import MyDetector
 
     class TestMyDetector(DetectorContract):
-        @classmethod
-        def make(cls):
-            return MyDetector(image_size=64, device="cpu", train_steps=20)
+        detector = MyDetector
 
-`make` gives an unfitted detector with settings that train in seconds. Class attributes adapt the suite to it:
+The suite fits ``MyDetector(image_size=64, device="cpu", **MyDetector.contract_settings)`` to twelve small images; give
+the class `contract_settings` that make it small enough for a second or two. ``MyDetector.contract_attributes`` adapts
+the suite:
 
 localises : whether predictions have an anomaly map.
 trained : whether `fit` draws or trains anything, so that a repeated fit is worth checking.
-tolerance : of the comparison of an image alone with the image in a batch; 1e-5 relative to the spread of the values.
+tolerance : of the comparison of an image alone with the image in a batch; 1e-5 relative to the range of the values.
 gross_auroc : I-AUROC that it has to reach on grossly damaged images against intact ones; None where the small settings
     are too weak to ask for any.
 """
@@ -24,9 +24,10 @@ from typing import ClassVar
 
 import pytest
 import torch
+from torch import nn
 
 from diffad_utils import data, metrics
-from diffad_utils.methods import Detector, Prediction
+from diffad_utils.methods.base import FAMILIES, Detector, Prediction
 
 SIZE = 64
 
@@ -52,15 +53,32 @@ def _close(a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, tolerance: flo
     return bool((a.double() - b.double()).abs().max() <= tolerance * max(1.0, scale.double().abs().max().item()))
 
 
+def holds_networks(detector: Detector) -> bool:
+    """Whether a network is among the attributes of a detector, or among theirs (a pipeline's, say)."""
+    values = list(vars(detector).values())
+    values += [inner for value in values if hasattr(value, "__dict__") for inner in vars(value).values()]
+    return any(isinstance(value, nn.Module) for value in values)
+
+
 class DetectorContract:
+    detector: ClassVar[type[Detector] | None] = None
     localises: ClassVar[bool] = True
     trained: ClassVar[bool] = True
     tolerance: ClassVar[float] = 1e-5
     gross_auroc: ClassVar[float | None] = 0.8
 
+    def __init_subclass__(cls, **options) -> None:
+        super().__init_subclass__(**options)
+        for name, value in (cls.detector.contract_attributes if cls.detector else {}).items():
+            if name not in vars(cls):
+                setattr(cls, name, value)
+
     @classmethod
     def make(cls) -> Detector:
-        raise NotImplementedError("give the suite an unfitted detector: override make()")
+        """An unfitted detector, small enough to be fitted in a second or two."""
+        if cls.detector is None:
+            raise NotImplementedError("give the suite a class: detector = MyDetector, or override make()")
+        return cls.detector(**{"image_size": SIZE, "device": "cpu"} | dict(cls.detector.contract_settings))
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
@@ -84,6 +102,17 @@ class DetectorContract:
     @classmethod
     def predicted(cls, fitted, samples) -> Prediction:
         return fitted.predict(samples[1]["image"], samples[1]["key"])
+
+    def test_what_it_says_of_itself(self):
+        """What comparison and report read off the class; a wrong family makes the front page's sentence wrong."""
+        cls = type(self.make())
+        assert cls.name and cls.family in FAMILIES, f"{cls.__name__}: set family to one of {FAMILIES}"
+        assert isinstance(cls.published_as, str)
+
+    def test_its_weights_are_counted(self, fitted):
+        """`networks` finds what a prediction runs through, wherever the detector keeps it."""
+        counted = sum(p.numel() for network in fitted.networks() for p in network.parameters())
+        assert (counted > 0) == holds_networks(fitted)
 
     def test_what_a_prediction_holds(self, predicted, samples):
         shape = samples[1]["mask"].shape
