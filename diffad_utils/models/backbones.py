@@ -21,7 +21,6 @@ from diffad_utils import weights
 
 # the architecture of weights that come without a timm config.json; where they have one, that decides
 ARCHITECTURES = {"resnet34": "resnet34", "wide_resnet50_2": "wide_resnet50_2", "efficientnet-b4": "tf_efficientnet_b4"}
-NAMES = (*ARCHITECTURES, "resnet-mini")
 TRANSFORMERS = {"dino-vits8": "vit_small_patch8_224"}  # the same of transformers, whose layers have one stride
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
