@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffad_utils.analyses.comparison import FLOOR, Measured, against_floor, difference
+from diffad_utils.analyses.comparison import against_floor, difference
+from diffad_utils.analyses.method_results import FLOOR, Measured
 from diffad_utils.study import RunRecord, claims
 
 CLAIMS_BETWEEN_METHODS = (

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from diffad_utils import metrics
-from diffad_utils.analyses.comparison import images_of, maps_of
+from diffad_utils.analyses.method_results import images_of, maps_of
 from diffad_utils.methods.invad.score import min_max_over_test_set
 from diffad_utils.study import RunRecord
 

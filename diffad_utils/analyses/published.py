@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffad_utils.analyses.comparison import QUALITY
+from diffad_utils.analyses.method_results import QUALITY
 from diffad_utils.io.paths import repository
 from diffad_utils.methods import METHODS
 

@@ -13,31 +13,17 @@ from torch.utils.data import DataLoader
 from diffad_utils.analyses.frequencies import Reconstruct
 from diffad_utils.data import ImageDataset, collate
 from diffad_utils.diffusion import image_noise
-from diffad_utils.metrics.counterfactual import (
-    absolute_error,
-    check_same_shape,
-    defect_survival,
-    masked_mean,
-    moments,
-    squared_error,
-)
+from diffad_utils.metrics.counterfactual import absolute_error, defect_survival, masked_mean, moments, squared_error
 
 
-def detectability(residuals: Tensor, masks: Tensor, normal_residuals: Tensor) -> Tensor:
-    """d' of the residual inside the mask against the residual on normal images: [B].
+def d_prime(inside: tuple[Tensor, Tensor], normal: tuple[Tensor, Tensor]) -> Tensor:
+    """Detectability d' of the residual inside the mask against the residual on normal images: [B].
 
     d' = (mean inside - mean normal) / sqrt((variance inside + variance normal) / 2), over pixels (Green and Swets,
-    1966; d_a of Simpson and Fitter, 1973, where the variances differ). residuals [B, H, W] and masks bool [B, H, W] of
-    anomalous images; normal_residuals [N, H, W], whose pixels are pooled. It is the separation of single pixels, before
-    any smoothing or averaging. NaN where a mask is empty or both variances are zero.
+    1966; d_a of Simpson and Fitter, 1973, where the variances differ). inside : `moments` [B] of each anomalous image's
+    residual in its mask. normal : those of normal images of one size, which are pooled. It is the separation of single
+    pixels, before any smoothing or averaging. NaN where a mask is empty or both variances are zero.
     """
-    check_same_shape(residuals, masks)
-    everything = torch.ones_like(normal_residuals, dtype=torch.bool)
-    return _d_prime(moments(residuals, masks), moments(normal_residuals, everything))
-
-
-def _d_prime(inside: tuple[Tensor, Tensor], normal: tuple[Tensor, Tensor]) -> Tensor:
-    """From the moments of each anomalous image, and those of normal images of one size, which are pooled."""
     (mean, square), (normal_mean, normal_square) = inside, (moment.mean() for moment in normal)
     variances = (square - mean.square()).clamp_min(0), (normal_square - normal_mean.square()).clamp_min(0)
     return (mean - normal_mean) / ((variances[0] + variances[1]) / 2).sqrt()
@@ -84,8 +70,8 @@ def survival_table(reconstruct: Reconstruct, dataset: ImageDataset, batch_size: 
         table.insert(column + 1, name, subset.index[name].to_numpy())
     of_defects, of_normal = (tuple(torch.cat(part) for part in zip(*parts, strict=True)) for parts in (inside, normal))
     for rows in table.groupby("category").indices.values():
-        d_prime = _d_prime(tuple(m[rows] for m in of_defects), tuple(m[rows] for m in of_normal))
-        table.loc[rows, "detectability"] = d_prime.numpy()
+        separation = d_prime(tuple(m[rows] for m in of_defects), tuple(m[rows] for m in of_normal))
+        table.loc[rows, "detectability"] = separation.numpy()
     return table
 
 

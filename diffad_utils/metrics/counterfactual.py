@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy import ndimage
 from torch import Tensor
 
-from diffad_utils.kernels.threshold_counts import EIGHT_NEIGHBOURS
 from diffad_utils.metrics import image_quality
-
-
-class Regions(NamedTuple):
-    """The defects of a batch, each a set of connected pixels: image int64 [R], area int64 [R] in pixels, mean float64
-    [R]."""
-
-    image: Tensor
-    area: Tensor
-    mean: Tensor
 
 
 def absolute_error(images: Tensor, reconstructions: Tensor) -> Tensor:
@@ -40,19 +28,6 @@ def masked_mean(values: Tensor, masks: Tensor) -> Tensor:
     """Mean of values [B, H, W] over the pixels in masks bool [B, H, W]: float64 [B], NaN where a mask is empty."""
     check_same_shape(values, masks)
     return moments(values, masks)[0]
-
-
-def region_means(values: Tensor, masks: Tensor) -> Regions:
-    """Mean of values [B, H, W] in each region of masks bool [B, H, W]; pixels that touch at a corner are connected."""
-    check_same_shape(values, masks)
-    images, areas, means = [], [], []
-    for i, (value, mask) in enumerate(zip(values.double().cpu().numpy(), masks.cpu().numpy(), strict=True)):
-        labelled, count = ndimage.label(mask, structure=EIGHT_NEIGHBOURS)
-        images += [i] * count
-        areas += np.bincount(labelled.ravel(), minlength=count + 1)[1:].tolist()
-        means += np.atleast_1d(ndimage.mean(value, labelled, np.arange(1, count + 1))).tolist() if count else []
-    number, area = (torch.tensor(values, dtype=torch.int64) for values in (images, areas))
-    return Regions(number, area, torch.tensor(means, dtype=torch.float64))
 
 
 def defect_survival(anomalous: Tensor, normal: Tensor, anomalous_hat: Tensor, normal_hat: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from diffad_utils.analyses.comparison import COST, FLOOR, QUALITY
+from diffad_utils.analyses.method_results import COST, FLOOR, QUALITY
 
 
 def display_name(row: pd.Series) -> str:

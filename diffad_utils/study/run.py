@@ -158,7 +158,7 @@ class Run:
         """Profile, data and weights in one line, for captions."""
         return provenance(self.parameters, self._data, self._weights)
 
-    def figure(self, fig: Figure, name: str, caption: str, *, dpi: int = 100) -> None:
+    def figure(self, fig: Figure, name: str, caption: str) -> None:
         """Save a matplotlib figure as ``figures/<name>.png``, note its caption, show both and close it.
 
         Parameters
@@ -166,7 +166,6 @@ class Run:
         fig : matplotlib figure.
         name : file name without ending; letters, digits, ``_`` and ``-``. A name used again replaces.
         caption : what is seen and what follows; profile, data and weights are added to it.
-        dpi : dots per inch of the saved picture.
 
         Raises
         ------
@@ -179,7 +178,7 @@ class Run:
             raise ValueError(f"figure {name!r} needs a caption")
         target = self.path(f"figures/{name}.png")
         # no Software or date entry: the same picture gives the same bytes
-        fig.savefig(target, dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+        fig.savefig(target, dpi=100, bbox_inches="tight", metadata={"Software": None})
         entry = {"name": name, "caption": caption.strip(), "provenance": self.provenance}
         self._figures = [figure for figure in self._figures if figure["name"] != name] + [entry]
         write_atomically(self.path("figures.json"), to_json({"figures": self._figures}, "figures.json"))
@@ -333,14 +332,13 @@ class Run:
         self._recorded = True
 
 
-def start(notebook: str, namespace: dict, *, method: str | None = None) -> Run:
+def start(notebook: str, namespace: dict) -> Run:
     """Check the parameters of the running notebook, seed everything and return its `Run`.
 
     Parameters
     ----------
     notebook : the notebook's name without ending, such as ``"07_invad"``.
     namespace : the notebook's ``globals()``.
-    method : folder name of the method where a notebook has more than one; default by `method_of`.
 
     Raises
     ------
@@ -348,13 +346,13 @@ def start(notebook: str, namespace: dict, *, method: str | None = None) -> Run:
         see `parameters_of_session`; also a missing common parameter.
     """
     parameters = parameters_of_session(notebook, namespace)
-    joins = (method or method_of(notebook)) is None
+    joins = method_of(notebook) is None
     needed = ["profile", "seed"] + ([] if joins else ["dataset", "category"])
     missing = [name for name in needed if name not in parameters]
     if missing:
         raise ParameterError(f"{notebook}: the parameters cell lacks {', '.join(missing)}")
     seed_everything(parameters["seed"])
-    run = Run(notebook, parameters, method)
+    run = Run(notebook, parameters)
     settings = dict(parameters) | {"output_root": "", "data_root": "", "notebook": notebook}
     root = profile_folder(parameters)
     checkpoints.open_run(root / checkpoints.FOLDER / run.folder.relative_to(root), to_json(settings, "parameters"))

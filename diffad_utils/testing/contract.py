@@ -20,7 +20,7 @@ gross_auroc : I-AUROC that it has to reach on grossly damaged images against int
 from __future__ import annotations
 
 import copy
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -78,7 +78,8 @@ class DetectorContract:
         """An unfitted detector, small enough to be fitted in a second or two."""
         if cls.detector is None:
             raise NotImplementedError("give the suite a class: detector = MyDetector, or override make()")
-        return cls.detector(**{"image_size": SIZE, "device": "cpu"} | dict(cls.detector.contract_settings))
+        settings: dict[str, Any] = {"image_size": SIZE, "device": "cpu"} | dict(cls.detector.contract_settings)
+        return cls.detector(**settings)
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod

@@ -14,16 +14,14 @@ from torchvision.transforms.functional import gaussian_blur
 from diffad_utils import data
 from diffad_utils.analyses import frequencies, survival
 from diffad_utils.metrics import bootstrap
-from diffad_utils.metrics.counterfactual import (
-    absolute_error,
-    defect_survival,
-    masked_mean,
-    region_means,
-    squared_error,
-)
+from diffad_utils.metrics.counterfactual import absolute_error, defect_survival, masked_mean, moments, squared_error
 from diffad_utils.models.autoencoders import decode, encode, properties, reconstruct
 
 SIZE = 64
+
+
+def everywhere(maps):
+    return moments(maps, torch.ones_like(maps, dtype=torch.bool))
 
 
 def noise(*shape, seed=0, scale=1.0):
@@ -147,9 +145,8 @@ def test_survival_table_row_by_row_and_under_equal_keys(textures):
     x = data.load_batch(alone)
     same_category = anomalous[anomalous["category"] == together["category"][4]]
     twins = data.load_batch(data.ImageDataset(same_category, size=SIZE))["twin"]
-    d_prime = survival.detectability(
-        absolute_error(x["image"], blur(x["image"])), x["mask"], absolute_error(twins, blur(twins))
-    )
+    inside = moments(absolute_error(x["image"], blur(x["image"])), x["mask"])
+    d_prime = survival.d_prime(inside, everywhere(absolute_error(twins, blur(twins))))
     assert together["detectability"][4] == pytest.approx(d_prime.item(), rel=1e-4)
     normal = data.ImageDataset(textures.index[textures.index["label"] == 0], size=SIZE)
     with pytest.raises(ValueError, match="no anomalous image"):
@@ -292,7 +289,7 @@ def test_jpeg_loses_more_at_lower_quality(textures):
 # -- by place ----------------------------------------------------------------------------------------------------------
 
 
-def test_errors_inside_and_outside_a_mask_and_by_region():
+def test_errors_inside_and_outside_a_mask():
     x, x_hat = torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8)
     mask = torch.zeros(2, 8, 8, dtype=torch.bool)
     mask[0, :2, :2] = mask[0, 2, 2] = mask[0, 6:, 6:] = True  # two regions: 4 + 1 touching at a corner, and 4
@@ -302,26 +299,8 @@ def test_errors_inside_and_outside_a_mask_and_by_region():
     assert masked_mean(absolute, mask)[0].item() == pytest.approx((4 * 0.1 + 0.6 + 4 * 0.3) / 9)
     assert masked_mean(squared, ~mask)[0].item() == pytest.approx(1 / 55)
     assert masked_mean(absolute, mask)[1].isnan() and masked_mean(absolute, ~mask)[1] == 0
-    regions = region_means(absolute, mask)
-    assert regions.image.tolist() == [0, 0] and regions.area.tolist() == [5, 4]
-    assert regions.mean.tolist() == pytest.approx([0.2, 0.3])
-    empty = region_means(absolute[1:], mask[1:])
-    assert all(len(column) == 0 for column in empty)
     with pytest.raises(ValueError, match="same shape"):
         masked_mean(absolute, mask[:1])
-
-
-@given(st.integers(0, 10**6), st.floats(0.05, 0.9))
-@settings(max_examples=25, deadline=None)
-def test_regions_add_up_to_the_mask(seed, share):
-    values = noise(3, 12, 17, seed=seed)
-    mask = noise(3, 12, 17, seed=seed + 1) < torch.distributions.Normal(0, 1).icdf(torch.tensor(share))
-    regions = region_means(values, mask)
-    for i in range(3):
-        own = regions.image == i
-        assert regions.area[own].sum() == mask[i].sum()
-        total = (regions.area * regions.mean)[own].sum().item()
-        assert total == pytest.approx(values[i][mask[i]].sum().item(), abs=1e-9)
 
 
 def test_detectability_of_known_distributions():
@@ -330,11 +309,11 @@ def test_detectability_of_known_distributions():
     residuals, normal = 1 + noise(2, 200, 200), noise(3, 200, 200, seed=1)
     residuals[1] = 3 + 2 * (residuals[1] - 1)
     residuals[:, 100:] = 50  # outside the mask does not count
-    d_prime = survival.detectability(residuals, masks, normal)
+    d_prime = survival.d_prime(moments(residuals, masks), everywhere(normal))
     assert d_prime.tolist() == pytest.approx([1.0, 3 / math.sqrt(2.5)], abs=0.03)
-    assert survival.detectability(normal[:2], masks, normal).abs().max() < 0.03
-    assert torch.allclose(survival.detectability(residuals[1:], masks[1:], normal), d_prime[1:])
-    assert survival.detectability(residuals, torch.zeros_like(masks), normal).isnan().all()
+    assert survival.d_prime(moments(normal[:2], masks), everywhere(normal)).abs().max() < 0.03
+    assert torch.allclose(survival.d_prime(moments(residuals[1:], masks[1:]), everywhere(normal)), d_prime[1:])
+    assert survival.d_prime(moments(residuals, torch.zeros_like(masks)), everywhere(normal)).isnan().all()
 
 
 def test_mean_interval():

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from diffad_utils import metrics, study
-from diffad_utils.analyses import comparison, conclusion
+from diffad_utils.analyses import by_defect, comparison, conclusion, method_results
 from diffad_utils.analyses.published import beside_published, disagreements, published_gaps, published_results
 from diffad_utils.methods import METHODS
 from diffad_utils.methods.trivial import PARTS
@@ -73,7 +73,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def measured(root):
-    return comparison.measure(study.load_runs(root), n=300)
+    return method_results.measure(study.load_runs(root), n=300)
 
 
 def row(measured, method):
@@ -83,7 +83,7 @@ def row(measured, method):
 def test_values_are_the_exact_ones_and_lie_in_their_intervals(root, measured):
     record = next(r for r in study.load_runs(root) if r.method == "invad")
     found = row(measured, "invad")
-    for name in comparison.QUALITY:
+    for name in method_results.QUALITY:
         assert found.values[name] == record.metrics[name]
         low, high = found.interval(name)
         assert low <= found.values[name] <= high, name
@@ -93,7 +93,7 @@ def test_values_are_the_exact_ones_and_lie_in_their_intervals(root, measured):
 
 def test_image_intervals_are_those_of_the_plain_bootstrap(root, measured):
     record = next(r for r in study.load_runs(root) if r.method == "invad")
-    images = comparison.images_of(record)
+    images = method_results.images_of(record)
     expected = metrics.bootstrap_interval(
         metrics.image_auroc, images["score"].to_numpy(), images["label"].to_numpy(), n=300
     )
@@ -103,7 +103,7 @@ def test_image_intervals_are_those_of_the_plain_bootstrap(root, measured):
 def test_the_grid_of_thresholds_moves_pixel_metrics_by_less_than_two_thousandths(root):
     """As said, on the test set itself and on resamples of it, against the exact metrics."""
     record = next(r for r in study.load_runs(root) if r.method == "anomalib:padim")
-    _, maps, masks = comparison.maps_of(record)
+    _, maps, masks = method_results.maps_of(record)
     times = np.concatenate([np.ones((1, N), dtype=int), *metrics.bootstrap_draws(masks.any(axis=(1, 2)), 3, 0)])
     found = metrics.metrics_from_counts(metrics.pixel_counts(maps, masks), times)
     for i, drawn in enumerate(times):
@@ -135,20 +135,20 @@ def test_the_floor_is_marked_and_what_is_not_above_it_greyed(measured):
 def test_no_bold_without_a_clear_winner(tmp_path):
     recorded(tmp_path, "invad", 1.0)
     recorded(tmp_path, "sigma", 1.0)
-    assert comparison.clear_winners(comparison.measure(study.load_runs(tmp_path / "smoke"), 200)) == set()
+    assert comparison.clear_winners(method_results.measure(study.load_runs(tmp_path / "smoke"), 200)) == set()
 
 
 def test_deleting_a_methods_runs_removes_its_rows_and_nothing_else(root, tmp_path, measured):
     shutil.copytree(root, tmp_path / "smoke")
     shutil.rmtree(tmp_path / "smoke/textures/carpet/anomalib_padim")
     (tmp_path / "smoke/textures/carpet/esm/.seed-0.partial-xyz").mkdir(parents=True)
-    less = comparison.measure(study.load_runs(tmp_path / "smoke"), n=300)
+    less = method_results.measure(study.load_runs(tmp_path / "smoke"), n=300)
     before = comparison.table(measured).drop(columns="memory GiB")
     expected = before[before["method"] != "anomalib:padim"].reset_index(drop=True)
     pd.testing.assert_frame_equal(comparison.table(less).drop(columns="memory GiB"), expected)
     assert study.unfinished_runs(tmp_path / "smoke") == ["textures/carpet/esm/seed-0"]
     shutil.rmtree(tmp_path / "smoke/textures/carpet/trivial")
-    alone = comparison.measure(study.load_runs(tmp_path / "smoke"), n=50)
+    alone = method_results.measure(study.load_runs(tmp_path / "smoke"), n=50)
     assert comparison.table(alone)["method"].tolist() == ["invad"] and comparison.against_floor(alone).empty
 
 
@@ -156,17 +156,17 @@ def test_methods_on_different_images_are_compared_on_those_they_share(tmp_path):
     recorded(tmp_path, "invad", 3.0)
     recorded(tmp_path, "esm", 0.3, n=30)
     records = study.load_runs(tmp_path / "smoke")
-    measured = comparison.measure(records, 200)
+    measured = method_results.measure(records, 200)
     a, b = row(measured, "invad"), row(measured, "esm")
     found = comparison.difference(a, b, "I-AUROC")
-    shared = comparison.images_of(records[0])["key"]
-    scores = [comparison.images_of(r).set_index("key").loc[shared] for r in (records[1], records[0])]
+    shared = method_results.images_of(records[0])["key"]
+    scores = [method_results.images_of(r).set_index("key").loc[shared] for r in (records[1], records[0])]
     expected = metrics.paired_bootstrap_difference(
         metrics.image_auroc, scores[0]["score"], scores[1]["score"], scores[0]["label"].to_numpy(), 200
     )
     assert found == pytest.approx(expected) and comparison.table(measured)["images"].tolist() == [40, 30]
     recorded(tmp_path, "ddad", 0.3, n=12)
-    few = comparison.measure(study.load_runs(tmp_path / "smoke"), 50)
+    few = method_results.measure(study.load_runs(tmp_path / "smoke"), 50)
     assert comparison.difference(row(few, "invad"), row(few, "ddad"), "I-AUROC") is None  # six of a class: too few
     assert set(comparison.pairwise(few)["b"]) == {"esm"} and comparison.clear_winners(few) == set()
 
@@ -175,14 +175,14 @@ def test_seeds_on_different_images_are_not_averaged(tmp_path):
     recorded(tmp_path, "invad", 1.0)
     recorded(tmp_path, "invad", 1.0, n=30, seed=1)
     with pytest.raises(ValueError, match="different test images"):
-        comparison.measure(study.load_runs(tmp_path / "smoke"), 50)
+        method_results.measure(study.load_runs(tmp_path / "smoke"), 50)
 
 
 def test_several_seeds_have_students_interval(tmp_path):
     for seed in range(3):
         recorded(tmp_path, "invad", 1.0, seed=seed)
     records = study.load_runs(tmp_path / "smoke")
-    (found,) = comparison.measure(records, 50)
+    (found,) = method_results.measure(records, 50)
     values = np.array([r.metrics["I-AUROC"] for r in records])
     low, high = found.interval("I-AUROC")
     assert found.seeds == (0, 1, 2) and found.values["I-AUROC"] == pytest.approx(values.mean())
@@ -197,7 +197,7 @@ class TestOverCategories:
         for category in ("carpet", "grid", "tile", "wood", "brick", "gravel"):
             for method, strength in (("trivial", 0.0), ("invad", 3.0), ("esm", 1.0), ("ddad", 0.1)):
                 recorded(root, method, strength, category)
-        return comparison.measure(study.load_runs(root / "smoke"), n=100)
+        return method_results.measure(study.load_runs(root / "smoke"), n=100)
 
     def test_ranks(self, many):
         found = comparison.ranks(many)
@@ -212,7 +212,7 @@ class TestOverCategories:
         assert sorted(found.average.index) == ["ddad", "invad", "trivial"]
 
     def test_averages(self, many):
-        (average,) = [r for r in comparison.averages(many) if r.dataset == "textures" and r.method == "esm"]
+        (average,) = [r for r in method_results.averages(many) if r.dataset == "textures" and r.method == "esm"]
         single = [r.values["I-AUROC"] for r in many if r.method == "esm"]
         assert average.values["I-AUROC"] == pytest.approx(np.mean(single)) and average.values["images"] == 6 * N
         width = [np.ptp(r.interval("I-AUROC")) for r in many if r.method == "esm"]
@@ -224,7 +224,7 @@ class TestOverCategories:
 
 
 def test_recall_by_size(root):
-    table = comparison.recall_by_size(study.load_runs(root))
+    table = by_defect.recall_by_size(study.load_runs(root))
     found = table[table["method"] == "invad"]
     assert found["n"].sum() == N // 2 and found["area"].is_monotonic_increasing and (found["recall"] >= 0.5).all()
     assert (table["low"] <= table["recall"]).all() and (table["recall"] <= table["high"]).all()
@@ -238,16 +238,16 @@ def test_pareto(measured):
 
 
 def test_time_by_size(root):
-    found = comparison.time_by_size(study.load_runs(root))
+    found = method_results.time_by_size(study.load_runs(root))
     assert (
         found.query("method == 'invad'")[["pixels", "ms an image"]].to_numpy().tolist() == [[64, 4], [128, 9]]
         and len(found) == 6
     )
-    assert comparison.time_by_size([]).empty
+    assert method_results.time_by_size([]).empty
 
 
 def test_wall(root):
-    shown = comparison.wall(study.load_runs(root), 4)
+    shown = by_defect.wall(study.load_runs(root), 4)
     assert len(shown.keys) == 4 and set(shown.maps) == {"invad", "anomalib:padim", "trivial"}
     area = shown.masks.mean(axis=(1, 2))
     assert (np.diff(area) >= 0).all() and area[0] > 0 and shown.maps["invad"].shape == (4, 24, 24)
@@ -287,7 +287,7 @@ def test_claims_between_methods(tmp_path):
     recorded(tmp_path, "anomalib:patchcore", 2.0, masks=True)
     recorded(tmp_path, "img2img", 0.2, masks=True)
     records = study.load_runs(tmp_path / "smoke")
-    found = conclusion.findings_between_methods(comparison.measure(records, 200), "Section")
+    found = conclusion.findings_between_methods(method_results.measure(records, 200), "Section")
     assert [(f["claim_id"], f["category"], f["n"]) for f in found] == [("C30", "carpet", N)] * 2
     assert {f["verdict"] for f in found} == {"supported"} and "AUPRO of anomalib:patchcore minus img2img" in {
         f["measure"] for f in found
@@ -304,7 +304,7 @@ def test_claims_between_methods(tmp_path):
 def test_the_answer_names_the_best_rival_without_clip(tmp_path):
     for method, strength in (("invad", 2.5), ("clip_knn", 4.0), ("anomalib:padim", 0.0), ("trivial", 0.1)):
         recorded(tmp_path, method, strength)
-    first, *_ = conclusion.answer(claims.ledger([]), comparison.measure(study.load_runs(tmp_path / "smoke"), 200))
+    first, *_ = conclusion.answer(claims.ledger([]), method_results.measure(study.load_runs(tmp_path / "smoke"), 200))
     assert (
         "detector without diffusion (clip_knn" in first
         and "; without CLIP's it is better than the best (anomalib:padim" in first

@@ -1,0 +1,256 @@
+"""What each method reached on each category: values, costs and bootstrap samples, from finished runs and nothing else.
+
+Values are the exact ones that the runs recorded; only the *intervals* of pixel metrics use a grid of thresholds
+(`metrics.PixelCounts`), since a resample of exact curves takes seconds. Used by notebook 08 and the report; entry
+points: `measure`, `averages`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from diffad_utils import metrics
+from diffad_utils.methods import METHODS
+from diffad_utils.methods.trivial import PARTS, best_statistic
+from diffad_utils.study import RunRecord
+
+FLOOR = "trivial"
+"""The method whose best single statistic is the floor."""
+
+QUALITY = ("I-AUROC", "I-AP", "I-F1max", "P-AUROC", "P-AP", "P-F1max", "AUPRO", "removal", "drift", "SSIM")
+
+COST = ("NFE", "parameters", "training s", "ms an image", "memory GiB")
+
+LOWER_IS_BETTER = frozenset({"drift", *COST})
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A method on a category, over its seeds.
+
+    values : metric or cost -> mean over seeds. per_seed : metric -> values [S]. samples : metric -> bootstrap values
+    [n], mean over seeds, from the same draws of images for every method with the same test images. statistic : the
+    floor's.
+    family : one of `methods.base.FAMILIES` (`family_of`).
+    scores : label [N] and one column of scores a seed, by key; averages over categories have no scores.
+    """
+
+    dataset: str
+    category: str
+    method: str
+    seeds: tuple[int, ...]
+    values: dict[str, float]
+    per_seed: dict[str, np.ndarray] = field(repr=False)
+    samples: dict[str, np.ndarray] = field(repr=False)
+    statistic: str = ""
+    family: str = ""
+    scores: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+
+    @property
+    def place(self) -> str:
+        return f"{self.dataset}/{self.category}"
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """95 % interval: over seeds (Student's t) where there are several, else over images; None for costs and what is
+        unknown."""
+        return interval(self.per_seed.get(name), self.samples.get(name))
+
+
+def interval(per_seed: np.ndarray | None, samples: np.ndarray | None) -> tuple[float, float] | None:
+    """See `Measured.interval`."""
+    if per_seed is not None and len(per_seed) > 1:
+        half = stats.t.ppf(0.975, len(per_seed) - 1) * per_seed.std(ddof=1) / np.sqrt(len(per_seed))
+        return float(per_seed.mean() - half), float(per_seed.mean() + half)
+    return None if samples is None else metrics.percentile_interval(samples)
+
+
+def images_of(record: RunRecord) -> pd.DataFrame:
+    """The run's score table sorted by key, so that every method has the same images in the same order."""
+    return record.scores().sort_values("key", ignore_index=True)
+
+
+def maps_of(record: RunRecord) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """(keys [N], maps float32 [N, H, W] at the masks' size, masks bool [N, H, W]) sorted by key; None without both."""
+    found, masks = record.maps(), record.masks()
+    if found is None or masks is None:
+        return None
+    import torch
+
+    from diffad_utils.scoring import upsample_map
+
+    keys, maps = found
+    order = np.argsort(keys)
+    maps = torch.from_numpy(maps[order].astype(np.float32))
+    if maps.shape[1:] != masks.shape[1:]:
+        maps = upsample_map(maps, masks.shape[1:])
+    return keys[order], maps.numpy(), masks[order]
+
+
+def family_of(record: RunRecord) -> str:
+    """What the method of a run is, one of `methods.base.FAMILIES`: from its manifest, and for runs recorded before that
+    said so from its class, which is loaded then. "unknown" if there is no such method here."""
+    said = record.manifest.get("detector", {}).get("family")
+    return said or (METHODS[record.method].family if record.method in METHODS else "unknown")
+
+
+def floor_scores(images: pd.DataFrame) -> tuple[str, np.ndarray]:
+    """Name and values [N] of the best trivial statistic in a trivial run's table, chosen with the labels."""
+    best, _ = best_statistic({name: images[name].to_numpy() for name in PARTS}, images["label"].to_numpy())
+    return best, images[best].to_numpy()
+
+
+def costs_of(record: RunRecord) -> dict[str, float]:
+    """What a run cost, as far as its manifest says: `COST`."""
+    manifest, timing = record.manifest, record.manifest.get("timing", {})
+    memory = manifest.get("peak_memory_bytes", {})
+    known = {
+        "NFE": manifest.get("nfe"),
+        "parameters": manifest.get("detector", {}).get("weights"),
+        "training s": timing.get("fit_s"),
+        "ms an image": timing.get("ms_per_image"),
+        "memory GiB": max(memory.values()) / 2**30 if memory else None,
+    }
+    return {name: float(value) for name, value in known.items() if value is not None}
+
+
+def _measure_run(
+    record: RunRecord, n: int, seed: int
+) -> tuple[dict[str, float], dict[str, np.ndarray], str, pd.DataFrame]:
+    """(values, bootstrap samples, floor's statistic, label and score by key) of one run."""
+    images = images_of(record)
+    label = images["label"].to_numpy()
+    values = {name: record.metrics[name] for name in QUALITY if name in record.metrics}
+    statistic, score = floor_scores(images) if record.method == FLOOR else ("", images["score"].to_numpy())
+    if statistic:
+        values |= {name: float(function(score, label)) for name, function in metrics.IMAGE_METRICS.items()}
+    image_metrics = {name: function for name, function in metrics.IMAGE_METRICS.items() if name in values}
+    samples = {
+        name: metrics.paired_bootstrap(function, [score], label, n, seed)[:, 0]
+        for name, function in image_metrics.items()
+    }
+    times = np.concatenate(list(metrics.bootstrap_draws(label == 1, n, seed)))
+    maps = maps_of(record) if "AUPRO" in values else None
+    if maps is not None:
+        samples |= {
+            k: v for k, v in metrics.metrics_from_counts(metrics.pixel_counts(*maps[1:]), times).items() if k in values
+        }
+    rebuilt = record.reconstructions()
+    if rebuilt is not None:
+        rebuilt = rebuilt.sort_values("key", ignore_index=True)
+        for name in ("removal", "drift", "SSIM"):
+            if name in values and name in rebuilt:
+                known = rebuilt[name].notna().to_numpy()
+                drawn = times[:, known]
+                samples[name] = drawn @ rebuilt.loc[known, name].to_numpy() / drawn.sum(axis=1)
+    return (
+        values,
+        samples,
+        statistic,
+        pd.DataFrame({"label": label, record.seed: score}, index=images["key"].to_numpy()),
+    )
+
+
+def measure(records: Sequence[RunRecord], n: int = 1000, seed: int = 0) -> list[Measured]:
+    """One `Measured` a data set, category and method, with ``n`` bootstrap resamples of the test images.
+
+    Raises ``ValueError`` if the seeds of a method were measured on different test images.
+    """
+    groups: dict[tuple, list[RunRecord]] = {}
+    for record in records:
+        if (record.folder / "scores.parquet").is_file():
+            groups.setdefault((record.dataset, record.category, record.method), []).append(record)
+    found = []
+    for (dataset, category, method), members in groups.items():
+        runs = [_measure_run(record, n, seed) for record in members]
+        scores = pd.concat([runs[0][3]["label"], *(run[3].drop(columns="label") for run in runs)], axis=1)
+        if scores.isna().any(axis=None):
+            folders = " and ".join(str(record.folder) for record in members)
+            raise ValueError(
+                f"{folders} have different test images, so their seeds cannot be averaged; rerun the older ones"
+            )
+        shared = [name for name in QUALITY if all(name in run[0] for run in runs)]
+        per_seed = {name: np.array([run[0][name] for run in runs]) for name in shared}
+        samples = {
+            name: np.mean([run[1][name] for run in runs], axis=0)
+            for name in shared
+            if all(name in run[1] for run in runs)
+        }
+        costs = pd.DataFrame([costs_of(record) for record in members]).mean().to_dict()
+        values = {"images": float(len(scores))} | {name: float(v.mean()) for name, v in per_seed.items()} | costs
+        found.append(
+            Measured(
+                dataset,
+                category,
+                method,
+                tuple(r.seed for r in members),
+                values,
+                per_seed,
+                samples,
+                statistic=runs[0][2],
+                family=family_of(members[0]),
+                scores=scores,
+            )
+        )
+    return found
+
+
+def averages(measured: Sequence[Measured]) -> list[Measured]:
+    """Averages over the categories of each data set that has several (category "average"), and over all places (data
+    set "all"), for the methods that have every one of them and the metrics known in every one."""
+    groups: dict[str, list[Measured]] = {"all": list(measured)}
+    for row in measured:
+        groups.setdefault(row.dataset, []).append(row)
+    found = []
+    for dataset, rows in groups.items():
+        places = {row.place for row in rows}
+        for method in dict.fromkeys(row.method for row in rows):
+            mine = [row for row in rows if row.method == method]
+            if len(places) < 2 or len(mine) < len(places):
+                continue
+            shared = [name for name in mine[0].values if all(name in row.values for row in mine)]
+            values = {name: float(np.mean([row.values[name] for row in mine])) for name in shared}
+            values["images"] = sum(row.values["images"] for row in mine)
+            same = len({row.seeds for row in mine}) == 1
+
+            def mean(part, name):
+                return np.mean([getattr(row, part)[name] for row in mine], axis=0)  # noqa: B023
+
+            per_seed = {
+                name: mean("per_seed", name) for name in shared if same and all(name in row.per_seed for row in mine)
+            }
+            samples = {name: mean("samples", name) for name in shared if all(name in row.samples for row in mine)}
+            which = pd.concat(
+                [row.scores[["label"]] for row in mine]
+            )  # compared only with averages over the same images
+            found.append(
+                Measured(
+                    dataset,
+                    "average",
+                    method,
+                    mine[0].seeds,
+                    values,
+                    per_seed,
+                    samples,
+                    family=mine[0].family,
+                    scores=which,
+                )
+            )
+    return found
+
+
+def time_by_size(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Prediction time over the side of the images, from runs that measured it (`img2img_settings.time_by_size`),
+    averaged over runs: method, pixels (the side), ms an image; empty without any."""
+    rows = [
+        (record.method, int(name[len("ms_at_") : -len("px")]), value)
+        for record in records
+        for name, value in record.manifest.get("timing", {}).items()
+        if name.startswith("ms_at_")
+    ]
+    found = pd.DataFrame(rows, columns=["method", "pixels", "ms an image"])
+    return found.groupby(["method", "pixels"], as_index=False).mean()
