@@ -72,7 +72,7 @@ ANSWER = """
 import sys
 import numpy as np, torch
 from diffad_utils import metrics, study
-from diffad_utils.analyses import comparison, conclusion
+from diffad_utils.analyses import conclusion, method_results
 from diffad_utils.methods import METHODS, Prediction
 from diffad_utils.methods.trivial import PARTS
 from diffad_utils.study import claims
@@ -90,7 +90,7 @@ for method, strength in (("trivial", 0.1), ("eigen_images", 3.0)):
     parts = {name: torch.from_numpy(generator.normal(size=n)) for name in PARTS} if method == "trivial" else {}
     prediction = Prediction(torch.from_numpy(strength * label + generator.normal(size=n)), parts=parts)
     run.record(prediction, batch, metrics.evaluate(prediction, batch), detector=METHODS[method]())
-print(conclusion.answer(claims.ledger([]), comparison.measure(study.load_runs(f"{root}/smoke"), 100))[0])
+print(conclusion.answer(claims.ledger([]), method_results.measure(study.load_runs(f"{root}/smoke"), 100))[0])
 """
 
 

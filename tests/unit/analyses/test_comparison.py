@@ -317,7 +317,7 @@ def test_the_family_is_the_manifest_s_and_for_older_runs_the_class_s(tmp_path):
     detector = types.SimpleNamespace(family="diffusion")
     for method, more in (("ours", {"detector": detector}), ("invad", {}), ("trivial", {}), ("elsewhere", {})):
         recorded(tmp_path, method, 2.0, **more)
-    measured = comparison.measure(study.load_runs(tmp_path / "smoke"), 100)
+    measured = method_results.measure(study.load_runs(tmp_path / "smoke"), 100)
     found = {row.method: row.family for row in measured}
     assert found == {"ours": "diffusion", "invad": "diffusion", "trivial": "classical", "elsewhere": "unknown"}
     first, *_ = conclusion.answer(claims.ledger([]), measured)
