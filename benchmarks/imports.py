@@ -3,9 +3,9 @@
     .venv/bin/python -m benchmarks.imports <before> <after>
 
 A checkout is a folder with `diffad_utils` in it. Every round starts a fresh interpreter for each, in an order that
-turns from round to round, and takes the processor time (user and system) of that process, so that other work on the machine
-hardly counts. Printed are the seconds of both and their ratio, as median [lowest, highest round]; the ratio is taken
-within a round. The same interpreter runs both, so both use its packages. Nothing is written.
+turns from round to round, and takes the processor time (user and system) of that process, so that other work on the
+machine hardly counts. Printed are the seconds of both and their ratio, as median [lowest, highest round]; the ratio is
+taken within a round. The same interpreter runs both, so both use its packages. Nothing is written.
 """
 
 from __future__ import annotations

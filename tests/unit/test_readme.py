@@ -79,7 +79,8 @@ from diffad_utils.study import claims
 
 root, n = sys.argv[1], 40
 label = np.arange(n) % 2
-batch = {"key": [f"textures/carpet/test/{'hole' if label[i] else 'good'}/{i:03d}" for i in range(n)], "label": torch.from_numpy(label)}
+keys = [f"textures/carpet/test/{'hole' if label[i] else 'good'}/{i:03d}" for i in range(n)]
+batch = {"key": keys, "label": torch.from_numpy(label)}
 for method, strength in (("trivial", 0.1), ("eigen_images", 3.0)):
     parameters = study.Parameters(
         profile="smoke", dataset="textures", category="carpet", seed=0, device="cpu", output_root=root
