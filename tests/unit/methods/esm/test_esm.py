@@ -225,7 +225,7 @@ def test_bad_settings_are_refused_before_training(cls, settings, message):
 
 def test_variants_only_change_sampling(esm, sgm):
     for cls, settings in ((None, {"train_steps": 9}), (SGM, {})):
-        with pytest.raises(ValueError, match="a variant may change"):
+        with pytest.raises(ValueError, match="with_settings may change"):
             esm.with_settings(cls, **settings)
 
 
