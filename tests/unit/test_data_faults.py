@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from diffad_utils import cli, data, study
 from diffad_utils.data import index as index_module
+from diffad_utils.data.layouts import LAYOUTS
 
 
 @pytest.fixture(autouse=True)
@@ -410,14 +412,15 @@ def test_data_check_says_all_of_it(tmp_path, capsys):
     assert found["categories"][0]["test anomalous"] == 3 and found["root"] == str(root)
 
 
-@pytest.mark.skipif(not os.path.isdir("../shared/data/mtd-quirks"), reason="the magnetic tiles are not here")
-def test_the_real_magnetic_tiles(tmp_path):
-    for part in ("mtd-subset", "mtd-quirks"):
-        for file in Path("../shared/data", part).glob("MT_*/Imgs/*"):
-            target = tmp_path / "/".join(file.parts[-3:])
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(file.read_bytes())
-    found = data.report("mtd", tmp_path)
-    assert rules(found.problems) == {"count"}  # it is a subset
-    assert found.categories[0]["without mask"] == 4 and found.categories[0]["regions"] == 111
-    data.load_index("mtd", tmp_path)
+@pytest.mark.skipif("DIFFAD_TEST_MTD" not in os.environ, reason="DIFFAD_TEST_MTD is not set to magnetic tile data")
+def test_the_real_magnetic_tiles():
+    root = Path(os.environ["DIFFAD_TEST_MTD"])
+    found = data.report("mtd", root)
+    known = LAYOUTS["mtd"].without_mask
+    there = {path.stem for path in root.glob("MT_Uneven/Imgs/*.png")} & known
+    notes = {Path(note.file).stem for note in found.notes if "without a usable mask" in note.message}
+    assert rules(found.problems) <= {"count"} and notes == there
+    assert found.categories[0]["without mask"] == len(there)
+    masks = [np.asarray(Image.open(path)).astype(int) for path in root.glob("MT_*/Imgs/*.png")]
+    halves = [ndimage.label(2 * values >= values.max(), np.ones((3, 3)))[1] for values in masks if values.any()]
+    assert found.categories[0]["regions"] == sum(halves)

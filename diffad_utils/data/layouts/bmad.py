@@ -47,5 +47,5 @@ LAYOUT = Layout(
     fits=any_category(_is_bmad_category),
     categories=_bmad_categories,
     read=_read_bmad,
-    unused={"valid": "the validation images of BMAD, half of them anomalous, are for choosing checkpoints"},
+    unused={"valid": "it holds anomalous images, and nothing here is tuned on anomalies"},
 )
