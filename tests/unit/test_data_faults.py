@@ -156,6 +156,15 @@ def test_whatever_lies_deeper_is_named_with_its_count(tmp_path):
     assert len(found) == 1 and found[0].file.endswith("cam1") and "4 file(s) .png" in found[0].message
 
 
+def test_many_folders_that_are_not_read_are_named_by_the_one_around_them(tmp_path):
+    tree(tmp_path, masks=False, count=8)
+    for i in range(8):  # as MVTec LOCO AD has its masks
+        mask(tmp_path / "part" / "ground_truth" / "scratch" / f"{i:03d}" / "000.png")
+        mask(tmp_path / "part" / "ground_truth" / "scratch" / f"{i:03d}" / "001.png")
+    (problem,) = [problem for problem in data.check("folder", tmp_path) if problem.rule == "unread"]
+    assert problem.file.endswith("scratch") and "16 file(s) .png" in problem.message
+
+
 def test_types_of_files_that_are_not_read_are_named(tmp_path):
     tree(tmp_path)
     np.save(tmp_path / "part" / "train" / "good" / "more.npy", np.zeros(3))
