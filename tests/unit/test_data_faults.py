@@ -207,7 +207,8 @@ def test_the_empty_masks_of_the_magnetic_tiles_are_known(tmp_path):
     (note,) = [note for note in found.notes if "without a usable mask, as published" in note.message]
     assert note.file.endswith("exp3_num_45042.png")
     index = data.load_index("mtd", tmp_path)
-    data.validate(index)
+    with pytest.warns(data.DataWarning, match=r"1 mask.*empty"):
+        data.validate(index)
     assert data.load_batch(data.ImageDataset(index, 16))["mask"].flatten(1).any(1).sum() == 1
 
 
@@ -419,6 +420,17 @@ def test_data_check_says_all_of_it(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert not found["ok"] and [problem["rule"] for problem in found["problems"]] == ["mask"]
     assert found["categories"][0]["test anomalous"] == 3 and found["root"] == str(root)
+
+
+def test_data_check_of_one_category(tmp_path, capsys):
+    root = btad(tmp_path)
+    (root / "02" / "test" / "ko" / "0000.png").unlink()
+    assert cli.main(["data", "check", "btad", "--root", str(root), "--category", "1", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [row["category"] for row in found["categories"]] == ["01"]
+    assert {problem["rule"] for problem in found["problems"]} == {"count"}
+    assert not any("02" in problem["message"] or "missing" in problem["message"] for problem in found["problems"])
+    assert len(data.report("textures", category="tile").table()) == 1
 
 
 @pytest.mark.skipif("DIFFAD_TEST_MTD" not in os.environ, reason="DIFFAD_TEST_MTD is not set to magnetic tile data")
