@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from diffad_utils import cli, data, study
+from diffad_utils import cli, data, profiles, study
 from diffad_utils.data import index as index_module
 from diffad_utils.data.layouts import LAYOUTS
 
@@ -391,6 +391,14 @@ def test_a_category_that_became_a_number(tmp_path, category):
     given = {"dataset": "btad", "category": category, "data_root": str(tmp_path)}
     study.check_parameters("07_invad", given, {"dataset": "elpv", "category": "mono", "data_root": ""})
     assert study.with_category_names(given)["category"] == "01"
+
+
+def test_a_category_of_digits_in_a_profile(tmp_path):
+    text = "07_invad: {grid: [{dataset: btad, category: [01, 3]}], parameters: {data_root: ROOT}}\n"
+    (tmp_path / "mine.yaml").write_text(text.replace("ROOT", str(tmp_path / "nowhere")))
+    plan = profiles.load_plan("mine", profiles=tmp_path)  # published names, where there are no data
+    assert [run.parameters["category"] for run in plan.runs] == ["01", "03"]
+    assert all(run.name.split("/")[2] == run.parameters["category"] == run.folder.parts[-3] for run in plan.runs)
 
 
 @pytest.mark.parametrize("category", [7, 1.0, True])

@@ -1,4 +1,7 @@
-"""BMAD, medical sets (Bao et al., 2023): three of the six have masks, in label/ beside img/."""
+"""BMAD, medical sets (Bao et al., 2023): three of the six have masks, in label/ beside img/.
+
+What may be touched: new sets. `valid` stays unread: it holds anomalous images.
+"""
 
 from __future__ import annotations
 
