@@ -24,6 +24,7 @@ from diffad_utils import execution, study
 from diffad_utils.execution import profiles
 from diffad_utils.execution.notebook import RUNNING
 from diffad_utils.io import paths
+from diffad_utils.io.notebooks import read_cells
 from diffad_utils.training import checkpoints
 
 PREFIX = "diffad"
@@ -294,9 +295,9 @@ def weights_needed(folder: str | Path) -> list[str]:
 
     found = set()
     for path in Path(folder).glob("*/*.ipynb"):
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-            if {"parameters", "injected-parameters"} & set(cell["metadata"].get("tags", [])):
-                found |= {name for name in KNOWN if re.search(rf"[\"']{re.escape(name)}[\"']", "".join(cell["source"]))}
+        for cell in read_cells(path):
+            if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
+                found |= {name for name in KNOWN if re.search(rf"[\"']{re.escape(name)}[\"']", cell.source)}
     return sorted(found)
 
 
