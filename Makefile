@@ -10,7 +10,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/0[1-9]_*.ipynb))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test test-faults test-slurm lab notebooks foundation lock clean bench
+.PHONY: help setup report test test-kaggle test-faults test-slurm lab notebooks foundation lock clean bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ test: $(READY) ## run all tests, then the notebooks through nbval
 	$(PY) -m pytest tests
 	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && export DIFFAD_REPORTS="$$scratch" && \
 	  printf '%s\n' $(filter-out $(LAST),$(NOTEBOOKS)) | xargs -n 1 -P $(JOBS) $(NBVAL) && $(NBVAL) $(LAST)
+
+KAGGLE_PYTHON ?= python3.12
+test-kaggle: $(READY) ## run every Kaggle kernel in a copy of its file tree with its image's packages (Linux, root; half an hour)
+	$(PY) tests/kaggle/simulate.py --python $(KAGGLE_PYTHON)
 
 test-faults: $(READY) ## kill -9 trainings, sweeps and studies at random moments, and start many kernels at once (about half an hour)
 	$(PY) tests/faults/kills.py
