@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 
 from released_layouts import original_file, write_stable_diffusion
 
-UNET = dict(block_out_channels=(320, 320, 320, 320), cross_attention_dim=768)
+UNET = dict(block_out_channels=(320, 64, 64, 64), cross_attention_dim=768)
 KL = dict(
     down_block_types=("DownEncoderBlock2D",) * 4,
     up_block_types=("UpDecoderBlock2D",) * 4,
-    block_out_channels=(128, 128, 128, 512),
+    block_out_channels=(128, 32, 32, 512),
     layers_per_block=2,
     sample_size=512,
 )
