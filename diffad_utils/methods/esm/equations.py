@@ -53,7 +53,6 @@ from torch import Tensor
 
 from diffad_utils import scoring
 from diffad_utils.diffusion import NoiseSchedule, image_noise
-from diffad_utils.scoring import top_mean
 
 TOP_SHARE = 250 / 256**2
 """N_a = 250 pixels (eq. 15) of the paper's 256 x 256, as a share of the area."""
@@ -329,4 +328,4 @@ def combined_map(maps: Mapping[str, Tensor], weights: Mapping[str, float]) -> Te
 def image_score(combined: Tensor) -> Tensor:
     """Eq. 15: the mean of the N_a largest values of each map [B, H, W], N_a in proportion to the area (`TOP_SHARE`):
     [B]."""
-    return top_mean(combined, max(1, round(TOP_SHARE * combined[0].numel())))
+    return scoring.top_mean(combined, max(1, round(TOP_SHARE * combined[0].numel())))
