@@ -243,7 +243,7 @@ def test_refuses_another_autoencoder(fitted, tmp_path):
     record = json.loads((tmp_path / "detector.json").read_text())
     record["values"]["vae_sha256"] = "0" * 64
     (tmp_path / "detector.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match="autoencoder weights 000000000000"):
+    with pytest.raises(ValueError, match="fitted with weights 000000000000, but here vae = "):
         LatentUNet.load(tmp_path, device="cpu")
 
 
@@ -265,7 +265,7 @@ def test_an_interrupted_training_goes_on(build, splits, fitted, tmp_path, monkey
 
         patch.setattr(training, "step_generator", stop)
         often = functools.partial(training.train, checkpoint_every=4)
-        patch.setattr("diffad_utils.methods.latent_unet.train", often)
+        patch.setattr("diffad_utils.training.settings.train", often)
         with pytest.raises(Interrupted):
             detector.fit(splits[0], tmp_path)
     resumed = build("latent_unet", "kl4").fit(splits[0], tmp_path)
