@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import memory
 
-from diffad_utils import profiles, study
+from diffad_utils import study
+from diffad_utils.execution import profiles
 
 TEST_IMAGES, TRAIN_IMAGES = 117, 280  # MVTec AD's carpet
 OVERHEAD = 900.0  # seconds a notebook: start, loading, images, metrics, intervals, figures

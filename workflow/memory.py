@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from diffad_utils.models.dual_stream import score_unet
 from diffad_utils.models.feature_dit import FeatureDiT
 
-from diffad_utils import profiles, study
+from diffad_utils import study
+from diffad_utils.execution import profiles
 
 CUDA_CONTEXT = 0.7 * 2**30
 LIMIT = 14.0  # GB

@@ -25,7 +25,7 @@ from diffad_utils.metrics import bootstrap
 from diffad_utils.metrics.counterfactual import mean_where, removal_and_drift
 from diffad_utils.models.clip import Clip
 from diffad_utils.models.clip_features import clip_features_of_both
-from diffad_utils.scoring import cosine_distance
+from diffad_utils.scoring import cosine_map
 
 
 def lab(images: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ def _measures(x_hat: Tensor, batch: dict, clip: Clip | None, features: Any) -> d
     values = {name: torch.as_tensor(value) for name, value in values.items()}
     if clip is not None:
         image, other = (f.image for f in clip_features_of_both(clip, x, x_hat))
-        values["CLIP similarity"] = 1 - cosine_distance(image, other)
+        values["CLIP similarity"] = 1 - cosine_map(image, other)
     known = torch.where((batch["label"] == 0) | mask.any(dim=(1, 2)), 1.0, torch.nan)  # where outside is
     colour = colour_changes(x, x_hat, ~mask)
     values |= {"colour shift": known * colour["colour_shift"], "colour difference": known * colour["colour_difference"]}

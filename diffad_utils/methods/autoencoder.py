@@ -111,7 +111,7 @@ class Autoencoder(Training, ReconstructionDetector):
             corners = torch.randint(self.image_size - side + 1, shape, generator=generator).tolist()
             crops = [images[i, :, y : y + side, x : x + side] for i, (y, x) in zip(chosen, corners, strict=True)]
             x = torch.stack(crops).to(self.torch_device)
-            return F.mse_loss(autoencoders.decode(model, autoencoders.encode(model, x)).float(), x)
+            return F.mse_loss(autoencoders.decode(model, autoencoders.encode(model, x)), x)
 
         return self._optimise(self.model_, loss_fn, "autoencoder", checkpoint_folder)
 

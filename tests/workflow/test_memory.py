@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
 import budget
 import memory
 
-from diffad_utils import profiles, study
+from diffad_utils import study
+from diffad_utils.execution import profiles
 
 
 def test_a_network_that_can_be_counted_by_hand():

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from diffad_utils import cli, data, profiles, study
+from diffad_utils import cli, data, study
 from diffad_utils.data import index as index_module
 from diffad_utils.data.layouts import LAYOUTS
+from diffad_utils.execution import profiles
 
 
 @pytest.fixture(autouse=True)

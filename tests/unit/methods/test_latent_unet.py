@@ -243,19 +243,19 @@ def test_refuses_another_autoencoder(fitted, tmp_path):
     record = json.loads((tmp_path / "detector.json").read_text())
     record["values"]["vae_sha256"] = "0" * 64
     (tmp_path / "detector.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match="autoencoder weights 000000000000"):
+    with pytest.raises(ValueError, match="fitted with weights 000000000000, but here vae = "):
         LatentUNet.load(tmp_path, device="cpu")
 
 
 def test_an_interrupted_training_goes_on(build, splits, fitted, tmp_path, monkeypatch):
-    from diffad_utils import training
+    from diffad_utils.training import loop, settings
 
     class Interrupted(Exception):
         pass
 
     detector = build("latent_unet", "kl4")
     with monkeypatch.context() as patch:
-        original, calls = training.step_generator, []
+        original, calls = loop.step_generator, []
 
         def stop(seed, step, *more):
             calls.append(step)
@@ -263,9 +263,8 @@ def test_an_interrupted_training_goes_on(build, splits, fitted, tmp_path, monkey
                 raise Interrupted
             return original(seed, step, *more)
 
-        patch.setattr(training, "step_generator", stop)
-        often = functools.partial(training.train, checkpoint_every=4)
-        patch.setattr("diffad_utils.methods.latent_unet.train", often)
+        patch.setattr(loop, "step_generator", stop)
+        patch.setattr(settings, "train", functools.partial(loop.train, checkpoint_every=4))
         with pytest.raises(Interrupted):
             detector.fit(splits[0], tmp_path)
     resumed = build("latent_unet", "kl4").fit(splits[0], tmp_path)

@@ -146,5 +146,5 @@ def test_invad_refuses_other_backbone_weights(fitted, tmp_path):
     record = json.loads((tmp_path / "detector.json").read_text())
     record["values"]["backbone_sha256"] = "0" * 64
     (tmp_path / "detector.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match="backbone weights"):
+    with pytest.raises(ValueError, match="fitted with weights .* but here backbone = "):
         METHODS["invad"].load(tmp_path)

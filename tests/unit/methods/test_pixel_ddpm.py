@@ -154,7 +154,7 @@ def test_refuses_other_pretrained_weights(fitted, tmp_path):
     record = json.loads((tmp_path / "detector.json").read_text())
     record["values"]["weights_sha256"] = "0" * 64
     (tmp_path / "detector.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match="from weights 000000000000"):
+    with pytest.raises(ValueError, match="fitted with weights 000000000000, but here weights = "):
         PixelDDPM.load(tmp_path, device="cpu")
 
 

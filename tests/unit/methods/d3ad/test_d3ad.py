@@ -23,7 +23,7 @@ def fitted(splits):
 
 
 def test_steps_of_a_batch_differ_and_equal_those_alone(fitted, splits):
-    """Images with different That in one batch, to 1e-5."""
+    """Images with different T_hat in one batch, to 1e-5."""
     detector, images = fitted["d3ad"], splits[1]["image"]
     images = torch.cat([images, data.load_batch(splits[0])["image"]])
     together = detector.reconstruction(images)
