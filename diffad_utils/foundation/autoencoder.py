@@ -140,7 +140,7 @@ def train_decoder(
     lr: float = 5e-4,
     colour_weight: float = 10.0,
     seed: int = 0,
-    device="cpu",
+    device: torch.device | str = "cpu",
     mixed_precision: str = "no",
     checkpoint_folder: str | Path | None = None,
     checkpoint_every: int = 50,

@@ -6,6 +6,7 @@ own samples. Arrays of pictures are uint8 [N, 128, 128, 3] unless said otherwise
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -111,7 +112,7 @@ def statistics_of_tiles(vae: Any, count: int = 8, tile: int = 64) -> pd.DataFram
                 handle.remove()
             return out
 
-        tiled = as_tiles(images, tile, lambda part, decoded=decoded, keep=keep: decoded(part, keep))
+        tiled = as_tiles(images, tile, functools.partial(decoded, hook=keep))
         ways = {"whole": decoded(images), "tiles": tiled, "borrowed": decoded(images, use)}
         row = {name: autoencoder.psnr(images / 255, out).mean() for name, out in ways.items()}
         rows.append({"category": category} | row)
