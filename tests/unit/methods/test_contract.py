@@ -97,6 +97,10 @@ def _tiny_vit() -> Path:
     return write_clip(Path(folder.name), "vit")
 
 
+QUICK = ("trivial", "clip_knn", "autoencoder", "invad")
+"""The methods whose suites belong to the fast tests."""
+
+
 def _suite(name: str) -> type[DetectorContract]:
     @classmethod
     def make(cls) -> Detector:
@@ -107,6 +111,8 @@ def _suite(name: str) -> type[DetectorContract]:
         assert (count_weights(fitted) > 0) == (name != "trivial")
 
     attributes = {"make": make, "test_its_weights_are_counted": test_its_weights_are_counted} | ATTRIBUTES.get(name, {})
+    if name not in QUICK:
+        attributes["pytestmark"] = [pytest.mark.slow]
     return type(f"Test_{name.replace(':', '_')}", (DetectorContract,), attributes)
 
 
