@@ -3,6 +3,8 @@
 Source of the questions: slides, "LoRA - Parameter-Efficient Fine-Tuning" ("causes color shift and style changes") and
 "Identity Drift". "Outside" is a mask of the pixels that should have stayed as they were: everything but the defect.
 Images are float [B, 3, H, W] in [0, 1], masks bool [B, H, W]; what has no pixel to be measured on is NaN.
+
+Used by notebook 04; entry points: `image_table`, `summary`, `paired_changes`.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ def vae(pairs):
     return autoencoder.train_autoencoder(pairs, num_steps=20, batch_size=8, crop=64, lr=2e-3)
 
 
+@pytest.mark.slow
 def test_autoencoder_learns(pairs, vae):
     model, log = vae
     assert np.mean(log.losses[-5:]) < 0.75 * np.mean(log.losses[:2])
@@ -228,6 +229,7 @@ def test_tokenizer_spells_any_text():
     assert again.get_vocab() == tokenizer.get_vocab()
 
 
+@pytest.mark.slow
 def test_text_to_image_learns_and_is_opened_by_diffusers(pairs, vae, tmp_path):
     tokenizer = text_to_image.new_tokenizer(text_to_image.all_captions())
     latents = text_to_image.encode_pairs(vae[0], pairs)
@@ -250,6 +252,7 @@ def test_text_to_image_learns_and_is_opened_by_diffusers(pairs, vae, tmp_path):
     assert not any(name.endswith((".bin", ".pt", ".ckpt")) for name in files)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_takes_the_same_steps(pairs, tmp_path, monkeypatch):
     """Also the running statistics of batch normalisation come back."""
     settings = dict(num_steps=6, num_pairs=4, checkpoint_every=2)
@@ -271,6 +274,7 @@ def test_an_interrupted_training_takes_the_same_steps(pairs, tmp_path, monkeypat
         assert torch.equal(one, other), name
 
 
+@pytest.mark.slow
 def test_two_stages_of_clip_resume_too(pairs, tmp_path):
     settings = dict(num_steps=2, blurred_steps=2, num_pairs=4, seed=3)
     first, log = clip.train_in_two_stages(pairs, **settings, checkpoint_folder=tmp_path)

@@ -179,6 +179,7 @@ def test_training_starts_from_the_plain_autoencoder(vae, build, splits):
 
 
 @pytest.mark.parametrize("vae", ["kl4", "kl16"])
+@pytest.mark.slow
 def test_repair_brings_reconstructions_nearer_to_normal_images(vae, build, splits):
     detector = build("latent_unet", vae, train_steps=60, train_batch_size=8, learning_rate=1e-2).fit(splits[0])
     normal = splits[1]["image"][splits[1]["label"] == 0]  # not seen in training
@@ -188,6 +189,7 @@ def test_repair_brings_reconstructions_nearer_to_normal_images(vae, build, split
     assert all(not p.requires_grad and p.grad is None for p in detector.vae_.parameters())
 
 
+@pytest.mark.slow
 def test_the_latent_objective_learns_to_remove_noise(build, splits):
     options = dict(objective="latent", noise_std=0.5, train_steps=50, train_batch_size=8, learning_rate=5e-3)
     detector = build("latent_unet", "kl4", **options).fit(splits[0])
@@ -227,6 +229,7 @@ def test_score_by_displacement(build, splits):
     assert torch.equal(prediction.score.argsort(), prediction.parts["displacement"].argsort())
 
 
+@pytest.mark.slow
 def test_default_size_and_bad_settings(build, fitted, splits):
     vae = fitted["latent_unet", "kl4"].vae
     detector = LatentUNet(vae=vae, image_size=SIZE, device="cpu", train_steps=1).fit(splits[0])
@@ -285,6 +288,7 @@ def test_same_size_and_latent_shape_as_the_autoencoder_taken(vae, fitted):
     assert any(not torch.equal(value, weights[name]) for name, value in detector.model_.state_dict().items())
 
 
+@pytest.mark.slow
 def test_learns_to_reconstruct(build, splits):
     detector = build("autoencoder", "kl4", train_steps=30, train_batch_size=4, learning_rate=3e-3).fit(splits[0])
     losses = detector.training_log_.losses
