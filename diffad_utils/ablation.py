@@ -13,20 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import rankdata
 from torch import Tensor
 
 from diffad_utils import metrics, resampling
+from diffad_utils.bootstrap import resampled_means as resampled_means  # under this name in notebook 06
+from diffad_utils.bootstrap import spearman_draws as spearman_draws
 from diffad_utils.methods.base import Prediction
 from diffad_utils.resampling import interval
 
 SIZES = ("small", "medium", "large")
-
-
-def resampled_means(values: Sequence[float], n: int, seed: int) -> np.ndarray:
-    """Means [n + 1] of values [N] over resampled images, the first over all of them. Values of one seed and length are
-    resampled together, so differences of two results are paired."""
-    return resampling.means([values], resampling.multiplicities(np.zeros(len(values)), n, seed))[:, 0]
 
 
 @dataclass
@@ -112,18 +108,6 @@ def size_groups(areas: Sequence[float]) -> np.ndarray:
     """ "small", "medium" or "large" for each area [B]: thirds of their ranks, ties in order of position."""
     ranks = np.argsort(np.argsort(np.asarray(areas), kind="stable"), kind="stable")
     return np.array(SIZES)[ranks * 3 // len(ranks)]
-
-
-def spearman_draws(x: Sequence[float], y: Sequence[float], n: int, seed: int) -> np.ndarray:
-    """Rank correlation of x and y [N], draws [n + 1] over resampled pairs, the first of all pairs; 0 where one is
-    constant."""
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    rows = np.random.default_rng(seed).integers(len(x), size=(n, len(x)))
-    constant = [np.ptp(x[row]) == 0 or np.ptp(y[row]) == 0 for row in rows]
-    whole = 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else spearmanr(x, y).statistic
-    return np.r_[
-        whole, [0.0 if flat else spearmanr(x[row], y[row]).statistic for row, flat in zip(rows, constant, strict=True)]
-    ]
 
 
 # --- what a metric does -----------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from diffad_utils import resampling
+from diffad_utils.bootstrap import mean_interval
 from diffad_utils.data import ImageDataset, collate
 from diffad_utils.diffusion import image_noise
 from diffad_utils.metrics import EIGHT_NEIGHBOURS
@@ -474,36 +474,6 @@ def planted_table(
                 )
             )
     return pd.concat(rows, ignore_index=True)
-
-
-# -- intervals ---------------------------------------------------------------------------------------------------------
-
-
-class Interval(NamedTuple):
-    """A mean and its bootstrap interval, each [...] as the values without their first dimension."""
-
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
-def mean_interval(values: Tensor | np.ndarray, n: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
-    """Mean over images of values [N, ...] and its percentile bootstrap interval (Efron and Tibshirani, 1993, chapter
-    13).
-
-    For a paired comparison give the differences; it is significant where the interval leaves out 0. Columns are
-    resampled together. Raises ``ValueError`` for fewer than two images or values that are not finite.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    if len(values) < 2 or not np.isfinite(values).all():
-        raise ValueError(
-            f"an interval needs at least 2 images with finite values, got {len(values)}, "
-            f"{int((~np.isfinite(values)).sum())} values not finite"
-        )
-    times = resampling.multiplicities(np.zeros(len(values)), n, seed)[1:]
-    means = np.tensordot(times, values, axes=1) / len(values)  # one row a resample
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return Interval(values.mean(axis=0), low, high)
 
 
 def gain_table(

@@ -14,7 +14,7 @@ Sources
     AUPRO: Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 129 (2021), section 5.2, and the evaluation
     script published with the data set.
     SSIM: Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 13 (2004).
-    Bootstrap: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13 (percentile interval).
+    Bootstrap: `bootstrap`.
 """
 
 import warnings
@@ -27,6 +27,7 @@ import torch
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
+from diffad_utils.bootstrap import bootstrap_draws, percentile_interval
 from diffad_utils.kernels import threshold_counts
 from diffad_utils.kernels.threshold_counts import EIGHT_NEIGHBOURS
 
@@ -56,10 +57,6 @@ __all__ = [
     "pixel_metrics",
     "reconstruction",
 ]
-
-# Upper bound on (resamples x images) held at once while bootstrapping: about 30 MB an array.
-BOOTSTRAP_BLOCK = 2**22
-
 
 # --- Input ------------------------------------------------------------------------------------------------------------
 
@@ -575,24 +572,6 @@ def reconstruction(x, x_hat, window: str = "uniform") -> dict[str, np.ndarray]:
 _FROM_COUNTS = {image_auroc: _auroc, image_ap: _average_precision, image_f1max: _f1_max}
 
 
-def bootstrap_draws(labels: np.ndarray, n: int, seed: int):
-    """Blocks [b,N] of how often each image is drawn in ``n`` resamples; each class keeps its size (stratified).
-
-    Each class has its own generator, so that the draws do not depend on the size of the blocks.
-    """
-    generators = np.random.default_rng(seed).spawn(2)
-    block = max(1, BOOTSTRAP_BLOCK // labels.size)
-    for start in range(0, n, block):
-        rows = min(block, n - start)
-        times = np.empty((rows, labels.size), dtype=np.int64)
-        for generator, members in zip(generators, (~labels, labels), strict=True):
-            size = int(members.sum())
-            if size == 0:
-                continue
-            times[:, members] = generator.multinomial(size, np.full(size, 1.0 / size), size=rows)
-        yield times
-
-
 def resampled(metric: Callable, scores: np.ndarray, labels: np.ndarray, times: np.ndarray) -> np.ndarray:
     """``metric`` of scores [N] with labels bool [N] for each row of ``times`` [b, N], how often each image is drawn:
     float64 [b]."""
@@ -616,11 +595,6 @@ def _check_bootstrap(metric: Callable, n: int, level: float) -> None:
         raise ValueError(f"n, the number of resamples, must be at least 1, got {n}")
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
-
-
-def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
-    return float(low), float(high)
 
 
 def bootstrap_interval(
@@ -649,7 +623,7 @@ def bootstrap_interval(
     _check_bootstrap(metric, n, level)
     scores, labels = _image_input(scores, labels)
     values = [resampled(metric, scores, labels, times) for times in bootstrap_draws(labels, n, seed)]
-    return _percentiles(np.concatenate(values), level)
+    return percentile_interval(np.concatenate(values), level)
 
 
 def paired_bootstrap_difference(
@@ -677,7 +651,10 @@ def paired_bootstrap_difference(
         resampled(metric, scores_a, labels, times) - resampled(metric, scores_b, labels, times)
         for times in bootstrap_draws(labels, n, seed)
     ]
-    return (float(metric(scores_a, checked) - metric(scores_b, labels)), *_percentiles(np.concatenate(values), level))
+    return (
+        float(metric(scores_a, checked) - metric(scores_b, labels)),
+        *percentile_interval(np.concatenate(values), level),
+    )
 
 
 class PixelCounts(NamedTuple):
@@ -778,7 +755,7 @@ def paired_aupro_difference(
     times = np.concatenate([*bootstrap_draws(pairs[0][1].any(axis=(1, 2)), n, seed)])
     a, b = (metrics_from_counts(pixel_counts(*pair), times, fpr_limit)["AUPRO"] for pair in pairs)
     difference = aupro(maps_a, masks, fpr_limit) - aupro(maps_b, masks, fpr_limit)
-    return (difference, *_percentiles(a - b, level))
+    return (difference, *percentile_interval(a - b, level))
 
 
 def paired_bootstrap(metric: Callable, scores, labels, n: int = 1000, seed: int = 0) -> np.ndarray:
@@ -800,8 +777,3 @@ def paired_bootstrap(metric: Callable, scores, labels, n: int = 1000, seed: int 
     return np.concatenate(
         [np.stack([resampled(metric, values, labels, times) for values, _ in checked], axis=1) for times in draws]
     )
-
-
-def percentile_interval(values, level: float = 0.95) -> tuple[float, float]:
-    """The central ``level`` of bootstrap values [n]: (low, high)."""
-    return _percentiles(np.asarray(values, dtype=np.float64), level)

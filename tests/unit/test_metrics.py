@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from diffad_utils import metrics
+from diffad_utils import bootstrap, metrics
 from diffad_utils.kernels import threshold_counts
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "metrics.npz")
@@ -357,7 +357,7 @@ def test_vectorised_bootstrap_is_the_plain_loop(metric, levels):
 def test_bootstrap_does_not_depend_on_the_block_size(monkeypatch):
     scores, labels = noisy()
     expected = metrics.bootstrap_interval(metrics.image_ap, scores, labels, n=50)
-    monkeypatch.setattr(metrics, "BOOTSTRAP_BLOCK", 7 * len(scores))
+    monkeypatch.setattr(bootstrap, "BOOTSTRAP_BLOCK", 7 * len(scores))
     assert metrics.bootstrap_interval(metrics.image_ap, scores, labels, n=50) == expected
 
 
