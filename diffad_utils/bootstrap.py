@@ -126,12 +126,12 @@ def spearman_draws(x: Sequence[float], y: Sequence[float], n: int, seed: int) ->
     """Rank correlation of x and y [N], draws [n + 1] over resampled pairs, the first of all pairs; 0 where one is
     constant."""
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    rows = np.random.default_rng(seed).integers(len(x), size=(n, len(x)))
-    constant = [np.ptp(x[row]) == 0 or np.ptp(y[row]) == 0 for row in rows]
-    whole = 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else spearmanr(x, y).statistic
-    return np.r_[
-        whole, [0.0 if flat else spearmanr(x[row], y[row]).statistic for row, flat in zip(rows, constant, strict=True)]
-    ]
+
+    def correlation(rows):
+        constant = np.ptp(x[rows]) == 0 or np.ptp(y[rows]) == 0
+        return 0.0 if constant else spearmanr(x[rows], y[rows]).statistic
+
+    return bootstrap_statistic(correlation, bootstrap_counts(np.zeros(len(x)), n, seed))
 
 
 # --- intervals --------------------------------------------------------------------------------------------------------

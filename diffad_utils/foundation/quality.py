@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image, DiffusionPipeline
 from open_clip.model import CLIP
 
+from diffad_utils.bootstrap import mean_interval
 from diffad_utils.captions import caption
 from diffad_utils.data import textures
 from diffad_utils.metrics import bootstrap_interval, image_auroc
@@ -41,7 +42,7 @@ def autoencoder_quality(vae, count: int = 40) -> pd.DataFrame:
     for category in FAMILIES:
         images = normal_images(category, count)
         values = autoencoder.psnr(images / 255, autoencoder.reconstruct(vae, images))
-        low, high = _interval(values)
+        _, low, high = mean_interval(values, n=2000)
         rows.append({"category": category, "psnr": values.mean(), "low": low, "high": high, "lowest": values.min()})
     return pd.DataFrame(rows)
 
@@ -50,12 +51,6 @@ def latent_spread(vae, count: int = 40) -> list[float]:
     """Standard deviation of each scaled latent channel over the normal test images of all categories."""
     images = np.concatenate([normal_images(category, count) for category in FAMILIES])
     return autoencoder.encode(vae, images).std((0, 2, 3)).tolist()
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean over images."""
-    draws = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
-    return tuple(np.percentile(values[draws].mean(1), (2.5, 97.5)))
 
 
 def clip_quality(model: CLIP, normal: int = 40, anomalous: int = 60) -> pd.DataFrame:
@@ -175,7 +170,7 @@ def strength_sweep(pipeline, model: CLIP, strengths, per_family: int = 4, **opti
     for strength in strengths:
         changed = image_to_image(pipeline, images, prompts, strength=strength, **options)
         values = autoencoder.psnr(images / 255, changed)
-        low, high = _interval(values)
+        _, low, high = mean_interval(values, n=2000)
         named = clip.name_families(model, np.rint(255 * changed).astype(np.uint8))
         rows.append(
             {
