@@ -120,14 +120,27 @@ def heterogeneity(effects, most_variances) -> tuple[np.ndarray, np.ndarray]:
     """Cochran's Q of categories [..., K] and its p-value: do they differ by more than seeds and images explain?
 
     ``most_variances`` : `SeedMean.most`. A variance of 0 (an interval without width) is raised to a millionth of the
-    largest. One category, or no variance at all with equal effects: Q = 0, p = 1.
+    largest. One category, or equal effects without any variance: Q about 0, p = 1.
     """
     effects, variances = np.asarray(effects, dtype=np.float64), np.asarray(most_variances, dtype=np.float64)
-    tiny = np.maximum(1e-6 * variances.max(axis=-1, keepdims=True), np.finfo(np.float64).tiny * 1e20)
+    rounding = (1e-9 * np.abs(effects).max(axis=-1, keepdims=True)) ** 2 + 1e-200
+    tiny = np.maximum(1e-6 * variances.max(axis=-1, keepdims=True), rounding)
     weights = 1 / np.maximum(variances, tiny)
     mean = (weights * effects).sum(axis=-1, keepdims=True) / weights.sum(axis=-1, keepdims=True)
     q = (weights * (effects - mean) ** 2).sum(axis=-1)
     return q, stats.chi2.sf(q, effects.shape[-1] - 1) if effects.shape[-1] > 1 else np.ones_like(q)
+
+
+def crosses(effects, most_variances, margin: float = 0.0, level: float = 0.95) -> np.ndarray:
+    """Whether some category lies clearly above the margin and another clearly below: bool [...].
+
+    Clearly: at the level over all categories together (Bonferroni), from images and seeds. ``most_variances`` as
+    `heterogeneity`.
+    """
+    effects, variances = np.asarray(effects, dtype=np.float64), np.asarray(most_variances, dtype=np.float64)
+    z = (effects - margin) / np.sqrt(np.maximum(variances, np.finfo(np.float64).tiny))
+    clear = stats.norm.ppf(1 - (1 - level) / 2 / effects.shape[-1])
+    return (z > clear).any(axis=-1) & (z < -clear).any(axis=-1)
 
 
 def smallest_detectable(standard_error, categories: int, level: float = 0.95, power: float = 0.8):
