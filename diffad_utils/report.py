@@ -52,7 +52,8 @@ FRONT_COLUMNS = (
 def code_digest() -> str:
     """Checksum of what makes the pages: this module, what it reads with, and the templates."""
     here = Path(__file__)
-    modules = [here.with_name(name) for name in ("study.py", "claims.py", "comparison.py", "bench_report.py")]
+    names = ("study", "claims", "verdicts", "pooling", "comparison", "bench_report")
+    modules = [here.with_name(f"{name}.py") for name in names]
     files = [here, *modules, *sorted(TEMPLATES.iterdir())]
     files += bench_report.result_files()
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
@@ -255,7 +256,7 @@ def ledger_rows(records: Sequence[study.RunRecord], root: Path) -> list[dict]:
             page = pages[item["folder"]]
             address = f"{page.relative_to(root).as_posix()}#{anchor(item['section'])}" if page.is_file() else None
             effect = f"{item['effect']:+.3f} [{item['low']:+.3f}, {item['high']:+.3f}]"
-            evidence.append(item | {"text": effect, "page": address, "place": f"{item['dataset']}/{item['category']}"})
+            evidence.append(item | {"text": effect, "page": address, "place": item["dataset_category"]})
         rows.append(row | {"evidence": evidence})
     return sorted(rows, key=lambda row: not row["evidence"])
 
