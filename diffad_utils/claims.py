@@ -41,6 +41,7 @@ __all__ = [
     "claim_row",
     "finding",
     "findings",
+    "forest_rows",
     "judgements",
     "ledger",
     "published_claims",
@@ -266,6 +267,36 @@ def ledger(records: Sequence[RunRecord]) -> pd.DataFrame:
 
 def _joined(values: pd.Series) -> str:
     return ", ".join(dict.fromkeys(values))
+
+
+def forest_rows(judgement: Judgement, found: pd.DataFrame) -> pd.DataFrame:
+    """What `plots.claim_forest` draws of one claim: a row a run, a category, and the pooled effect, by variant.
+
+    Parameters
+    ----------
+    found : `findings`, of this or of all claims.
+
+    Returns
+    -------
+    variant; label; effect, low, high; level: "seed" where a category has
+    several, "category" or "pooled". Empty without evidence.
+    """
+    rows = []
+    mine = found[(found["claim_id"] == judgement.claim_id) & (found["variant"] != "")]
+    for variant in judgement.variants:
+        runs = mine[mine["variant"] == variant.name].sort_values(["dataset_category", "seed"])
+        for category in variant.by_category.itertuples():
+            place, count = category.dataset_category, f"n = {category.n}"
+            if category.seeds > 1:
+                for run in runs[runs["dataset_category"] == place].itertuples():
+                    rows.append((variant.name, f"{place}, seed {run.seed}", run.effect, run.low, run.high, "seed"))
+                count = f"{category.seeds} seeds, {count}"
+            rows.append((variant.name, f"{place} ({count})", category.effect, category.low, category.high, "category"))
+        pooled, k = variant.pooled, variant.pooled.categories
+        if k > 1:
+            ends = float(pooled.effect), float(pooled.low), float(pooled.high)
+            rows.append((variant.name, f"{k} categories together", *ends, "pooled"))
+    return pd.DataFrame(rows, columns=["variant", "label", "effect", "low", "high", "level"])
 
 
 def beside_printed(ledger: pd.DataFrame) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -189,6 +190,21 @@ def test_the_ledger_has_a_row_for_every_claim_and_stands_beside_the_printed_numb
     assert ours["printed"].startswith("yes: averages 97.4 / 94.8") and ours["ours"].startswith("supported: +0.053 [")
     assert ours["why they differ"] == "they agree" and "lower than measured" in ours["what would change the verdict"]
     assert not beside["claim"].str.startswith("C94:").any()  # neither measured nor printed
+
+
+def test_a_forest_has_a_row_for_each_run_category_and_the_pooled_effect():
+    runs = [
+        run(found(low=0.02, high=0.06), category=name, seed=seed) for name in ("leather", "wood") for seed in (0, 1)
+    ]
+    rows = claims.forest_rows(claims.judgements(runs)["C44"], claims.findings(runs))
+    assert rows["level"].tolist() == ["seed", "seed", "category"] * 2 + ["pooled"]
+    assert rows["label"].iloc[[0, 2, 6]].tolist() == [
+        "textures/leather, seed 0",
+        "textures/leather (2 seeds, n = 100)",
+        "2 categories together",
+    ]
+    assert rows["effect"].tolist() == pytest.approx([0.04] * 7) and np.isfinite(rows["high"]).all()
+    assert claims.forest_rows(claims.judgements([])["C44"], claims.findings([])).empty
 
 
 # --- notebooks keep to the table --------------------------------------------------------------------------------------
