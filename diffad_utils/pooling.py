@@ -131,16 +131,47 @@ def heterogeneity(effects, most_variances) -> tuple[np.ndarray, np.ndarray]:
     return q, stats.chi2.sf(q, effects.shape[-1] - 1) if effects.shape[-1] > 1 else np.ones_like(q)
 
 
-def crosses(effects, most_variances, margin: float = 0.0, level: float = 0.95) -> np.ndarray:
-    """Whether some category lies clearly above the margin and another clearly below: bool [...].
+def clear_sides(effects, most_variances, margin: float = 0.0, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the interval of some category alone lies above the margin, and that of some category below: bool [...].
 
-    Clearly: at the level over all categories together (Bonferroni), from images and seeds. ``most_variances`` as
-    `heterogeneity`.
+    ``most_variances`` as `heterogeneity`; ``level`` of one category's interval, from images and seeds.
     """
     effects, variances = np.asarray(effects, dtype=np.float64), np.asarray(most_variances, dtype=np.float64)
     z = (effects - margin) / np.sqrt(np.maximum(variances, np.finfo(np.float64).tiny))
-    clear = stats.norm.ppf(1 - (1 - level) / 2 / effects.shape[-1])
-    return (z > clear).any(axis=-1) & (z < -clear).any(axis=-1)
+    clear = stats.norm.ppf((1 + level) / 2)
+    return (z > clear).any(axis=-1), (z < -clear).any(axis=-1)
+
+
+class Comparison(NamedTuple):
+    """Categories against a margin; each [...].
+
+    p_above, p_below : that the mean is above or below; 1 where a category's own interval lies wholly on the other side.
+    p_heterogeneity : of Cochran's Q. crosses : some category lies clearly above the margin and another below, at the
+    level over all of them together (Bonferroni).
+    """
+
+    pooled: Pooled
+    p_above: np.ndarray
+    p_below: np.ndarray
+    p_heterogeneity: np.ndarray
+    crosses: np.ndarray
+
+
+def compare(effects, most_variances, least_variances, margin: float = 0.0, level: float = 0.95) -> Comparison:
+    """The mean over categories [..., K] against a margin, and whether the categories agree; see `Comparison`.
+
+    Parameters
+    ----------
+    effects, most_variances, least_variances : [..., K], the parts of `SeedMean`.
+    """
+    pooled = pool(effects, least_variances, level)
+    above, below = p_values(pooled, margin)
+    some_above, some_below = clear_sides(effects, most_variances, margin, level)
+    together = clear_sides(effects, most_variances, margin, 1 - (1 - level) / pooled.categories)
+    _, differ = heterogeneity(effects, most_variances)
+    return Comparison(
+        pooled, np.where(some_below, 1.0, above), np.where(some_above, 1.0, below), differ, together[0] & together[1]
+    )
 
 
 def smallest_detectable(standard_error, categories: int, level: float = 0.95, power: float = 0.8):

@@ -11,7 +11,8 @@ smallest n, kind and family. The steps, in order:
    settings has two bounds: cross-fitted it is too small on average and can only support, on the same images it is too
    large and can only refute.
 4. *A family* of claims shares the 5 %, by Holm.
-5. *Decided* needs two categories, and three seeds each for a claim between trainings. Where some categories lie
+5. *Decided* needs two categories, none of which alone lies wholly on the other side of the margin, and three seeds
+   each for a claim between trainings. Where some categories lie
    clearly above the margin and others clearly below, or the effect is undecided and categories differ beyond chance
    (Cochran's Q at 0.5 %), the verdict is *varies*. Else it is *inconclusive*, with the smallest effect that these data
    would have shown with a power of 80 %.
@@ -171,11 +172,16 @@ def by_category(rows: pd.DataFrame) -> pd.DataFrame:
 def pool_variant(name: str, rows: pd.DataFrame, margin: float) -> Variant:
     """One variant's findings (columns dataset_category, seed, effect, standard_error, n) against the margin."""
     categories = by_category(rows)
-    pooled = pooling.pool(categories["effect"], categories["least"], LEVEL)
-    above, below = pooling.p_values(pooled, margin)
-    _, differ = pooling.heterogeneity(categories["effect"], categories["most"])
-    crosses = bool(pooling.crosses(categories["effect"], categories["most"], margin, LEVEL))
-    return Variant(name, categories, pooled, float(above), float(below), float(differ), crosses)
+    found = pooling.compare(categories["effect"], categories["most"], categories["least"], margin, LEVEL)
+    return Variant(
+        name,
+        categories,
+        found.pooled,
+        float(found.p_above),
+        float(found.p_below),
+        float(found.p_heterogeneity),
+        bool(found.crosses),
+    )
 
 
 def judge(claim: Mapping, rows: pd.DataFrame, datasets: set[str]) -> Judgement:

@@ -55,8 +55,19 @@ def test_heterogeneity_is_cochrans_q():
 
 
 def test_categories_on_both_sides():
-    assert pooling.crosses([0.3, -0.3], [0.01, 0.01]) and not pooling.crosses([0.3, -0.1], [0.01, 0.01])
-    assert not pooling.crosses([0.3, -0.3], [0.01, 0.01], margin=-0.2)
+    def found(effects, **more):
+        return pooling.compare(effects, [0.01] * len(effects), [0.01] * len(effects), **more)
+
+    assert found([0.3, -0.3]).crosses and not found([0.3, -0.1]).crosses
+    assert not found([0.3, -0.3], margin=-0.2).crosses and not found([0.21, -0.21]).crosses  # 0.224 for two together
+    assert [side.tolist() for side in pooling.clear_sides([0.21, -0.1], [0.01, 0.01])] == [True, False]
+
+
+def test_a_category_that_alone_says_the_opposite_stops_a_decision():
+    effects = np.r_[0.5 * np.ones(8), -0.2]
+    assert pooling.p_values(pooling.pool(effects, np.full(9, 1e-4)))[0] < 0.01
+    assert pooling.compare(effects, np.full(9, 1e-4), np.full(9, 1e-4)).p_above == 1.0
+    assert pooling.compare(effects, np.full(9, 0.1), np.full(9, 1e-4)).p_above < 0.01
 
 
 def test_holm_is_statsmodels():

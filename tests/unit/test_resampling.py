@@ -48,3 +48,26 @@ def test_bad_input():
         resampling.auroc(SCORES, np.zeros(25), resampling.multiplicities(LABELS, 2))
     with pytest.raises(ValueError, match="1 values are not finite"):
         resampling.means([[np.nan, 1.0]], np.ones((1, 2), int))
+
+
+def test_the_crossfitted_range_is_zero_without_a_difference_and_below_the_range_with_one():
+    rng, labels = np.random.default_rng(0), np.repeat([0, 1], 40)
+    image, own = rng.standard_normal((1, 80)), rng.standard_normal((12, 80))
+    equal = resampling.crossfitted_range(labels + 0.3 * image + own, labels, n=200)[0]
+    naive = resampling.auroc(labels + 0.3 * image + own, labels, np.ones((1, 80), int))[0]
+    assert abs(equal[0]) < 0.06 < np.ptp(naive)
+    _, low, high = resampling.interval(equal)
+    assert low < 0.06 and high > -0.06
+    better = labels * np.linspace(0.3, 2.5, 12)[:, None] + 0.3 * image + own
+    found, chosen = resampling.crossfitted_range(better, labels, n=200)
+    assert (
+        0.2
+        < resampling.interval(found)[1]
+        < found[0]
+        <= np.ptp(resampling.auroc(better, labels, np.ones((1, 80), int))[0])
+    )
+    assert chosen.shape == (100, 2) and (chosen[:, 0] > chosen[:, 1]).all()
+    again, _ = resampling.crossfitted_range(better, labels, n=200)
+    assert np.array_equal(found, again)
+    with pytest.raises(ValueError, match="four images of each kind"):
+        resampling.crossfitted_range(better[:, 37:43], labels[37:43])
