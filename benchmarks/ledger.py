@@ -73,8 +73,9 @@ def markdown(table: pd.DataFrame, before: pd.Series, folder: str) -> str:
     }
     verdicts = sorted(set(counts["before"]) | set(counts["after"]))
     count = pd.DataFrame([{"verdict": v, **{when: counts[when].get(v, 0) for when in counts}} for v in verdicts])
-    changed = table[table["changed"]].drop(columns="changed")
-    same = table[~table["changed"]].drop(columns=["changed", "before"])
+    cells = table.map(lambda value: value.replace("|", "\\|") if isinstance(value, str) else value)
+    changed = cells[table["changed"]].drop(columns="changed")
+    same = cells[~table["changed"]].drop(columns=["changed", "before"])
     return "\n\n".join(
         [
             "# The ledger before and after the rule that pools",
@@ -83,9 +84,9 @@ def markdown(table: pd.DataFrame, before: pd.Series, folder: str) -> str:
             f"verdict before; {len(earlier_ids)} claims were judged then, {len(table)} rows now.",
             count.to_markdown(index=False),
             f"## {len(changed)} verdicts that changed",
-            changed.to_markdown(index=False),
+            changed.to_markdown(index=False, tablefmt="pipe", disable_numparse=True),
             f"## {len(same)} that did not",
-            same.to_markdown(index=False),
+            same.to_markdown(index=False, tablefmt="pipe", disable_numparse=True),
         ]
     )
 

@@ -145,6 +145,7 @@ def test_better_than_every_five_equal_variants():
     assert better[new.format("supported")] >= 80 > 20 > better[old.format("supported")]
 
 
+@pytest.mark.slow
 def test_the_range_over_settings_is_found():
     """C29: a true range from 0.66 to 0.87 was found in a tenth; no range is not called one."""
     rows = {row["true range"]: row for row in simulation.sensitivity_table(10)}

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import ledger as before_and_after
 from diffad_utils import claims, verdicts
 
 CLAIM = {
@@ -197,3 +198,5 @@ def test_the_committed_runs_are_judged():
     assert (measured.loc[~existential[measured.index], "categories"] >= 2).all()
     assert (ledger.loc[existential, "verdict"] != "not supported").all()
     assert ledger["would_change"].str.len().min() > 5
+    changes = before_and_after.before_and_after(records)
+    assert (changes["reason"].str.len() > 0).all() and changes["changed"].any()
