@@ -15,7 +15,7 @@ from diffad_utils.analyses.method_results import BASELINE, MethodResult
 from diffad_utils.study import RunRecord, claims
 
 CLAIMS_BETWEEN_METHODS = (
-    ("C15", "autoencoder", "img2img", "I-AUROC"),
+    ("C15a", "autoencoder", "img2img", "I-AUROC"),
     ("C30", "anomalib:patchcore", "img2img", "I-AUROC"),
     ("C30", "anomalib:patchcore", "img2img", "AUPRO"),
 )
@@ -46,7 +46,7 @@ def joining_record(records: Sequence[RunRecord], found: list[dict], folder: Path
     return RunRecord(folder, "", "", "comparison", 0, {}, {}, {}, {}, manifest, [], found)
 
 
-REASONS = ("C03", "C07", "C09", "C14", "C26", "C30", "C31", "C37", "C47", "C68")
+REASONS = ("C03", "C07", "C09", "C14", "C26", "C30", "C31", "C37", "C47a", "C68")
 """Claims about *why* diffusion models find defects or do not."""
 
 
@@ -113,7 +113,7 @@ def _reasons(ledger: pd.DataFrame) -> str:
     def quoted(part):
         return "; ".join(f"“{row.statement.rstrip('.')}” ({row.claim_id})" for row in part.itertuples())
 
-    supported, refuted = (rows[rows["verdict"] == verdict] for verdict in ("supported", "not supported"))
+    supported, refuted = (rows[rows["verdict"] == verdict] for verdict in claims.DECIDED)
     pieces = [
         f"{name}: {quoted(part)}"
         for name, part in (("supported here", supported), ("not supported here", refuted))
@@ -130,9 +130,14 @@ def _reasons(ledger: pd.DataFrame) -> str:
 
 def _count_of_claims(ledger: pd.DataFrame) -> str:
     count = ledger["verdict"].value_counts()
-    tested = len(ledger) - int(count.get("not tested here", 0))
+
+    def of(verdict):
+        return int(count.get(verdict, 0))
+
+    untested = of(claims.NOT_TESTED) + of(claims.OUT_OF_SCOPE)
     return (
-        f"Of {len(ledger)} falsifiable claims of the sources, {tested} were tested here: {count.get('supported', 0)} "
-        f"are supported, "
-        f"{count.get('not supported', 0)} are not, and {count.get('inconclusive', 0)} stay inconclusive."
+        f"Of {len(ledger)} falsifiable claims of the sources, {len(ledger) - untested} were judged here: "
+        f"{of(claims.SUPPORTED)} are supported, {of(claims.NOT_SUPPORTED)} are not, {of(claims.VARIES)} vary between "
+        f"categories, {of(claims.OPEN)} that say “some” are open, and {of(claims.INCONCLUSIVE)} stay inconclusive; "
+        f"{of(claims.OUT_OF_SCOPE)} name data that are not here."
     )

@@ -27,7 +27,7 @@ from diffad_utils import metrics, scoring
 from diffad_utils.diffusion import EpsFn, ddim_step, image_noise
 from diffad_utils.methods.base import Detector, resize_images
 from diffad_utils.methods.img2img.engine import Schedule
-from diffad_utils.metrics import bootstrap
+from diffad_utils.metrics import bootstrap, intervals
 from diffad_utils.metrics.counterfactual import absolute_error, mean_where
 
 
@@ -150,12 +150,12 @@ def variance_explained(table: pd.DataFrame, factors: Sequence[str], value: str) 
 def best_compromise(removal: ArrayLike, fidelity: ArrayLike, times: np.ndarray) -> np.ndarray:
     """The larger of removal and fidelity's smaller over settings: max over s of min(mean removal, mean fidelity), [R].
 
-    removal, fidelity : [S, N] of S settings on N anomalous images. times : [R, N], `bootstrap.multiplicities`. A
+    removal, fidelity : [S, N] of S settings on N anomalous images. times : [R, N], `bootstrap.bootstrap_counts`. A
         setting
     that removes every defect and changes nothing else reaches 1; the best setting is chosen anew in each resample, so
     the value is an estimate from above.
     """
-    return np.minimum(bootstrap.means(removal, times), bootstrap.means(fidelity, times)).max(axis=1)
+    return np.minimum(bootstrap.bootstrap_means(removal, times), bootstrap.bootstrap_means(fidelity, times)).max(axis=1)
 
 
 def rank_agreement(a: ArrayLike, b: ArrayLike) -> np.ndarray:
@@ -170,7 +170,7 @@ def sensitivity(scores: ArrayLike, labels: Sequence[int], n: int = 1000, seed: i
 
     scores : [S, N] of S settings. Both halves (drawn by ``seed``, stratified by label) play both parts and the mean is
     taken. The range over settings on the images themselves would be above 0 even if all settings were equally good. As
-    `bootstrap.interval` takes it: the data first, then resamples of the half that is measured on.
+    `bootstrap.bootstrap_percentiles` takes it: the data first, then resamples of the half that is measured on.
     """
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     rng, halves = np.random.default_rng(seed), np.zeros(len(labels), dtype=bool)
@@ -179,9 +179,9 @@ def sensitivity(scores: ArrayLike, labels: Sequence[int], n: int = 1000, seed: i
         halves[members[: len(members) // 2]] = True
     gaps = []
     for chosen in (halves, ~halves):
-        found = bootstrap.auroc(scores[:, chosen], labels[chosen], np.ones((1, chosen.sum()), dtype=np.int64))[0]
+        found = intervals.auroc(scores[:, chosen], labels[chosen], np.ones((1, chosen.sum()), dtype=np.int64))[0]
         ends = scores[[found.argmax(), found.argmin()]][:, ~chosen]
-        measured = bootstrap.auroc(ends, labels[~chosen], bootstrap.multiplicities(labels[~chosen], n, seed))
+        measured = intervals.auroc(ends, labels[~chosen], bootstrap.bootstrap_counts(labels[~chosen], n, seed))
         gaps.append(measured[:, 0] - measured[:, 1])
     return (gaps[0] + gaps[1]) / 2
 

@@ -15,21 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import rankdata
 from torch import Tensor
 
 from diffad_utils import metrics
 from diffad_utils.methods.base import Prediction
-from diffad_utils.metrics import bootstrap
-from diffad_utils.metrics.bootstrap import interval
+from diffad_utils.metrics import bootstrap, intervals
 
 SIZES = ("small", "medium", "large")
-
-
-def resampled_means(values: Sequence[float], n: int, seed: int) -> np.ndarray:
-    """Means [n + 1] of values [N] over resampled images, the first over all of them. Values of one seed and length are
-    resampled together, so differences of two results are paired."""
-    return bootstrap.means([values], bootstrap.multiplicities(np.zeros(len(values)), n, seed))[:, 0]
 
 
 @dataclass
@@ -47,12 +40,12 @@ class BootstrapQuality:
     def of(cls, predictions: Mapping[str, Prediction], batch: Mapping, n: int = 500, seed: int = 0) -> BootstrapQuality:
         """Of predictions of ``batch`` (label [N], mask [N, H, W]); n resamples, normal and anomalous images apart."""
         labels, masks = np.asarray(batch["label"]).astype(bool), np.asarray(batch["mask"])
-        times = bootstrap.multiplicities(labels, n, seed)
+        times = bootstrap.bootstrap_counts(labels, n, seed)
         rows = metrics.with_masks(labels, masks)
-        of_rows = bootstrap.multiplicities(labels[rows], n, seed) if rows.any() else None  # of all images: `times`
+        of_rows = bootstrap.bootstrap_counts(labels[rows], n, seed) if rows.any() else None  # of all images: `times`
         values = {}
         for name, prediction in predictions.items():
-            values[name] = {"I-AUROC": bootstrap.auroc(prediction.score, labels, times)[:, 0]}
+            values[name] = {"I-AUROC": intervals.auroc(prediction.score, labels, times)[:, 0]}
             if of_rows is not None and prediction.anomaly_map is not None:
                 counts = metrics.pixel_counts(np.asarray(prediction.anomaly_map)[rows], masks[rows])
                 drawn = metrics.metrics_from_counts(counts, of_rows)
@@ -78,7 +71,7 @@ class BootstrapQuality:
         for name, found in self.values.items():
             row = {"variant": name} | {metric: float(draws[0]) for metric, draws in found.items()}
             for metric, draws in found.items() if reference is not None and name != reference else ():
-                value, low, high = interval(draws - self.values[reference][metric])
+                value, low, high = bootstrap.bootstrap_percentiles(draws - self.values[reference][metric])
                 row[f"{metric} minus {reference}"] = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
             rows.append(row)
         return pd.DataFrame(rows).fillna("")
@@ -88,7 +81,7 @@ class BootstrapQuality:
         rows = []
         for variant, found in self.values.items():
             for metric, draws in found.items():
-                value, low, high = interval(draws)
+                value, low, high = bootstrap.bootstrap_percentiles(draws)
                 rows.append({name: variant, "metric": metric, "value": value, "low": low, "high": high})
         return pd.DataFrame(rows)
 
@@ -113,18 +106,6 @@ def size_groups(areas: Sequence[float]) -> np.ndarray:
     """ "small", "medium" or "large" for each area [B]: thirds of their ranks, ties in order of position."""
     ranks = np.argsort(np.argsort(np.asarray(areas), kind="stable"), kind="stable")
     return np.array(SIZES)[ranks * 3 // len(ranks)]
-
-
-def spearman_draws(x: Sequence[float], y: Sequence[float], n: int, seed: int) -> np.ndarray:
-    """Rank correlation of x and y [N], draws [n + 1] over resampled pairs, the first of all pairs; 0 where one is
-    constant."""
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    rows = np.random.default_rng(seed).integers(len(x), size=(n, len(x)))
-    constant = [np.ptp(x[row]) == 0 or np.ptp(y[row]) == 0 for row in rows]
-    whole = 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else spearmanr(x, y).statistic
-    return np.r_[
-        whole, [0.0 if flat else spearmanr(x[row], y[row]).statistic for row, flat in zip(rows, constant, strict=True)]
-    ]
 
 
 def simulated_maps(masks: Tensor, missed: Sequence[bool], noise: float = 0.1, seed: int = 0) -> Tensor:

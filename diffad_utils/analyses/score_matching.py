@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import bootstrap, spearmanr
+from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -355,15 +355,6 @@ def pixel_auroc_by_image(maps: Tensor, masks: Tensor) -> np.ndarray:
     """Pixel AUROC within each image that has a defect [n], for intervals over images."""
     some = masks.flatten(1).any(dim=1) & ~masks.flatten(1).all(dim=1)
     return np.array([metrics.pixel_auroc(m[None], k[None]) for m, k in zip(maps[some], masks[some], strict=True)])
-
-
-def mean_interval(values, n: int = 1000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean of values [k] and its 95 % percentile bootstrap interval."""
-    values = np.asarray(values, dtype=float)
-    found = bootstrap(
-        (values,), np.mean, n_resamples=n, method="percentile", rng=np.random.default_rng(seed)
-    ).confidence_interval
-    return float(values.mean()), float(found.low), float(found.high)
 
 
 def recombined(detector: ScoreMatchingDetector, x0: Tensor, x_hat: Tensor, held_out: tuple[Tensor, Tensor]) -> Tensor:

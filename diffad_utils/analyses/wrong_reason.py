@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from diffad_utils import metrics
-from diffad_utils.metrics.bootstrap import auroc, interval, multiplicities
+from diffad_utils.metrics.bootstrap import bootstrap_counts, bootstrap_percentiles
 from diffad_utils.metrics.counterfactual import mean_where
+from diffad_utils.metrics.intervals import auroc
 
 
 def split_residual(residual: Tensor, mask: Tensor) -> dict[str, Tensor]:
@@ -104,10 +105,10 @@ def wrong_reason(
     """
     labels = np.asarray(labels)
     scores = {"full residual": full, "outside the mask": outside, "defect replaced by the twin": without, **style}
-    times, rows = multiplicities(labels, bootstrap, seed), {}
+    times, rows = bootstrap_counts(labels, bootstrap, seed), {}
     aurocs = {name: auroc(values, labels, times)[:, 0] for name, values in scores.items() if values is not None}
     for name, values in aurocs.items():
-        value, low, high = interval(values)
+        value, low, high = bootstrap_percentiles(values)
         rows[name] = {"I-AUROC": value, "low": low, "high": high}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("statistic").reset_index()
     detected = rows["full residual"]
@@ -115,7 +116,7 @@ def wrong_reason(
     if maps is not None:
         numbers |= {"AUPRO": metrics.aupro(maps, masks), "P-AUROC": metrics.pixel_auroc(maps, masks)}
     if without is not None:
-        lost = interval(aurocs["full residual"] - aurocs["defect replaced by the twin"])
+        lost = bootstrap_percentiles(aurocs["full residual"] - aurocs["defect replaced by the twin"])
         numbers |= dict(zip(("lost_without_defect", "lost_low", "lost_high"), lost, strict=True))
     if detected["low"] <= 0.5:
         return WrongReason(table, numbers, "ranks the wrong way round" if detected["high"] < 0.5 else "does not detect")

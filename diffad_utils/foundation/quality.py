@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from diffad_utils.data import textures
 from diffad_utils.data.captions import caption
 from diffad_utils.metrics import bootstrap_interval, image_auroc
+from diffad_utils.metrics.bootstrap import mean_interval
 
 from . import autoencoder, clip
 from .captioned import FAMILIES, to_tensor
@@ -54,7 +55,7 @@ def autoencoder_quality(vae: Any, count: int = 40, tile: int = 64) -> pd.DataFra
         images = normal_images(category, count)
         decoded = autoencoder.reconstruct(vae, images)
         values = autoencoder.psnr(images / 255, decoded)
-        low, high = _interval(values)
+        _, low, high = mean_interval(values, n=2000)
         tiled = autoencoder.psnr(images / 255, as_tiles(images, tile, lambda part: autoencoder.reconstruct(vae, part)))
         row = {"category": category, "psnr": values.mean(), "low": low, "high": high, "lowest": values.min()}
         row |= {"tiles": tiled.mean(), "gap": values.mean() - tiled.mean()}
@@ -139,12 +140,6 @@ def latent_spread(vae: Any, count: int = 40) -> list[float]:
     """Standard deviation of each scaled latent channel over the normal test images of all categories."""
     images = np.concatenate([normal_images(category, count) for category in FAMILIES])
     return autoencoder.encode(vae, images).std((0, 2, 3)).tolist()
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean over images."""
-    draws = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
-    return tuple(np.percentile(values[draws].mean(1), (2.5, 97.5)))
 
 
 def clip_quality(model: CLIP, normal: int = 40, anomalous: int = 60) -> pd.DataFrame:
@@ -268,7 +263,7 @@ def strength_sweep(
     for strength in strengths:
         changed = image_to_image(pipeline, images, prompts, strength=strength, **options)
         values = autoencoder.psnr(images / 255, changed)
-        low, high = _interval(values)
+        _, low, high = mean_interval(values, n=2000)
         named = clip.name_families(model, np.rint(255 * changed).astype(np.uint8))
         rows.append(
             {

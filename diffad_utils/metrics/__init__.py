@@ -1,19 +1,17 @@
 """Scores, maps and masks to numbers with intervals: exact detection, localisation and reconstruction metrics."""
 
 from diffad_utils.kernels.threshold_counts import EIGHT_NEIGHBOURS
-from diffad_utils.metrics.bootstrap import (
-    BOOTSTRAP_BLOCK,
-    bootstrap_draws,
+from diffad_utils.metrics.bootstrap import BOOTSTRAP_BLOCK, bootstrap_draws, percentile_interval
+from diffad_utils.metrics.evaluation import IMAGE_METRICS, PIXEL_METRICS, evaluate, with_masks
+from diffad_utils.metrics.image import image_ap, image_auroc, image_f1max
+from diffad_utils.metrics.image_quality import reconstruction
+from diffad_utils.metrics.intervals import (
     bootstrap_interval,
     paired_aupro_difference,
     paired_bootstrap,
     paired_bootstrap_difference,
-    percentile_interval,
     resampled,
 )
-from diffad_utils.metrics.evaluation import IMAGE_METRICS, PIXEL_METRICS, evaluate, with_masks
-from diffad_utils.metrics.image import image_ap, image_auroc, image_f1max
-from diffad_utils.metrics.image_quality import reconstruction
 from diffad_utils.metrics.pixel import (
     PixelMetrics,
     aupro,

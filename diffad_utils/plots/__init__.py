@@ -2,6 +2,7 @@
 
 from diffad_utils.plots.comparison import (
     MARKERS,
+    claim_forest,
     convention_effects,
     cost_growth,
     critical_differences,
@@ -39,6 +40,7 @@ __all__ = [
     "band_gains",
     "bin_shares",
     "captioned_strips",
+    "claim_forest",
     "compromise",
     "convention_effects",
     "cost_growth",

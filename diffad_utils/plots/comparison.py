@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,46 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from diffad_utils.plots.style import WIDTH
+from diffad_utils.plots.style import ANOMALOUS, NORMAL, WIDTH
+
+
+def claim_forest(rows: pd.DataFrame, margin: float, title: str = "") -> Figure:
+    """Forest plot of one claim: each seed and category with its interval, the pooled effect as a diamond, the margin.
+
+    Parameters
+    ----------
+    rows : variant (a panel each), label, effect, low, high, level ("seed", "category" or "pooled"), top to bottom.
+    margin : dotted line; what lies to its right speaks for the claim.
+
+    Raises
+    ------
+    ValueError
+        No row.
+    """
+    if not len(rows):
+        raise ValueError("nothing to draw: the claim has no evidence, show its reason instead")
+    panels = {name: part.iloc[::-1].reset_index(drop=True) for name, part in rows.groupby("variant", sort=False)}
+    heights = [0.8 + 0.24 * len(part) for part in panels.values()]
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(WIDTH, sum(heights) + 0.3), sharex=True, squeeze=False, height_ratios=heights
+    )
+    styles = {
+        "seed": dict(marker="o", color="grey", markerfacecolor="white", markersize=4, linewidth=0.8),
+        "category": dict(marker="o", color=NORMAL, markersize=5),
+        "pooled": dict(marker="D", color=ANOMALOUS, markersize=8, linewidth=2),
+    }
+    for axis, (name, part) in zip(axes.flat, panels.items(), strict=True):
+        for y, row in part.iterrows():
+            error = [[row["effect"] - row["low"]], [row["high"] - row["effect"]]]
+            axis.errorbar(row["effect"], y, xerr=np.clip(error, 0, None), **styles[row["level"]])
+        axis.axvline(margin, color="grey", linestyle=":", linewidth=1)
+        axis.set(yticks=range(len(part)), yticklabels=part["label"], ylim=(-0.8, len(part) - 0.2))
+        axis.set_title(textwrap.fill(name, 90), fontsize=9, loc="left")
+    axes[-1, 0].set_xlabel(f"effect, larger speaks for the claim; dotted: margin {margin:g}")
+    if title:
+        figure.suptitle(textwrap.fill(title, 100), fontsize=10)
+    return figure
+
 
 MARKERS = "osD^vPX<>*"
 

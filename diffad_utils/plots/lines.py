@@ -12,9 +12,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
-from diffad_utils.plots.style import WIDTH
-
-NORMAL, ANOMALOUS = "#2a6f97", "#c8553d"
+from diffad_utils.plots.style import ANOMALOUS, NORMAL, WIDTH
 
 
 def roc_curves(scores: Mapping[str, Sequence[float]], labels: Sequence[int], title: str | None = None) -> Figure:

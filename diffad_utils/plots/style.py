@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import seaborn as sns
 
+NORMAL, ANOMALOUS = "#2a6f97", "#c8553d"
 WIDTH = 9.0  # inches; notebooks and report show figures at about this width
 
 

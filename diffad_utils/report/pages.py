@@ -250,7 +250,7 @@ def ledger_rows(records: Sequence[study.RunRecord], root: Path) -> list[dict]:
             page = pages[item["folder"]]
             address = f"{page.relative_to(root).as_posix()}#{anchor(item['section'])}" if page.is_file() else None
             effect = f"{item['effect']:+.3f} [{item['low']:+.3f}, {item['high']:+.3f}]"
-            evidence.append(item | {"text": effect, "page": address, "place": f"{item['dataset']}/{item['category']}"})
+            evidence.append(item | {"text": effect, "page": address, "place": item["dataset_category"]})
         rows.append(row | {"evidence": evidence})
     return sorted(rows, key=lambda row: not row["evidence"])
 

@@ -1,34 +1,84 @@
-"""Verdicts on published claims from recorded runs: evidence in numbers, a rule fixed in advance, no judgement by
-eye.
+"""The published claims, what a run says about them (`finding`), and the ledger over all runs.
 
-Used by notebooks 02 to 08; entry points: `finding`, `ledger`.
+Claims are fixed in advance in ``data/published/claims.csv``; `verdicts` holds the rule that pools findings into one
+verdict. Used by notebooks 02 to 08 and the report.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from diffad_utils.io.paths import repository
+from diffad_utils.study import verdicts
 from diffad_utils.study.records import RunRecord
+from diffad_utils.study.verdicts import (
+    DECIDED,
+    INCONCLUSIVE,
+    NOT_SUPPORTED,
+    NOT_TESTED,
+    OPEN,
+    OUT_OF_SCOPE,
+    SUPPORTED,
+    VARIES,
+    Judgement,
+)
+
+__all__ = [
+    "DECIDED",
+    "INCONCLUSIVE",
+    "MARGIN",
+    "NOT_SUPPORTED",
+    "NOT_TESTED",
+    "OPEN",
+    "OUT_OF_SCOPE",
+    "SUPPORTED",
+    "VARIES",
+    "beside_printed",
+    "claim_row",
+    "finding",
+    "findings",
+    "forest_rows",
+    "judgements",
+    "ledger",
+    "published_claims",
+]
 
 MARGIN = 0.02
 """The smallest difference of an I-AUROC that matters; "no worse" means no more than this below."""
 
+KINDS = ("universal", "existential", "between trainings", "arithmetic", "mathematical")
+
+_REST = {"C05": "C05b", "C60": "C60b", "C74": "C74a"}
+"""Where a finding under the id of a claim that is two rows now has none of their measures: the row it was meant for."""
+
 
 def published_claims(path: str | Path | None = None) -> pd.DataFrame:
-    """The falsifiable claims of the sources, indexed by claim_id (columns source_id, statement, how_to_test,
-    supported_by)."""
-    return pd.read_csv(path or repository() / "data" / "published" / "claims.csv", dtype=str).set_index("claim_id")
+    """The falsifiable claims of the sources, indexed by claim_id; columns as in ``data/published/README.md``.
+
+    Everything is text. A claim that is two statements has two rows, C24a and C24b.
+    """
+    path = path or repository() / "data" / "published" / "claims.csv"
+    return pd.read_csv(path, dtype=str, keep_default_na=False).set_index("claim_id")
 
 
-SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
+def claim_row(claim: str, measure: str = "", table: pd.DataFrame | None = None) -> str:
+    """The id of the row for a claim, where "C24" alone may mean C24a or C24b: the one whose measure is named.
 
-
-NOT_TESTED = "not tested here"
+    Raises ``ValueError`` for a claim without a row.
+    """
+    table = published_claims() if table is None else table
+    if claim in table.index:
+        return claim
+    halves = [name for name in table.index if re.fullmatch(re.escape(claim) + "[a-z]", name)]
+    if not halves:
+        raise ValueError(f"claim {claim!r} is not in data/published/claims.csv")
+    named = [name for name in halves if verdicts.variant_of(table.loc[name], measure)]
+    return named[0] if named else _REST.get(claim, halves[0])
 
 
 def finding(
@@ -40,29 +90,35 @@ def finding(
     *,
     measure: str,
     section: str,
-    margin: float = 0.0,
+    margin: float | None = None,
     note: str = "",
 ) -> dict:
     """What one run says about one claim, as a row of ``claims.json``.
 
-    The rule is the same for every claim. ``effect`` is signed so that larger speaks for the claim, ``low`` and ``high``
-    are the ends of its 95 % interval, and the margin is stated with the measure: *supported* if the whole interval lies
-    above the margin, *not supported* if all of it lies below, *inconclusive* otherwise. A claim of "better" has margin
-    0 or the smallest difference that matters, a claim of "no worse" a negative margin.
+    A run's own verdict is *supported* if the whole interval lies above the margin, *not supported* if all of it lies
+    below, *inconclusive* otherwise. It is a remark on this run: the claim's verdict is that of `ledger`, which pools
+    all runs and looks at nothing that was not fixed in claims.csv.
 
     Parameters
     ----------
-    claim : id in ``data/published/claims.csv``.
+    claim : id in ``data/published/claims.csv``; "C24" for the half of C24a, C24b whose measure is named.
+    effect, low, high : signed so that larger speaks for the claim, and its 95 % interval over test images.
     n : number of images (or pairs, defects, ...) behind the interval.
-    measure : what the effect is, with its unit: "I-AUROC of ESM minus SGM".
+    measure : what the effect is, with its unit; holds one of the claim's ``variants`` word for word, such as "dynamic
+        minus T = 20". A claim of "better than every" has a finding for each rival, never one for the best of them.
     section : heading of the notebook's section that computes it, for the link.
+    margin : None takes the claim's own, by which the ledger judges in any case.
     note : a restriction the reader must know, such as "a small model, trained for 160 steps".
 
-    Raises ``ValueError`` for an unknown claim, a value that is not finite, or an interval that is not ordered.
+    Raises
+    ------
+    ValueError
+        An unknown claim, a value that is not finite, or an interval that is not ordered.
     """
-    if claim not in published_claims().index:
-        raise ValueError(f"claim {claim!r} is not in data/published/claims.csv")
-    effect, low, high, margin = float(effect), float(low), float(high), float(margin)
+    table = published_claims()
+    claim = claim_row(claim, measure, table)
+    margin = float(table.loc[claim, "margin"]) if margin is None else float(margin)
+    effect, low, high = float(effect), float(low), float(high)
     if not all(math.isfinite(value) for value in (effect, low, high, margin)) or low > high:
         raise ValueError(
             f"{claim}: effect {effect}, interval [{low}, {high}], margin {margin}: must be finite and ordered"
@@ -81,29 +137,45 @@ def finding(
     }
 
 
-EXISTENTIAL = frozenset({"C16", "C25", "C26", "C63"})
-"""Claims that say "some" or "sometimes": one case is enough."""
-
-
-def pool(verdicts: Sequence[str], existential: bool = False) -> str:
-    """The verdict on a claim from those of its findings, over runs, data sets and measures: all agree, else
-    *inconclusive*.
-
-    An ``existential`` claim (`EXISTENTIAL`) is supported by a single supported finding; with many findings that is
-    generous to it, as one in forty is supported by chance. Without any finding: *not tested here*.
-    """
-    if not verdicts:
-        return NOT_TESTED
-    if existential and SUPPORTED in verdicts:
-        return SUPPORTED
-    return verdicts[0] if len(set(verdicts)) == 1 else INCONCLUSIVE
+COLUMNS = [
+    "claim_id",
+    "verdict",
+    "effect",
+    "low",
+    "high",
+    "standard_error",
+    "margin",
+    "n",
+    "measure",
+    "variant",
+    "objection",
+    "section",
+    "note",
+    "dataset",
+    "category",
+    "dataset_category",
+    "seed",
+    "method",
+    "notebook",
+    "weights",
+    "folder",
+]
+"""Of `findings`."""
 
 
 def findings(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """Every finding of the runs, one row each (a run that joins others names data set and category itself): the keys of
-    `finding` with ``low`` and ``high`` for the interval, and
-    dataset, category, seed, method, notebook, weights (names, with "mini" where a shipped one stood in) and folder."""
-    rows = []
+    """Every finding of the runs, one row each; a run that joins others names data set and category itself.
+
+    The keys of `finding`, with ``low`` and ``high`` for the interval, and
+
+    - standard_error : of the effect over test images, from the interval,
+    - variant : which of the claim's variants it measures; objection : why it is no evidence, "" if it is,
+    - dataset, category, seed, method, notebook, folder; weights : names, "mini" where a shipped one stood in.
+
+    What does not depend on data is there once, with "-" for the data set, however many runs recorded it. Findings of
+    earlier runs under the id of a claim that is two rows now are given to the row that they measure.
+    """
+    table, rows = published_claims(), []
     for record in records:
         names = [f"{entry['name']}{' (mini)' if entry['is_mini'] else ''}" for entry in record.manifest["weights"]]
         where = {
@@ -115,60 +187,150 @@ def findings(records: Sequence[RunRecord]) -> pd.DataFrame:
             "weights": ", ".join(names) or "none",
             "folder": str(record.folder),
         }
-        for row in record.claims:
-            low, high = row["interval"]
-            rows.append(
-                where | {name: value for name, value in row.items() if name != "interval"} | {"low": low, "high": high}
-            )
-    columns = [
-        "claim_id",
-        "verdict",
-        "effect",
-        "low",
-        "high",
-        "margin",
-        "n",
-        "measure",
-        "section",
-        "note",
-        "dataset",
-        "category",
-        "seed",
-        "method",
-        "notebook",
-        "weights",
-        "folder",
-    ]
-    return pd.DataFrame(rows, columns=columns).sort_values(
+        for entry in record.claims:
+            low, high = entry["interval"]
+            row = where | {name: value for name, value in entry.items() if name != "interval"}
+            row |= {"low": low, "high": high, "standard_error": float(verdicts.standard_error(low, high))}
+            row["claim_id"] = claim_row(row["claim_id"], row["measure"], table)
+            claim = table.loc[row["claim_id"]]
+            if claim["datasets"] == "none":
+                row |= {"dataset": "-", "category": "-", "weights": "none"}
+            row["dataset_category"] = "-" if row["dataset"] == "-" else f"{row['dataset']}/{row['category']}"
+            row["variant"] = verdicts.variant_of(claim, row["measure"]) or ""
+            rows.append(row | {"objection": verdicts.objection(claim, row)})
+    found = pd.DataFrame(rows, columns=COLUMNS).sort_values(
         ["claim_id", "measure", "dataset", "category", "seed"], ignore_index=True
     )
+    repeated = (found["dataset"] == "-") & found.duplicated(["claim_id", "measure", "dataset"])
+    return found[~repeated].reset_index(drop=True)
+
+
+def judgements(records: Sequence[RunRecord]) -> dict[str, Judgement]:
+    """The rule of `verdicts` on every claim of claims.csv, in its order; families are decided together."""
+    table, found = published_claims(), findings(records)
+    datasets = {record.dataset for record in records} | set(found["dataset"])
+    groups = dict(tuple(found.groupby("claim_id", sort=False)))
+    judged = {
+        name: verdicts.judge(claim.to_dict() | {"claim_id": name}, groups.get(name, found.iloc[:0]), datasets)
+        for name, claim in table.iterrows()
+    }
+    for _, members in table.groupby("family", sort=False):
+        verdicts.decide([judged[name] for name in members.index])
+    return judged
 
 
 def ledger(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """One row a claim of ``claims.csv``, in its order: claim_id, source_id, statement, verdict (`pool`), and what it
-    rests on.
+    """One row a claim of ``claims.csv``, in its order.
 
-    findings : how many. notebooks, data, weights : which, joined by commas; empty without a finding.
+    Columns
+    -------
+    claim_id, source_id, statement; verdict and reason by the rule of `verdicts`.
+    effect, low, high : of the variant that is least for the claim, pooled; NaN where nothing was pooled. margin. p :
+    adjusted by Holm within the family. categories, seeds : of that variant, the fewest seeds. detectable : the smallest
+    distance from the margin that these data would have shown with a power of 80 %. would_change : what would change the
+    verdict.
+    own_tables, own_tables_note : does the claim hold in its source's printed tables?
+    findings : how many, evidence or not. notebooks, data, weights : which, joined by commas; empty without a finding.
     """
-    found = findings(records)
+    table, found, judged = published_claims(), findings(records), judgements(records)
     groups = dict(tuple(found.groupby("claim_id", sort=False)))
-
-    def joined(values):
-        return ", ".join(dict.fromkeys(values))
-
     rows = []
-    for claim, published in published_claims().iterrows():
-        part = groups.get(claim, found.iloc[:0])
+    for name, claim in table.iterrows():
+        part, judgement = groups.get(name, found.iloc[:0]), judged[name]
+        weakest = judgement.weakest
+        pooled = weakest.pooled if weakest else None
         rows.append(
             {
-                "claim_id": claim,
-                "source_id": published["source_id"],
-                "statement": published["statement"],
-                "verdict": pool(part["verdict"].tolist(), claim in EXISTENTIAL),
+                "claim_id": name,
+                "source_id": claim["source_id"],
+                "statement": claim["statement"],
+                "verdict": judgement.verdict,
+                "reason": judgement.reason,
+                "effect": float(pooled.effect) if pooled else math.nan,
+                "low": float(pooled.low) if pooled else math.nan,
+                "high": float(pooled.high) if pooled else math.nan,
+                "margin": judgement.margin,
+                "p": judgement.p,
+                "categories": pooled.categories if pooled else 0,
+                "seeds": int(weakest.by_category["seeds"].min()) if weakest else 0,
+                "detectable": judgement.detectable,
+                "would_change": verdicts.what_would_change(judgement),
+                "own_tables": claim["own_tables"],
+                "own_tables_note": claim["own_tables_note"],
                 "findings": len(part),
-                "notebooks": joined(part["notebook"]),
-                "data": joined(part["dataset"] + "/" + part["category"]),
-                "weights": joined(part["weights"]),
+                "notebooks": _joined(part["notebook"]),
+                "data": _joined(part["dataset_category"]),
+                "weights": _joined(part["weights"]),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _joined(values: pd.Series) -> str:
+    return ", ".join(dict.fromkeys(values))
+
+
+def forest_rows(judgement: Judgement, found: pd.DataFrame) -> pd.DataFrame:
+    """What `plots.claim_forest` draws of one claim: a row a run, a category, and the pooled effect, by variant.
+
+    Parameters
+    ----------
+    found : `findings`, of this or of all claims.
+
+    Returns
+    -------
+    variant; label; effect, low, high; level: "seed" where a category has
+    several, "category" or "pooled". Empty without evidence.
+    """
+    rows = []
+    mine = found[(found["claim_id"] == judgement.claim_id) & (found["variant"] != "")]
+    for variant in judgement.variants:
+        runs = mine[mine["variant"] == variant.name].sort_values(["dataset_category", "seed"])
+        for category in variant.by_category.itertuples():
+            place, count = category.dataset_category, f"n = {category.n}"
+            if category.seeds > 1:
+                for run in runs[runs["dataset_category"] == place].itertuples():
+                    rows.append((variant.name, f"{place}, seed {run.seed}", run.effect, run.low, run.high, "seed"))
+                count = f"{category.seeds} seeds, {count}"
+            rows.append((variant.name, f"{place} ({count})", category.effect, category.low, category.high, "category"))
+        pooled, k = variant.pooled, variant.pooled.categories
+        if k > 1:
+            ends = float(pooled.effect), float(pooled.low), float(pooled.high)
+            rows.append((variant.name, f"{k} categories together", *ends, "pooled"))
+    return pd.DataFrame(rows, columns=["variant", "label", "effect", "low", "high", "level"])
+
+
+def beside_printed(ledger: pd.DataFrame) -> pd.DataFrame:
+    """The table of a reproduction: claim, printed, ours, why they differ, what would change the verdict; claims with a
+    finding or a printed number.
+
+    printed : does the claim hold in its own tables, and the numbers. ours : verdict and pooled effect.
+    """
+    shown = ledger[(ledger["findings"] > 0) | (ledger["own_tables"] != "no numbers")]
+
+    def ours(row):
+        if not math.isfinite(row.effect):
+            return row.verdict
+        interval = f" [{row.low:+.3f}, {row.high:+.3f}]" if math.isfinite(row.low) else ""
+        return f"{row.verdict}: {row.effect:+.3f}{interval}, margin {row.margin:g}"
+
+    def why(row):
+        if row.verdict in (OUT_OF_SCOPE, NOT_TESTED):
+            return "not measured on the data that the claim names"
+        agrees = (row.own_tables, row.verdict) in {("yes", SUPPORTED), ("no", NOT_SUPPORTED)}
+        small = "shipped mini weights and small data instead of the paper's" if "mini" in row.weights else ""
+        return "they agree" if agrees else "; ".join(part for part in (row.reason, small) if part)
+
+    return pd.DataFrame(
+        [
+            {
+                "claim": f"{row.claim_id}: {row.statement}",
+                "printed": row.own_tables + (f": {row.own_tables_note}" if row.own_tables_note else ""),
+                "ours": ours(row),
+                "why they differ": why(row),
+                "what would change the verdict": row.would_change,
+            }
+            for row in shown.itertuples()
+        ],
+        columns=["claim", "printed", "ours", "why they differ", "what would change the verdict"],
+    )

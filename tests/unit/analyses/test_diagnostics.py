@@ -315,7 +315,7 @@ def test_sensitivity_is_zero_in_the_mean_where_settings_are_equally_good():
     ranges = [np.ptp([roc(s, labels) for s in scores]) for scores in noise]
     assert abs(np.mean(equal)) < 0.05 < 0.15 < np.mean(ranges)  # the range on the same images is far from 0
     telling = noise[0][:2] + np.stack([3.0 * labels, 0.0 * labels])
-    assert bootstrap.interval(img2img_settings.sensitivity(telling, labels, n=200))[1] > 0.3
+    assert bootstrap.bootstrap_percentiles(img2img_settings.sensitivity(telling, labels, n=200))[1] > 0.3
 
 
 def roc(scores, labels):

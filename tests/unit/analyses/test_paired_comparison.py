@@ -44,7 +44,7 @@ def test_values_on_all_images_are_the_exact_metrics(case, quality):
 
 def test_draws_are_the_exact_metrics_of_resampled_images(case, quality):
     predictions, batch = case
-    times = bootstrap.multiplicities(batch["label"], 60, 3)
+    times = bootstrap.bootstrap_counts(batch["label"], 60, 3)
     assert (times[:, :12].sum(axis=1) == 12).all() and (times[0] == 1).all()
     for draw in (1, 30, 60):
         rows = np.repeat(np.arange(24), times[draw])
@@ -59,7 +59,7 @@ def test_draws_are_the_exact_metrics_of_resampled_images(case, quality):
 
 
 def test_intervals_and_tables(quality):
-    effect, low, high = bootstrap.interval(quality["good"] - quality["random"])
+    effect, low, high = bootstrap.bootstrap_percentiles(quality["good"] - quality["random"])
     assert low < effect < high and low > 0
     table = quality.table("random").set_index("variant")
     assert table.loc["random", "AUPRO minus random"] == "" and "[+" in table.loc["good", "AUPRO minus random"]

@@ -311,3 +311,21 @@ def test_bins_stages_and_points_by_size():
     table = pd.DataFrame({"area": [0.2, 1.0, 8.0], "distance": [1.0, 2.0, 3.0], "defect": list("aab")})
     axis = plots.points_by_size(table, "area", "distance", "defect", "area, %", "distance").axes[0]
     assert axis.get_xscale() == "log" and "1" in [label.get_text() for label in axis.get_xticklabels()]
+
+
+def test_claim_forest_has_a_mark_for_each_run_category_and_the_pooled_effect():
+    rows = pd.DataFrame(
+        [
+            ("a minus b", "leather, seed 0", 0.1, 0.0, 0.2, "seed"),
+            ("a minus b", "leather (2 seeds, n = 100)", 0.2, 0.1, 0.3, "category"),
+            ("a minus b", "2 categories together", 0.25, -0.1, 0.6, "pooled"),
+            ("a minus c", "leather (n = 100)", 0.3, 0.2, 0.4, "category"),
+        ],
+        columns=["variant", "label", "effect", "low", "high", "level"],
+    )
+    first, second = plots.claim_forest(rows, 0.02, "C44: a is better").axes
+    assert [tick.get_text() for tick in first.get_yticklabels()] == rows["label"][2::-1].tolist()
+    assert len(first.containers) == 3 and len(second.containers) == 1
+    assert first.lines[-1].get_xdata() == [0.02, 0.02] and "margin 0.02" in second.get_xlabel()
+    with pytest.raises(ValueError, match="no evidence"):
+        plots.claim_forest(rows[:0], 0.0)

@@ -1,0 +1,327 @@
+"""The rule: what the findings of many runs say about one claim of ``data/published/claims.csv``.
+
+Everything that decides is fixed in that table before a run: scope, measure and its variants (rivals, prompts), margin,
+smallest n, kind and family. The steps, in order:
+
+1. *Evidence.* A finding counts if its data set is in the claim's scope, its measure is the one that was fixed and its
+   n is large enough. What does not count is named in the reason. The margin is always the table's.
+2. *Pooling* (`pooling`). For each variant images, seeds and categories give one effect and one 95 % interval.
+3. *Several variants.* "Better than every" is an intersection-union test (Berger, Technometrics 24, 1982): supported if
+   every variant is, at no cost in level; not supported if one is refuted, after Holm over the variants. A range over
+   settings has two bounds: cross-fitted it is too small on average and can only support, on the same images it is too
+   large and can only refute.
+4. *A family* of claims shares the 5 %, by Holm.
+5. *Decided* needs two categories, none of which alone lies wholly on the other side of the margin, and three seeds
+   each for a claim between trainings. Where some categories lie
+   clearly above the margin and others clearly below, or the effect is undecided and categories differ beyond chance
+   (Cochran's Q at 0.5 %), the verdict is *varies*. Else it is *inconclusive*, with the smallest effect that these data
+   would have shown with a power of 80 %.
+
+A claim that says "some" is *supported* by one case, after Holm over the cases, or *open*: a lack of cases refutes
+nothing. A claim about printed numbers is read off them once. Simulated error rates and power: `benchmarks.verdicts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from diffad_utils.metrics import pooling
+
+SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
+VARIES, OPEN = "varies", "open"
+NOT_TESTED, OUT_OF_SCOPE = "not tested here", "out of scope here"
+DECIDED = (SUPPORTED, NOT_SUPPORTED)
+
+LEVEL = 0.95
+HETEROGENEITY = 0.005
+"""Level of Cochran's Q, low because variances from 30 images make it liberal. With the 5 % of the interval, a null
+effect gets a wrong verdict in at most 6 %."""
+FEWEST_CATEGORIES = 2
+FEWEST_SEEDS = 3
+"""Of a claim between trainings, in each category."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One rival, prompt or setting of a claim, over its categories.
+
+    by_category : one row a category: dataset_category, effect, low, high, n, seeds, most, least (`pooling.SeedMean`).
+    """
+
+    name: str
+    by_category: pd.DataFrame = field(repr=False)
+    pooled: pooling.Pooled
+    p_above: float
+    p_below: float
+    p_heterogeneity: float
+    crosses: bool
+
+
+@dataclass
+class Judgement:
+    """What is known of one claim; `decide` turns it into a verdict.
+
+    p_above, p_below : that the claim holds, that it does not; 1 where the evidence cannot decide. p : the smaller one
+    after Holm over the family. why_not : what stands against a decision, in words. blocked : too few images or seeds
+    for any verdict.
+    """
+
+    claim_id: str
+    margin: float
+    verdict: str = NOT_TESTED
+    reason: str = ""
+    variants: list[Variant] = field(default_factory=list)
+    p_above: float = 1.0
+    p_below: float = 1.0
+    p: float = float("nan")
+    why_not: list[str] = field(default_factory=list)
+    blocked: bool = False
+
+    @property
+    def weakest(self) -> Variant | None:
+        """The variant that decides: the one whose pooled effect is least for the claim."""
+        return min(self.variants, key=lambda v: float(v.pooled.effect), default=None)
+
+    @property
+    def detectable(self) -> float:
+        """The largest of the variants' smallest detectable distances from the margin; NaN without evidence.
+
+        With one category: what its images would have shown in that category.
+        """
+
+        def of(variant: Variant) -> float:
+            if variant.pooled.categories == 1:
+                z = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(0.8)
+                return float(z * np.sqrt(variant.by_category["most"].iloc[0]))
+            return float(pooling.smallest_detectable(variant.pooled.standard_error, variant.pooled.categories, LEVEL))
+
+        return max(map(of, self.variants), default=float("nan"))
+
+
+def standard_error(low: ArrayLike, high: ArrayLike, level: float = LEVEL) -> np.ndarray:
+    """Of an effect over test images, from its interval: half of the width over the normal quantile.
+
+    A percentile interval of a mean or an AUROC is as wide as its bootstrap standard deviation says, to a few per cent
+    (tests/unit/test_claims.py), so a finding needs no further number, and those of earlier runs can be pooled.
+    """
+    return (np.asarray(high) - np.asarray(low)) / (2 * stats.norm.ppf((1 + level) / 2))
+
+
+# --- evidence ---------------------------------------------------------------------------------------------------------
+
+
+def phrases(claim: Mapping) -> list[str]:
+    """The variants of a claim's measure, as they appear in a finding's ``measure``."""
+    return [part.strip() for part in str(claim["variants"]).split(";") if part.strip()]
+
+
+def variant_of(claim: Mapping, measure: str) -> str | None:
+    """The variant that a finding's measure names, the longest if several do; None if it is another measure."""
+    return max((phrase for phrase in phrases(claim) if phrase in measure), key=len, default=None)
+
+
+def in_scope(claim: Mapping, dataset: str) -> bool:
+    """Whether a claim may be judged on a data set."""
+    return claim["datasets"] in ("any", "none") or dataset in claim["datasets"].split()
+
+
+def objection(claim: Mapping, row: Mapping) -> str:
+    """Why a finding is no evidence for a claim; empty if it is."""
+    if not in_scope(claim, row["dataset"]):
+        return f"{row['dataset']} is outside the scope ({claim['datasets']})"
+    if variant_of(claim, row["measure"]) is None:
+        return f"another measure than the one fixed: {row['measure']!r}"
+    return "" if large_enough(claim, row) else f"n = {row['n']} is below the smallest n, {claim['min_n']}"
+
+
+def large_enough(claim: Mapping, row: Mapping) -> bool:
+    """Whether a finding has the claim's smallest n."""
+    return row["n"] >= int(claim["min_n"])
+
+
+# --- one claim --------------------------------------------------------------------------------------------------------
+
+
+def by_category(rows: pd.DataFrame) -> pd.DataFrame:
+    """Findings of one variant, a row a category: seeds averaged, their interval of ``most`` variance; see `Variant`."""
+    found = []
+    for name, part in rows.groupby("dataset_category", sort=True):
+        by_seed = part.groupby("seed").agg({"effect": "mean", "standard_error": "mean"})
+        mean = pooling.mean_over_seeds(by_seed["effect"].to_numpy(), by_seed["standard_error"].to_numpy() ** 2)
+        half = stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(mean.most)
+        found.append(
+            {
+                "dataset_category": name,
+                "effect": float(mean.effect),
+                "low": float(mean.effect - half),
+                "high": float(mean.effect + half),
+                "n": int(part["n"].min()),
+                "seeds": len(by_seed),
+                "most": float(mean.most),
+                "least": float(mean.least),
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def pool_variant(name: str, rows: pd.DataFrame, margin: float) -> Variant:
+    """One variant's findings (columns dataset_category, seed, effect, standard_error, n) against the margin."""
+    categories = by_category(rows)
+    found = pooling.compare(categories["effect"], categories["most"], categories["least"], margin, LEVEL)
+    return Variant(
+        name,
+        categories,
+        found.pooled,
+        float(found.p_above),
+        float(found.p_below),
+        float(found.p_heterogeneity),
+        bool(found.crosses),
+    )
+
+
+def judge(claim: Mapping, rows: pd.DataFrame, datasets: set[str]) -> Judgement:
+    """One claim of claims.csv (a row with its claim_id) before the family is looked at.
+
+    Parameters
+    ----------
+    rows : the claim's findings, as `claims.findings` gives them; may be empty.
+    datasets : those of all runs, to tell "not tested here" from "out of scope here".
+    """
+    found = Judgement(claim["claim_id"], float(claim["margin"]))
+    if claim["kind"] == "arithmetic":
+        found.verdict = SUPPORTED if claim["own_tables"] == "yes" else NOT_SUPPORTED
+        found.reason = f"by the printed numbers: {claim['own_tables_note']}"
+        return found
+    here = rows[[in_scope(claim, dataset) for dataset in rows["dataset"]]] if len(rows) else rows
+    if not len(here):
+        outside = claim["datasets"] != "any" and not (set(claim["datasets"].split()) & datasets)
+        found.verdict = OUT_OF_SCOPE if outside else NOT_TESTED
+        found.reason = f"a statement about {claim['scope']}" if outside else "no finding"
+        return found
+    against = [objection(claim, row) for row in here.to_dict("records")]
+    found.why_not = [text for text in dict.fromkeys(against) if text]
+    fits = here[[variant_of(claim, measure) is not None for measure in here["measure"]]]
+    if not len(fits):
+        found.verdict, found.reason = INCONCLUSIVE, "; ".join(found.why_not)
+        return found
+    large = [large_enough(claim, row) for row in fits.to_dict("records")]
+    evidence = fits[large] if any(large) else fits  # too small for a verdict, shown with what it could have found
+    found.blocked = not any(large)
+    if claim["kind"] == "mathematical":
+        row = evidence.iloc[0]
+        side = SUPPORTED if row["low"] > found.margin else NOT_SUPPORTED if row["high"] < found.margin else INCONCLUSIVE
+        found.verdict, found.reason = side, "does not depend on data; recorded once"
+        return found
+    named = evidence.assign(variant=[variant_of(claim, measure) for measure in evidence["measure"]])
+    found.variants = [pool_variant(name, part, found.margin) for name, part in named.groupby("variant", sort=False)]
+    (_existential if claim["kind"] == "existential" else _universal)(found, claim)
+    return found
+
+
+def _existential(found: Judgement, claim: Mapping) -> None:
+    """Supported by one case, else open."""
+    cases = pd.concat([v.by_category.assign(variant=v.name) for v in found.variants], ignore_index=True)
+    z = (cases["effect"] - found.margin) / np.sqrt(cases["most"]).clip(lower=1e-300)
+    p = pooling.holm(2 * stats.norm.sf(z.to_numpy()))
+    best = cases.iloc[int(p.argmin())]
+    count = f"{len(cases)} case{'s' if len(cases) > 1 else ''}"
+    found.p = float(p.min())
+    if found.p < 1 - LEVEL and not found.blocked:
+        found.verdict = SUPPORTED
+        found.reason = (
+            f"{best['dataset_category']} is a case: {best['effect']:+.3f} [{best['low']:+.3f}, {best['high']:+.3f}]"
+        )
+    else:
+        found.verdict, found.reason = OPEN, "; ".join([f"no case found in {count}", *found.why_not])
+
+
+def _universal(found: Judgement, claim: Mapping) -> None:
+    """Both p-values over the variants, and what stands against a decision; `decide` does the rest."""
+    missing = [phrase for phrase in phrases(claim) if phrase not in {v.name for v in found.variants}]
+    above, below = (np.array([getattr(v, side) for v in found.variants]) for side in ("p_above", "p_below"))
+    if claim["combine"] == "bounds":
+        lower, upper = phrases(claim)
+        p = {v.name: (v.p_above, v.p_below) for v in found.variants}
+        found.p_above, found.p_below = p.get(lower, (1.0, 1.0))[0], p.get(upper, (1.0, 1.0))[1]
+    else:  # what is missing may be the one that fails
+        found.p_above = float(above.max()) if not missing else 1.0
+        found.p_below = float(pooling.holm(below).min())
+    if missing:
+        found.why_not.append("no finding for " + ", ".join(repr(name) for name in missing))
+    least = min(v.pooled.categories for v in found.variants)
+    if least < FEWEST_CATEGORIES:
+        found.why_not.append(f"{least} category, a verdict needs {FEWEST_CATEGORIES}")
+    if claim["kind"] == "between trainings":
+        seeds = min(int(v.by_category["seeds"].min()) for v in found.variants)
+        if seeds < FEWEST_SEEDS:
+            found.why_not.append(f"{seeds} seed{'s' if seeds > 1 else ''}, a claim between trainings needs 3")
+            found.blocked = True
+    if found.blocked:
+        found.p_above = found.p_below = 1.0
+    found.verdict = ""
+
+
+# --- the family -------------------------------------------------------------------------------------------------------
+
+
+def decide(judgements: list[Judgement]) -> None:
+    """Verdicts of one family's claims that `judge` left open, in place: Holm over them, then step 5 of the rule."""
+    pending = [found for found in judgements if not found.verdict]
+    if not pending:
+        return
+    adjusted = pooling.holm([min(found.p_above, found.p_below) for found in pending])
+    for found, p in zip(pending, adjusted, strict=True):
+        found.p = float(p)
+        whole = "; ".join(_pooled_in_words(v) for v in found.variants)
+        if found.blocked:
+            found.verdict, found.reason = INCONCLUSIVE, "; ".join([*found.why_not, whole])
+        elif any(v.crosses for v in found.variants):
+            found.verdict, found.reason = VARIES, f"categories on both sides of the margin: {whole}"
+        elif p < 1 - LEVEL:
+            found.verdict = SUPPORTED if found.p_above < found.p_below else NOT_SUPPORTED
+            found.reason = whole
+        elif any(v.p_heterogeneity < HETEROGENEITY for v in found.variants):
+            found.verdict, found.reason = VARIES, f"categories differ beyond chance: {_sides(found)}{whole}"
+        else:
+            found.verdict = INCONCLUSIVE
+            found.reason = "; ".join([*found.why_not, whole])
+
+
+def _pooled_in_words(variant: Variant) -> str:
+    pooled, k = variant.pooled, variant.pooled.categories
+    interval = f" [{float(pooled.low):+.3f}, {float(pooled.high):+.3f}]" if k > 1 else ""
+    return f"{variant.name}: {float(pooled.effect):+.3f}{interval} over {k} categor{'ies' if k > 1 else 'y'}"
+
+
+def _sides(found: Judgement) -> str:
+    effects = pd.concat([v.by_category["effect"] for v in found.variants])
+    above = int((effects > found.margin).sum())
+    return f"{above} of {len(effects)} above the margin; " if above else "none above the margin; "
+
+
+def what_would_change(found: Judgement) -> str:
+    """What would change a verdict, in words: more categories, seeds or images, or another result."""
+    if found.verdict in (NOT_TESTED, OUT_OF_SCOPE):
+        return f"a run on it: {found.reason}" if found.verdict == OUT_OF_SCOPE else "an experiment"
+    if not found.variants:
+        return "a finding with the fixed measure" if found.verdict == INCONCLUSIVE else "nothing measured here"
+    if found.verdict == OPEN:
+        return "one case whose interval lies above the margin"
+    if found.verdict == VARIES:
+        return "what tells the categories apart; shown one by one"
+    weakest = found.weakest
+    distance, k = float(weakest.pooled.effect) - found.margin, weakest.pooled.categories
+    if found.verdict in DECIDED:
+        return f"an effect {abs(distance):.3g} {'lower' if distance > 0 else 'higher'} than measured"
+    wanted = list(found.why_not)
+    if k >= FEWEST_CATEGORIES:
+        needed = pooling.categories_needed(distance, float(weakest.pooled.standard_error) * np.sqrt(k))
+        wanted.append(f"{needed} categories at this effect" if needed else "more than 200 categories at this effect")
+        wanted.append(f"or an effect of {found.detectable:.3g} beyond the margin")
+    return "; ".join(wanted)

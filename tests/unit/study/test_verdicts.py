@@ -1,0 +1,202 @@
+"""The rule, case by case: what decides, what varies, what stays open, and what is no evidence."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import ledger as before_and_after
+from diffad_utils.study import claims, verdicts
+
+CLAIM = {
+    "claim_id": "C44",
+    "datasets": "any",
+    "scope": "two methods",
+    "kind": "universal",
+    "family": "accuracy",
+    "variants": "a minus b",
+    "combine": "all",
+    "margin": "0",
+    "min_n": "30",
+    "own_tables": "no numbers",
+    "own_tables_note": "",
+}
+
+
+def rows(effects, error=0.01, seeds=1, measure="a minus b", n=100, dataset="textures"):
+    """Findings of categories with these effects, an interval of +-1.96 errors each."""
+    return pd.DataFrame(
+        [
+            {
+                "dataset": dataset,
+                "dataset_category": f"{dataset}/{chr(97 + i)}",
+                "seed": seed,
+                "effect": effect + 0.001 * seed,
+                "low": effect - 1.96 * error,
+                "high": effect + 1.96 * error,
+                "standard_error": error,
+                "margin": 0.0,
+                "n": n,
+                "measure": measure,
+            }
+            for i, effect in enumerate(effects)
+            for seed in range(seeds)
+        ]
+    )
+
+
+def judged(findings, family=(), **claim):
+    """The verdict on CLAIM with these changes, alone or in a family of other judgements."""
+    found = verdicts.judge(CLAIM | claim, findings, {"textures"})
+    verdicts.decide([found, *family])
+    return found
+
+
+SIX = [0.05, 0.06, 0.04, 0.07, 0.05, 0.045]
+
+
+def test_many_categories_decide():
+    found = judged(rows(SIX))
+    assert found.verdict == "supported" and found.p < 0.001 and "over 6 categories" in found.reason
+    assert judged(rows([-e for e in SIX])).verdict == "not supported"
+    assert judged(rows(SIX), margin="0.1").verdict == "not supported"
+
+
+def test_more_categories_make_it_sharper():
+    """The earlier rule became less conclusive with each category that alone was undecided."""
+    rng = np.random.default_rng(0)
+    p = [judged(rows(0.03 + 0.02 * rng.standard_normal(k), error=0.02)).p for k in (2, 4, 8, 16)]
+    assert p[0] > 0.05 > p[2] > p[3]
+
+
+def test_inconclusive_says_what_it_could_have_shown_and_what_would_be_enough():
+    found = judged(rows([0.01, -0.02, 0.03], error=0.03))
+    assert found.verdict == "inconclusive" and 0.05 < found.detectable < 0.2
+    assert f"an effect of {found.detectable:.3g} beyond the margin" in verdicts.what_would_change(found)
+    assert "categories at this effect" in verdicts.what_would_change(found)
+
+
+def test_one_category_is_never_decided():
+    found = judged(rows([0.9], error=0.001))
+    assert found.verdict == "inconclusive" and "1 category, a verdict needs 2" in found.reason
+    assert found.detectable == pytest.approx(2.80 * 0.001, rel=0.01)  # what its images could have shown there
+
+
+def test_a_claim_between_trainings_needs_three_seeds():
+    found = judged(rows(SIX), kind="between trainings")
+    assert found.verdict == "inconclusive" and "1 seed, a claim between trainings needs 3" in found.reason
+    assert judged(rows(SIX, seeds=3), kind="between trainings").verdict == "supported"
+    differing = rows([0.3, -0.3], error=0.001)  # two trainings: that may be the seed
+    assert judged(differing, kind="between trainings").verdict == "inconclusive"
+
+
+def test_categories_that_differ_are_shown():
+    found = judged(rows([0.3, -0.3, 0.1]))
+    assert found.verdict == "varies" and "both sides of the margin" in found.reason
+    above = judged(rows([0.3, 0.02]))
+    assert above.verdict == "varies" and "2 of 2 above the margin" in above.reason
+    assert judged(rows([0.03, 0.02])).verdict == "inconclusive"
+
+
+def test_better_than_every_needs_every_rival():
+    """Intersection-union: each pairwise difference, not the maximum's bootstrap."""
+    variants = "minus T = 20; minus T = 80"
+    both = pd.concat([rows(SIX, measure="minus T = 20"), rows(SIX, measure="minus T = 80")])
+    assert judged(both, variants=variants).verdict == "supported"
+    half = judged(rows(SIX, measure="minus T = 20"), variants=variants)
+    assert half.verdict == "inconclusive" and "no finding for 'minus T = 80'" in half.reason
+    worse = pd.concat([rows(SIX, measure="minus T = 20"), rows([-e for e in SIX], measure="minus T = 80")])
+    assert judged(worse, variants=variants).verdict == "not supported"
+
+
+def test_a_range_is_supported_from_below_and_refuted_from_above():
+    claim = {"variants": "cross-fitted; same images", "combine": "bounds", "margin": "0.02"}
+
+    def found(low, high):
+        return judged(pd.concat([rows(low, measure="cross-fitted"), rows(high, measure="same images")]), **claim)
+
+    ten = [e / 10 for e in SIX]
+    assert found(SIX, SIX).verdict == "supported" and found(ten, ten).verdict == "not supported"
+    assert found(ten, SIX).verdict == "inconclusive"
+    assert judged(rows(ten, measure="cross-fitted"), **claim).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    "effects, verdict",
+    [
+        ([0.3, -0.3], "supported"),
+        ([-0.3, -0.2], "open"),
+        ([0.001, -0.3], "open"),
+        ([0.019], "open"),
+        ([0.3], "supported"),
+    ],
+)
+def test_some_is_supported_by_a_case_or_open(effects, verdict):
+    found = judged(rows(effects), kind="existential")
+    assert found.verdict == verdict
+    if verdict == "open":
+        assert "no case found" in found.reason and "one case" in verdicts.what_would_change(found)
+
+
+def test_some_pays_for_looking_at_many_cases():
+    one, forty = [0.0215], [0.0215] + [0.0] * 39
+    assert judged(rows(one), kind="existential").verdict == "supported"
+    assert judged(rows(forty), kind="existential").verdict == "open"
+
+
+def test_a_family_shares_its_level():
+    weak = rows([0.05, 0.01, 0.06, 0.03], error=0.015)
+    alone = judged(weak)
+    assert alone.verdict == "supported" and 0.02 < alone.p < 0.05
+    others = [verdicts.judge(CLAIM, rows([0.03, -0.03, 0.01], error=0.05), set()) for _ in range(3)]
+    together = judged(weak, others)
+    assert together.verdict != "supported" and together.p == pytest.approx(4 * alone.p)
+
+
+@pytest.mark.parametrize(
+    "findings, claim, verdict, reason",
+    [
+        (rows(SIX), {"datasets": "visa"}, "out of scope here", "a statement about two methods"),
+        (rows([]), {"datasets": "visa"}, "out of scope here", "a statement about"),
+        (rows([]), {}, "not tested here", "no finding"),
+        (rows(SIX, measure="a minus the best of b, c"), {}, "inconclusive", "another measure than the one fixed"),
+        (rows(SIX, n=20), {}, "inconclusive", "n = 20 is below the smallest n, 30"),
+        (rows([]), {"kind": "arithmetic", "own_tables": "no"}, "not supported", "printed numbers"),
+        (rows([0.5], dataset="-"), {"kind": "mathematical", "datasets": "none"}, "supported", "recorded once"),
+    ],
+)
+def test_what_is_no_evidence(findings, claim, verdict, reason):
+    found = judged(findings, **claim)
+    assert found.verdict == verdict and reason in found.reason
+
+
+def test_too_few_images_still_say_what_they_could_have_shown():
+    found = judged(rows(SIX, n=20))
+    assert found.verdict == "inconclusive" and 0 < found.detectable < 0.1
+    mixed = pd.concat([rows(SIX), rows([5.0], n=20).assign(dataset_category="textures/z")])
+    assert judged(mixed).variants[0].pooled.categories == 6  # what is too small does not join the others
+
+
+def test_the_longest_variant_that_fits_is_the_one():
+    claim = {"variants": "minus T = 2; minus T = 20"}
+    assert verdicts.variant_of(claim, "dynamic minus T = 20") == "minus T = 20"
+    assert verdicts.variant_of(claim, "dynamic plus T = 20") is None
+
+
+def test_the_committed_runs_are_judged():
+    """No claim that names data is judged elsewhere, and every decided one has two categories."""
+    from pathlib import Path
+
+    from diffad_utils import study
+
+    folder = Path(__file__).parents[3] / "reports/smoke"
+    records = [study.load_run(path.parent) for path in sorted(folder.rglob("claims.json"))]
+    ledger = claims.ledger(records).set_index("claim_id")
+    assert ledger.loc["C85", "verdict"] == "out of scope here"
+    assert ledger.loc["C48", ["findings", "data"]].tolist() == [1, "-"]
+    measured = ledger[ledger["verdict"].isin(claims.DECIDED) & (ledger["categories"] > 0)]
+    existential = claims.published_claims()["kind"] == "existential"
+    assert (measured.loc[~existential[measured.index], "categories"] >= 2).all()
+    assert (ledger.loc[existential, "verdict"] != "not supported").all()
+    assert ledger["would_change"].str.len().min() > 5
+    changes = before_and_after.before_and_after(records)
+    assert (changes["reason"].str.len() > 0).all() and changes["changed"].any()
