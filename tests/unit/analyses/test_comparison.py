@@ -351,7 +351,7 @@ def test_no_result_stands_in_the_text_of_the_comparison_or_of_the_pages():
     intervals."""
     cells = json.loads((ROOT / "notebooks/08_comparison.ipynb").read_text(encoding="utf-8"))["cells"]
     texts = {f"cell {i}": "".join(c["source"]) for i, c in enumerate(cells) if c["cell_type"] == "markdown"}
-    for template in (ROOT / "diffad_utils/templates").glob("*.html"):
+    for template in (ROOT / "diffad_utils/report/templates").glob("*.html"):
         body = re.sub(
             r"<style>.*?</style>|{%.*?%}|{{.*?}}|{#.*?#}|<[^>]*>",
             " ",

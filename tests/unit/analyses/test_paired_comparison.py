@@ -86,10 +86,10 @@ def test_sizes_and_correlations():
     areas = [5, 1, 9, 2, 7, 3]
     assert paired_comparison.size_groups(areas).tolist() == ["medium", "small", "large", "small", "large", "medium"]
     assert len(paired_comparison.size_groups([1, 1, 1, 1])) == 4
-    draws = paired_comparison.spearman_draws(areas, areas, 20, 0)
+    draws = bootstrap.spearman_draws(areas, areas, 20, 0)
     assert draws[0] == pytest.approx(1) and len(draws) == 21
-    assert paired_comparison.spearman_draws([1, 1, 1], [1, 2, 3], 5, 0).tolist() == [0] * 6
-    means = paired_comparison.resampled_means(areas, 10, 0)
+    assert bootstrap.spearman_draws([1, 1, 1], [1, 2, 3], 5, 0).tolist() == [0] * 6
+    means = bootstrap.resampled_means(areas, 10, 0)
     assert means[0] == pytest.approx(np.mean(areas)) and len(means) == 11
 
 
