@@ -225,7 +225,7 @@ def run_kernel(root: Path, bundle: Path, name: str, python: Path, image: Path) -
         "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(root),
         "DIFFAD_KAGGLE": str(root),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         "JUPYTER_PLATFORM_DIRS": "1",
         "JUPYTER_PATH": str(image.parents[1] / "share" / "jupyter"),
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
