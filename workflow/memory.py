@@ -26,11 +26,10 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffad_utils.models.dual_stream import score_unet
-from diffad_utils.models.feature_dit import FeatureDiT
-
 from diffad_utils import study
 from diffad_utils.execution import profiles
+from diffad_utils.methods.invad.feature_dit import FeatureDiT
+from diffad_utils.models.unet import small_unet
 
 CUDA_CONTEXT = 0.7 * 2**30
 LIMIT = 14.0  # GB
@@ -182,7 +181,7 @@ def esm(p: dict) -> Training:
     """05: both streams of ESM in pixel space."""
     batch, side = p["train_batch_size"], p["image_size"]
     shape = (3, side, p["block_out_channels"], p["layers_per_block"], p["attention_levels"])
-    streams = _meta(lambda: nn.ModuleList([score_unet(*shape), score_unet(*shape)]))
+    streams = _meta(lambda: nn.ModuleList([small_unet(*shape), small_unet(*shape)]))
     x = _zeros(batch, 3, side, side)
     half = p.get("mixed_precision", "no") != "no"
     return Training(

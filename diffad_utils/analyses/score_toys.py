@@ -126,7 +126,7 @@ def lp_minimiser(mixture: GaussianMixture, x: Tensor, alpha_bar: float, power: f
 
 
 class ToyStreams(nn.Module):
-    """Two small perceptrons on (X_t, t), for toys what `models.dual_stream.DualStream` is for images.
+    """Two small perceptrons on (X_t, t), for toys what `methods.esm.dual_stream.DualStream` is for images.
 
     With h = X_t standardised by mean and variance (over all elements) of the data, stream 1 gives
     eps_t = sqrt(1 - alpha_bar_t) / sqrt(v_t) (h + network(h, t)), v_t = alpha_bar_t v + 1 - alpha_bar_t: the network

@@ -34,7 +34,7 @@ TEXT = dict(hidden_size=768, intermediate_size=768, num_hidden_layers=2, num_att
 CLIP = dict(
     embed_dim=512,
     quick_gelu=True,
-    vision_cfg=dict(image_size=224, layers=2, width=768, patch_size=32),
+    vision_cfg=dict(image_size=64, layers=2, width=768, patch_size=32),
     text_cfg=dict(context_length=77, vocab_size=49408, width=512, heads=8, layers=2),
 )
 

@@ -30,7 +30,8 @@ from diffad_utils import kaggle, study
 from diffad_utils.data import textures
 from diffad_utils.kaggle import wheels
 
-OWNER, PROFILE, CATEGORY = "somebody", "kaggle-test", "carpet"
+OWNER, PROFILE = "somebody", "kaggle-test"
+CATEGORY, OTHER = "carpet", "leather"  # the runs' category, and the one that 04 looks at beside it
 COUNTS = dict(train=26, test_good=8, test_anomalous=10)  # images; D3AD asks for 21 and its holdout
 
 CUTS = dict(
@@ -96,7 +97,7 @@ CUTS = dict(
     ddad_weights=[0.0, 4.0],
     wall_images=2,
     batch_sizes=[4],
-    other_category=CATEGORY,
+    other_category=OTHER,
 )
 """What makes a notebook quick, as far as it has such a parameter."""
 
@@ -145,10 +146,11 @@ def session_environment(folder: Path, python: Path) -> Path:
 
 
 def write_data(folder: Path) -> None:
-    """MVTec AD's layout with one small category."""
+    """MVTec AD's layout with two small categories."""
     if not folder.is_dir():
-        textures.export(folder, [CATEGORY], size=96, **COUNTS)
-        shutil.rmtree(folder / CATEGORY / "twin")  # MVTec AD has none
+        textures.export(folder, [CATEGORY, OTHER], size=96, **COUNTS)
+        for category in (CATEGORY, OTHER):
+            shutil.rmtree(folder / category / "twin")  # MVTec AD has none
 
 
 def write_weights(folder: Path, python: Path) -> None:
@@ -225,7 +227,7 @@ def run_kernel(root: Path, bundle: Path, name: str, python: Path, image: Path) -
         "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(root),
         "DIFFAD_KAGGLE": str(root),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         "JUPYTER_PLATFORM_DIRS": "1",
         "JUPYTER_PATH": str(image.parents[1] / "share" / "jupyter"),
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -18,8 +19,8 @@ import yaml
 from fake_server import KEY, USER, FakeKaggle
 from packaging.requirements import Requirement
 
-from diffad_utils import kaggle, study, weights
-from diffad_utils.kaggle import wheels
+from diffad_utils import kaggle, profiles, study, weights
+from diffad_utils.kaggle import session, wheels
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GRID = [{"dataset": "elpv", "category": "mono"}, {"dataset": "textures", "category": "leather"}]
@@ -88,7 +89,7 @@ def test_the_data_set_has_what_the_installed_package_needs(bundle):
     with zipfile.ZipFile(wheel) as file:
         inside = file.namelist()
         assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-    assert {"diffad_utils/templates/report.html", "diffad_utils/kaggle/session.py"} <= set(inside)
+    assert {"diffad_utils/report/templates/report.html", "diffad_utils/kaggle/session.py"} <= set(inside)
     packaged = {name for name in inside if name.startswith("diffad_utils/") and name.endswith(".py")}
     assert packaged == {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "diffad_utils").rglob("*.py")}
 
@@ -341,29 +342,62 @@ def without_network() -> bool:
 @pytest.mark.slow
 @pytest.mark.skipif(not without_network(), reason="needs the right to take the network away (unshare)")
 def test_kernels_run_in_a_copy_of_kaggles_file_tree_and_go_on_from_an_earlier_session(bundle, tmp_path):
-    session = Session(tmp_path / "k", bundle)
+    tree = Session(tmp_path / "k", bundle)
     # a session that is over at once: the training stops after a step, without an error, and the rest of the grid is
     # left
-    first = session.run("07_invad", change=lambda text: text.replace(', \\"tiny\\")', ', \\"tiny\\", hours=0.0)', 1))
+    first = tree.run("07_invad", change=lambda text: text.replace(', \\"tiny\\")', ', \\"tiny\\", hours=0.0)', 1))
     text = (first / "__notebook__.ipynb").read_text()
     assert "PAUSED: InvAD denoiser: step 1 of 8" in text
     assert list(first.glob("reports/tiny/.checkpoints/elpv/mono/invad/seed-0/*/training-01.pt"))
     assert not list(first.glob("reports/tiny/*/*/*/*/metrics.json"))
     # the next version has that output attached: the training goes on, then the other run of the grid
     earlier = first.rename(first.with_name("earlier"))
-    second = session.run("07_invad", attach=(earlier,))
+    second = tree.run("07_invad", attach=(earlier,))
     text = (second / "__notebook__.ipynb").read_text()
     assert "2 of 2 runs are there." in text
     records = study.load_runs(second / "reports/tiny")
     assert [(record.dataset, record.category) for record in records] == [("elpv", "mono"), ("textures", "leather")]
     assert all(record.manifest["versions"]["diffad_utils"] for record in records)
     # a third version has nothing to do but its own cells, and an undisturbed one has the same numbers
-    third = session.run("07_invad")
+    third = tree.run("07_invad")
     for record in records:
         name = record.folder.relative_to(second)
         assert (third / name / "metrics.json").read_bytes() == (record.folder / "metrics.json").read_bytes()
-    joined = session.run("08_comparison", attach=(second,))
+    joined = tree.run("08_comparison", attach=(second,))
     comparison = study.load_run(joined / "reports/tiny/comparison")
     assert comparison.manifest["notebook"] == "08_comparison"
     assert len(study.load_runs(joined / "reports/tiny")) == 2
     assert "textures/leather/invad" in (joined / "reports/tiny/index.html").read_text()
+
+
+@pytest.mark.parametrize(("gpus", "at_once"), [([], 1), (["0", "1"], 2)])
+def test_a_run_a_gpu_computes_the_rest_of_the_grid(monkeypatch, tmp_path, gpus, at_once, capsys):
+    """Both of Kaggle's T4s work; what failed, or came too late, is named as still to do."""
+    content = {"07_invad": {"grid": GRID, "seed": [0, 1, 2], "gpus": 1}}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
+    plan = profiles.load_plan(str(tmp_path / "tiny.yaml"), output_root=tmp_path / "out")
+    running, most, computed = [], [0], []
+
+    def compute(plan, run, deadline):
+        running.append(run.name)
+        time.sleep(0.05)
+        most[0] = max(most[0], len(running))
+        running.remove(run.name)
+        computed.append(run.name)
+        return not run.name.endswith("mono/seed-2")
+
+    monkeypatch.setattr(session.profiles, "load_plan", lambda name: plan)
+    monkeypatch.setattr(session.execution, "visible_gpus", lambda: gpus)
+    monkeypatch.setattr(session, "_compute", compute)
+    left = session.finish("07_invad", "tiny", {"model": object()})
+    assert sorted(computed) == sorted(run.name for run in plan.runs[1:]) and most[0] == at_once
+    assert left == ["07_invad/elpv/mono/seed-2"]
+    assert "5 of 6 runs are there. Still to do: 07_invad/elpv/mono/seed-2." in capsys.readouterr().out
+    assert session._compute is compute and not (tmp_path / "out").exists()
+
+
+def test_nothing_is_started_after_the_deadline(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"07_invad": {"grid": GRID}}))
+    plan = profiles.load_plan(str(tmp_path / "tiny.yaml"), output_root=tmp_path / "out")
+    assert session._compute(plan, plan.runs[1], deadline=time.time() - 1) is False
+    assert not (tmp_path / "out").exists()

@@ -61,6 +61,18 @@ def test_real_architectures_from_disk(tmp_path, monkeypatch, name, architecture,
     torch.testing.assert_close(features[3], whole[3], rtol=1e-4, atol=1e-4)
 
 
+def test_a_resnet50_beside_a_resnet34(tmp_path, monkeypatch):
+    """The larger network sorts first and has the shapes that a ResNet-34 was known by; neither has a config."""
+    timm_folder(tmp_path / "a" / "resnet-50", "resnet50", dtype=torch.float16, config=False)
+    model = timm_folder(tmp_path / "b" / "resnet-34", "resnet34", config=False)
+    monkeypatch.setenv("DIFFAD_WEIGHTS", str(tmp_path))
+    backbone = load_backbone("resnet34")
+    assert backbone.resolved.path == tmp_path / "b" / "resnet-34" and backbone.resolved.known == "resnet34"
+    assert torch.equal(backbone.net.state_dict()["conv1.weight"], model.conv1.weight)
+    with pytest.raises(ValueError, match="no timm backbone"):
+        load_backbone(str(tmp_path / "a" / "resnet-50"))
+
+
 @pytest.mark.slow
 def test_weights_without_config_are_known_by_their_tensors(tmp_path):
     timm_folder(tmp_path / "r", "resnet34", config=False)
