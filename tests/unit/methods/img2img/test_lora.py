@@ -20,8 +20,8 @@ from tiny_models import write_clip, write_stable_diffusion
 from diffad_utils import data
 from diffad_utils.methods import METHODS
 from diffad_utils.methods.img2img import Img2Img, Img2ImgEngine, Setting, lora
+from diffad_utils.methods.img2img.adapters import FILE
 from diffad_utils.methods.img2img.lora import (
-    FILE,
     SD15_UNET,
     LoRA,
     base_checksum,
