@@ -148,3 +148,41 @@ def test_invad_refuses_other_backbone_weights(fitted, tmp_path):
     (tmp_path / "detector.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match="backbone weights"):
         METHODS["invad"].load(tmp_path)
+
+
+class WithBatchStatistics(METHODS["trivial"]):
+    """Scores that are centred over what is predicted together, as they must not be."""
+
+    def predict(self, images, keys=None):
+        prediction = super().predict(images, keys)
+        prediction.score = prediction.score - self.shift * prediction.score.mean()
+        return prediction
+
+
+def test_scores_that_depend_on_the_batch_are_found(splits):
+    batch = data.load_batch(splits[1])
+    detector = METHODS["trivial"]().fit(splits[0])
+    detector.check_batch_independence(batch, detector.predict_dataset(splits[1]))
+    leaking = WithBatchStatistics().fit(splits[0])
+    leaking.shift = 0.2
+    with pytest.raises(RuntimeError, match=r"scores .* alone and .* among \d+ images, expected at most .* in float32"):
+        leaking.check_batch_independence(batch, leaking.predict(batch["image"], batch["key"]))
+
+
+def test_the_tolerance_is_that_of_the_coarsest_network():
+    detector = METHODS["invad"](inference_precision="bf16")
+    assert detector.running_dtype() == torch.bfloat16
+    detector.inference_precision = "fp32"
+    assert detector.running_dtype() == torch.float32
+    detector.network = torch.nn.Linear(1, 1).half()
+    assert detector.running_dtype() == torch.float16
+
+
+def test_scores_that_are_not_finite_or_missing_are_found(splits):
+    batch, detector = data.load_batch(splits[1]), METHODS["trivial"]().fit(splits[0])
+    prediction = detector.predict_dataset(splits[1])
+    with pytest.raises(RuntimeError, match="expected one an image"):
+        detector.check_batch_independence(batch, Prediction(prediction.score[1:]))
+    prediction.score[2] = torch.nan
+    with pytest.raises(RuntimeError, match=f"the score of {batch['key'][2]} is not finite"):
+        detector.check_batch_independence(batch, prediction)
