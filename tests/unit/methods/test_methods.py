@@ -160,9 +160,8 @@ class WithBatchStatistics(METHODS["trivial"]):
 
 
 def test_scores_that_depend_on_the_batch_are_found(splits):
-    batch = data.load_batch(splits[1])
-    detector = METHODS["trivial"]().fit(splits[0])
-    detector.check_batch_independence(batch, detector.predict_dataset(splits[1]))
+    detector, batch = METHODS["trivial"]().fit(splits[0]), splits[1]
+    detector.check_batch_independence(batch, detector.predict(batch["image"], batch["key"]))
     leaking = WithBatchStatistics().fit(splits[0])
     leaking.shift = 0.2
     with pytest.raises(RuntimeError, match=r"scores .* alone and .* among \d+ images, expected at most .* in float32"):
@@ -179,8 +178,8 @@ def test_the_tolerance_is_that_of_the_coarsest_network():
 
 
 def test_scores_that_are_not_finite_or_missing_are_found(splits):
-    batch, detector = data.load_batch(splits[1]), METHODS["trivial"]().fit(splits[0])
-    prediction = detector.predict_dataset(splits[1])
+    detector, batch = METHODS["trivial"]().fit(splits[0]), splits[1]
+    prediction = detector.predict(batch["image"], batch["key"])
     with pytest.raises(RuntimeError, match="expected one an image"):
         detector.check_batch_independence(batch, Prediction(prediction.score[1:]))
     prediction.score[2] = torch.nan

@@ -152,7 +152,7 @@ class TestRecord:
         assert record.experiments == {"steps": {"3": 0.5}, "grid": [0, 1]}
         assert record.intervals["I-AUROC"] == [1.0, 1.0]  # perfectly separated scores
         assert record.ms_per_image == 2.5
-        assert record.manifest["detector"] == {"class": "SimpleNamespace", "weights": 8}
+        assert record.manifest["detector"] == {"class": "SimpleNamespace", "family": "unknown", "weights": 8}
         assert record.manifest["nfe"] == 3 and record.manifest["images"] == 8
         assert (
             record.manifest["versions"]["torch"] == torch.__version__.split("+")[0]
