@@ -249,7 +249,8 @@ def effects_of_conventions(
             add(name, "I-AUROC", plain, metrics.image_auroc(scaled, label))
     both = maps_of(record)
     if both is not None:
-        _pixel_conventions(*both[1:], label, batch_sizes, crop, seed, add)
+        of_pixels = label[np.isin(images["key"].to_numpy(str), both[0])]
+        _pixel_conventions(*both[1:], of_pixels, batch_sizes, crop, seed, add)
     return pd.DataFrame(rows, columns=["convention", "metric", "ours", "theirs", "change"])
 
 

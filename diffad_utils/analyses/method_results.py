@@ -75,7 +75,8 @@ def images_of(record: RunRecord) -> pd.DataFrame:
 
 
 def maps_of(record: RunRecord) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """(keys [N], maps float32 [N, H, W] at the masks' size, masks bool [N, H, W]) sorted by key; None without both."""
+    """(keys [n], maps float32 [n, H, W] at the masks' size, masks bool [n, H, W]) of the images that metrics of pixels
+    are computed over (`metrics.with_masks`), sorted by key; None without both."""
     found, masks = record.maps(), record.masks()
     if found is None or masks is None:
         return None
@@ -88,7 +89,9 @@ def maps_of(record: RunRecord) -> tuple[np.ndarray, np.ndarray, np.ndarray] | No
     maps = torch.from_numpy(maps[order].astype(np.float32))
     if maps.shape[1:] != masks.shape[1:]:
         maps = upsample_map(maps, masks.shape[1:])
-    return keys[order], maps.numpy(), masks[order]
+    label = record.scores().set_index("key").loc[keys[order], "label"].to_numpy()
+    rows = metrics.with_masks(label, masks[order])
+    return (keys[order][rows], maps.numpy()[rows], masks[order][rows]) if rows.any() else None
 
 
 def family_of(record: RunRecord) -> str:
@@ -136,9 +139,10 @@ def _measure_run(
     times = np.concatenate(list(metrics.bootstrap_draws(label == 1, n, seed)))
     maps = maps_of(record) if "AUPRO" in values else None
     if maps is not None:
-        samples |= {
-            k: v for k, v in metrics.metrics_from_counts(metrics.pixel_counts(*maps[1:]), times).items() if k in values
-        }
+        marked = np.isin(images["key"].to_numpy(str), maps[0])
+        drawn = times if marked.all() else np.concatenate(list(metrics.bootstrap_draws(label[marked] == 1, n, seed)))
+        of_pixels = metrics.metrics_from_counts(metrics.pixel_counts(*maps[1:]), drawn)
+        samples |= {k: v for k, v in of_pixels.items() if k in values}
     rebuilt = record.reconstructions()
     if rebuilt is not None:
         rebuilt = rebuilt.sort_values("key", ignore_index=True)

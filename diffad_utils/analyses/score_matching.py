@@ -336,9 +336,10 @@ def detector_subsets(
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """Every subset of the detectors of eq. 14 with equal weights: (table, scores {subset: [B]}).
 
-    Columns: detectors, number, I-AUROC with low and high (95 % over images), P-AUROC where there are masks.
+    Columns: detectors, number, I-AUROC with low and high (95 % over images), P-AUROC where there are masks
+    (`metrics.with_masks`).
     """
-    rows, scores = [], {}
+    rows, scores, marked = [], {}, metrics.with_masks(labels, masks)
     for size in range(1, len(maps) + 1):
         for names in combinations(maps, size):
             combined = detector.combine(maps, weights=dict.fromkeys(names, 1.0))
@@ -346,7 +347,9 @@ def detector_subsets(
             low, high = metrics.bootstrap_interval(metrics.image_auroc, score, labels, n=n, seed=seed)
             auroc = float(metrics.image_auroc(score, labels))
             row = {"detectors": "+".join(names), "number": size, "I-AUROC": auroc, "low": low, "high": high}
-            rows.append(row | ({"P-AUROC": float(metrics.pixel_auroc(combined, masks))} if masks is not None else {}))
+            if marked.any():
+                row["P-AUROC"] = float(metrics.pixel_auroc(combined[marked], masks[marked]))
+            rows.append(row)
             scores["+".join(names)] = score
     return pd.DataFrame(rows), scores
 

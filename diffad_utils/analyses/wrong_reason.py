@@ -91,7 +91,8 @@ def wrong_reason(
         (`split_residual`), or None without masks. without : [N], the score where the defect was replaced by the twin's
         pixels before the reconstruction (`without_defect`), with the same noise, and for normal images the full score;
         or None without twins.
-    style : global statistics [N] (`style_statistics`). maps, masks : [N, H, W], or None.
+    style : global statistics [N] (`style_statistics`). maps, masks : [N, H, W], or None. What needs masks is of the
+        images that have them alone (`metrics.with_masks`).
 
     The share of detection that survives without the defect is (I-AUROC without - 0.5) / (I-AUROC full - 0.5), and the
     share that is there outside the mask accordingly. The verdict follows a rule fixed beforehand, with 95 % bootstrap
@@ -106,7 +107,11 @@ def wrong_reason(
     labels = np.asarray(labels)
     scores = {"full residual": full, "outside the mask": outside, "defect replaced by the twin": without, **style}
     times, rows = bootstrap_counts(labels, bootstrap, seed), {}
+    marked = np.ones(len(labels), bool) if masks is None else metrics.with_masks(labels, masks)
     aurocs = {name: auroc(values, labels, times)[:, 0] for name, values in scores.items() if values is not None}
+    if outside is not None and not marked.all():
+        times = multiplicities(labels[marked], bootstrap, seed)
+        aurocs["outside the mask"] = auroc(outside[marked], labels[marked], times)[:, 0]
     for name, values in aurocs.items():
         value, low, high = bootstrap_percentiles(values)
         rows[name] = {"I-AUROC": value, "low": low, "high": high}
@@ -114,14 +119,16 @@ def wrong_reason(
     detected = rows["full residual"]
     numbers = {"I-AUROC": detected["I-AUROC"]}
     if maps is not None:
-        numbers |= {"AUPRO": metrics.aupro(maps, masks), "P-AUROC": metrics.pixel_auroc(maps, masks)}
+        of_pixels = maps[marked], masks[marked]
+        numbers |= {"AUPRO": metrics.aupro(*of_pixels), "P-AUROC": metrics.pixel_auroc(*of_pixels)}
     if without is not None:
         lost = bootstrap_percentiles(aurocs["full residual"] - aurocs["defect replaced by the twin"])
         numbers |= dict(zip(("lost_without_defect", "lost_low", "lost_high"), lost, strict=True))
     if detected["low"] <= 0.5:
         return WrongReason(table, numbers, "ranks the wrong way round" if detected["high"] < 0.5 else "does not detect")
     if outside is not None:
-        numbers["outside_share"] = (rows["outside the mask"]["I-AUROC"] - 0.5) / (detected["I-AUROC"] - 0.5)
+        whole = auroc(full[marked], labels[marked], times)[0, 0]  # of the same images
+        numbers["outside_share"] = (rows["outside the mask"]["I-AUROC"] - 0.5) / (whole - 0.5)
     if without is None:
         return WrongReason(table, numbers, "undecided")
     left = rows["defect replaced by the twin"]

@@ -5,7 +5,7 @@ samples of them, `check` says what is wrong. What may be touched: nothing that c
 that is read already, without new reference numbers.
 """
 
-from diffad_utils.data.check import Problem, Report, check, limits, report, validate
+from diffad_utils.data.check import Problem, Report, check, limits, report, require_both_classes, summary, validate
 from diffad_utils.data.contents import contents, copies_between_splits
 from diffad_utils.data.images import read_image
 from diffad_utils.data.index import (
@@ -45,8 +45,10 @@ __all__ = [
     "read_image",
     "read_mask",
     "report",
+    "require_both_classes",
     "resize_mask",
     "resolve_category",
     "sample_key",
+    "summary",
     "validate",
 ]

@@ -43,8 +43,12 @@ __all__ = [
     "open_quickly",
     "published_counts",
     "report",
+    "require_both_classes",
+    "summary",
     "validate",
 ]
+
+_NOTHING = Contents({}, {}, [])
 
 
 # ------------------------------------------------------------------------------------------------- files
@@ -133,6 +137,36 @@ def validate(index: pd.DataFrame) -> None:
     for category, rule, message in limits(index, found):
         if rule == "split":
             warnings.warn(f"{category}: {message}", DataWarning, stacklevel=2)
+
+
+def require_both_classes(index: pd.DataFrame) -> None:
+    """Raise DataError, saying what to do, unless every category has normal and anomalous test images.
+
+    For notebooks, which compare both. `validate` warns only: a detector is fitted, and makes maps, without them.
+    """
+    lacking = [f"{category}: {message}" for category, rule, message in limits(index, _NOTHING) if rule == "split"]
+    if lacking:
+        offer = (
+            "Without them, fit a method and look at its maps: "
+            "METHODS['invad']().fit(train).predict_dataset(test), with METHODS from diffad_utils.methods"
+        )
+        raise DataError("\n".join(["this notebook compares normal and anomalous test images", *lacking, offer]))
+
+
+def summary(index: pd.DataFrame) -> pd.DataFrame:
+    """One row a category of an index, as in `Report.table`; every file is decoded. Of textures, which have none, the
+    numbers of images and masks alone."""
+    found, facts = contents(index), facts_in(index)
+    copied = {test for test, _ in copies_between_splits(index, found)}
+    rows = [
+        _summary(name, part, found, facts[f"{dataset}/{name}"], int(part["image"].isin(copied).sum()))
+        for (dataset, name), part in index.groupby(["dataset", "category"], sort=False)
+    ]
+    table = pd.DataFrame(rows)
+    if set(index["dataset"]) != {"textures"}:
+        return table
+    rendered = {"masks": table["test anomalous"], "without mask": 0}
+    return table[["category", "train", "test normal", "test anomalous"]].assign(**rendered)
 
 
 def orphan_problems(index: pd.DataFrame, root: Path) -> list[Problem]:

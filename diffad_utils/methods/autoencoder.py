@@ -28,7 +28,7 @@ from diffad_utils.methods.base import check_train_dataset
 from diffad_utils.methods.reconstruction import ReconstructionDetector
 from diffad_utils.models import autoencoders
 from diffad_utils.models.stable_diffusion import AUTOENCODERS, load_vae
-from diffad_utils.training import Training, TrainingLog
+from diffad_utils.training import BatchLoss, Training, TrainingLog
 
 #: Pixels; larger crops take much memory. Latent diffusion's own autoencoders were trained at this size (Rombach et al.,
 #: CVPR 2022, configs/autoencoder of their code).
@@ -114,13 +114,16 @@ class Autoencoder(Training, ReconstructionDetector):
         """images [n, 3, H, W] in [0, 1]."""
         side, shape = self._side(), (self.train_batch_size, 2)
 
-        def loss_fn(model: autoencoders.VAE, generator: torch.Generator) -> Tensor:
+        def draw(generator: torch.Generator) -> tuple[Tensor]:
             chosen = torch.randint(len(images), (self.train_batch_size,), generator=generator).tolist()
             corners = torch.randint(self.image_size - side + 1, shape, generator=generator).tolist()
             crops = [images[i, :, y : y + side, x : x + side] for i, (y, x) in zip(chosen, corners, strict=True)]
-            x = torch.stack(crops).to(self.torch_device)
+            return (torch.stack(crops).to(self.torch_device),)
+
+        def loss(model: autoencoders.VAE, x: Tensor) -> Tensor:
             return F.mse_loss(autoencoders.decode(model, autoencoders.encode(model, x)), x)
 
+        loss_fn = BatchLoss(self.train_batch_size, draw, loss)
         return self._optimise(self.model_, loss_fn, "autoencoder", checkpoint_folder)
 
     def _build(self, cls: type[AutoencoderKL] | type[AutoencoderTiny], config: dict[str, Any]) -> None:

@@ -24,11 +24,17 @@ from torch.utils.data import DataLoader
 
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset, collate
+from diffad_utils.diffusion import PRECISIONS
 from diffad_utils.io.files import write_atomically
 from diffad_utils.models.device import in_pieces, pick_device
 
 if TYPE_CHECKING:
     from diffad_utils.weights import Resolved
+
+BATCH_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.4}
+"""How far, absolute and relative, an image's score may move with its batch, by the dtype of the networks: libraries
+choose other algorithms, and so other roundings, for other batch sizes. fp32 stays below 1e-4. fp16 has 13 bits less;
+0.02 was measured for img2img's calibrated score, batch 1 against 8. bf16 has 3 bits less again: eight times fp16's."""
 
 FAMILIES = ("diffusion", "clip", "classical")
 """What a method may be: a diffusion model; CLIP without diffusion, which knows captioned pictures; anything else."""
@@ -136,6 +142,33 @@ class Detector(ABC):
             if on_batch is not None:
                 on_batch(done, len(dataset))
         return Prediction.concatenate(predictions)
+
+    def running_dtype(self) -> torch.dtype:
+        """The coarsest of the dtypes that the networks are held or run in: a key of `BATCH_TOLERANCE`."""
+        dtypes = {parameter.dtype for network in self.networks() for parameter in network.parameters()}
+        dtypes.add(PRECISIONS.get(getattr(self, "inference_precision", None), torch.float32))
+        return max(dtypes & BATCH_TOLERANCE.keys(), key=BATCH_TOLERANCE.__getitem__)
+
+    def check_batch_independence(self, batch: Mapping[str, Any], prediction: Prediction) -> None:
+        """Raise ``RuntimeError`` if an image's score depends on what else is predicted, or scores are not finite.
+
+        batch : ``image`` [N, 3, H, W] and ``key`` [N], of which ``prediction`` came. The first image is predicted alone
+        and may differ by `BATCH_TOLERANCE` for `running_dtype`.
+        """
+        if len(prediction) != len(batch["key"]):
+            raise RuntimeError(f"{len(prediction)} scores for {len(batch['key'])} images: expected one an image")
+        if not bool(torch.isfinite(prediction.score).all()):
+            bad = batch["key"][int((~torch.isfinite(prediction.score)).nonzero()[0])]
+            raise RuntimeError(f"{self.name}: the score of {bad} is not finite; use inference_precision='fp32'")
+        alone, together = float(self.predict(batch["image"][:1], batch["key"][:1]).score), float(prediction.score[0])
+        dtype = self.running_dtype()
+        allowed = BATCH_TOLERANCE[dtype] * (1 + abs(alone))
+        if abs(alone - together) > allowed:
+            raise RuntimeError(
+                f"{self.name}: {batch['key'][0]} scores {alone:.6g} alone and {together:.6g} among {len(prediction)} "
+                f"images, expected at most {allowed:.2g} apart in {str(dtype).removeprefix('torch.')}: nothing in "
+                "`predict` may be computed over a batch (statistics, scaling, a generator that all images share)"
+            )
 
     def save(self, folder: str | Path) -> None:
         """Write ``detector.json`` (class, hyperparameters, plain values) and ``detector.safetensors`` into

@@ -34,7 +34,7 @@ from diffad_utils.methods.reconstruction import ReconstructionDetector
 from diffad_utils.models.autoencoders import AT_ONCE, LatentSpace, decode, downsampling, encode
 from diffad_utils.models.stable_diffusion import load_vae
 from diffad_utils.models.unet import small_unet
-from diffad_utils.training import Training, TrainingLog
+from diffad_utils.training import BatchLoss, Training, TrainingLog
 from diffad_utils.weights import Resolved
 
 OBJECTIVES = ("pixel", "latent")
@@ -116,17 +116,23 @@ class LatentUNet(Training, ReconstructionDetector):
     def _train_unet(self, images: Tensor, latents: Tensor, checkpoint_folder: str | Path | None) -> TrainingLog:
         """images [n, 3, H, W] in [0, 1] and their latents [n, C, h, w]."""
 
-        def loss_fn(model: UNet2DModel, generator: torch.Generator) -> Tensor:
+        def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
             chosen = torch.randint(len(images), (self.train_batch_size,), generator=generator)
-            z = latents[chosen].to(self.torch_device)
+            z = latents[chosen]
             if self.objective == "latent":
                 noise = self.noise_std * torch.randn(z.shape, generator=generator)
-                noisy = z + noise.to(z)
-                return F.mse_loss(noisy + self._f(model, noisy), z)
-            x = images[chosen].to(self.torch_device)
-            return pixel_loss(decode(self.vae_, z + self._f(model, z)), x, self.spectral_weight)
+                return z.to(self.torch_device), noise.to(self.torch_device, z.dtype)
+            return z.to(self.torch_device), images[chosen].to(self.torch_device)
 
-        return self._optimise(self.unet_, loss_fn, f"latent UNet ({self.objective})", checkpoint_folder)
+        def loss(model: UNet2DModel, z: Tensor, other: Tensor) -> Tensor:
+            if self.objective == "latent":
+                noisy = z + other
+                return F.mse_loss(noisy + self._f(model, noisy), z)
+            return pixel_loss(decode(self.vae_, z + self._f(model, z)), other, self.spectral_weight)
+
+        description, through = f"latent UNet ({self.objective})", self.vae_ if self.objective == "pixel" else None
+        loss_fn = BatchLoss(self.train_batch_size, draw, loss)
+        return self._optimise(self.unet_, loss_fn, description, checkpoint_folder, through)
 
     @staticmethod
     def _f(unet: UNet2DModel, latents: Tensor) -> Tensor:

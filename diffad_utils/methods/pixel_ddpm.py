@@ -28,11 +28,19 @@ from torch import Tensor
 
 from diffad_utils import scoring, weights
 from diffad_utils.data import ImageDataset
-from diffad_utils.diffusion import NoiseSchedule, add_noise, ddim_sample, epsilon_loss, image_noise, noisy_batch
+from diffad_utils.diffusion import (
+    NoiseSchedule,
+    NoisyBatch,
+    add_noise,
+    ddim_sample,
+    epsilon_loss,
+    image_noise,
+    noisy_batch,
+)
 from diffad_utils.methods.base import check_train_dataset, noise_keys
 from diffad_utils.methods.reconstruction import ReconstructionDetector
 from diffad_utils.models.unet import small_unet
-from diffad_utils.training import Training, TrainingLog
+from diffad_utils.training import BatchLoss, Training, TrainingLog
 from diffad_utils.weights import Resolved
 
 
@@ -133,10 +141,13 @@ class PixelDDPM(Training, ReconstructionDetector):
     def _train(self, x0: Tensor, checkpoint_folder: str | Path | None) -> TrainingLog:
         """DDPM's simplified objective on images x0 [n, 3, H, W] in [-1, 1]."""
 
-        def loss_fn(model: UNet2DModel, generator: torch.Generator) -> Tensor:
-            batch = noisy_batch(x0, self.schedule_, self.train_batch_size, generator, self.torch_device)
-            return epsilon_loss(lambda x, t: model(x, t, return_dict=False)[0], batch)
+        def draw(generator: torch.Generator) -> NoisyBatch:
+            return noisy_batch(x0, self.schedule_, self.train_batch_size, generator, self.torch_device)
 
+        def loss(model: UNet2DModel, *batch: Tensor) -> Tensor:
+            return epsilon_loss(lambda x, t: model(x, t, return_dict=False)[0], NoisyBatch(*batch))
+
+        loss_fn = BatchLoss(self.train_batch_size, draw, loss)
         return self._optimise(self.unet_, loss_fn, "pixel DDPM", checkpoint_folder)
 
     def _build(self) -> None:

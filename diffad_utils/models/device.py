@@ -45,7 +45,7 @@ def in_pieces(function: Callable[[slice], T], count: int, size: int) -> tuple[li
             start = rows.stop
             continue
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if tried == 1:
                 raise torch.OutOfMemoryError(
@@ -60,7 +60,8 @@ def in_pieces(function: Callable[[slice], T], count: int, size: int) -> tuple[li
     return outputs, size
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that a GPU's or a CPU's memory did not suffice."""
     from accelerate.utils.memory import should_reduce_batch_size  # needed once in a blue moon, and slow to import
 
     return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)

@@ -53,7 +53,8 @@ class RunRecord:
             return file["key"], file["anomaly_map"]
 
     def masks(self) -> np.ndarray | None:
-        """Ground truth bool [N, H, W] in the order of `maps`, or None if the run kept none or the data have none."""
+        """Masks bool [N, H, W] in the order of `maps`, or None if the run kept none or the data have none. An anomalous
+        image with an empty one has no ground truth (`metrics.with_masks`)."""
         path = self.folder / "maps.npz"
         if not path.is_file():
             return None

@@ -208,8 +208,8 @@ class Run:
         detector : the fitted detector; its class and number of weights go into the manifest.
         experiments : anything else the notebook measured that is a function of seed and data.
         timing : name -> number (``ms_per_image``, ``fit_s``, ...); goes into the manifest.
-        maps : also write ``maps.npz``: key [N], anomaly_map [N, h, w] (`small_maps`) and, where every anomalous
-            image has one, mask bool [N, H, W]. A reconstruction leaves ``reconstruction.parquet``, one row an
+        maps : also write ``maps.npz``: key [N], anomaly_map [N, h, w] (`small_maps`) and, where anomalous images
+            have them, mask bool [N, H, W]. A reconstruction leaves ``reconstruction.parquet``, one row an
             image.
         intervals : metric name -> (low, high); None: bootstrap over images for I-AUROC and I-AP.
         floor : the trivial floor's metrics on the same data, if the notebook computed it.
@@ -311,6 +311,7 @@ class Run:
         torch = sys.modules.get("torch")
         if torch is not None:
             manifest["torch_threads"] = torch.get_num_threads()
+            manifest["tf32"] = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
         if prediction is not None:
             manifest |= {"nfe": prediction.nfe, "images": len(batch["key"])}
         if detector is not None:

@@ -77,9 +77,10 @@ def small_maps(maps: ArrayLike, limit: int = MAPS_LIMIT_BYTES) -> np.ndarray:
 
 
 def usable_masks(batch: dict) -> dict[str, np.ndarray]:
-    """``{"mask": bool [N, H, W]}`` if every anomalous image of the batch has a mask, else nothing (see
-    `metrics.evaluate`)."""
-    if batch.get("mask") is None:
-        return {}
-    mask, anomalous = np.asarray(batch["mask"], dtype=bool), np.asarray(batch["label"]) == 1
-    return {"mask": mask} if anomalous.any() and mask[anomalous].any(axis=(1, 2)).all() else {}
+    """``{"mask": bool [N, H, W]}`` if an anomalous image of the batch has a mask, else nothing (see
+    `metrics.with_masks`, which says for which images they are ground truth)."""
+    from diffad_utils.metrics import with_masks
+
+    return (
+        {"mask": np.asarray(batch["mask"], dtype=bool)} if with_masks(batch["label"], batch.get("mask")).any() else {}
+    )

@@ -1,7 +1,25 @@
 """The one training loop, its settings and its checkpoints."""
 
 from diffad_utils.models.device import pick_device
-from diffad_utils.training.loop import OPTIMIZERS, TrainingLog, make_optimizer, step_generator, train
+from diffad_utils.training.loop import (
+    OPTIMIZERS,
+    BatchLoss,
+    TrainingLog,
+    check_mixed_precision,
+    make_optimizer,
+    step_generator,
+    train,
+)
 from diffad_utils.training.settings import Training
 
-__all__ = ["OPTIMIZERS", "Training", "TrainingLog", "make_optimizer", "pick_device", "step_generator", "train"]
+__all__ = [
+    "OPTIMIZERS",
+    "BatchLoss",
+    "Training",
+    "TrainingLog",
+    "check_mixed_precision",
+    "make_optimizer",
+    "pick_device",
+    "step_generator",
+    "train",
+]

@@ -12,8 +12,10 @@ import importlib
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from diffad_utils.io import checkpoints
+from diffad_utils.models.device import is_out_of_memory
 
 if TYPE_CHECKING:
     from diffusers.training_utils import EMAModel
@@ -32,14 +35,31 @@ LossFn = Callable[[nn.Module, torch.Generator], Tensor]
 OPTIMIZERS = ("adamw", "adamw8bit")
 
 
+@dataclass(frozen=True)
+class BatchLoss:
+    """A `LossFn` whose rows can be computed apart, so that a batch that does not fit the memory is halved.
+
+    rows : B. draw : ``draw(generator) -> tensors [B, ...]``, everything that is drawn for a batch. of : ``of(model,
+    *tensors)``, the mean over the rows given of a loss in which no row depends on another.
+    """
+
+    rows: int
+    draw: Callable[[torch.Generator], Sequence[Tensor]]
+    of: Callable[..., Tensor]
+
+    def __call__(self, model: nn.Module, generator: torch.Generator) -> Tensor:
+        return self.of(model, *self.draw(generator))
+
+
 @dataclass
 class TrainingLog:
     """What a training run did: the loss of every step, wall seconds of all its parts, the step it was resumed from (or
-    0)."""
+    0), and how many rows the network saw at once after memory had run out (None: whole batches)."""
 
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     resumed_from: int = 0
+    rows_at_once: int | None = None
 
 
 def step_generator(seed: int, step: int, batch: int = 0) -> torch.Generator:
@@ -101,6 +121,8 @@ def train(
     ----------
     loss_fn : ``loss_fn(model, generator) -> scalar tensor``. Draws its own batch, timesteps and noise from the CPU
         ``generator`` it is given; with gradient accumulation it is called that many times a step, in each process.
+        Where memory runs out with a `BatchLoss`, the step is taken again with half of the rows at once and their
+        gradients added: the same step up to rounding.
     num_steps : optimiser steps. ``warmup_steps`` of them raise the rate linearly to ``lr``; ``lr_scheduler`` is a name
         of diffusers' ``get_scheduler``.
     ema_decay : decay of the exponential moving average (with diffusers' warm-up (1 + n) / (10 + n)), or None for none.
@@ -121,6 +143,8 @@ def train(
         configuration.
     FloatingPointError
         As soon as a loss is not finite.
+    torch.OutOfMemoryError
+        If memory runs out with a single row at once, with another loss than a `BatchLoss`, or with several processes.
     """
     # diffusers takes seconds to import, and a detector that is only loaded or read trains nothing
     from accelerate import Accelerator
@@ -130,6 +154,7 @@ def train(
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
     device = next(model.parameters()).device
+    check_mixed_precision(mixed_precision, device.type)
     _forget_accelerator()
     accelerator = Accelerator(
         mixed_precision=mixed_precision,
@@ -170,18 +195,13 @@ def train(
         range(len(log.losses), num_steps), desc=description, initial=len(log.losses), total=num_steps, mininterval=10.0
     )
     for step in progress:
-        total = torch.zeros((), device=accelerator.device)
-        for i in range(accelerator.process_index, batches, accelerator.num_processes):
-            with accelerator.accumulate(prepared):
-                generator = step_generator(seed, step, i)
-                with accelerator.autocast():
-                    loss = loss_fn(prepared, generator)
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(trained, max_grad_norm)
-                optimiser.step()
-                optimiser.zero_grad()
-            total += loss.detach() / gradient_accumulation_steps
+        numbers = range(accelerator.process_index, batches, accelerator.num_processes)
+        total = _gradients(
+            accelerator, prepared, loss_fn, partial(step_generator, seed, step), numbers, log, description
+        )
+        accelerator.clip_grad_norm_(trained, max_grad_norm)
+        optimiser.step()
+        optimiser.zero_grad()
         total = accelerator.reduce(total, "mean").item()
         if not math.isfinite(total):
             raise FloatingPointError(
@@ -214,6 +234,70 @@ def train(
     accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)  # mixed precision had wrapped its forward
     model.eval()
     return log
+
+
+def check_mixed_precision(precision: str, device: str) -> None:
+    """Raise ``ValueError`` for fp16 on a CPU, where there is no loss scaling to keep small gradients from vanishing."""
+    if precision == "fp16" and torch.device(device).type == "cpu":
+        raise ValueError("mixed_precision='fp16' needs a GPU to train on; on a CPU use 'bf16' or 'no'")
+
+
+def _gradients(
+    accelerator: Any,
+    model: nn.Module,
+    loss_fn: LossFn,
+    generator_of: Callable[[int], torch.Generator],
+    numbers: Sequence[int],
+    log: TrainingLog,
+    description: str,
+) -> Tensor:
+    """Leave a step's gradients in the parameters and return its mean loss; with fewer rows at once where memory runs
+    out.
+
+    numbers : of the step's batches; ``generator_of(number)`` draws one.
+    """
+    while True:
+        try:
+            total = torch.zeros((), device=accelerator.device)
+            accelerator.step = 0  # of the accumulation, which may begin anew
+            for number in numbers:
+                with accelerator.accumulate(model):
+                    total += _backward(accelerator, model, loss_fn, generator_of(number), log) / len(numbers)
+            return total
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            rows = log.rows_at_once or getattr(loss_fn, "rows", 1)
+            if rows == 1 or accelerator.num_processes > 1:
+                raise torch.OutOfMemoryError(
+                    f"{description}: out of memory with {getattr(loss_fn, 'rows', 'the batch of')} images a step; set "
+                    "train_batch_size to half of what it is, or gradient_checkpointing=True, or a smaller image_size"
+                ) from error
+        log.rows_at_once = (rows + 1) // 2
+        said = f"{description}: out of memory with {rows} images at once; going on with {log.rows_at_once}, same steps"
+        warnings.warn(said, stacklevel=3)
+        for parameter in model.parameters():
+            parameter.grad = None
+        if torch.cuda.is_available():  # here, not above: while the error is handled it holds on to the memory
+            torch.cuda.empty_cache()
+
+
+def _backward(
+    accelerator: Any, model: nn.Module, loss_fn: LossFn, generator: torch.Generator, log: TrainingLog
+) -> Tensor:
+    """Add the gradients of one batch; its loss."""
+    if not isinstance(loss_fn, BatchLoss):
+        with accelerator.autocast():
+            loss = loss_fn(model, generator)
+        accelerator.backward(loss)
+        return loss.detach()
+    total, drawn = torch.zeros((), device=accelerator.device), loss_fn.draw(generator)
+    for rows in zip(*(tensor.split(log.rows_at_once or loss_fn.rows) for tensor in drawn), strict=True):
+        with accelerator.autocast():
+            loss = loss_fn.of(model, *rows) * (len(rows[0]) / loss_fn.rows)
+        accelerator.backward(loss)
+        total += loss.detach()
+    return total
 
 
 def _snapshot(

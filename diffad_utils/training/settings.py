@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class Training:
     warmup_steps: int = 20
     ema_decay: float | None = 0.98  # of the average of the weights that is kept; None: the last weights
     mixed_precision: str = "no"  # accelerate's "no", "fp16" or "bf16"
+    gradient_checkpointing: bool = False  # less memory, more time, in the networks of diffusers
 
     def _optimise(
         self,
@@ -30,9 +32,13 @@ class Training:
         loss_fn: Callable[[nn.Module, torch.Generator], Tensor],
         description: str,
         checkpoint_folder: str | Path | None = None,
+        through: nn.Module | None = None,
         **changed: Any,
     ) -> TrainingLog:
-        """Train ``network`` in place with these settings; ``changed`` are other arguments of `training.train`."""
+        """Train ``network`` in place with these settings; ``changed`` are other arguments of `training.train`.
+
+        through : a frozen network that gradients pass through on their way; its memory is saved, too.
+        """
         settings = {
             "num_steps": self.train_steps,
             "lr": self.learning_rate,
@@ -41,6 +47,31 @@ class Training:
             "seed": self.seed,
             "mixed_precision": self.mixed_precision,
         }
-        return train(
-            network, loss_fn, description=description, checkpoint_folder=checkpoint_folder, **settings | changed
-        )
+        saving = [network, *([through] if through else [])] if self.gradient_checkpointing else []
+        with checkpointed(*saving):
+            return train(
+                network, loss_fn, description=description, checkpoint_folder=checkpoint_folder, **settings | changed
+            )
+
+
+@contextmanager
+def checkpointed(*networks: nn.Module) -> Iterator[None]:
+    """Gradient checkpointing in the models of diffusers in ``networks``, while it lasts.
+
+    Raises ``ValueError`` for a network without a model that offers it.
+    """
+    models = []
+    for network in networks:
+        found = [part for part in network.modules() if getattr(part, "_supports_gradient_checkpointing", False)]
+        if not found:
+            raise ValueError(
+                f"gradient_checkpointing=True: {type(network).__name__} does not offer it, set it to False"
+            )
+        models += found
+    for model in models:
+        model.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        for model in models:
+            model.disable_gradient_checkpointing()

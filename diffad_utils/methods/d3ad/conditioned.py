@@ -35,7 +35,7 @@ from torch.utils.data import Subset
 
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
-from diffad_utils.diffusion import autocast, ddim_sample, epsilon_loss, image_noise, noisy_batch
+from diffad_utils.diffusion import NoisyBatch, autocast, ddim_sample, epsilon_loss, image_noise, noisy_batch
 from diffad_utils.methods.base import Prediction, at_image_size, batches, check_train_dataset, noise_keys
 from diffad_utils.methods.d3ad import adaptation
 from diffad_utils.methods.d3ad.conditioning import denoising_timesteps, scaled_start
@@ -46,7 +46,7 @@ from diffad_utils.models.autoencoders import LatentSpace, PixelSpace
 from diffad_utils.models.backbones import load_backbone
 from diffad_utils.models.stable_diffusion import load_vae
 from diffad_utils.models.unet import small_unet
-from diffad_utils.training import TrainingLog
+from diffad_utils.training import BatchLoss, TrainingLog
 from diffad_utils.weights import Resolved
 
 
@@ -94,8 +94,9 @@ class ConditionedDiffusion(ConditionedSettings):
         ``adaptation_log_`` behind.
         """
         check_train_dataset(train_dataset)
-        self._load_networks()
         fitted, held_out = scoring.holdout_split(len(train_dataset), self.holdout_fraction, self.seed)
+        self._check_count(len(fitted), len(held_out))
+        self._load_networks()
         self._fitted_images, self._held_out_images = (
             Subset(train_dataset, rows.tolist()) for rows in (fitted, held_out)
         )
@@ -109,6 +110,9 @@ class ConditionedDiffusion(ConditionedSettings):
         self._fit_steps(new_extractor=True)
         self._scales = self._peaks_of_held_out()
         return self
+
+    def _check_count(self, fitted: int, held_out: int) -> None:
+        """Raise ``ValueError``, before any work, for fewer images than the method needs."""
 
     def with_settings(self, **changes: Any) -> Self:
         """The same diffusion model with other settings; adapted and calibrated anew on the training images where they
@@ -143,11 +147,14 @@ class ConditionedDiffusion(ConditionedSettings):
     def _train_unet(self, states: Tensor, checkpoint_folder: str | Path | None) -> TrainingLog:
         """DDPM's simplified objective (D3AD eq. 6) on states [n, C, h, w]."""
 
-        def loss_fn(model: UNet2DModel, generator: torch.Generator) -> Tensor:
+        def draw(generator: torch.Generator) -> NoisyBatch:
             drawn = self.train_batch_size, generator, self.torch_device, self.max_train_timestep
-            batch = noisy_batch(states, self.schedule, *drawn)
-            return epsilon_loss(lambda x, t: model(x, t, return_dict=False)[0], batch)
+            return noisy_batch(states, self.schedule, *drawn)
 
+        def loss(model: UNet2DModel, *batch: Tensor) -> Tensor:
+            return epsilon_loss(lambda x, t: model(x, t, return_dict=False)[0], NoisyBatch(*batch))
+
+        loss_fn = BatchLoss(self.train_batch_size, draw, loss)
         description = f"{type(self).__name__} UNet"
         return self._optimise(self.unet_, loss_fn, description, checkpoint_folder, weight_decay=self.weight_decay)
 

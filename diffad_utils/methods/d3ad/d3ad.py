@@ -98,6 +98,14 @@ class D3AD(ConditionedDiffusion):
     def deepest_step(self) -> int:
         return self.t_max if self.static_step is None else max(self.t_max, self.static_step)
 
+    def _check_count(self, fitted: int, held_out: int) -> None:
+        most = fitted - self.leave_one_out
+        if self.k > most:
+            raise ValueError(
+                f"k = {self.k} nearest neighbours, but {fitted} images are left after {held_out} are held out: "
+                f"set k to {most} or less, or give at least {self.k + self.leave_one_out + held_out} training images"
+            )
+
     def _dynamic_step(self) -> DynamicStep:
         return DynamicStep(
             k=self.k, bins=self.bins, t_max=self.t_max, minimum_bin=self.minimum_bin, leave_one_out=self.leave_one_out

@@ -55,7 +55,7 @@ from diffad_utils.models.autoencoders import LatentSpace, PixelSpace
 from diffad_utils.models.backbones import load_layers
 from diffad_utils.models.stable_diffusion import load_vae
 from diffad_utils.models.unet import small_unet
-from diffad_utils.training import Training, TrainingLog
+from diffad_utils.training import BatchLoss, Training, TrainingLog
 from diffad_utils.weights import Resolved
 
 SPACES, COMBINATIONS = ("pixel", "latent"), ("calibrated", "plain sum")
@@ -257,10 +257,10 @@ class ScoreMatchingDetector(Training, Detector):
     ) -> TrainingLog:
         """``loss(model, x_t, t, noise)`` on random images x0 [n, ...], timesteps and noise."""
 
-        def loss_fn(model: nn.Module, generator: torch.Generator) -> Tensor:
-            batch = noisy_batch(x0, self.schedule_, self.train_batch_size, generator, self.torch_device)
-            return loss(model, batch.x_t, batch.t, batch.noise)
+        def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
+            return noisy_batch(x0, self.schedule_, self.train_batch_size, generator, self.torch_device)[1:]
 
+        loss_fn = BatchLoss(self.train_batch_size, draw, loss)
         changed = {"num_steps": steps, "warmup_steps": min(self.warmup_steps, steps - 1), "seed": seed}
         return self._optimise(model, loss_fn, description, checkpoint_folder, **changed)
 

@@ -18,8 +18,9 @@ images stay latents: they are not decoded and encoded in between.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
-from diffad_utils.diffusion import NoiseSchedule, add_noise
+from diffad_utils.diffusion import PRECISIONS, NoiseSchedule, add_noise
 from diffad_utils.methods.base import check_train_dataset, resize_images
 from diffad_utils.methods.clip_detectors import fill_prompt
 from diffad_utils.methods.img2img.adapters import (
@@ -49,7 +50,7 @@ from diffad_utils.methods.img2img.adapters import (
 )
 from diffad_utils.methods.img2img.detector import Img2Img
 from diffad_utils.methods.img2img.engine import Img2ImgEngine, Posterior, Setting, check_prompts
-from diffad_utils.training import OPTIMIZERS, TrainingLog, train
+from diffad_utils.training import OPTIMIZERS, BatchLoss, TrainingLog, train
 
 __all__ = [
     "SD15_UNET",
@@ -133,7 +134,8 @@ class LoRA(Img2Img):
     train_steps, train_batch_size, gradient_accumulation_steps, learning_rate, ema_decay : training with AdamW at a
         constant rate, so that a run's state at step k is the result of a run of k steps.
     mixed_precision : "no", "fp16" or "bf16". On a GPU the base weights are held in that precision, the trained ones in
-        float32 until training is over.
+        float32 until training is over. On a CPU "bf16" holds all in float32, and "fp16" trains in float32, with a
+        warning (see `training.check_mixed_precision`), and samples in fp16.
     gradient_checkpointing : less memory, more time.
     optimizer : "adamw", or "adamw8bit" of bitsandbytes.
     adapter : a LoRA to use instead of training one, see `load_adapter`; with "" one is trained.
@@ -213,10 +215,11 @@ class LoRA(Img2Img):
         """Train the adapter (or load ``adapter``), then calibrate the score on normal images held out from training.
 
         checkpoint_folder : an interrupted training goes on from what it left there. snapshot_steps : after each of
-            these
-        steps the adapter is written to ``checkpoint_folder/step-<n>``, for `load_adapter`.
+            these steps the adapter is written to ``checkpoint_folder/step-<n>``, for `load_adapter`.
 
-        Leaves ``training_log_`` behind. Raises ``ValueError`` for anomalous images, or snapshots without a folder.
+        Leaves ``training_log_`` behind, and ``base_untouched_``: by network, whether its own weights came out of
+        training byte by byte as they went in.
+        Raises ``ValueError`` for anomalous images, or snapshots without a folder.
         """
         check_train_dataset(train_dataset)
         if snapshot_steps and checkpoint_folder is None:
@@ -262,9 +265,24 @@ class LoRA(Img2Img):
             return
         super()._load_networks()
         if self.torch_device.type == "cuda":
-            dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.mixed_precision]
-            for network in (self.engine_.unet, self.engine_.vae, self.engine_.pipeline.text_encoder):
-                nn.Module.to(network, dtype)
+            for network in self._base_networks().values():
+                nn.Module.to(network, PRECISIONS[self.sampling_precision])
+
+    @property
+    def sampling_precision(self) -> str:
+        """In which the networks are held once training is over: give it to what is compared with a LoRA."""
+        if self.mixed_precision == "bf16" and self.torch_device.type != "cuda":
+            return "fp32"
+        return {"no": "fp32"}.get(self.mixed_precision, self.mixed_precision)
+
+    def _base_networks(self) -> dict[str, nn.Module]:
+        return {name: getattr(self.engine_.pipeline, name) for name in ("unet", "vae", "text_encoder")}
+
+    def _training_precision(self) -> str:
+        if self.mixed_precision != "fp16" or self.torch_device.type != "cpu":
+            return self.mixed_precision
+        warnings.warn("fp16 on a CPU: the adapter is trained in float32, and images are made in fp16", stacklevel=4)
+        return "no"
 
     def _use_adapter(self, path: str | Path) -> None:
         pipeline = self.engine_.pipeline
@@ -274,8 +292,8 @@ class LoRA(Img2Img):
     def _leave_training(self) -> None:
         """Adapter and base in one precision and without gradients; texts that were embedded before are forgotten."""
         pipeline = self.engine_.pipeline
-        for network in (pipeline.unet, pipeline.text_encoder):
-            nn.Module.to(network.requires_grad_(False).eval(), pipeline.vae.dtype)
+        for network in self._base_networks().values():
+            nn.Module.to(network.requires_grad_(False).eval(), PRECISIONS[self.sampling_precision])
         self.engine_ = Img2ImgEngine(pipeline, self.batch_size)
 
     def _add_adapter(self) -> PromptedUNet:
@@ -339,21 +357,30 @@ class LoRA(Img2Img):
     ) -> TrainingLog:
         groups = [examples] + ([self._prior()] if self.prior_weight else [])
         weight = torch.tensor([1.0, self.prior_weight][: len(groups)]).repeat_interleave(self.train_batch_size)
+        precision = self._training_precision()
+        before = {name: base_checksum(network) for name, network in self._base_networks().items()}
         model = self._add_adapter()
         schedule, device, dtype = NoiseSchedule(self.engine_.scheduler.betas), self.torch_device, self.engine_.vae.dtype
 
-        def loss_fn(model: nn.Module, generator: torch.Generator) -> Tensor:
+        def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
             drawn = [group.draw(self.train_batch_size, generator) for group in groups]
             clean, text = (torch.cat(column) for column in zip(*drawn, strict=True))
             noise = torch.randn(clean.shape, generator=generator)
             timesteps = torch.randint(schedule.T, (len(clean),), generator=generator)
             noisy = add_noise(clean, timesteps, noise, schedule).to(device, dtype)
             text = text.to(device, dtype if text.is_floating_point() else None)
-            with self._dropout_drawn_from(generator):
-                predicted = model(noisy, timesteps.to(device), text)
-            error = (predicted.float() - noise.to(device)).square().mean(dim=(1, 2, 3))
-            return (weight.to(device) * error).sum() / self.train_batch_size
+            return noisy, timesteps.to(device), text, noise.to(device), weight.to(device)
 
+        def loss(model: nn.Module, noisy: Tensor, t: Tensor, text: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
+            error = (model(noisy, t, text).float() - noise).square().mean(dim=(1, 2, 3))
+            return (weight * error).sum() / (len(error) / len(groups))
+
+        def with_dropout(model: nn.Module, generator: torch.Generator) -> Tensor:
+            drawn = draw(generator)
+            with self._dropout_drawn_from(generator):
+                return loss(model, *drawn)
+
+        loss_fn = with_dropout if self.lora_dropout else BatchLoss(len(weight), draw, loss)
         log = train(
             model,
             loss_fn,
@@ -364,7 +391,7 @@ class LoRA(Img2Img):
             seed=self.seed,
             ema_decay=self.ema_decay,
             gradient_accumulation_steps=self.gradient_accumulation_steps,
-            mixed_precision=self.mixed_precision,
+            mixed_precision=precision,
             optimizer=self.optimizer,
             checkpoint_folder=checkpoint_folder,
             checkpoint_every=50,
@@ -373,6 +400,7 @@ class LoRA(Img2Img):
             on_snapshot=lambda step: save_adapter(self.engine_.pipeline, Path(checkpoint_folder) / f"step-{step}"),
             settings=self._training_settings(len(examples.prompt)),
         )
+        self.base_untouched_ = {n: base_checksum(network) == before[n] for n, network in self._base_networks().items()}
         self._leave_training()
         return log
 
@@ -399,8 +427,6 @@ class LoRA(Img2Img):
 
     def _dropout_drawn_from(self, generator: torch.Generator) -> AbstractContextManager:
         """peft's dropout draws from torch's global generator, which knows nothing of seed and step; here it does."""
-        if not self.lora_dropout:
-            return nullcontext()
         return _global_generators(int(torch.randint(2**62, (1,), generator=generator)), self.torch_device)
 
     def save(self, folder: str | Path) -> None:

@@ -33,6 +33,7 @@ from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import (
     NoiseSchedule,
+    NoisyBatch,
     add_noise,
     check_precision,
     ddim_invert,
@@ -46,7 +47,7 @@ from diffad_utils.diffusion import (
 from diffad_utils.methods.base import Detector, Prediction, batches, check_train_dataset
 from diffad_utils.methods.invad.score import anomaly_map, image_score, score_parts
 from diffad_utils.models.feature_cache import cached_features
-from diffad_utils.training import Training, TrainingLog
+from diffad_utils.training import BatchLoss, Training, TrainingLog
 from diffad_utils.weights import Resolved
 
 SCORES = ("nll+spread", "nll", "spread")
@@ -159,11 +160,15 @@ class InvAD(Training, Detector):
     ) -> TrainingLog:
         """DDPM's simplified objective (Ho et al. 2020, eq. 14) on standardised features [N, C, grid, grid]."""
 
-        def loss_fn(model: torch.nn.Module, generator: torch.Generator) -> Tensor:
-            batch = noisy_batch(features, self.schedule, self.train_batch_size, generator, self.torch_device)
-            y = None if labels is None else labels[batch.rows].to(self.torch_device)
-            return epsilon_loss(lambda x, t: model(x, t, y), batch)
+        def draw(generator: torch.Generator) -> NoisyBatch:
+            return noisy_batch(features, self.schedule, self.train_batch_size, generator, self.torch_device)
 
+        def loss(model: torch.nn.Module, *batch: Tensor) -> Tensor:
+            part = NoisyBatch(*batch)
+            y = None if labels is None else labels[part.rows].to(self.torch_device)
+            return epsilon_loss(lambda x, t: model(x, t, y), part)
+
+        loss_fn = BatchLoss(self.train_batch_size, draw, loss)
         return self._optimise(self.denoiser_, loss_fn, "InvAD denoiser", checkpoint_folder)
 
     def with_settings(self, *, num_steps: int | None = None, spacing: str | None = None) -> InvAD:

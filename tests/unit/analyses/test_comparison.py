@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from diffad_utils import metrics, study
-from diffad_utils.analyses import by_defect, comparison, conclusion, method_results
+from diffad_utils.analyses import by_defect, comparison, conclusion, conventions, method_results
 from diffad_utils.analyses.published import beside_published, disagreements, published_gaps, published_results
 from diffad_utils.methods import METHODS
 from diffad_utils.methods.trivial import PARTS
@@ -23,8 +23,10 @@ ROOT = Path(__file__).parents[3]
 N = 40
 
 
-def recorded(root, method: str, strength: float, category="carpet", seed=0, masks=False, rebuilt=False, n=N, **more):
-    """A run whose scores separate the classes by ``strength`` standard deviations."""
+def recorded(
+    root, method: str, strength: float, category="carpet", seed=0, masks=False, rebuilt=False, n=N, bare=(), **more
+):
+    """A run whose scores separate the classes by ``strength`` standard deviations; the images ``bare`` lack masks."""
     notebook = "01_data" if method == "trivial" else "07_invad"
     parameters = study.Parameters(
         profile="smoke", dataset="textures", category=category, seed=seed, device="cpu", output_root=str(root)
@@ -49,6 +51,7 @@ def recorded(root, method: str, strength: float, category="carpet", seed=0, mask
             mask[i, 5 : 9 + i % 9, 6:11] = True
         batch["mask"], maps = mask, torch.from_numpy(generator.random((n, 24, 24)).astype(np.float32))
         prediction.anomaly_map = maps + strength * 0.3 * mask
+        mask[list(bare)] = False
     if rebuilt:
         batch["image"] = torch.rand(n, 3, 24, 24, generator=torch.Generator().manual_seed(0))
         batch["twin"] = torch.where(mask[:, None], 0.5, batch["image"])
@@ -362,3 +365,20 @@ def test_no_result_stands_in_the_text_of_the_comparison_or_of_the_pages():
     assert len(texts) > 10
     for where, text in texts.items():
         assert not re.findall(r"\d", re.sub(r"^# 08 |\b95[ \u00a0]%", "", text)), where
+
+
+@pytest.mark.filterwarnings("ignore:1 of 20 anomalous images have no mask")
+def test_an_anomalous_image_without_a_mask_counts_for_no_metric_of_pixels(tmp_path):
+    """In results, conventions, recall by size and the wall, as in `metrics.evaluate`."""
+    recorded(tmp_path, "invad", 1.5, masks=True, bare=[7])
+    (record,) = study.load_runs(tmp_path / "smoke")
+    keys, maps, masks = method_results.maps_of(record)
+    assert len(keys) == N - 1 and not any(key.endswith("/007") for key in keys)
+    assert metrics.aupro(maps, masks) == pytest.approx(record.metrics["AUPRO"], abs=1e-3)  # maps are kept in fp16
+    (found,) = method_results.measure([record], n=50)
+    low, high = found.interval("AUPRO")
+    assert low <= record.metrics["AUPRO"] <= high
+    table = conventions.study(record).set_index("convention")
+    assert table.loc["AUPRO on 200 thresholds", "ours"] == pytest.approx(metrics.aupro(maps, masks))
+    assert by_defect.recall_by_size([record])["n"].sum() == N // 2 - 1
+    assert not any(key.endswith("/007") for key in by_defect.wall([record], N).keys)

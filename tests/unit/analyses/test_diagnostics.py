@@ -353,3 +353,23 @@ def test_time_by_size_predicts_copies_of_the_detector_at_each_size():
     times = img2img_settings.time_by_size(detector, torch.rand(3, 3, 16, 16), [8, 32], repeats=1)
     assert set(times) == {"ms_at_8px", "ms_at_32px"} and min(times.values()) >= 0 and detector.image_size == 16
     assert seen == [(8, (3, 3, 8, 8))] * 2 + [(32, (3, 3, 32, 32))] * 2
+
+
+def test_wrong_reason_leaves_images_without_masks_out_of_what_needs_masks():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(24) % 2
+    masks = torch.zeros(24, 8, 8, dtype=torch.bool)
+    masks[labels == 1, 2:4, 2:4] = True
+    maps = torch.rand(24, 8, 8, generator=generator) + masks
+    split = wrong_reason.split_residual(maps, masks)
+    masks[1] = False  # what lies outside is not known there: the split has the defect in it
+    broken = wrong_reason.split_residual(maps, masks)
+    rest = torch.arange(24) != 1
+    found, without = (
+        wrong_reason.wrong_reason(labels[r], s["full"][r], s["outside"][r], None, {}, maps[r], masks[r], bootstrap=50)
+        for r, s in ((slice(None), broken), (rest, split))
+    )
+    for name in ("AUPRO", "P-AUROC", "outside_share"):
+        assert found.numbers[name] == pytest.approx(without.numbers[name])
+    outside = [t.table.set_index("statistic").loc["outside the mask", "I-AUROC"] for t in (found, without)]
+    assert outside[0] == pytest.approx(outside[1])

@@ -188,3 +188,17 @@ def test_real_iad_table_without_a_mask(tmp_path):
 def test_real_magnetic_tiles_differ_from_the_full_set_in_counts_only():
     problems = data.check("mtd", os.environ["DIFFAD_TEST_MTD"])
     assert {problem.rule for problem in problems} <= {"count"}
+
+
+@pytest.mark.parametrize(("label", "said"), [(0, "no normal test image"), (1, "no anomalous test image")])
+def test_notebooks_refuse_a_test_set_of_one_kind_and_offer_what_works(label, said):
+    index = data.load_index("textures", category="leather")
+    one_kind = index[(index["split"] == "train") | (index["label"] != label)]
+    with pytest.raises(data.DataError, match=rf"leather: {said}[\s\S]*fit a method and look at its maps"):
+        data.require_both_classes(one_kind)
+    data.require_both_classes(index)
+
+
+def test_summary_of_an_index_counts_what_is_rendered():
+    row = data.summary(data.load_index("textures", category="leather")).iloc[0]
+    assert row["masks"] == row["test anomalous"] > 0 and row["without mask"] == 0

@@ -9,7 +9,7 @@ import pytest
 
 from diffad_utils import execution
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 INVAD = ROOT / "notebooks" / "07_invad.ipynb"
 
 

@@ -151,3 +151,40 @@ def test_invad_refuses_other_backbone_weights(fitted, tmp_path):
     (tmp_path / "detector.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match="fitted with weights .* but here backbone = "):
         METHODS["invad"].load(tmp_path)
+
+
+class WithBatchStatistics(METHODS["trivial"]):
+    """Scores that are centred over what is predicted together, as they must not be."""
+
+    def predict(self, images, keys=None):
+        prediction = super().predict(images, keys)
+        prediction.score = prediction.score - self.shift * prediction.score.mean()
+        return prediction
+
+
+def test_scores_that_depend_on_the_batch_are_found(splits):
+    detector, batch = METHODS["trivial"]().fit(splits[0]), splits[1]
+    detector.check_batch_independence(batch, detector.predict(batch["image"], batch["key"]))
+    leaking = WithBatchStatistics().fit(splits[0])
+    leaking.shift = 0.2
+    with pytest.raises(RuntimeError, match=r"scores .* alone and .* among \d+ images, expected at most .* in float32"):
+        leaking.check_batch_independence(batch, leaking.predict(batch["image"], batch["key"]))
+
+
+def test_the_tolerance_is_that_of_the_coarsest_network():
+    detector = METHODS["invad"](inference_precision="bf16")
+    assert detector.running_dtype() == torch.bfloat16
+    detector.inference_precision = "fp32"
+    assert detector.running_dtype() == torch.float32
+    detector.network = torch.nn.Linear(1, 1).half()
+    assert detector.running_dtype() == torch.float16
+
+
+def test_scores_that_are_not_finite_or_missing_are_found(splits):
+    detector, batch = METHODS["trivial"]().fit(splits[0]), splits[1]
+    prediction = detector.predict(batch["image"], batch["key"])
+    with pytest.raises(RuntimeError, match="expected one an image"):
+        detector.check_batch_independence(batch, Prediction(prediction.score[1:]))
+    prediction.score[2] = torch.nan
+    with pytest.raises(RuntimeError, match=f"the score of {batch['key'][2]} is not finite"):
+        detector.check_batch_independence(batch, prediction)

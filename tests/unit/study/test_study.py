@@ -452,3 +452,20 @@ class TestPlan:
         (tmp_path / "c.ipynb").write_text(json.dumps({"cells": [cell | {"source": "1 + 2"}]}))
         a, b, c = (execution.notebook_digest(tmp_path / f"{name}.ipynb") for name in "abc")
         assert a == b != c
+
+
+def test_masks_are_kept_where_some_anomalous_images_have_none():
+    masks = torch.zeros(3, 4, 4, dtype=torch.bool)
+    masks[1, 0, 0] = True
+    assert np.array_equal(study.usable_masks({"label": [0, 1, 1], "mask": masks})["mask"], masks.numpy())
+    assert study.usable_masks({"label": [0, 1, 1], "mask": torch.zeros_like(masks)}) == {}
+
+
+def test_tf32_is_off_and_noted(tmp_path):
+    torch.backends.cudnn.allow_tf32 = True
+    study.seed_everything(0)
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    run = study.start("07_invad", session(tmp_path))
+    run.record(make_prediction(), make_batch(), {"I-AUROC": 1.0})
+    (record,) = study.load_runs(tmp_path / "smoke")
+    assert record.manifest["tf32"] is False

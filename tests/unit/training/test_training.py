@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from torch import nn
 
-from diffad_utils.training import pick_device, train
+from diffad_utils.training import BatchLoss, pick_device, train
+from diffad_utils.training.settings import checkpointed
 
 SETTINGS = {"num_steps": 30, "lr": 1e-2, "seed": 5, "ema_decay": 0.9, "warmup_steps": 3}
 
@@ -135,3 +137,96 @@ def test_only_what_requires_a_gradient_moves():
     before = [p.detach().clone() for p in model.parameters()]
     train(model, regression, num_steps=3, lr=1e-2, weight_decay=0.5)
     assert [torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True)] == [True, True, False, False]
+
+
+def rows_of(generator):
+    x = torch.randn(16, 4, generator=generator)
+    return x, x.sum(dim=1)
+
+
+def mean_over_rows(model, x, y):
+    return torch.mean((model(x)[:, 0] - y) ** 2)
+
+
+def out_of_memory_above(limit):
+    """The loss on a device that holds ``limit`` rows."""
+
+    def loss(model, x, y):
+        value = mean_over_rows(model, x, y)
+        if len(x) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return value
+
+    return loss
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_batch_that_does_not_fit_is_halved_with_the_same_result(accumulation):
+    whole, halved = network(), network()
+    more = SETTINGS | {"gradient_accumulation_steps": accumulation}
+    reference = train(whole, BatchLoss(16, rows_of, mean_over_rows), **more)
+    with pytest.warns(UserWarning, match="out of memory with 16 images at once; going on with 8"):
+        log = train(halved, BatchLoss(16, rows_of, out_of_memory_above(5)), **more)
+    assert log.rows_at_once == 4 and reference.rows_at_once is None
+    assert torch.allclose(weights(whole), weights(halved), atol=1e-5)
+    assert log.losses == pytest.approx(reference.losses, abs=1e-5)
+
+
+def test_memory_that_runs_out_in_the_middle_of_an_accumulation_begins_the_step_anew():
+    whole, halved, calls = network(), network(), 0
+
+    def loss(model, x, y):
+        nonlocal calls
+        calls += 1
+        if calls == 6:  # the second batch of the third step
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return mean_over_rows(model, x, y)
+
+    more = SETTINGS | {"gradient_accumulation_steps": 2}
+    train(whole, BatchLoss(16, rows_of, mean_over_rows), **more)
+    with pytest.warns(UserWarning, match="going on with 8"):
+        train(halved, BatchLoss(16, rows_of, loss), **more)
+    assert torch.allclose(weights(whole), weights(halved), atol=1e-5)
+
+
+def test_memory_that_never_suffices_is_said_with_what_to_set():
+    with (
+        pytest.warns(UserWarning, match="going on with 1"),
+        pytest.raises(torch.OutOfMemoryError, match="set train_batch_size to half of what it is"),
+    ):
+        train(network(), BatchLoss(16, rows_of, out_of_memory_above(0)), **SETTINGS)
+
+    def plain(model, generator):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError, match="set train_batch_size"):
+        train(network(), plain, **SETTINGS)
+
+
+def test_a_batch_loss_is_the_plain_loss():
+    plain, apart = network(), network()
+    train(plain, regression, **SETTINGS)
+    train(apart, BatchLoss(16, rows_of, mean_over_rows), **SETTINGS)
+    assert torch.equal(weights(plain), weights(apart))
+
+
+def test_fp16_on_a_cpu_is_refused_at_once():
+    with pytest.raises(ValueError, match="mixed_precision='fp16' needs a GPU to train on; on a CPU use 'bf16' or 'no'"):
+        train(network(), regression, **SETTINGS, mixed_precision="fp16")
+
+
+def test_gradient_checkpointing_holds_for_the_training_alone():
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+    )
+    with checkpointed(nn.ModuleList([unet])):
+        assert unet.is_gradient_checkpointing
+    assert not unet.is_gradient_checkpointing
+    with pytest.raises(ValueError, match="Linear does not offer it"), checkpointed(nn.Linear(1, 1)):
+        pass

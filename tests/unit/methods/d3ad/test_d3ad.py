@@ -133,11 +133,6 @@ def test_bad_settings(name, settings):
         KINDS[name](**settings)
 
 
-def test_too_few_training_images_for_the_neighbours(splits):
-    with pytest.raises(ValueError, match="smaller k"):
-        KINDS["d3ad"](k=20).fit(splits[0])
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", KINDS)
@@ -283,3 +278,13 @@ def test_what_is_known_of_images_is_not_computed_again(fitted, splits):
             assert torch.equal(reused.reconstruction.steps, fresh.reconstruction.steps)
         other = detector.with_settings(batch_size=1, guidance_weight=1.0)
         assert other.scales_ == pytest.approx(detector.with_settings(guidance_weight=1.0).scales_, rel=1e-4)
+
+
+@pytest.mark.parametrize(("leave_one_out", "most"), [(True, 7), (False, 8)])
+def test_more_neighbours_than_images_are_refused_before_any_work(leave_one_out, most, monkeypatch):
+    monkeypatch.setattr(D3AD, "_load_networks", lambda self: pytest.fail("the networks were loaded first"))
+    index = data.load_index("textures", category="leather")
+    ten = data.ImageDataset(index[index["split"] == "train"].head(10), size=32)
+    detector = D3AD(**SMALL | {"k": 20, "leave_one_out": leave_one_out, "holdout_fraction": 0.1})
+    with pytest.raises(ValueError, match=f"k = 20 nearest neighbours, but 8 images .* set k to {most} or less"):
+        detector.fit(ten)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from diffad_utils.analyses.score_matching import (
+    detector_subsets,
     distance_to_end,
     edge_correlation,
     ends_of_samplers,
@@ -456,3 +457,17 @@ def test_published_timesteps():
     categories = ("bottle", "pill", "carpet", "cable", "screw", "capsule", "leather", "wood")
     printed = {published_noise_timestep("mvtec_ad", category) for category in categories}
     assert printed <= set(PAPER_T_D)
+
+
+def test_subsets_of_detectors_leave_images_without_masks_out_of_pixel_metrics():
+    class Summed:
+        combine = staticmethod(lambda maps, weights: sum(maps[name] for name in weights))
+        score = staticmethod(lambda combined: combined.flatten(1).amax(dim=1))
+
+    labels, masks = torch.tensor([0, 0, 1, 1]), torch.zeros(4, 8, 8, dtype=torch.bool)
+    masks[2:, 2:4, 2:4] = True
+    maps = {"re": masks + torch.rand(4, 8, 8, generator=torch.Generator().manual_seed(0)) / 2}
+    masks[3] = False
+    table, _ = detector_subsets(Summed(), maps, labels, masks, n=10, seed=0)
+    assert table.loc[0, "P-AUROC"] == 1.0  # the map of the last image would be nothing but false alarms
+    assert "P-AUROC" not in detector_subsets(Summed(), maps, labels, None, n=10, seed=0)[0]

@@ -279,6 +279,9 @@ def test_evaluate_and_scores(tmp_path):
     assert sees["ssim"] == pytest.approx(0.9) and sees["clip similarity"] == pytest.approx(0.695, abs=0.01)
     assert list(table["evaluations"]) == [s.evaluations for s in GRID[:2]]
     assert "AUPRO" not in sweep.evaluate(done, labels, None, held_out)
+    bare = masks.clone()
+    bare[11] = False  # an anomalous image without a mask: not one of false alarms
+    assert sweep.evaluate(done, labels, bare, held_out, alpha=0.9).iloc[0]["AUPRO"] > 0.95
     scores = done.scores()
     columns = {"strength", "guidance_scale", "num_inference_steps", "seed", "key", "mse", "clip", "ssim"}
     assert len(scores) == 24 and set(scores) == columns
