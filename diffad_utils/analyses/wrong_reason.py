@@ -110,7 +110,7 @@ def wrong_reason(
     marked = np.ones(len(labels), bool) if masks is None else metrics.with_masks(labels, masks)
     aurocs = {name: auroc(values, labels, times)[:, 0] for name, values in scores.items() if values is not None}
     if outside is not None and not marked.all():
-        times = multiplicities(labels[marked], bootstrap, seed)
+        times = bootstrap_counts(labels[marked], bootstrap, seed)
         aurocs["outside the mask"] = auroc(outside[marked], labels[marked], times)[:, 0]
     for name, values in aurocs.items():
         value, low, high = bootstrap_percentiles(values)
