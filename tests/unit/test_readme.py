@@ -40,7 +40,7 @@ def test_the_example_is_a_detector_of_about_forty_lines():
 
 def newcomer(root: Path, method: str) -> dict[str, str]:
     """A copy of what a method needs, with the README's recipe followed to the letter; the environment to use it in."""
-    for name in ("diffad_utils", "tests/unit"):
+    for name in ("diffad_utils", "tests/unit", "tests/helpers"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", root)
     (root / "data").symlink_to(ROOT / "data")
@@ -53,7 +53,7 @@ def newcomer(root: Path, method: str) -> dict[str, str]:
 
 def test_the_recipe_followed_to_the_letter_passes_every_test(tmp_path):
     environment = newcomer(tmp_path, METHOD)
-    (command,) = re.findall(r"`\.venv/bin/python (-m pytest tests/unit/test_contract\.py) -k eigen_images`", README)
+    (command,) = re.findall(r"`\.venv/bin/python (-m pytest tests/unit/methods/test_contract\.py) -k eigen_images`", README)
     tests = [sys.executable, *command.split(), "-k", "eigen_images or registry or families", "-p", "no:cacheprovider"]
     found = subprocess.run(tests, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert found.returncode == 0 and re.search(r"\b(1[89]|2\d) passed", found.stdout), found.stdout[-3000:]

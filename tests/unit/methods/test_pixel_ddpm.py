@@ -207,7 +207,7 @@ def test_bad_settings(fitted, splits):
             PixelDDPM(**SMALL | options)
     with pytest.raises(ValueError, match="less than the model's 1000"):
         PixelDDPM(**SMALL | {"noise_timestep": 1000}).fit(splits[0])
-    with pytest.raises(ValueError, match="multiple of 2 "):
+    with pytest.raises(ValueError, match="multiples of 2, got 33"):
         PixelDDPM(**SMALL | {"image_size": 33}).fit(splits[0])
     with pytest.raises(ValueError, match="score must be"):
         PixelDDPM(**SMALL, score="displacement")
