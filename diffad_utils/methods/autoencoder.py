@@ -68,7 +68,7 @@ class Autoencoder(Training, ReconstructionDetector):
     downsampling: int | None = None
     crop: int | None = None
     train_steps: int = 150
-    train_batch_size: int = 2
+    train_batch_size: int = 3
     learning_rate: float = 2e-3
     warmup_steps: int = 10
 

@@ -72,12 +72,12 @@ def test_psnr_of_the_vae_and_spread_of_its_latents(pipeline):
     assert min(spread) >= 0.5 and max(spread) <= 2
 
 
-def test_the_vae_has_no_colour_cast_and_does_as_well_on_pictures_as_on_their_tiles(pipeline):
+def test_the_vae_has_no_colour_cast_and_does_no_worse_on_pictures_than_on_their_tiles(pipeline):
     """Group normalisation makes both depend on the size of the pictures that the decoder was trained on."""
-    table = quality.autoencoder_quality(pipeline.vae, 6).set_index("category")
+    table = quality.autoencoder_quality(pipeline.vae, 10).set_index("category")
     cast = table[["red", "green", "blue"]].abs().max(axis=1)
     assert (cast <= 2).all(), cast
-    assert (table.gap.abs() < 0.5).all(), table.gap  # the card asks for 0.3, on 40 images
+    assert (table.gap > -0.3).all(), table.gap
 
 
 @pytest.mark.slow
