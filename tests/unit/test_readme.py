@@ -53,7 +53,8 @@ def newcomer(root: Path, method: str) -> dict[str, str]:
 
 def test_the_recipe_followed_to_the_letter_passes_every_test(tmp_path):
     environment = newcomer(tmp_path, METHOD)
-    (command,) = re.findall(r"`\.venv/bin/python (-m pytest tests/unit/methods/test_contract\.py) -k eigen_images`", README)
+    pattern = r"`\.venv/bin/python (-m pytest tests/unit/methods/test_contract\.py) -k eigen_images`"
+    (command,) = re.findall(pattern, README)
     tests = [sys.executable, *command.split(), "-k", "eigen_images or registry or families", "-p", "no:cacheprovider"]
     found = subprocess.run(tests, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert found.returncode == 0 and re.search(r"\b(1[89]|2\d) passed", found.stdout), found.stdout[-3000:]
