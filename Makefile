@@ -10,7 +10,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/0[1-9]_*.ipynb))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report lint test test-fast docs test-faults test-slurm lab notebooks foundation lock clean bench
+.PHONY: help setup report lint test test-fast test-kaggle docs test-faults test-slurm lab notebooks foundation lock clean bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ test-fast: $(READY) ## the unit tests that are not slow, and the docstrings' exa
 
 docs: $(READY) ## the API pages, from the docstrings, into build/docs
 	$(PY) -m pdoc --docformat numpy --math --output-directory build/docs diffad_utils
+
+KAGGLE_PYTHON ?= python3.12
+test-kaggle: $(READY) ## run every Kaggle kernel in a copy of its file tree with its image's packages (Linux, root; half an hour)
+	$(PY) tests/kaggle/simulate.py --python $(KAGGLE_PYTHON)
 
 test-faults: $(READY) ## kill -9 trainings, sweeps and studies at random moments, and start many kernels at once (about half an hour)
 	$(PY) tests/faults/kills.py

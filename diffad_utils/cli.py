@@ -166,7 +166,7 @@ def data_check(options: argparse.Namespace) -> int:
     """
     from diffad_utils import data
 
-    found = data.report(options.dataset, root=options.root)
+    found = data.report(options.dataset, root=options.root, category=options.category)
     if options.json:
         print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
         return 0 if found.ok else 1
@@ -301,6 +301,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("check", data_check, data_commands)
     sub.add_argument("dataset")
     sub.add_argument("--root", type=Path, help="its folder (default: searched for)")
+    sub.add_argument("--category", help="look at this category only (default: all that are there)")
     sub.add_argument("--json", action="store_true", help="print the whole report as JSON, for scripts")
     sub = command("make", data_make, data_commands)
     sub.add_argument("what", choices=["textures"])

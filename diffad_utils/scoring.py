@@ -51,7 +51,9 @@ def smooth_map(maps: Tensor, sigma: float) -> Tensor:
 
 
 def cosine_map(a: Tensor, b: Tensor) -> Tensor:
-    """1 - cosine similarity over channels of features [B, C, h, w]: [B, h, w].
+    """1 - cosine of features along dimension 1: [B, C, ...] twice -> float32 [B, ...].
+
+    As |a - b|^2 / 2 of unit vectors, which keeps its digits where a and b are nearly the same.
 
     Examples
     --------
@@ -61,15 +63,7 @@ def cosine_map(a: Tensor, b: Tensor) -> Tensor:
     >>> cosine_map(a.reshape(1, 2, 1, 1), b.reshape(1, 2, 1, 1))
     tensor([[[0.5000]]])
     """
-    return 1 - F.cosine_similarity(a, b, dim=1)
-
-
-def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
-    """1 - cosine of unit features along dimension 1: [B, D, ...] -> float32 [B, ...].
-
-    As |a - b|^2 / 2, which keeps its digits where a and b are nearly the same.
-    """
-    return ((a.double() - b.double()).square().sum(dim=1) / 2).float()
+    return (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(dim=1) / 2
 
 
 @dataclass(frozen=True)
@@ -188,6 +182,6 @@ def residual_parts(
     squared = (x - x_hat).square().mean(dim=1)
     parts, maps = {"mse": squared.mean(dim=(1, 2))}, {"mse": squared}
     if features is not None:
-        parts["clip"] = cosine_distance(features[0].image, features[1].image)
-        maps["clip"] = cosine_distance(features[0].patches, features[1].patches)
+        parts["clip"] = cosine_map(features[0].image, features[1].image)
+        maps["clip"] = cosine_map(features[0].patches, features[1].patches)
     return parts, maps

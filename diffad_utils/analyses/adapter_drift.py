@@ -3,6 +3,8 @@
 Source of the questions: slides, "LoRA - Parameter-Efficient Fine-Tuning" ("causes color shift and style changes") and
 "Identity Drift". "Outside" is a mask of the pixels that should have stayed as they were: everything but the defect.
 Images are float [B, 3, H, W] in [0, 1], masks bool [B, H, W]; what has no pixel to be measured on is NaN.
+
+Used by notebook 04; entry points: `image_table`, `summary`, `paired_changes`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from diffad_utils.metrics import bootstrap
 from diffad_utils.metrics.counterfactual import mean_where, removal_and_drift
 from diffad_utils.models.clip import Clip
 from diffad_utils.models.clip_features import clip_features_of_both
-from diffad_utils.scoring import cosine_distance
+from diffad_utils.scoring import cosine_map
 
 
 def lab(images: Tensor) -> Tensor:
@@ -160,7 +162,7 @@ def _measures(x_hat: Tensor, batch: dict, clip: Clip | None, features: Any) -> d
     values = {name: torch.as_tensor(value) for name, value in values.items()}
     if clip is not None:
         image, other = (f.image for f in clip_features_of_both(clip, x, x_hat))
-        values["CLIP similarity"] = 1 - cosine_distance(image, other)
+        values["CLIP similarity"] = 1 - cosine_map(image, other)
     known = torch.where((batch["label"] == 0) | mask.any(dim=(1, 2)), 1.0, torch.nan)  # where outside is
     colour = colour_changes(x, x_hat, ~mask)
     values |= {"colour shift": known * colour["colour_shift"], "colour difference": known * colour["colour_difference"]}

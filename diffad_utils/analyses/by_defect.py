@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from diffad_utils.analyses.method_results import FLOOR, floor_scores, images_of, maps_of
+from diffad_utils.analyses.method_results import BASELINE, baseline_scores, images_of, maps_of
 from diffad_utils.study import RunRecord
 
 
@@ -37,8 +37,8 @@ def recall_by_size(records: Sequence[RunRecord], false_alarms: float = 0.05, bin
             continue
         images = images_of(record).set_index("key")
         score = (
-            pd.Series(floor_scores(images.reset_index())[1], images.index)
-            if record.method == FLOOR
+            pd.Series(baseline_scores(images.reset_index())[1], images.index)
+            if record.method == BASELINE
             else images["score"]
         )
         threshold = np.quantile(score[images["label"] == 0], 1 - false_alarms, method="higher")

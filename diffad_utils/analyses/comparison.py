@@ -1,6 +1,6 @@
 """Methods against each other: differences on the same images, ranks over categories, and the table with its intervals.
 
-Used by notebook 08 and the report; entry points: `table`, `pairwise`, `against_floor`, `clear_winners`, `ranks`.
+Used by notebook 08 and the report; entry points: `table`, `pairwise`, `against_baseline`, `clear_winners`, `ranks`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import pandas as pd
 from scipy import stats
 
 from diffad_utils import metrics
-from diffad_utils.analyses.method_results import COST, FLOOR, LOWER_IS_BETTER, QUALITY, Measured
+from diffad_utils.analyses.method_results import BASELINE, COST, LOWER_IS_BETTER, QUALITY, MethodResult
 
-FEWEST_PLACES = 5
+FEWEST_CATEGORIES = 5
 """Categories needed before average ranks are compared."""
 
 
-def difference(a: Measured, b: Measured, name: str, level: float = 0.95) -> tuple[float, float, float] | None:
+def difference(a: MethodResult, b: MethodResult, name: str, level: float = 0.95) -> tuple[float, float, float] | None:
     """a minus b of a metric on the same resampled images: (difference, low, high); None where it is not known.
 
     Methods that were measured on different test images are compared on those that they share (`_on_shared_images`).
@@ -31,7 +31,7 @@ def difference(a: Measured, b: Measured, name: str, level: float = 0.95) -> tupl
     return a.values[name] - b.values[name], *metrics.percentile_interval(a.samples[name] - b.samples[name], level)
 
 
-def _on_shared_images(a: Measured, b: Measured, name: str, level: float) -> tuple[float, float, float] | None:
+def _on_shared_images(a: MethodResult, b: MethodResult, name: str, level: float) -> tuple[float, float, float] | None:
     """`difference` on the images of both, for image metrics; None for others, and with fewer than ten images of a
     class."""
     shared = a.scores.index.intersection(b.scores.index)
@@ -47,16 +47,16 @@ def _on_shared_images(a: Measured, b: Measured, name: str, level: float) -> tupl
     return float(change), float(low), float(high)
 
 
-def against_floor(measured: Sequence[Measured], name: str = "I-AUROC") -> pd.DataFrame:
+def against_baseline(measured: Sequence[MethodResult], name: str = "I-AUROC") -> pd.DataFrame:
     """Each method minus the floor of its place: columns place, method, floor, difference, low, high, verdict.
 
     "above the floor" or "below the floor" if the interval excludes zero, else "no difference shown".
     """
-    floors = {row.place: row for row in measured if row.method == FLOOR}
+    floors = {row.place: row for row in measured if row.method == BASELINE}
     rows = []
     for row in measured:
         floor = floors.get(row.place)
-        found = difference(row, floor, name) if floor is not None and row.method != FLOOR else None
+        found = difference(row, floor, name) if floor is not None and row.method != BASELINE else None
         if found is not None:
             verdict = (
                 "above the floor" if found[1] > 0 else "below the floor" if found[2] < 0 else "no difference shown"
@@ -73,7 +73,7 @@ def against_floor(measured: Sequence[Measured], name: str = "I-AUROC") -> pd.Dat
     return pd.DataFrame(rows, columns=["place", "method", "floor", "difference", "low", "high", "verdict"])
 
 
-def pairwise(measured: Sequence[Measured], name: str = "I-AUROC") -> pd.DataFrame:
+def pairwise(measured: Sequence[MethodResult], name: str = "I-AUROC") -> pd.DataFrame:
     """Every pair of methods of a place, the better one as ``a``: place, a, b, difference, low, high (95 % each, not
     adjusted)."""
     rows, columns = [], ["place", "a", "b", "difference", "low", "high"]
@@ -87,7 +87,7 @@ def pairwise(measured: Sequence[Measured], name: str = "I-AUROC") -> pd.DataFram
     return pd.DataFrame(rows, columns=columns)
 
 
-def clear_winners(measured: Sequence[Measured]) -> set[tuple[str, str, str]]:
+def clear_winners(measured: Sequence[MethodResult]) -> set[tuple[str, str, str]]:
     """(place, method, metric) of every value that is better than each other method's, at 95 % together (Bonferroni)."""
     found = set()
     for place in dict.fromkeys(row.place for row in measured):
@@ -114,10 +114,10 @@ class Ranks(NamedTuple):
     places: int
 
 
-def ranks(measured: Sequence[Measured], name: str = "I-AUROC") -> Ranks | None:
+def ranks(measured: Sequence[MethodResult], name: str = "I-AUROC") -> Ranks | None:
     """Friedman's test and Nemenyi's post-hoc test (Demsar, JMLR 2006) over the places where every method was measured.
 
-    Methods that were not measured on all places are left out; None with fewer than `FEWEST_PLACES` places or 3 methods.
+    Methods that were not measured on all of them are left out; None with fewer than `FEWEST_CATEGORIES` or 3 methods.
     """
     table = pd.DataFrame(
         [{"place": r.place, "method": r.method, name: r.values[name]} for r in measured if name in r.values]
@@ -125,7 +125,7 @@ def ranks(measured: Sequence[Measured], name: str = "I-AUROC") -> Ranks | None:
     if table.empty:
         return None
     table = table.pivot(index="place", columns="method", values=name).dropna(axis="columns")
-    if len(table) < FEWEST_PLACES or table.shape[1] < 3:
+    if len(table) < FEWEST_CATEGORIES or table.shape[1] < 3:
         return None
     import scikit_posthocs  # not in every image that notebooks run in, and needed with many categories only
 
@@ -135,13 +135,14 @@ def ranks(measured: Sequence[Measured], name: str = "I-AUROC") -> Ranks | None:
     return Ranks(average, float(p), scikit_posthocs.posthoc_nemenyi_friedman(table), len(table))
 
 
-def table(measured: Sequence[Measured]) -> pd.DataFrame:
-    """One row a `Measured`, floor first and then by I-AUROC: dataset, category, method, seeds, above_floor, every known
-    metric and cost, and for each metric ``<name> low`` and ``<name> high``. What is unknown is NaN.
+def table(measured: Sequence[MethodResult]) -> pd.DataFrame:
+    """One row a `MethodResult`, the trivial baseline first and then by I-AUROC: dataset, category, method, seeds,
+    above_floor, every known metric and cost, and for each metric ``<name> low`` and ``<name> high``. What is unknown is
+    NaN.
 
     above_floor : True if the method's I-AUROC is above the floor's by the paired interval; None without a floor.
     """
-    verdicts = against_floor(measured).set_index(["place", "method"])["verdict"].to_dict()
+    verdicts = against_baseline(measured).set_index(["place", "method"])["verdict"].to_dict()
     rows = []
     for row in measured:
         verdict = verdicts.get((row.place, row.method))
@@ -164,7 +165,9 @@ def table(measured: Sequence[Measured]) -> pd.DataFrame:
     found = found[
         [c for c in found if c not in named] + [c for c in named if c in found]
     ]  # one order, whatever methods there are
-    order = found.assign(floor=found["method"] != FLOOR, best=-found.get("I-AUROC", pd.Series(0.0, index=found.index)))
+    order = found.assign(
+        floor=found["method"] != BASELINE, best=-found.get("I-AUROC", pd.Series(0.0, index=found.index))
+    )
     return found.loc[order.sort_values(["dataset", "category", "floor", "best"]).index].reset_index(drop=True)
 
 

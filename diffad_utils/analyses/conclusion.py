@@ -1,4 +1,7 @@
-"""The study's answer in sentences, from the ledger and the comparison."""
+"""The study's answer in sentences, from the ledger and the comparison.
+
+Used by notebook 08; entry points: `findings_between_methods`, `answer`.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffad_utils.analyses.comparison import against_floor, difference
-from diffad_utils.analyses.method_results import FLOOR, Measured
+from diffad_utils.analyses.comparison import against_baseline, difference
+from diffad_utils.analyses.method_results import BASELINE, MethodResult
 from diffad_utils.study import RunRecord, claims
 
 CLAIMS_BETWEEN_METHODS = (
@@ -19,7 +22,7 @@ CLAIMS_BETWEEN_METHODS = (
 """Claims that compare methods of different notebooks: the claim says that the first is better by the metric."""
 
 
-def findings_between_methods(measured: Sequence[Measured], section: str) -> list[dict]:
+def findings_between_methods(measured: Sequence[MethodResult], section: str) -> list[dict]:
     """A finding (`claims.finding`, with dataset and category) for each of `CLAIMS_BETWEEN_METHODS` and place that has
     both methods."""
     at = {(row.place, row.method): row for row in measured}
@@ -47,21 +50,21 @@ REASONS = ("C03", "C07", "C09", "C14", "C26", "C30", "C31", "C37", "C47", "C68")
 """Claims about *why* diffusion models find defects or do not."""
 
 
-def answer(ledger: pd.DataFrame, measured: Sequence[Measured]) -> list[str]:
+def answer(ledger: pd.DataFrame, measured: Sequence[MethodResult]) -> list[str]:
     """Three sentences from the ledger (`claims.ledger`) and the measurements: how good, why, and what became of the
     claims."""
     return [_how_good(measured), _reasons(ledger), _count_of_claims(ledger)]
 
 
-def _how_good(measured: Sequence[Measured]) -> str:
-    floors = {(row.place, row.method): row.verdict for row in against_floor(measured).itertuples()}
+def _how_good(measured: Sequence[MethodResult]) -> str:
+    floors = {(row.place, row.method): row.verdict for row in against_baseline(measured).itertuples()}
     sentences, outcomes = [], []
     for place in dict.fromkeys(row.place for row in measured):
         here = sorted(
             (r for r in measured if r.place == place and "I-AUROC" in r.samples), key=lambda r: -r.values["I-AUROC"]
         )
         ours = [r for r in here if r.family == "diffusion"]
-        others = [r for r in here if r.family in ("clip", "classical") and r.method != FLOOR]
+        others = [r for r in here if r.family in ("clip", "classical") and r.method != BASELINE]
         if not ours:
             continue
         above = sum(floors.get((place, r.method)) == "above the floor" for r in ours)
@@ -88,12 +91,12 @@ def _how_good(measured: Sequence[Measured]) -> str:
     return (text[0].upper() + text[1:]).strip()
 
 
-def _outcome(ours: Measured, other: Measured) -> str:
+def _outcome(ours: MethodResult, other: MethodResult) -> str:
     _, low, high = difference(ours, other, "I-AUROC")
     return "better than" if low > 0 else "worse than" if high < 0 else "not told apart from"
 
 
-def _against_the_best_without_clip(ours: Measured, others: Sequence[Measured]) -> str:
+def _against_the_best_without_clip(ours: MethodResult, others: Sequence[MethodResult]) -> str:
     """The comparison once more where the best rival is CLIP's, which has learnt from captions what damage looks
     like."""
     rest = [r for r in others if r.family != "clip"]

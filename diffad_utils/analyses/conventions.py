@@ -1,7 +1,8 @@
 """How much is evaluation? The conventions of public code, each alone, applied to recorded scores and maps.
 
-Every function returns what a metric becomes under one convention; `study` puts them beside the value under the rules of
-this study. None of them is used for any other number here.
+Every function returns what a metric becomes under one convention; `effects_of_conventions` puts them beside the value
+under the rules of this study. None of them is used for any other number here. Used by notebooks 01 and 08; entry
+points: `effects_of_conventions`, `chosen_settings`.
 
 Where they stand in public code
     scores scaled over the test set: InversionAD (``evaluate.py``), `score.min_max_over_test_set`.
@@ -202,7 +203,7 @@ def centre_crop(values: np.ndarray, share: float = 224 / 256) -> np.ndarray:
     return values[:, top : top + h, left : left + w]
 
 
-def study(
+def effects_of_conventions(
     record: RunRecord,
     batch_sizes: Sequence[int] = (8, 32),
     crop: float = 224 / 256,

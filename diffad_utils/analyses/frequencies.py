@@ -8,6 +8,8 @@ Images are float [B, 3, H, W] in [0, 1] unless said otherwise; frequencies are i
 along a row). A latent grid that is 8 times coarser than the image can hold a cosine of up to 1/16 in each of its
 channels, so `BANDS` are octaves around that. Everything here is computed in float64 on the device of its input and
 looks at each image by itself, unless a function says that it pools.
+
+Used by notebook 02; entry points: `transfer`, `recovered_energy`, `gain_table`.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ Source of the questions: slides, "Small Defects vs Model Variance", "Generative 
 x_hat a reconstruction of x_anom, mask where x_anom and x_norm differ. Images are float [B, 3, H, W] in [0, 1], masks
 bool [B, H, W]. |a - b| is the mean absolute difference over channels and the pixels named. What is not defined (inside
 an empty mask, say) is NaN.
+
+Used by notebooks 02, 03 and 06; entry points: `alpha_curve`, `crossing`, `round_trip`, `time_by_size`.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from diffad_utils.methods import METHODS
 from diffad_utils.methods.trivial import PARTS, best_statistic
 from diffad_utils.study import RunRecord
 
-FLOOR = "trivial"
+BASELINE = "trivial"
 """The method whose best single statistic is the floor."""
 
 QUALITY = ("I-AUROC", "I-AP", "I-F1max", "P-AUROC", "P-AP", "P-F1max", "AUPRO", "removal", "drift", "SSIM")
@@ -30,7 +30,7 @@ LOWER_IS_BETTER = frozenset({"drift", *COST})
 
 
 @dataclass(frozen=True)
-class Measured:
+class MethodResult:
     """A method on a category, over its seeds.
 
     values : metric or cost -> mean over seeds. per_seed : metric -> values [S]. samples : metric -> bootstrap values
@@ -62,7 +62,7 @@ class Measured:
 
 
 def interval(per_seed: np.ndarray | None, samples: np.ndarray | None) -> tuple[float, float] | None:
-    """See `Measured.interval`."""
+    """See `MethodResult.interval`."""
     if per_seed is not None and len(per_seed) > 1:
         half = stats.t.ppf(0.975, len(per_seed) - 1) * per_seed.std(ddof=1) / np.sqrt(len(per_seed))
         return float(per_seed.mean() - half), float(per_seed.mean() + half)
@@ -101,7 +101,7 @@ def family_of(record: RunRecord) -> str:
     return said or (METHODS[record.method].family if record.method in METHODS else "unknown")
 
 
-def floor_scores(images: pd.DataFrame) -> tuple[str, np.ndarray]:
+def baseline_scores(images: pd.DataFrame) -> tuple[str, np.ndarray]:
     """Name and values [N] of the best trivial statistic in a trivial run's table, chosen with the labels."""
     best, _ = best_statistic({name: images[name].to_numpy() for name in PARTS}, images["label"].to_numpy())
     return best, images[best].to_numpy()
@@ -128,7 +128,7 @@ def _measure_run(
     images = images_of(record)
     label = images["label"].to_numpy()
     values = {name: record.metrics[name] for name in QUALITY if name in record.metrics}
-    statistic, score = floor_scores(images) if record.method == FLOOR else ("", images["score"].to_numpy())
+    statistic, score = baseline_scores(images) if record.method == BASELINE else ("", images["score"].to_numpy())
     if statistic:
         values |= {name: float(function(score, label)) for name, function in metrics.IMAGE_METRICS.items()}
     image_metrics = {name: function for name, function in metrics.IMAGE_METRICS.items() if name in values}
@@ -159,8 +159,8 @@ def _measure_run(
     )
 
 
-def measure(records: Sequence[RunRecord], n: int = 1000, seed: int = 0) -> list[Measured]:
-    """One `Measured` a data set, category and method, with ``n`` bootstrap resamples of the test images.
+def measure(records: Sequence[RunRecord], n: int = 1000, seed: int = 0) -> list[MethodResult]:
+    """One `MethodResult` a data set, category and method, with ``n`` bootstrap resamples of the test images.
 
     Raises ``ValueError`` if the seeds of a method were measured on different test images.
     """
@@ -187,7 +187,7 @@ def measure(records: Sequence[RunRecord], n: int = 1000, seed: int = 0) -> list[
         costs = pd.DataFrame([costs_of(record) for record in members]).mean().to_dict()
         values = {"images": float(len(scores))} | {name: float(v.mean()) for name, v in per_seed.items()} | costs
         found.append(
-            Measured(
+            MethodResult(
                 dataset,
                 category,
                 method,
@@ -203,10 +203,10 @@ def measure(records: Sequence[RunRecord], n: int = 1000, seed: int = 0) -> list[
     return found
 
 
-def averages(measured: Sequence[Measured]) -> list[Measured]:
+def averages(measured: Sequence[MethodResult]) -> list[MethodResult]:
     """Averages over the categories of each data set that has several (category "average"), and over all places (data
     set "all"), for the methods that have every one of them and the metrics known in every one."""
-    groups: dict[str, list[Measured]] = {"all": list(measured)}
+    groups: dict[str, list[MethodResult]] = {"all": list(measured)}
     for row in measured:
         groups.setdefault(row.dataset, []).append(row)
     found = []
@@ -232,7 +232,7 @@ def averages(measured: Sequence[Measured]) -> list[Measured]:
                 [row.scores[["label"]] for row in mine]
             )  # compared only with averages over the same images
             found.append(
-                Measured(
+                MethodResult(
                     dataset,
                     "average",
                     method,

@@ -3,6 +3,8 @@ defect.
 
 Images are resampled as in `resampling`; the pixel metrics of a resample come from counts on a grid of thresholds
 (`metrics.pixel_counts`).
+
+Used by notebook 06; entry points: `BootstrapQuality`, `resampled_means`, `size_groups`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The papers' numbers beside ours, and where papers disagree about the same method."""
+"""The papers' numbers beside ours, and where papers disagree about the same method.
+
+Used by notebook 08; entry points: `beside_published`, `disagreements`, `published_gaps`.
+"""
 
 from __future__ import annotations
 

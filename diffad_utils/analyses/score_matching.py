@@ -1,4 +1,7 @@
-"""Analyses of notebook 05: how scores, variances, reverse processes and detectors of SGM, ESM and ESM-sigma behave."""
+"""Analyses of notebook 05: how scores, variances, reverse processes and detectors of SGM, ESM and ESM-sigma behave.
+
+Used by notebooks 05 and 07; entry points: `trace`, `errors_over_time`, `detector_subsets`.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Everything is closed form, so a learnt score, a learnt variance and a sampler's end can be compared with the truth. See
 `score_matching` for the derivations.
+
+Used by notebook 05; entry points: `GaussianMixture`, `train_toy`.
 """
 
 from __future__ import annotations

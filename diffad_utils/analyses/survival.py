@@ -1,4 +1,7 @@
-"""How much of a defect survives an autoencoder, by size and contrast. Used by notebook 02."""
+"""How much of a defect survives an autoencoder, by size and contrast.
+
+Used by notebook 02; entry points: `survival_table`, `planted_table`.
+"""
 
 from __future__ import annotations
 

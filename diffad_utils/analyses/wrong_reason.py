@@ -1,7 +1,7 @@
 """Is a detection right for the wrong reason? Residual inside and outside the defect, and images whose defect was taken
 out.
 
-Used by notebook 03.
+Used by notebook 03; entry points: `wrong_reason`, `split_residual`.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 The categories of `textures` have the nouns that the small models were trained with; those of ELPV say what they are of,
 and every other category is called by its own name. Prompts for CLIP compare the state of a part, as WinCLIP does (Jeong
 et al., CVPR 2023, section 4.1).
+
+What may be touched: new nouns and phrases; the small models were trained on the old ones.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,20 @@ import pandas as pd
 from diffad_utils.data.contents import Contents, contents, contradictions, copies_between_splits, open_quickly
 from diffad_utils.data.facts import Facts, facts_in, note_facts
 from diffad_utils.data.images import FULL_SCALE
-from diffad_utils.data.index import find_root, load_index, missing_files, missing_masks, read_rows, unknown_name
+from diffad_utils.data.index import (
+    categories,
+    find_root,
+    load_index,
+    missing_files,
+    missing_masks,
+    read_rows,
+    resolve_category,
+    unknown_name,
+)
 from diffad_utils.data.layouts import LAYOUTS, DataError, DataWarning, Layout, list_images
 from diffad_utils.data.loading import ImageDataset, name_once
+from diffad_utils.data.problems import Problem, Report
+from diffad_utils.data.published import count_problems, groups_of, published_counts
 from diffad_utils.data.unread import unread_files
 
 __all__ = [
@@ -39,96 +49,6 @@ __all__ = [
 ]
 
 _NOTHING = Contents({}, {}, [])
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong, or worth knowing. rule is "layout" (cannot be read as this data set), "count", "missing" (a file
-    that is listed or called for), "unreadable", "mask" (unreadable, empty, wrong size, covering nearly everything),
-    "orphan" (mask of no image), "split" (a part of it has no images), "copy" (a picture in two places), "unread" (files
-    that no reader takes), "range" (grey values) or "metric" (what is left out of which)."""
-
-    file: str
-    rule: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: [{self.rule}] {self.message}"
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `report` found. problems: of consequence, to be mended before numbers are believed; notes: what was taken
-    for what, and what is left out; categories: one dict a category, see `table`."""
-
-    dataset: str
-    root: str
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[Problem] = field(default_factory=list)
-    categories: list[dict] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing of consequence is wrong."""
-        return not self.problems
-
-    def table(self) -> pd.DataFrame:
-        """One row a category: train, test normal, test anomalous (images); masks (usable ones), without mask (anomalous
-        test images), mask kind, regions, mask share (median, of the image); image size, bits, values; copies."""
-        return pd.DataFrame(self.categories)
-
-    def to_dict(self) -> dict:
-        """The report as plain lists and dictionaries, for JSON."""
-        return {"ok": self.ok} | asdict(self)
-
-
-# ---------------------------------------------------------------------------------------- published totals
-
-
-def published_counts(dataset: str) -> dict[str, dict[str, int]]:
-    """{category: {group: number of images}} where published; groups are splits ("train", "test normal", "test
-    anomalous") or, where the data set has no split of its own, defects. Empty for the other data sets."""
-    return LAYOUTS[dataset].published if dataset in LAYOUTS else {}
-
-
-def _groups(rows: pd.DataFrame, by_defect: bool) -> Counter:
-    if by_defect:
-        return Counter(rows["defect"])
-    return Counter(
-        "train" if row.split == "train" else ("test anomalous" if row.label else "test normal")
-        for row in rows.itertuples()
-    )
-
-
-def count_problems(dataset: str, index: pd.DataFrame, root: str | Path) -> list[Problem]:
-    """Differences between the index and the published numbers: missing categories, and counts a category and group."""
-    problems = []
-    for category, expected in published_counts(dataset).items():
-        rows = index[index["category"] == category]
-        if len(rows) == 0:
-            total = sum(expected.values())
-            problems.append(Problem(str(root), "count", f"category {category} is missing ({total} images expected)"))
-            continue
-        found = _groups(rows, LAYOUTS[dataset].published_by_defect)
-        for group in [*expected, *sorted(set(found) - set(expected))]:
-            if found[group] != expected.get(group, 0):
-                what = f"category {category}, {group}: {found[group]} images, {expected.get(group, 0)} expected"
-                problems.append(Problem(str(root), "count", what))
-    if LAYOUTS[dataset].published_totals:
-        problems += _total_problems(LAYOUTS[dataset], index, root)
-    return problems
-
-
-def _total_problems(layout: Layout, index: pd.DataFrame, root: str | Path) -> list[Problem]:
-    absent = sorted(set(layout.known_categories) - set(index["category"]))
-    if absent:
-        return [Problem(str(root), "count", f"category {category} is missing") for category in absent]
-    found = _groups(index, by_defect=False)
-    return [
-        Problem(str(root), "count", f"{group}: {found[group]} images, {expected} expected")
-        for group, expected in layout.published_totals.items()
-        if found[group] != expected
-    ]
 
 
 # ------------------------------------------------------------------------------------------------- files
@@ -263,6 +183,17 @@ def orphan_problems(index: pd.DataFrame, root: Path) -> list[Problem]:
 # ------------------------------------------------------------------------------------------------- report
 
 
+def _textures_summary(category: str | None) -> list[dict]:
+    """The table of `Report` for rendered samples: counts, of which every anomalous one has a mask."""
+    index = load_index("textures", category=category)
+    rows = []
+    for name, part in index.groupby("category", sort=False):
+        groups = groups_of(part, by_defect=False)
+        counts = {group: groups[group] for group in ("train", "test normal", "test anomalous")}
+        rows.append({"category": name, **counts, "masks": groups["test anomalous"], "without mask": 0, "copies": 0})
+    return rows
+
+
 def _unpaired_problems(dataset: str, index: pd.DataFrame) -> list[Problem]:
     """Anomalous images for which the data set's own table names no mask (only where it promises masks)."""
     if LAYOUTS[dataset].masks != "yes":
@@ -272,11 +203,11 @@ def _unpaired_problems(dataset: str, index: pd.DataFrame) -> list[Problem]:
     return [Problem(image, "missing", message) for image in bare["image"]]
 
 
-def _read_tolerantly(dataset: str, root: Path) -> tuple[pd.DataFrame | None, list[Problem]]:
-    """Rows of every category that can be read, and a problem for each that cannot."""
+def _read_tolerantly(dataset: str, root: Path, category: str | None) -> tuple[pd.DataFrame | None, list[Problem]]:
+    """Rows of every category (or of the one asked for) that can be read, and a problem for each that cannot."""
     options = {"uncertain": True} if dataset == "elpv" else {}
     try:
-        names = sorted(LAYOUTS[dataset].categories(root))
+        names = sorted(LAYOUTS[dataset].categories(root)) if category is None else [category]
     except DataError as error:
         return None, [Problem(str(root), "layout", str(error))]
     tables, problems = [], []
@@ -344,13 +275,14 @@ def _mask_problems(layout: Layout, index: pd.DataFrame, found: Contents) -> tupl
 
 
 def _unread_problems(
-    layout: Layout, root: Path, index: pd.DataFrame, broken: list[str]
+    layout: Layout, root: Path, index: pd.DataFrame, category: str | None, broken: list[str]
 ) -> tuple[list[Problem], list[Problem]]:
     """(problems, notes) about files that are not read, but for those of categories that cannot be read at all."""
     used = [*index["image"], *index["mask"].dropna(), *index["twin"].dropna()]
     seen = {os.path.dirname(mask) for mask in index["mask"].dropna()}  # see orphan_problems
     problems, notes = [], []
-    for part in unread_files(layout, root, used):
+    scanned = root if category is None else layout.folder_of(root, category)
+    for part in unread_files(layout, scanned, used):
         if part.folder not in seen and not any(Path(part.folder).is_relative_to(folder) for folder in broken):
             found = Problem(part.folder, "unread", f"{part.count} file(s) {part.suffix} are not read: {part.why}")
             (notes if part.known else problems).append(found)
@@ -386,7 +318,7 @@ def _summary(category: str, rows: pd.DataFrame, found: Contents, facts: Facts, c
     images = [found.images[path] for path in rows["image"] if path in found.images]
     anomalous = rows[(rows["label"] == 1) & (rows["split"] == "test")]
     masks = [found.masks[mask] for mask in anomalous["mask"] if _usable(found, mask)]
-    groups = _groups(rows, by_defect=False)
+    groups = groups_of(rows, by_defect=False)
     return {
         "category": category,
         **{name: groups[name] for name in ("train", "test normal", "test anomalous")},
@@ -403,7 +335,7 @@ def _summary(category: str, rows: pd.DataFrame, found: Contents, facts: Facts, c
     }
 
 
-def report(dataset: str, root: str | os.PathLike | None = None) -> Report:
+def report(dataset: str, root: str | os.PathLike | None = None, category: str | None = None) -> Report:
     """Everything that is wrong with a data set on disk or worth knowing about it.
 
     Compares the number of images with the published ones (`published_counts`), decodes every file, pairs every
@@ -411,38 +343,45 @@ def report(dataset: str, root: str | os.PathLike | None = None) -> Report:
     pixels, lists what is not read, and says how masks and greys are taken and what is left out of which metric.
     textures are not on disk: one sample of every category and defect is rendered.
 
-    Raises ValueError for an unknown data set or a root in another layout, FileNotFoundError if none is found.
+    category: look at this one only; None = all that are there.
+
+    Raises ValueError for an unknown data set or category or a root in another layout, FileNotFoundError if none is
+    found.
     """
     if dataset == "textures":
-        return Report(dataset, "rendered", _textures_problems())
+        return Report(dataset, "rendered", _textures_problems(), categories=_textures_summary(category))
     if dataset not in LAYOUTS:
         raise ValueError(unknown_name("data set", dataset, ("textures", *LAYOUTS)))
     layout, folder = LAYOUTS[dataset], find_root(dataset, root)
-    index, problems = _read_tolerantly(dataset, folder)
+    if category is not None:
+        category = resolve_category(category, categories(dataset, folder), dataset)
+    index, problems = _read_tolerantly(dataset, folder, category)
     if index is None:
         problems = problems or [Problem(str(folder), "layout", f"no images; expected {layout.expected}")]
         return Report(dataset, str(folder), problems)
     found, facts = contents(index), facts_in(index)
-    problems += count_problems(dataset, index, folder)
+    problems += count_problems(dataset, index, folder, category)
     problems += file_problems(index, found)
     of_masks, notes = _mask_problems(layout, index, found)
-    not_read, left_out = _unread_problems(layout, folder, index, [p.file for p in problems if p.rule == "layout"])
+    not_read, left_out = _unread_problems(
+        layout, folder, index, category, [p.file for p in problems if p.rule == "layout"]
+    )
     problems += of_masks + _unpaired_problems(dataset, index) + _content_problems(index, found) + not_read
     notes += left_out
     problems += orphan_problems(index, folder)
-    for category, rule, message in limits(index, found):
-        (problems if rule == "split" else notes).append(Problem(str(folder), rule, f"{category}: {message}"))
+    for name, rule, message in limits(index, found):
+        (problems if rule == "split" else notes).append(Problem(str(folder), rule, f"{name}: {message}"))
     summaries = []
     copied = {test for test, _ in copies_between_splits(index, found)}
-    for category, rows in index.groupby("category", sort=False):
-        known = facts[f"{dataset}/{category}"]
+    for name, rows in index.groupby("category", sort=False):
+        known = facts[f"{dataset}/{name}"]
         has_masks = any(_usable(found, mask) for mask in rows["mask"])
-        notes += [Problem(str(folder), *said) for said in _taken(category, known, layout.mask_kind, has_masks)]
-        summaries.append(_summary(category, rows, found, known, int(rows["image"].isin(copied).sum())))
+        notes += [Problem(str(folder), *said) for said in _taken(name, known, layout.mask_kind, has_masks)]
+        summaries.append(_summary(name, rows, found, known, int(rows["image"].isin(copied).sum())))
     return Report(dataset, str(folder), problems, notes, summaries)
 
 
-def check(dataset: str, root: str | os.PathLike | None = None) -> list[Problem]:
+def check(dataset: str, root: str | os.PathLike | None = None, category: str | None = None) -> list[Problem]:
     """What is wrong with a data set on disk; an empty list means it is complete and sound. See `report`, whose
     `problems` these are."""
-    return report(dataset, root).problems
+    return report(dataset, root, category).problems

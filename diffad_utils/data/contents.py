@@ -72,11 +72,21 @@ def image_content(path: str) -> ImageContent:
     open_quickly(path)
     image = open_image(path)
     bits = {"1": 1, "F": 32}.get(image.mode, 16 if is_deep(image) else 8)
-    values = np.asarray(image.convert("RGB") if image.mode in ("P", "PA", "CMYK", "YCbCr", "RGBA", "LA") else image)
-    blank = bool((values == values[:1, :1]).all())
-    low, high = float(values.min()), float(values.max())
-    digest = "" if blank else content_digest(image)
+    bands = _extrema(image)
+    low, high = min(low for low, _ in bands), max(high for _, high in bands)
+    digest = "" if all(low == high for low, high in bands) else content_digest(image)
     return ImageContent(image.height, image.width, bits, low, high, digest, _is_cut(path))
+
+
+def _extrema(image: Image.Image) -> list[tuple[float, float]]:
+    """Smallest and largest value of each channel that is read (alpha is not)."""
+    if is_deep(image) or image.mode in ("1", "F"):
+        values = np.asarray(image)
+        return [(float(values.min()), float(values.max()))]
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("RGBA").convert("RGB")
+    found = image.getextrema()
+    return [(float(low), float(high)) for low, high in (found if isinstance(found[0], tuple) else [found])]
 
 
 @dataclass(frozen=True)

@@ -105,10 +105,11 @@ def grey_scale(largest: int) -> int:
 
 
 def content_digest(image: Image.Image) -> str:
-    """Checksum of a decoded picture's size and pixels: equal for copies under other names or in other lossless
-    formats. Grey pictures equal their RGB versions; alpha counts for nothing, as it is not read."""
-    deep = is_deep(image) or image.mode == "F"
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")
-    values = np.asarray(image).astype(np.float32) if deep else np.asarray(image.convert("RGB"))
-    return hashlib.sha256(f"{values.shape}".encode() + np.ascontiguousarray(values).tobytes()).hexdigest()
+    """Checksum of a decoded picture's size and brightness: equal for copies under other names or in other lossless
+    formats, and for a grey picture and its RGB version. Alpha counts for nothing, as it is not read."""
+    if is_deep(image) or image.mode == "F":
+        pixels = np.asarray(image).astype(np.float32).tobytes()
+    else:
+        rgb = image.convert("RGBA").convert("RGB") if image.mode in ("P", "PA", "LA", "RGBA") else image
+        pixels = rgb.convert("L").tobytes()
+    return hashlib.sha256(f"{image.size}".encode() + pixels).hexdigest()

@@ -79,7 +79,8 @@ def kind_of(masks: Sequence[Levels]) -> str | None:
     black and one other level, so that both kinds agree.
 
     - Any lossy or float mask: soft.
-    - Few levels (16 at most) and each fills an area somewhere: classes, drawn with any levels.
+    - Few levels (16 at most) and each fills an area somewhere: classes, drawn with any levels. The largest may be thin,
+      as some draw a line around each defect (255, "void").
     - Few levels, all small numbers (up to 31): classes, unless most levels between 0 and the largest are only as thin
       as an edge.
     - Anything else is soft: interpolation and lossy formats leave many levels, most of them thin.
@@ -94,7 +95,9 @@ def kind_of(masks: Sequence[Levels]) -> str | None:
         return "soft"
     solid = set().union(*(_solid(m.values) for m in present))
     thin = levels - solid - {max(levels)}
-    if levels <= solid or (max(levels) <= SMALL and not (len(thin) >= 3 and 2 * len(thin) > len(levels))):
+    if levels - {max(levels)} <= solid or (
+        max(levels) <= SMALL and not (len(thin) >= 3 and 2 * len(thin) > len(levels))
+    ):
         return "classes"
     return "soft"
 

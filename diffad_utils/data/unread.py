@@ -34,6 +34,9 @@ OTHER_PICTURES = (
 )
 
 
+MANY = 5  # folders side by side; more of them are named by the folder around them
+
+
 class Unread(NamedTuple):
     """Pictures of one type in one folder that no reader took: how many, why, and whether the layout says so."""
 
@@ -70,7 +73,17 @@ def unread_files(layout: Layout, scanned: Path, used: Iterable[str]) -> list[Unr
         for path in pictures:
             if str(path) not in used and path not in masks and not _is_mask_of_normal(parts):
                 counts[folder, parts, path.suffix.lower()] += 1
-    return [_unread(layout, *where, count) for where, count in sorted(counts.items())]
+    return [_unread(layout, *where, count) for where, count in sorted(_merged(counts).items())]
+
+
+def _merged(counts: Counter) -> Counter:
+    """Counts with more than MANY folders of one parent and type put together under the parent."""
+    siblings = Counter((parts[:-1], suffix) for _, parts, suffix in counts)
+    merged: Counter = Counter()
+    for (folder, parts, suffix), count in counts.items():
+        together = bool(parts) and siblings[parts[:-1], suffix] > MANY
+        merged[(os.path.dirname(folder), parts[:-1], suffix) if together else (folder, parts, suffix)] += count
+    return merged
 
 
 def _unread(layout: Layout, folder: str, parts: tuple[str, ...], suffix: str, count: int) -> Unread:

@@ -148,14 +148,10 @@ def lacking(run, *, gpu: bool, bundled: Iterable[str] = (), internet: bool = Fal
         packaged = weights.PACKAGED.get(name)
         if packaged and packaged.distribution in bundled:
             continue
-        try:
-            weights.resolve(name, hub=False)
-        except (FileNotFoundError, ValueError) as error:
-            broken = isinstance(error, ValueError)
-            if broken or not internet:
-                (lacks if is_needed else leaves_out).append(
-                    f"weights {name}" + (f" ({_first_line(error)})" if broken else "")
-                )
+        why = weights.missing(name, hub=internet)
+        if why:
+            broken = "" if "was not found" in why else f" ({why})"
+            (lacks if is_needed else leaves_out).append(f"weights {name}{broken}")
     lacks += [
         f"package {text}"
         for text in missing_packages(bundled, (), needs.packages_of(parameters))

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from diffad_utils import study
 from diffad_utils.execution.profiles import ProfileError
+from diffad_utils.io.notebooks import read_cells
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def notebook_source(notebook: Path) -> list[str]:
     """Sources of the notebook's code cells, without IPython's magics."""
-    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    sources = [cell.source for cell in read_cells(notebook) if cell.cell_type == "code"]
     return ["\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in text.split("\n")) for text in sources]
 
 
@@ -86,8 +86,7 @@ def _digest(parts: list[bytes]) -> str:
 
 def notebook_digest(notebook: Path) -> str:
     """Checksum of the notebook's cells without outputs: re-executing it in place changes nothing."""
-    cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
-    return _digest([json.dumps([cell["cell_type"], "".join(cell["source"])]).encode() for cell in cells])
+    return _digest([json.dumps([cell.cell_type, cell.source]).encode() for cell in read_cells(notebook)])
 
 
 @functools.lru_cache(maxsize=4096)

@@ -8,10 +8,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from diffad_utils.execution.errors import RunFailed
 from diffad_utils.io.machine import gpu_identity, listed_gpus, visible_gpus
 
-_claimed = []  # open files: a lock goes with its process
+_claimed: list[tuple[str, FileLock]] = []  # held until the process ends, which releases them
 
 
 def claim_gpus(count: int) -> list[str]:
@@ -30,24 +32,21 @@ def claim_gpus(count: int) -> list[str]:
         return devices
     if len(devices) < count:
         raise RunFailed(f"the run needs {count} GPUs, this machine has {len(devices)}")
-    import fcntl
-
     listed = listed_gpus()
     while len(_claimed) < count:
         for device in devices:
             name = gpu_identity(device, listed).replace("/", "-")
-            file = open(Path(tempfile.gettempdir(), f"diffad-{os.getuid()}-gpu-{name}.lock"), "w")  # noqa: SIM115
+            lock = FileLock(Path(tempfile.gettempdir(), f"diffad-{os.getuid()}-gpu-{name}.lock"))
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
+                lock.acquire(timeout=0)
+            except Timeout:
                 continue
-            _claimed.append((device, file))
+            _claimed.append((device, lock))
             if len(_claimed) == count:
                 break
         else:  # too few are free: let go of those, so that two runs cannot wait for each other
             while _claimed:
-                _claimed.pop()[1].close()
+                _claimed.pop()[1].release()
             time.sleep(1.0)
     mine = [device for device, _ in _claimed]
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)

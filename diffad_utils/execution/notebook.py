@@ -21,6 +21,7 @@ from diffad_utils.execution.fingerprints import PACKAGE
 from diffad_utils.execution.profiles import label_of
 from diffad_utils.execution.saving import published_form
 from diffad_utils.io import checkpoints
+from diffad_utils.io.notebooks import read_cells
 
 HEARTBEAT_SECONDS = 30
 
@@ -29,8 +30,8 @@ def headings(cells: list) -> list[str]:
     """For each cell the last Markdown heading above it."""
     headings, current = [], ""
     for cell in cells:
-        if cell["cell_type"] == "markdown":
-            found = re.findall(r"^#+\s+(.+?)\s*$", "".join(cell["source"]), flags=re.MULTILINE)
+        if cell.cell_type == "markdown":
+            found = re.findall(r"^#+\s+(.+?)\s*$", cell.source, flags=re.MULTILINE)
             current = found[-1] if found else current
         headings.append(current)
     return headings
@@ -261,9 +262,9 @@ def _execute(
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    cells = read_cells(notebook)
     titles = headings(cells)
-    tagged = [i for i, cell in enumerate(cells) if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    tagged = [i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
     titles.insert(tagged[0] + 1, titles[tagged[0]])  # the cell that papermill adds
     progress = Progress(label, titles, time.monotonic() + seconds, beat)
     message, traceback = "", ""

@@ -15,7 +15,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from diffad_utils import study
 from diffad_utils.execution.errors import RunFailed
@@ -188,26 +191,19 @@ def _snakemake(arguments: list[str], state: Path | None, local: bool) -> int:
             continue  # Snakemake has had the signal too; wait until it has stopped its jobs
 
 
-class _only_one:
+@contextlib.contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
     """Lock of a profile's output; it goes with the process, so a killed run leaves nothing to unlock."""
-
-    def __init__(self, folder: Path):
-        self.path = folder / "lock"
-
-    def __enter__(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, "w")
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self.file.close()
-                raise ProfileError(f"another run is writing {_pretty(self.path.parent.parent)}; wait for it") from None
-
-    def __exit__(self, *_):
-        self.file.close()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ProfileError(f"another run is writing {_pretty(folder.parent)}; wait for it") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _pretty(path: Path) -> str:

@@ -3,11 +3,16 @@
 The objective is the squared error and a light Kullback-Leibler term (Kingma and Welling, 2014), without the perceptual
 and adversarial terms of Rombach et al. (CVPR 2022, section 3.1): those need a network pretrained on photographs, and
 they put back texture that looks right instead of the texture that was there.
+
+Training has two stages. Small crops teach encoder and decoder together, because many different ones fit into a batch.
+Then the decoder alone goes on at the sizes of use. The network is convolutional, but its group normalisation takes mean
+and variance over the whole picture, and in a small crop the border with its zero padding weighs more. So a decoder that
+saw nothing else gives larger pictures another mean colour (`quality.statistics_of_tiles` shows it).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,10 +88,10 @@ def train_autoencoder(
     checkpoint_every: int = 250,
     start: AutoencoderKL | None = None,
 ) -> tuple[AutoencoderKL, training.TrainingLog]:
-    """Train the small VAE and scale its latents (`normalize_latents`); resumes from `checkpoint_folder`.
+    """Train the small VAE on crops and scale its latents (`normalize_latents`); resumes from `checkpoint_folder`.
 
-    num_steps: steps of `batch_size` crops of `crop` pixels (the network is convolutional, so that small crops teach
-    it as well as whole pictures, and more different ones fit into a batch). start: weights to go on from.
+    num_steps: steps of `batch_size` crops of `crop` pixels. What comes out is right at that size alone, so
+    `train_decoder` follows. start: weights to go on from.
     """
     vae = (start or new_autoencoder(seed)).to(device)
 
@@ -109,6 +114,64 @@ def train_autoencoder(
     )
     normalize_latents(vae, pairs)
     return vae, log
+
+
+def decoder_loss(vae: AutoencoderKL, images: Tensor, generator: torch.Generator, colour_weight: float) -> Tensor:
+    """Squared error of the decoded pictures, mean over pixels, plus `colour_weight` times that of their mean colours.
+
+    images: float32 [B, 3, H, W] in [-1, 1]. The encoder gets no gradient; its divergence, a constant here, is left out.
+    Texture is nearly all of the squared error, and a cast of two grey levels is lost in it: hence the second term.
+    """
+    with torch.no_grad():
+        posterior = vae.encode(images).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
+        latents = posterior.mean + posterior.std * noise
+    error = vae.decode(latents).sample.float() - images
+    return error.square().mean() + colour_weight * error.mean((2, 3)).square().mean()
+
+
+def train_decoder(
+    pairs: Pairs,
+    vae: AutoencoderKL,
+    *,
+    num_steps: int,
+    batch_size: int = 16,
+    crops: Sequence[int] = (128, 128, 96, 64),
+    lr: float = 5e-4,
+    colour_weight: float = 10.0,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    mixed_precision: str = "no",
+    checkpoint_folder: str | Path | None = None,
+    checkpoint_every: int = 50,
+) -> tuple[AutoencoderKL, training.TrainingLog]:
+    """Train the decoder of `vae` alone, in place, at the sizes of use; resumes from `checkpoint_folder`.
+
+    The encoder stays as it is, and with it the latents and every network trained on them. crops: sides in pixels, one
+    drawn a step. batch_size: crops a step of the largest size; of a smaller one as many as have its pixels.
+    """
+    vae = vae.to(device).requires_grad_(False)
+    vae.decoder.requires_grad_(True)
+
+    def loss_fn(model, generator):
+        crop = crops[int(torch.randint(len(crops), (1,), generator=generator))]
+        images = draw_crops(pairs, generator, round(batch_size * (max(crops) / crop) ** 2), crop).to(device)
+        return decoder_loss(model, images, generator, colour_weight)
+
+    log = training.train(
+        vae,
+        loss_fn,
+        num_steps=num_steps,
+        lr=lr,
+        seed=seed + 1,  # other pictures than those of the first stage's steps
+        warmup_steps=min(100, num_steps // 10),
+        ema_decay=0.995,
+        mixed_precision=mixed_precision,
+        checkpoint_folder=checkpoint_folder,
+        checkpoint_every=checkpoint_every,
+        description="decoder",
+    )
+    return vae.requires_grad_(True), log
 
 
 @torch.no_grad()

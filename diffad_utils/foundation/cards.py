@@ -32,6 +32,10 @@ of `diffad_utils/data/captions.py`. Families: {families}.
 
 {data}- VAE: {vae_steps} steps of {vae_batch} crops of {vae_crop} pixels, AdamW, peak rate {vae_lr}, squared error plus
   {kl_weight} times the divergence from N(0, 1); {vae_minutes:.0f} minutes on {vae_device}; seed {vae_seed}. Last loss {vae_loss:.4f}.
+- Then its decoder alone, at the sizes of use; encoder and latents stay as they are: {decoder_steps} steps, each of one size
+  drawn from {decoder_crops} pixels, {decoder_batch} crops of {decoder_largest} pixels or as many pixels in smaller ones; AdamW, peak rate
+  {decoder_lr}, squared error plus {decoder_colour_weight} times that of the crops' mean colours; {decoder_minutes:.0f} minutes on
+  {decoder_device}; seed {decoder_seed}. Last loss {decoder_loss:.4f}.
 - UNet and text encoder, together: {steps} steps of {batch} latents, AdamW, peak rate {lr}, weights averaged; error of
   the predicted noise; captions left out in {dropout:.0%}; {minutes:.0f} minutes on {device}; seed {seed}. Last loss {loss:.4f}.
 - torch {torch}. Minutes are of a machine that had other work, too. Nothing was selected by the numbers below.
@@ -40,9 +44,25 @@ of `diffad_utils/data/captions.py`. Families: {families}.
 
 VAE, on normal test images of `textures` ({vae_images} a category): PSNR of Dec(Enc(x)) in dB, mean over images with 95 % bootstrap
 interval. Over categories: {psnr:.1f} dB. Standard deviations of the four channels of the scaled latents over all these images:
-{spread}.
+{spread}. tiles: mean PSNR of the same images as tiles of 64 pixels; gap: psnr minus tiles. red, green, blue: the colour
+cast, the mean of Dec(Enc(x)) - x in grey levels of 255 (largest: {cast:.1f}). colour: the error of an image's mean colour, root mean
+square over channels, mean over images, in grey levels.
 
 {psnr_table}
+
+The same with the decoder of the first stage, trained on crops of {vae_crop} pixels alone. Over categories: {psnr_crops:.1f} dB; largest
+cast: {cast_crops:.1f} grey levels.
+
+{crops_table}
+
+By size in pixels, the same scene drawn at each, {size_images} images a category, both decoders; psnr and cast are means over
+categories, largest is the largest cast of a category in a channel:
+
+{sizes_table}
+
+Why the size matters: group normalisation takes mean and variance over the whole picture. With the decoder of the first
+stage, {statistics_images} images a category, mean over categories: {whole:.2f} dB on whole images, {tiles:.2f} dB on the same as four tiles, and
+{borrowed:.2f} dB on whole images when every normalisation of encoder and decoder takes its mean and variance from the tiles.
 
 Text to image, {samples} samples a family, DDIM with 30 steps: clip-mini names the right family of {accuracy_5:.0%} at
 guidance 5 ({accuracy_1:.0%} at guidance 1). Cosine between the samples and their prompt: {similarity_1:.3f} at guidance 1, {similarity_5:.3f} at
@@ -126,6 +146,11 @@ def _size_mb(folder: str | Path) -> float:
     return sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors")) / 1e6
 
 
+def _cast(table: pd.DataFrame) -> float:
+    """The largest absolute colour cast of a category in a channel, grey levels."""
+    return table[["red", "green", "blue"]].abs().to_numpy().max()
+
+
 def _training(record: dict, prefix: str = "") -> dict:
     """The fields of a training record, for a template."""
     names = {"num_steps": "steps", "batch_size": "batch", "num_pairs": "pairs"}
@@ -170,7 +195,8 @@ def write_sd_card(
     pipeline: Any,
     record: dict,
     vae_record: dict,
-    vae_table: pd.DataFrame,
+    decoder_record: dict,
+    vae_tables: dict[str, pd.DataFrame],
     spread: list[float],
     named: pd.DataFrame,
     guidance: pd.DataFrame,
@@ -178,32 +204,57 @@ def write_sd_card(
     data: str,
     samples: int = 10,
     vae_images: int = 40,
+    size_images: int = 10,
+    statistics_images: int = 8,
 ) -> Path:
     """The card of sd-mini, from its training records and the tables of `quality`.
 
+    vae_record, decoder_record: of the two stages of the VAE. vae_tables: "quality" and "sizes" of `autoencoder_quality`
+    and `autoencoder_by_size`; "quality_crops" and "sizes_crops", the same after the first stage; "statistics" of
+    `statistics_of_tiles` after the first stage.
     guidance: accuracy and similarity by guidance scale (index), with 1.0 and 5.0 in it.
     """
     poor = named[named.accuracy < 0.8]
     limits = [f"Samples of {row.family} are named rightly in {row.accuracy:.0%} only." for row in poor.itertuples()]
-    if vae_table.psnr.mean() < 22:
+    after, crops = vae_tables["quality"], vae_tables["quality_crops"]
+    if after.psnr.mean() < 22:
         limits.append("The PSNR of the VAE is below the 22 dB that was asked for.")
+    if _cast(after) > 1.5:
+        limits.append(
+            f"The VAE shifts the mean colour of a family by up to {_cast(after):.1f} grey levels; 1.5 were asked for."
+        )
+    apart = after[after.gap.abs() >= 0.3]
+    limits += [
+        f"The VAE on whole images of {row.category} and on their tiles: {row.gap:+.1f} dB; less than 0.3 was asked for."
+        for row in apart.itertuples()
+    ]
+    sizes = vae_tables["sizes"].merge(vae_tables["sizes_crops"], on="size", suffixes=("", " (first stage)"))
     counts = {
         f"{name}_parameters": sum(p.numel() for p in part.parameters())
         for name, part in [("vae", pipeline.vae), ("unet", pipeline.unet), ("text", pipeline.text_encoder)]
     }
-    vae = _training(vae_record, "vae_")
+    vae, decoder = _training(vae_record, "vae_"), _training(decoder_record, "decoder_")
+    columns = ["category", "psnr", "low", "high", "lowest", "tiles", "gap", "red", "green", "blue", "colour"]
     return _write(
         folder,
         SD,
         limits,
         data=data,
         size_mb=_size_mb(folder),
-        psnr=vae_table.psnr.mean(),
+        psnr=after.psnr.mean(),
+        cast=_cast(after),
+        psnr_crops=crops.psnr.mean(),
+        cast_crops=_cast(crops),
         torch=record["torch"],
         spread=", ".join(f"{value:.2f}" for value in spread),
         samples=samples,
         vae_images=vae_images,
-        psnr_table=markdown(vae_table[["category", "psnr", "low", "high", "lowest"]]),
+        psnr_table=markdown(after[columns]),
+        crops_table=markdown(crops[columns]),
+        sizes_table=markdown(sizes),
+        size_images=size_images,
+        statistics_images=statistics_images,
+        **vae_tables["statistics"][["whole", "tiles", "borrowed"]].mean(),
         accuracy_5=guidance.accuracy[5.0],
         accuracy_1=guidance.accuracy[1.0],
         similarity_1=guidance.similarity[1.0],
@@ -214,5 +265,7 @@ def write_sd_card(
         dropout=record["settings"]["caption_dropout"],
         **counts,
         **vae,
+        decoder_largest=max(decoder["decoder_crops"]),
+        **decoder | {"decoder_crops": ", ".join(map(str, decoder["decoder_crops"]))},
         **_training(record),
     )

@@ -43,7 +43,7 @@ doctor += ["--wheels", os.path.dirname(found[-1]) + "/wheels"]{internet}
 answer = subprocess.run(doctor, env=os.environ | {{"PYTHONPATH": found[-1]}}, capture_output=True, text=True)
 print(answer.stdout + answer.stderr)
 if answer.returncode:
-    raise SystemExit("This session lacks what the list above names; nothing was computed.")"""
+    raise RuntimeError("This session lacks what the list above names; nothing was computed.")"""
 )
 
 INSTALL = """# Install the study's package, and what the image lacks, {where}

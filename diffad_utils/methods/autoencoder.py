@@ -30,6 +30,10 @@ from diffad_utils.models import autoencoders
 from diffad_utils.models.stable_diffusion import AUTOENCODERS, load_vae
 from diffad_utils.training import BatchLoss, Training, TrainingLog
 
+#: Pixels; larger crops take much memory. Latent diffusion's own autoencoders were trained at this size (Rombach et al.,
+#: CVPR 2022, configs/autoencoder of their code).
+LARGEST_CROP = 256
+
 
 @dataclass(kw_only=True)
 class Autoencoder(Training, ReconstructionDetector):
@@ -44,9 +48,9 @@ class Autoencoder(Training, ReconstructionDetector):
         latent are new all the same (`warm_start`), so that bottlenecks are compared at equal terms, its own among them.
     latent_channels, downsampling : another bottleneck than that of ``vae``; None: the same. The downsampling can only
         be less: levels are left out at the coarse end.
-    crop : side in pixels of the random crops that training sees, a multiple of the downsampling; None for whole images.
-        The networks are convolutional (but for an attention in the middle of large ones), so that crops teach them as
-        well and more of them fit into a step.
+    crop : side in pixels of the random crops that training sees, a multiple of the downsampling; None for whole images,
+        and of images larger than `LARGEST_CROP` for crops of that. Crops much smaller than the image teach a wrong mean
+        colour: group normalisation takes its statistics over all of a picture (data/mini/sd/README.md measures it).
     The fields of `training.Training` are those of its training.
 
     Prediction: parts ``mse`` and ``peak`` of the residual. nfe = 0.
@@ -62,8 +66,9 @@ class Autoencoder(Training, ReconstructionDetector):
     pretrained: bool = False
     latent_channels: int | None = None
     downsampling: int | None = None
-    crop: int | None = 64
+    crop: int | None = None
     train_steps: int = 150
+    train_batch_size: int = 2
     learning_rate: float = 2e-3
     warmup_steps: int = 10
 
@@ -95,16 +100,19 @@ class Autoencoder(Training, ReconstructionDetector):
         return autoencoders.reconstruct(self.model_, x), {}
 
     def _check_sizes(self) -> None:
-        factor, side = autoencoders.downsampling(self.model_), self.crop or self.image_size
+        factor, side = autoencoders.downsampling(self.model_), self._side()
         if self.image_size % factor or side % factor or not 0 < side <= self.image_size:
             raise ValueError(
                 f"image_size and crop must be multiples of the downsampling {factor} and crop not larger than the "
                 f"image, got image_size={self.image_size}, crop={self.crop}"
             )
 
+    def _side(self) -> int:
+        return self.crop or min(self.image_size, LARGEST_CROP)
+
     def _train(self, images: Tensor, checkpoint_folder: str | Path | None) -> TrainingLog:
         """images [n, 3, H, W] in [0, 1]."""
-        side, shape = self.crop or self.image_size, (self.train_batch_size, 2)
+        side, shape = self._side(), (self.train_batch_size, 2)
 
         def draw(generator: torch.Generator) -> tuple[Tensor]:
             chosen = torch.randint(len(images), (self.train_batch_size,), generator=generator).tolist()
@@ -113,7 +121,7 @@ class Autoencoder(Training, ReconstructionDetector):
             return (torch.stack(crops).to(self.torch_device),)
 
         def loss(model: autoencoders.VAE, x: Tensor) -> Tensor:
-            return F.mse_loss(autoencoders.decode(model, autoencoders.encode(model, x)).float(), x)
+            return F.mse_loss(autoencoders.decode(model, autoencoders.encode(model, x)), x)
 
         loss_fn = BatchLoss(self.train_batch_size, draw, loss)
         return self._optimise(self.model_, loss_fn, "autoencoder", checkpoint_folder)

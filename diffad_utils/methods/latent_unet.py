@@ -109,7 +109,7 @@ class LatentUNet(Training, ReconstructionDetector):
         for part in x.split(AT_ONCE):
             z = encode(self.vae_, part)
             shift = self._f(self.unet_, z)
-            outputs.append(decode(self.vae_, z + shift).float().clamp(0, 1).cpu())
+            outputs.append(decode(self.vae_, z + shift).clamp(0, 1).cpu())
             shifts.append(shift.square().mean(dim=(1, 2, 3)).float().cpu())
         return torch.cat(outputs), {"displacement": torch.cat(shifts)}
 

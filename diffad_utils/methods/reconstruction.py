@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
 
 from diffad_utils import scoring
 from diffad_utils.methods.base import Detector, Prediction, at_image_size, noise_keys
@@ -74,7 +72,7 @@ class ReconstructionDetector(Detector):
         x = self._input(images)
         x_hat, more = self._reconstruct(x, noise_keys(images, keys))
         parts, maps = residual_parts(x, x_hat)
-        anomaly_map = smooth(maps["mse"], SMOOTHING * self.image_size)
+        anomaly_map = scoring.smooth_map(maps["mse"], SMOOTHING * self.image_size)
         return parts | {"peak": anomaly_map.flatten(1).amax(dim=1)} | more, anomaly_map, x_hat
 
     def _calibrate(self, images: Tensor, keys: Sequence[str]) -> None:
@@ -83,8 +81,3 @@ class ReconstructionDetector(Detector):
         measured = [self._measure(images[chunk], keys[chunk])[0] for chunk in chunks]
         parts = {name: torch.cat([m[name] for m in measured]) for name in self.PARTS}
         self.calibration_ = scoring.Calibration.fit(parts)
-
-
-def smooth(maps: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of maps [B, H, W] with ``sigma`` in pixels, cut at 3 sigma."""
-    return gaussian_blur(maps[:, None], kernel_size=2 * math.ceil(3 * sigma) + 1, sigma=sigma)[:, 0]

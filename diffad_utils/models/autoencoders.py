@@ -69,9 +69,12 @@ def encode(vae: VAE, images: Tensor, noise: Tensor | None = None) -> Tensor:
 
 
 def decode(vae: VAE, latents: Tensor) -> Tensor:
-    """Images of latents [B, C, h, w] (scaled, as from `encode`), differentiable and therefore not clamped to [0, 1]."""
+    """Images float32 of latents [B, C, h, w] (scaled, as from `encode`), differentiable and so not clamped to [0, 1].
+
+    The last step is in float32: in half precision it would round an image to 2^-9 (bfloat16) or 2^-12 of its range.
+    """
     shift, scale = _latent_scale(vae)
-    return vae.decode((latents / scale + shift).to(vae.device, vae.dtype)).sample / 2 + 0.5
+    return vae.decode((latents / scale + shift).to(vae.device, vae.dtype)).sample.float() / 2 + 0.5
 
 
 class LatentSpace:
@@ -107,7 +110,7 @@ class LatentSpace:
         """Latents [B, C, h, w] -> images float32 [B, 3, H, W] in [0, 1] on the CPU."""
         with autocast(self.vae.device, self.precision):
             pieces = latents.to(self.vae.device).split(AT_ONCE)
-            return torch.cat([decode(self.vae, piece).float().clamp(0, 1).cpu() for piece in pieces])
+            return torch.cat([decode(self.vae, piece).clamp(0, 1).cpu() for piece in pieces])
 
 
 class PixelSpace:

@@ -22,6 +22,7 @@ import markupsafe
 import pandas as pd
 
 from diffad_utils import execution, study
+from diffad_utils.io.notebooks import read_cells
 from diffad_utils.io.png import small_png
 from diffad_utils.report import benchmarks
 from diffad_utils.study import claims
@@ -174,8 +175,8 @@ def _question(path: Path) -> str:
     """The question that an executed notebook starts with, or nothing."""
     if not path.is_file():
         return ""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    found = re.search(r"\*\*Question\.\*\*\s*(.+)", "".join(cells[0]["source"]) if cells else "")
+    cells = read_cells(path)
+    found = re.search(r"\*\*Question\.\*\*\s*(.+)", cells[0].source if cells else "")
     return re.sub(r"[*_`]", "", found.group(1)).strip() if found else ""
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from diffad_utils.analyses.method_results import COST, FLOOR, QUALITY
+from diffad_utils.analyses.method_results import BASELINE, COST, QUALITY
 
 
 def display_name(row: pd.Series) -> str:
     """The method as tables show it; the floor with its statistic."""
-    if row["method"] != FLOOR:
+    if row["method"] != BASELINE:
         return row["method"]
     return f"trivial floor ({row['statistic']})" if row.get("statistic") else "trivial floor"
 
@@ -40,7 +40,7 @@ def formatted(found: pd.DataFrame, winners: set[tuple[str, str, str]], mark: Cal
     rows = []
     for _, row in found.iterrows():
         place, method = f"{row['dataset']}/{row['category']}", row["method"]
-        kind = "floor" if method == FLOOR else "grey" if row["above_floor"] is False else ""
+        kind = "floor" if method == BASELINE else "grey" if row["above_floor"] is False else ""
         decorate = (lambda text, kind=kind: mark(text, kind)) if kind else str
         cells = {"data": decorate(place), "method": decorate(display_name(row)), "seeds": decorate(str(row["seeds"]))}
         for name in columns:
@@ -90,7 +90,7 @@ def to_html(found: pd.DataFrame, winners: set[tuple[str, str, str]], columns: Se
             f"<tbody><tr class='place'><th class='text' colspan='{len(columns) + 1}'>{html.escape(place)}</th></tr>"
         )
         for _, row in part.iterrows():
-            kind = "floor" if row["method"] == FLOOR else "grey" if row["above_floor"] is False else ""
+            kind = "floor" if row["method"] == BASELINE else "grey" if row["above_floor"] is False else ""
             style = {"floor": "font-style:italic", "grey": "color:#7b838e", "": ""}[kind]
             cells = []
             for name in columns:

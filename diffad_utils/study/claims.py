@@ -1,5 +1,7 @@
 """Verdicts on published claims from recorded runs: evidence in numbers, a rule fixed in advance, no judgement by
 eye.
+
+Used by notebooks 02 to 08; entry points: `finding`, `ledger`.
 """
 
 from __future__ import annotations

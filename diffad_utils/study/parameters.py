@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import ast
 import difflib
-import json
 from pathlib import Path
 from typing import Any
 
+from diffad_utils.io.notebooks import read_cells
 from diffad_utils.io.paths import repository
 from diffad_utils.study.rules import RULES, ParameterError
 
@@ -75,13 +75,12 @@ def notebook_parameters(notebook: str | Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such notebook")
     try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        tagged = [cell for cell in cells if "parameters" in cell.get("metadata", {}).get("tags", [])]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ParameterError(f"{path} is not a notebook ({type(error).__name__}: {error})") from error
+        tagged = [cell for cell in read_cells(path) if "parameters" in cell.metadata.get("tags", [])]
+    except ValueError as error:
+        raise ParameterError(str(error)) from error
     if len(tagged) != 1:
         raise ParameterError(f"{path.name} has {len(tagged)} cells tagged `parameters`, expected exactly one")
-    source = "".join(tagged[0]["source"])
+    source = tagged[0].source
     if not source.startswith(OWN_CELL):
         raise ParameterError(f"{path.name}: the parameters cell must start with the line `{OWN_CELL} ...`")
     try:

@@ -170,6 +170,7 @@ class DetectorContract:
         assert torch.equal(fitted.predict(samples[1]["image"], samples[1]["key"]).score, predicted.score)
         assert torch.equal(torch.get_rng_state(), state), "predict draws from torch's global generator"
 
+    @pytest.mark.slow
     def test_the_number_of_threads_hardly_matters(self, fitted, predicted, samples):
         torch.set_num_threads(2)
         try:

@@ -8,7 +8,7 @@ packages. Nothing here opens a network; that is `models`' business.
 from diffad_utils.weights.known import KNOWN, MINI_NAMES, MINIS, Known, Part, find_known
 from diffad_utils.weights.packaged import PACKAGED, cache_folder
 from diffad_utils.weights.recognise import identify
-from diffad_utils.weights.resolve import KAGGLE_ROOT, MINI_ROOT, Resolved, resolve, survey
+from diffad_utils.weights.resolve import KAGGLE_ROOT, MINI_ROOT, Resolved, missing, resolve, survey
 from diffad_utils.weights.safetensors_files import (
     PICKLES,
     checksum,
@@ -38,6 +38,7 @@ __all__ = [
     "hub_reachable",
     "identify",
     "is_pipeline",
+    "missing",
     "network_files",
     "read_header",
     "read_json",

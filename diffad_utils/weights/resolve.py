@@ -23,6 +23,7 @@ from diffad_utils.weights.search import (
     from_hub,
     from_kaggle,
     from_package,
+    hub_answers,
     network_folder,
 )
 
@@ -99,6 +100,29 @@ def resolve(
     message = f"{text}: {found.message} (sha256 {digest[:12]})"
     is_mini = found.source == "mini"
     return Resolved(text, found.path, found.source, digest, is_mini, message, known, found.training_known)
+
+
+def missing(
+    name: str | os.PathLike,
+    *,
+    hub: bool = True,
+    kaggle_root: str | os.PathLike | None = None,
+    hf_cache: str | os.PathLike | None = None,
+) -> str:
+    """Why `resolve` would find nothing under `name`, in one line; "" where it would find the weights (no small model).
+
+    For a look before work: files are checked for being whole, not read through, and nothing is downloaded. hub: whether
+    a hub that answers counts as having what it is asked for.
+    """
+    text = os.fspath(name)
+    try:
+        found = _locate(text, False, False, kaggle_root, hf_cache, read=False)
+        check_files(found.path, network_files(found.path, KNOWN[text].role if text in KNOWN else _role(text)))
+    except FileNotFoundError as error:
+        return "" if hub and hub_answers() and not _looks_like_path(text) else str(error).splitlines()[0]
+    except (ValueError, OSError) as error:
+        return str(error).splitlines()[0]
+    return ""
 
 
 def survey(

@@ -210,7 +210,7 @@ def from_hub(search: Search, cache: str | os.PathLike | None, ask: bool) -> Foun
     if not ask:
         search.tried.append("hub: not asked, as the caller wished")
         return None
-    if constants.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+    if hub_is_off():
         search.tried.append("hub: not asked, HF_HUB_OFFLINE is set")
         return None
     if not hub_reachable(constants.ENDPOINT):
@@ -227,6 +227,16 @@ def from_hub(search: Search, cache: str | os.PathLike | None, ask: bool) -> Foun
             return Found(path, "hub", f"{hub_id} downloaded from the hub")
         search.tried.append(f"hub: {hub_id}: it has no safetensors files with the expected tensors")
     return None
+
+
+def hub_is_off() -> bool:
+    """Whether the user forbids the hub."""
+    return constants.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
+
+
+def hub_answers() -> bool:
+    """Whether the hub may be asked, and answers."""
+    return not hub_is_off() and hub_reachable(constants.ENDPOINT)
 
 
 @functools.lru_cache(maxsize=8)

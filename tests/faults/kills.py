@@ -56,7 +56,8 @@ print("resumed from", log.resumed_from)
 SWEEP = """
 import sys, torch
 from pathlib import Path
-from diffad_utils import data, sweep
+from diffad_utils import data
+from diffad_utils.methods.img2img import sweep
 from diffad_utils.methods.img2img import Img2ImgEngine
 from diffad_utils.models.stable_diffusion import load_pipeline
 

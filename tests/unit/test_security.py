@@ -90,3 +90,19 @@ def test_a_folder_of_ones_own_may_be_called_anything(tmp_path, name):
     index = data.load_index("folder", root)
     assert name in set(index["defect"])
     assert not Path("x").exists()
+
+
+def test_pickles_are_opened_in_two_places_and_restricted():
+    """Our own checkpoints, and a package's own file whose checksum is known; both cannot run code."""
+    import ast
+
+    package = Path(study.__file__).parent
+    opened = {}
+    for file in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "pickle.load", "pickle.loads"):
+                options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+                assert options.get("weights_only") == "True", f"{file}:{node.lineno}"
+                opened.setdefault(file.relative_to(package).parts[0], []).append(file.name)
+    assert {name.removesuffix(".py") for name in opened} == {"training", "weights"}
+    assert opened["weights"] == ["packaged.py"]

@@ -1,4 +1,7 @@
-"""BMAD, medical sets (Bao et al., 2023): three of the six have masks, in label/ beside img/."""
+"""BMAD, medical sets (Bao et al., 2023): three of the six have masks, in label/ beside img/.
+
+What may be touched: new sets. `valid` stays unread: it holds anomalous images.
+"""
 
 from __future__ import annotations
 
@@ -47,5 +50,5 @@ LAYOUT = Layout(
     fits=any_category(_is_bmad_category),
     categories=_bmad_categories,
     read=_read_bmad,
-    unused={"valid": "the validation images of BMAD, half of them anomalous, are for choosing checkpoints"},
+    unused={"valid": "it holds anomalous images, and nothing here is tuned on anomalies"},
 )

@@ -1,4 +1,7 @@
-"""BTAD, products of BeanTech (Mishra et al., ISIE 2021): folders called ok and ko, two kinds of mask files."""
+"""BTAD, products of BeanTech (Mishra et al., ISIE 2021): folders called ok and ko, two kinds of mask files.
+
+What may be touched: types of files. Split and labels are the publication's.
+"""
 
 from __future__ import annotations
 

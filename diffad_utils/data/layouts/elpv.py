@@ -1,4 +1,7 @@
-"""ELPV, solar cells (Deitsch et al., Solar Energy 2019): a table of probabilities, no masks, no split."""
+"""ELPV, solar cells (Deitsch et al., Solar Energy 2019): a table of probabilities, no masks, no split.
+
+What may be touched: nothing that moves a cell to the other side of the split, without new reference numbers.
+"""
 
 from __future__ import annotations
 

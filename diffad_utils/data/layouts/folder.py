@@ -1,4 +1,7 @@
-"""Any folder in the layout of MVTec AD: one category or several, with or without masks."""
+"""Any folder in the layout of MVTec AD: one category or several, with or without masks.
+
+What may be touched: what people do differently in trees of their own belongs into `mvtec_like`, for all of them.
+"""
 
 from __future__ import annotations
 

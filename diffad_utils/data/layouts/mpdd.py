@@ -1,4 +1,7 @@
-"""MPDD, metal parts (Jezek et al., ICUMT 2021): what is published about it; its tree is read by `mvtec_like`."""
+"""MPDD, metal parts (Jezek et al., ICUMT 2021): what is published about it; its tree is read by `mvtec_like`.
+
+What may be touched: nothing but errata of the publication.
+"""
 
 from __future__ import annotations
 

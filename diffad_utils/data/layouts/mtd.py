@@ -1,6 +1,7 @@
 """MTD, magnetic tiles (Huang et al., 2018): masks beside the images, and a split by tiles, which the set has not.
 
-Its masks hold grey levels between 0 and 255, traces of a lossy format: soft. Four of them are empty.
+Its masks hold grey levels between 0 and 255, traces of a lossy format: soft. Four of them are empty. What may be
+touched: nothing that moves a picture to the other side of the split, without new reference numbers.
 """
 
 from __future__ import annotations

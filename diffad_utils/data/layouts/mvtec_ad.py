@@ -1,4 +1,7 @@
-"""MVTec AD (Bergmann et al., CVPR 2019): what is published about it; its tree is read by `mvtec_like`."""
+"""MVTec AD (Bergmann et al., CVPR 2019): what is published about it; its tree is read by `mvtec_like`.
+
+What may be touched: nothing but errata of the publication.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 Labels and masks of test_private and test_private_mixed are only on the authors' evaluation server, so these images are
 not read. The normal images of validation are for choosing thresholds without the test set; they are not read either.
+What may be touched: published counts, once they are at hand.
 """
 
 from __future__ import annotations

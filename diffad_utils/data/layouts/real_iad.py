@@ -1,4 +1,7 @@
-"""Real-IAD (Wang et al., CVPR 2024): one JSON a category, images of five views at several resolutions."""
+"""Real-IAD (Wang et al., CVPR 2024): one JSON a category, images of five views at several resolutions.
+
+What may be touched: new variants and resolutions. Labels and splits are those of the JSON files.
+"""
 
 from __future__ import annotations
 

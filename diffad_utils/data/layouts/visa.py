@@ -1,4 +1,7 @@
-"""VisA (Zou et al., ECCV 2022): its own table of files, or the tree it is often converted to."""
+"""VisA (Zou et al., ECCV 2022): its own table of files, or the tree it is often converted to.
+
+Its masks hold numbers of defect classes. What may be touched: another table that the authors publish.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 Every quantity is defined over the unit square and only *sampled* on a grid, and the amount of randomness drawn never
 depends on the grid, so the same random stream draws the same scene at any size.
+What may be touched: new noises. A changed one changes every reference number.
 """
 
 from __future__ import annotations

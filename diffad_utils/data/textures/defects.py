@@ -2,7 +2,7 @@
 
 The defective image is color * (1 - alpha) + layer * alpha. Layers start from the surface's own colours, so that texture
 and shading go on inside the defect; alphas are soft, so that no edge gives it away. Brighter, darker and
-mean-preserving variants are equally likely.
+mean-preserving variants are equally likely. What may be touched: new defects; a changed one changes reference numbers.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 An image is a pure function of (seed, category, split, defect, index) at any size: a random stream derived from these
 through `numpy.random.SeedSequence` and Philox draws a scene in unit-square coordinates (`surfaces`), a defect is
 blended over it (`defects`), and both versions go through the same camera (illumination, gain, contrast, sensor noise, 8
-bits).
+bits). What may be touched: new categories and defects in the tables; the order of random draws is fixed.
 """
 
 from __future__ import annotations

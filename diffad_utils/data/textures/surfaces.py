@@ -5,6 +5,7 @@ sensor), and for objects a `redraw(faults)` that draws the same object with some
 
 The keyword arguments are what makes one material of a family: their defaults are the categories of `textures`, other
 values are other carpets, woods or connectors (`diffad_utils.foundation.pictures` draws them at random).
+What may be touched: new surfaces; the defaults of the old ones are fixed by the reference numbers.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ from diffad_utils.methods.esm.equations import (
     step_edges,
 )
 from diffad_utils.methods.esm.noise_level import validate
-from diffad_utils.methods.reconstruction import SMOOTHING, smooth
+from diffad_utils.methods.reconstruction import SMOOTHING
 from diffad_utils.models.autoencoders import LatentSpace, PixelSpace
 from diffad_utils.models.backbones import load_layers
 from diffad_utils.models.stable_diffusion import load_vae
@@ -161,9 +161,9 @@ class ScoreMatchingDetector(Training, Detector):
             raise ValueError(
                 f"weights must name some of {self.DETECTORS} for {self.name!r}, not all 0, got {dict(self.weights)}"
             )
-        if self.dsm_steps < 1 or self.train_steps < 1 or not 0 <= self.smoothing < 0.5 or self.validation_images < 2:
+        if self.dsm_steps < 1 or self.train_steps < 1 or not 0 <= self.smoothing <= 0.2 or self.validation_images < 2:
             raise ValueError(
-                f"expected dsm_steps >= 1, train_steps >= 1, smoothing in [0, 0.5) and validation_images >= 2, got "
+                f"expected dsm_steps >= 1, train_steps >= 1, smoothing in [0, 0.2] and validation_images >= 2, got "
                 f"{self.dsm_steps}, "
                 f"{self.train_steps}, {self.smoothing} and {self.validation_images}"
             )
@@ -379,7 +379,7 @@ class ScoreMatchingDetector(Training, Detector):
         sigma = self.smoothing * combined.shape[-1]
         if not sigma:
             return combined
-        return smooth(combined, sigma)
+        return scoring.smooth_map(combined, sigma)
 
     def score(self, combined: Tensor) -> Tensor:
         """Eq. 15 of maps [B, H, W]: [B]."""

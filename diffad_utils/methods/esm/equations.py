@@ -51,8 +51,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffad_utils import scoring
 from diffad_utils.diffusion import NoiseSchedule, image_noise
-from diffad_utils.scoring import top_mean
 
 TOP_SHARE = 250 / 256**2
 """N_a = 250 pixels (eq. 15) of the paper's 256 x 256, as a share of the area."""
@@ -299,11 +299,7 @@ def _shaped(value: Tensor | float, like: Tensor) -> Tensor:
 def cosine_map(features: Sequence[Tensor], others: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """S_Cos: 1 - cosine of features [B, C_i, h_i, w_i] of two images, mean over the layers i, bilinearly at ``size``:
     [B, H, W]."""
-    layers = []
-    for a, b in zip(features, others, strict=True):
-        # as |a - b|^2 / 2 of unit vectors, which keeps its digits where they are nearly the same
-        distance = (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(dim=1) / 2
-        layers.append(F.interpolate(distance[:, None], size=size, mode="bilinear", align_corners=False)[:, 0])
+    layers = [scoring.upsample_map(scoring.cosine_map(*pair), size) for pair in zip(features, others, strict=True)]
     return torch.stack(layers).mean(dim=0)
 
 
@@ -332,4 +328,4 @@ def combined_map(maps: Mapping[str, Tensor], weights: Mapping[str, float]) -> Te
 def image_score(combined: Tensor) -> Tensor:
     """Eq. 15: the mean of the N_a largest values of each map [B, H, W], N_a in proportion to the area (`TOP_SHARE`):
     [B]."""
-    return top_mean(combined, max(1, round(TOP_SHARE * combined[0].numel())))
+    return scoring.top_mean(combined, max(1, round(TOP_SHARE * combined[0].numel())))

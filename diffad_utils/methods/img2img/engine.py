@@ -282,9 +282,8 @@ class Img2ImgEngine:
         """Scaled latents [N, C, h, w] -> images float32 [N, 3, H, W] in [0, 1], CPU."""
 
         def piece(rows: slice) -> Tensor:
-            z = (latents[rows] / self.vae.config.scaling_factor).to(self.device, self.vae.dtype)
-            x = self.vae.decode(z.contiguous(memory_format=torch.channels_last), return_dict=False)[0]
-            return (x.float() / 2 + 0.5).clamp(0, 1).cpu().contiguous()
+            z = latents[rows].to(self.device).contiguous(memory_format=torch.channels_last)
+            return autoencoders.decode(self.vae, z).clamp(0, 1).cpu().contiguous()
 
         with self.timed("decode"):
             return self._in_pieces(piece, len(latents), "decode_size")

@@ -152,7 +152,7 @@ def test_deleting_a_methods_runs_removes_its_rows_and_nothing_else(root, tmp_pat
     assert study.unfinished_runs(tmp_path / "smoke") == ["textures/carpet/esm/seed-0"]
     shutil.rmtree(tmp_path / "smoke/textures/carpet/trivial")
     alone = method_results.measure(study.load_runs(tmp_path / "smoke"), n=50)
-    assert comparison.table(alone)["method"].tolist() == ["invad"] and comparison.against_floor(alone).empty
+    assert comparison.table(alone)["method"].tolist() == ["invad"] and comparison.against_baseline(alone).empty
 
 
 def test_methods_on_different_images_are_compared_on_those_they_share(tmp_path):

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from diffad_utils import cli, data, study
 from diffad_utils.data import index as index_module
+from diffad_utils.data.layouts import LAYOUTS
+from diffad_utils.execution import profiles
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +157,15 @@ def test_whatever_lies_deeper_is_named_with_its_count(tmp_path):
     assert len(found) == 1 and found[0].file.endswith("cam1") and "4 file(s) .png" in found[0].message
 
 
+def test_many_folders_that_are_not_read_are_named_by_the_one_around_them(tmp_path):
+    tree(tmp_path, masks=False, count=8)
+    for i in range(8):  # as MVTec LOCO AD has its masks
+        mask(tmp_path / "part" / "ground_truth" / "scratch" / f"{i:03d}" / "000.png")
+        mask(tmp_path / "part" / "ground_truth" / "scratch" / f"{i:03d}" / "001.png")
+    (problem,) = [problem for problem in data.check("folder", tmp_path) if problem.rule == "unread"]
+    assert problem.file.endswith("scratch") and "16 file(s) .png" in problem.message
+
+
 def test_types_of_files_that_are_not_read_are_named(tmp_path):
     tree(tmp_path)
     np.save(tmp_path / "part" / "train" / "good" / "more.npy", np.zeros(3))
@@ -196,7 +208,8 @@ def test_the_empty_masks_of_the_magnetic_tiles_are_known(tmp_path):
     (note,) = [note for note in found.notes if "without a usable mask, as published" in note.message]
     assert note.file.endswith("exp3_num_45042.png")
     index = data.load_index("mtd", tmp_path)
-    data.validate(index)
+    with pytest.warns(data.DataWarning, match=r"1 mask.*empty"):
+        data.validate(index)
     assert data.load_batch(data.ImageDataset(index, 16))["mask"].flatten(1).any(1).sum() == 1
 
 
@@ -381,6 +394,14 @@ def test_a_category_that_became_a_number(tmp_path, category):
     assert study.with_category_names(given)["category"] == "01"
 
 
+def test_a_category_of_digits_in_a_profile(tmp_path):
+    text = "07_invad: {grid: [{dataset: btad, category: [01, 3]}], parameters: {data_root: ROOT}}\n"
+    (tmp_path / "mine.yaml").write_text(text.replace("ROOT", str(tmp_path / "nowhere")))
+    plan = profiles.load_plan("mine", profiles=tmp_path)  # published names, where there are no data
+    assert [run.parameters["category"] for run in plan.runs] == ["01", "03"]
+    assert all(run.name.split("/")[2] == run.parameters["category"] == run.folder.parts[-3] for run in plan.runs)
+
+
 @pytest.mark.parametrize("category", [7, 1.0, True])
 def test_a_number_that_names_no_category(tmp_path, category):
     with pytest.raises(ValueError, match=r"category .* of btad is no name .*known: 01, 02.*in quotes"):
@@ -410,14 +431,26 @@ def test_data_check_says_all_of_it(tmp_path, capsys):
     assert found["categories"][0]["test anomalous"] == 3 and found["root"] == str(root)
 
 
-@pytest.mark.skipif(not os.path.isdir("../shared/data/mtd-quirks"), reason="the magnetic tiles are not here")
-def test_the_real_magnetic_tiles(tmp_path):
-    for part in ("mtd-subset", "mtd-quirks"):
-        for file in Path("../shared/data", part).glob("MT_*/Imgs/*"):
-            target = tmp_path / "/".join(file.parts[-3:])
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(file.read_bytes())
-    found = data.report("mtd", tmp_path)
-    assert rules(found.problems) == {"count"}  # it is a subset
-    assert found.categories[0]["without mask"] == 4 and found.categories[0]["regions"] == 111
-    data.load_index("mtd", tmp_path)
+def test_data_check_of_one_category(tmp_path, capsys):
+    root = btad(tmp_path)
+    (root / "02" / "test" / "ko" / "0000.png").unlink()
+    assert cli.main(["data", "check", "btad", "--root", str(root), "--category", "1", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [row["category"] for row in found["categories"]] == ["01"]
+    assert {problem["rule"] for problem in found["problems"]} == {"count"}
+    assert not any("02" in problem["message"] or "missing" in problem["message"] for problem in found["problems"])
+    assert len(data.report("textures", category="tile").table()) == 1
+
+
+@pytest.mark.skipif("DIFFAD_TEST_MTD" not in os.environ, reason="DIFFAD_TEST_MTD is not set to magnetic tile data")
+def test_the_real_magnetic_tiles():
+    root = Path(os.environ["DIFFAD_TEST_MTD"])
+    found = data.report("mtd", root)
+    known = LAYOUTS["mtd"].without_mask
+    there = {path.stem for path in root.glob("MT_Uneven/Imgs/*.png")} & known
+    notes = {Path(note.file).stem for note in found.notes if "without a usable mask" in note.message}
+    assert rules(found.problems) <= {"count"} and notes == there
+    assert found.categories[0]["without mask"] == len(there)
+    masks = [np.asarray(Image.open(path)).astype(int) for path in root.glob("MT_*/Imgs/*.png")]
+    halves = [ndimage.label(2 * values >= values.max(), np.ones((3, 3)))[1] for values in masks if values.any()]
+    assert found.categories[0]["regions"] == sum(halves)

@@ -58,6 +58,13 @@ def test_class_numbers_count_whatever_they_are(tmp_path, levels):
     assert np.array_equal(read_mask(save(tmp_path / "m.png", values)), values != 0)
 
 
+def test_a_line_around_the_classes_is_no_soft_edge(tmp_path):
+    values = np.zeros((40, 40), np.uint8)
+    values[5:15, 5:15], values[20:30, 20:30] = 255, 255
+    values[6:14, 6:14], values[21:29, 21:29] = 1, 2
+    assert np.array_equal(read_mask(save(tmp_path / "m.png", values)), values != 0)
+
+
 def test_a_palette_of_classes_and_sixteen_bits(tmp_path):
     values = np.zeros((20, 20), np.uint16)
     values[2:8, 2:8], values[10:16, 10:16] = 65535, 30000

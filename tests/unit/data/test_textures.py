@@ -47,6 +47,7 @@ def test_two_calls_give_the_same_bytes(category):
     assert digest(first) == digest(fresh(category, "test", 3, size=64, defect=defect))
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_bytes():
     code = (
         "import hashlib; from diffad_utils.data import textures as t; h = hashlib.sha256()\n"

@@ -203,13 +203,16 @@ def test_an_unknown_profile_is_a_sentence(capsys):
     assert "no profile 'nobody'" in capsys.readouterr().err
 
 
-def test_one_notebook_of_a_kernel(bare, capsys):
+def test_one_notebook_of_a_kernel(bare, capsys, monkeypatch):
     file = profile(
         bare, **{"07_invad": {"grid": TEXTURES}, "04_lora": {"grid": TEXTURES, "parameters": {"weights": "sd15"}}}
     )
     assert doctor.main(["--profile", file, "--notebook", "07_invad"]) == 0
     assert "04_lora" not in capsys.readouterr().out
     assert doctor.main(["--profile", file, "--notebook", "04_lora"]) == 1
+    assert doctor.main(["--profile", file, "--notebook", "04_lora", "--internet"]) == 1  # the hub does not answer
+    monkeypatch.setattr(weights.search, "hub_answers", lambda: True)
+    monkeypatch.setattr(sys.modules["diffad_utils.weights.resolve"], "hub_answers", lambda: True)
     assert doctor.main(["--profile", file, "--notebook", "04_lora", "--internet"]) == 0
     (run,) = [run for run in profiles.load_plan(file).runs if run.notebook.stem == "04_lora"]
     assert doctor.lacking(run, gpu=True)[0] == ["weights sd15"]

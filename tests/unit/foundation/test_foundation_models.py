@@ -1,6 +1,8 @@
 """Training of the small VAE, CLIP and Stable Diffusion: short runs of the very code that made the shipped ones."""
 
+import copy
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import open_clip
@@ -9,7 +11,7 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline
 
 from diffad_utils import training
-from diffad_utils.foundation import autoencoder, captioned, clip, text_to_image
+from diffad_utils.foundation import autoencoder, captioned, clip, quality, text_to_image
 from diffad_utils.foundation.captioned import FAMILIES, STATES
 from diffad_utils.foundation.records import obtain
 
@@ -24,6 +26,7 @@ def vae(pairs):
     return autoencoder.train_autoencoder(pairs, num_steps=20, batch_size=8, crop=64, lr=2e-3)
 
 
+@pytest.mark.slow
 def test_autoencoder_learns(pairs, vae):
     model, log = vae
     assert np.mean(log.losses[-5:]) < 0.75 * np.mean(log.losses[:2])
@@ -62,6 +65,111 @@ def test_crops_are_different_places_of_different_pictures(pairs):
     assert torch.equal(first, again) and first.shape == (6, 3, 64, 64)
     assert -1 <= first.min() < first.max() <= 1
     assert all(not torch.equal(first[0], other) for other in first[1:])
+
+
+def test_decoder_alone_learns_the_mean_colour_at_the_size_of_use(pairs, vae):
+    model = copy.deepcopy(vae[0])
+    with torch.no_grad():
+        model.decoder.conv_out.bias += 0.1  # a cast of 13 grey levels
+    before = copy.deepcopy(model.state_dict())
+    _, log = autoencoder.train_decoder(pairs, model, num_steps=24, batch_size=4, crops=(64, 32), lr=2e-3)
+    assert np.mean(log.losses[-6:]) < 0.8 * np.mean(log.losses[:3]), log.losses
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith("decoder.") for name in changed)  # the latents stay valid
+    assert all(parameter.requires_grad for parameter in model.parameters()) and not model.training
+
+
+def test_decoder_loss_is_squared_error_and_that_of_the_mean_colours(pairs, vae):
+    images = captioned.to_tensor(pairs.images[:2, 0])
+    plain, more = (
+        autoencoder.decoder_loss(vae[0], images, torch.Generator().manual_seed(0), weight) for weight in (0.0, 3.0)
+    )
+    posterior = vae[0].encode(images).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(0))
+    error = vae[0].decode(posterior.mean + posterior.std * noise).sample - images
+    assert torch.isclose(plain, error.square().mean())
+    assert torch.isclose(more - plain, 3 * error.mean((2, 3)).square().mean(), atol=1e-6)
+
+
+def test_an_interrupted_decoder_takes_the_same_steps(pairs, vae, tmp_path, monkeypatch):
+    settings = dict(num_steps=4, batch_size=1, crops=(64, 32), checkpoint_every=2)
+    straight, log = autoencoder.train_decoder(pairs, copy.deepcopy(vae[0]), **settings)
+    draw, calls = autoencoder.draw_crops, []
+
+    def fail_at_the_fourth(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return draw(*arguments)
+
+    monkeypatch.setattr(autoencoder, "draw_crops", fail_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        autoencoder.train_decoder(pairs, copy.deepcopy(vae[0]), **settings, checkpoint_folder=tmp_path)
+    resumed, second = autoencoder.train_decoder(pairs, copy.deepcopy(vae[0]), **settings, checkpoint_folder=tmp_path)
+    assert second.resumed_from == 2 and second.losses == log.losses
+    assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), resumed.parameters(), strict=True))
+
+
+def test_tiles_are_put_together_where_they_were():
+    images = np.arange(2 * 16 * 16 * 3).reshape(2, 16, 16, 3)
+    seen = []
+
+    def change(tiles):
+        seen.append(tiles)
+        return tiles + 1
+
+    assert np.array_equal(quality.as_tiles(images, 8, change), images + 1)
+    assert seen[0].shape == (8, 8, 8, 3) and np.array_equal(seen[0][1], images[0, :8, 8:])
+
+
+def test_quality_of_an_autoencoder_with_a_known_cast(monkeypatch):
+    """The exact picture but for a cast: (+3, 0, -2) grey levels on whole pictures, none on tiles."""
+    cast = np.array([3, 0, -2]) / 255
+
+    def reconstruct(vae, images, batch_size=32):
+        noise = np.where(np.indices(images.shape).sum(0) % 2, 2, -2) / 255
+        return images / 255 + noise + (cast if images.shape[1] == 128 else 0)
+
+    monkeypatch.setattr(autoencoder, "reconstruct", reconstruct)
+    table = quality.autoencoder_quality(None, 2)
+    assert list(table.category) == list(FAMILIES)
+    assert np.allclose(table[["red", "green", "blue"]], [3, 0, -2], atol=0.02)
+    assert np.allclose(table.colour, np.sqrt(13 / 3), atol=0.02)
+    assert np.allclose(table.tiles, -20 * np.log10(2 / 255)) and np.allclose(table.gap, table.psnr - table.tiles)
+    assert (table.gap < -3).all()
+    sizes = quality.autoencoder_by_size(None, (64, 128), 2)
+    assert list(sizes["size"]) == [64, 128] and np.allclose(sizes.largest, [0, 3], atol=0.02)
+
+
+class OneNorm(torch.nn.Module):
+    """An "autoencoder" of one normalisation, which adds `shift` to whole pictures before it."""
+
+    def __init__(self, shift: float):
+        super().__init__()
+        self.shift, self.norm = shift, torch.nn.GroupNorm(3, 3)
+
+    def encode(self, x):
+        mean = x + (self.shift if x.shape[-1] == 128 else 0)
+        return SimpleNamespace(latent_dist=SimpleNamespace(mean=mean))
+
+    def decode(self, latents):
+        return SimpleNamespace(sample=self.norm(latents) * 0.1)
+
+
+def test_borrowed_statistics_are_those_of_all_tiles_of_the_picture():
+    plain, shifted = (quality.statistics_of_tiles(OneNorm(shift), 2) for shift in (0.0, 0.5))
+    assert list(plain.category) == list(FAMILIES)
+    assert np.allclose(plain.borrowed, plain.whole, atol=1e-3)  # pixel by pixel: all tiles together are the picture
+    assert np.allclose(shifted.whole, plain.whole, atol=1e-3)  # its own statistics take a shift away
+    assert (np.abs(shifted.borrowed - shifted.whole) > 0.1).all()  # those of the tiles do not
+    assert np.allclose(shifted.tiles, plain.tiles)
+
+
+def test_hooks_of_the_measurement_are_gone_afterwards(vae):
+    images = quality.normal_images("leather", 1)
+    before = autoencoder.reconstruct(vae[0], images)
+    assert np.isfinite(quality.statistics_of_tiles(vae[0], 1).drop(columns="category")).all(axis=None)
+    assert np.array_equal(autoencoder.reconstruct(vae[0], images), before)
 
 
 def test_contrastive_loss_with_several_right_answers():
@@ -121,6 +229,7 @@ def test_tokenizer_spells_any_text():
     assert again.get_vocab() == tokenizer.get_vocab()
 
 
+@pytest.mark.slow
 def test_text_to_image_learns_and_is_opened_by_diffusers(pairs, vae, tmp_path):
     tokenizer = text_to_image.new_tokenizer(text_to_image.all_captions())
     latents = text_to_image.encode_pairs(vae[0], pairs)
@@ -143,6 +252,7 @@ def test_text_to_image_learns_and_is_opened_by_diffusers(pairs, vae, tmp_path):
     assert not any(name.endswith((".bin", ".pt", ".ckpt")) for name in files)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_takes_the_same_steps(pairs, tmp_path, monkeypatch):
     """Also the running statistics of batch normalisation come back."""
     settings = dict(num_steps=6, num_pairs=4, checkpoint_every=2)
@@ -164,6 +274,7 @@ def test_an_interrupted_training_takes_the_same_steps(pairs, tmp_path, monkeypat
         assert torch.equal(one, other), name
 
 
+@pytest.mark.slow
 def test_two_stages_of_clip_resume_too(pairs, tmp_path):
     settings = dict(num_steps=2, blurred_steps=2, num_pairs=4, seed=3)
     first, log = clip.train_in_two_stages(pairs, **settings, checkpoint_folder=tmp_path)

@@ -64,6 +64,7 @@ def test_card_and_record(name):
     assert record["losses"][-1] < 0.8 * record["losses"][0]
 
 
+@pytest.mark.slow
 def test_psnr_of_the_vae_and_spread_of_its_latents(pipeline):
     table = quality.autoencoder_quality(pipeline.vae, 6)
     assert table.psnr.mean() >= 22
@@ -71,17 +72,28 @@ def test_psnr_of_the_vae_and_spread_of_its_latents(pipeline):
     assert min(spread) >= 0.5 and max(spread) <= 2
 
 
+def test_the_vae_has_no_colour_cast_and_does_as_well_on_pictures_as_on_their_tiles(pipeline):
+    """Group normalisation makes both depend on the size of the pictures that the decoder was trained on."""
+    table = quality.autoencoder_quality(pipeline.vae, 6).set_index("category")
+    cast = table[["red", "green", "blue"]].abs().max(axis=1)
+    assert (cast <= 2).all(), cast
+    assert (table.gap.abs() < 0.5).all(), table.gap  # the card asks for 0.3, on 40 images
+
+
+@pytest.mark.slow
 def test_clip_names_families(clip_model):
     named = np.stack([clip.name_families(clip_model, quality.normal_images(family, 6)) for family in FAMILIES])
     assert (named == np.arange(len(FAMILIES))[:, None]).mean() >= 0.9
 
 
+@pytest.mark.slow
 def test_samples_are_of_the_family_that_was_asked_for(pipeline, clip_model):
     images, named = quality.sample_families(pipeline, clip_model, 2, guidance_scale=5.0, num_inference_steps=20)
     assert named.accuracy.mean() >= 0.7  # 18 samples; the notebook asks for 80 % of 90
     assert images.reshape(len(images), -1).std(1).min() > 3  # grey levels: not one flat colour
 
 
+@pytest.mark.slow
 def test_img2img_keeps_less_of_the_input_the_stronger_it_is(pipeline, clip_model):
     sweep = quality.strength_sweep(pipeline, clip_model, (0.1, 0.3, 0.5, 0.7), per_family=1, num_inference_steps=20)
     assert (np.diff(sweep.psnr) < 0).all()

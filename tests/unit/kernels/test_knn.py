@@ -175,6 +175,7 @@ for queries, rows, columns in ((1, 1, 1), (70, 66, 23), (3, 5, 129)):
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
+@pytest.mark.slow
 def test_the_triton_kernel_in_tritons_interpreter():
     # in a process of its own: the interpreter is chosen when Triton is imported; inputs drawn afresh
     script = TRITON_ON_THE_CPU.format(seed=np.random.SeedSequence().entropy % 2**32)

@@ -20,6 +20,7 @@ def train():
     return data.ImageDataset(index[index["split"] == "train"].head(6), size=64)
 
 
+@pytest.mark.slow
 def test_importing_the_methods_does_not_import_anomalib():
     code = "import sys, diffad_utils.methods; sys.exit(any(name.split('.')[0] == 'anomalib' for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,7 +18,7 @@ from diffad_utils.methods.clip_detectors import ClipKNN, ClipProbe, ClipZeroShot
 from diffad_utils.metrics import image_auroc, pixel_auroc
 from diffad_utils.models.clip import load_clip
 from diffad_utils.models.clip_features import clip_features, dense_features, load_clip_for
-from diffad_utils.scoring import cosine_distance
+from diffad_utils.scoring import cosine_map
 
 NAMES = ("clip_knn", "clip_zero_shot", "clip_probe")
 KINDS = ("resnet", "vit")
@@ -86,7 +86,7 @@ def test_save_and_load_give_the_same_predictions(fitted, folders, splits, name, 
     record = json.loads((tmp_path / "detector.json").read_text())
     record["values"]["clip_sha256"] = "0" * 64
     (tmp_path / "detector.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match="CLIP weights"):
+    with pytest.raises(ValueError, match="fitted with weights .* but here clip = "):
         METHODS[name].load(tmp_path, device="cpu")
 
 
@@ -172,13 +172,13 @@ def test_dense_features_of_a_transformer_are_its_last_tokens_where_attention_add
     assert not torch.allclose(before, expected, atol=1e-3)
 
 
-def test_cosine_distance():
+def test_cosine_map():
     a = F.normalize(torch.randn(4, 8), dim=1)
     b = F.normalize(torch.randn(4, 8), dim=1)
-    assert torch.allclose(cosine_distance(a, b), 1 - F.cosine_similarity(a, b), atol=1e-6)
+    assert torch.allclose(cosine_map(a, b), 1 - F.cosine_similarity(a, b), atol=1e-6)
     angle = 1e-4  # 1 - cos is 5e-9, less than float32 resolves next to 1
     c, d = torch.tensor([[1.0, 0.0]]), torch.tensor([[math.cos(angle), math.sin(angle)]])
-    assert cosine_distance(c, d).item() == pytest.approx(angle**2 / 2, rel=1e-3)
+    assert cosine_map(c, d).item() == pytest.approx(angle**2 / 2, rel=1e-3)
 
 
 def test_images_are_never_enlarged_for_clip(folders):

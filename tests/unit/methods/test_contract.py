@@ -33,9 +33,14 @@ class OfTheStudy(DetectorContract):
             assert fitted.resolved_weights()
 
 
+QUICK = ("trivial", "clip_knn", "autoencoder", "invad")
+"""The methods whose suites belong to the fast tests."""
+
+
 for _name, _class in METHODS.items():
     _suite = f"Test_{_name.replace(':', '_')}"
-    globals()[_suite] = type(_suite, (OfTheStudy,), {"detector": _class})
+    _marks = {} if _name in QUICK else {"pytestmark": [pytest.mark.slow]}
+    globals()[_suite] = type(_suite, (OfTheStudy,), {"detector": _class} | _marks)
 
 
 def _make_winclip(cls) -> Detector:

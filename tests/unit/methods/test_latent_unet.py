@@ -179,6 +179,7 @@ def test_training_starts_from_the_plain_autoencoder(vae, build, splits):
 
 
 @pytest.mark.parametrize("vae", ["kl4", "kl16"])
+@pytest.mark.slow
 def test_repair_brings_reconstructions_nearer_to_normal_images(vae, build, splits):
     detector = build("latent_unet", vae, train_steps=60, train_batch_size=8, learning_rate=1e-2).fit(splits[0])
     normal = splits[1]["image"][splits[1]["label"] == 0]  # not seen in training
@@ -188,6 +189,7 @@ def test_repair_brings_reconstructions_nearer_to_normal_images(vae, build, split
     assert all(not p.requires_grad and p.grad is None for p in detector.vae_.parameters())
 
 
+@pytest.mark.slow
 def test_the_latent_objective_learns_to_remove_noise(build, splits):
     options = dict(objective="latent", noise_std=0.5, train_steps=50, train_batch_size=8, learning_rate=5e-3)
     detector = build("latent_unet", "kl4", **options).fit(splits[0])
@@ -227,6 +229,7 @@ def test_score_by_displacement(build, splits):
     assert torch.equal(prediction.score.argsort(), prediction.parts["displacement"].argsort())
 
 
+@pytest.mark.slow
 def test_default_size_and_bad_settings(build, fitted, splits):
     vae = fitted["latent_unet", "kl4"].vae
     detector = LatentUNet(vae=vae, image_size=SIZE, device="cpu", train_steps=1).fit(splits[0])
@@ -243,19 +246,19 @@ def test_refuses_another_autoencoder(fitted, tmp_path):
     record = json.loads((tmp_path / "detector.json").read_text())
     record["values"]["vae_sha256"] = "0" * 64
     (tmp_path / "detector.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match="autoencoder weights 000000000000"):
+    with pytest.raises(ValueError, match="fitted with weights 000000000000, but here vae = "):
         LatentUNet.load(tmp_path, device="cpu")
 
 
 def test_an_interrupted_training_goes_on(build, splits, fitted, tmp_path, monkeypatch):
-    from diffad_utils import training
+    from diffad_utils.training import loop, settings
 
     class Interrupted(Exception):
         pass
 
     detector = build("latent_unet", "kl4")
     with monkeypatch.context() as patch:
-        original, calls = training.step_generator, []
+        original, calls = loop.step_generator, []
 
         def stop(seed, step, *more):
             calls.append(step)
@@ -263,9 +266,8 @@ def test_an_interrupted_training_goes_on(build, splits, fitted, tmp_path, monkey
                 raise Interrupted
             return original(seed, step, *more)
 
-        patch.setattr(training, "step_generator", stop)
-        often = functools.partial(training.train, checkpoint_every=4)
-        patch.setattr("diffad_utils.methods.latent_unet.train", often)
+        patch.setattr(loop, "step_generator", stop)
+        patch.setattr(settings, "train", functools.partial(loop.train, checkpoint_every=4))
         with pytest.raises(Interrupted):
             detector.fit(splits[0], tmp_path)
     resumed = build("latent_unet", "kl4").fit(splits[0], tmp_path)
@@ -286,6 +288,7 @@ def test_same_size_and_latent_shape_as_the_autoencoder_taken(vae, fitted):
     assert any(not torch.equal(value, weights[name]) for name, value in detector.model_.state_dict().items())
 
 
+@pytest.mark.slow
 def test_learns_to_reconstruct(build, splits):
     detector = build("autoencoder", "kl4", train_steps=30, train_batch_size=4, learning_rate=3e-3).fit(splits[0])
     losses = detector.training_log_.losses

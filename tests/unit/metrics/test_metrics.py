@@ -156,6 +156,7 @@ def test_inputs_are_left_as_they_are():
     np.testing.assert_array_equal(masks, before[1])
 
 
+@pytest.mark.slow
 def test_large_float32_maps_keep_close_scores_apart():
     # scores one float32 step apart; more pairs of pixels than int32 counts
     generator = np.random.default_rng(0)
@@ -398,6 +399,7 @@ def test_bootstrap_is_seeded_stratified_and_encloses_the_estimate():
         assert (times[:, labels].sum(1) == labels.sum()).all() and (times[:, ~labels].sum(1) == (~labels).sum()).all()
 
 
+@pytest.mark.slow
 def test_bootstrap_width_agrees_with_the_known_standard_error():
     # Hanley and McNeil (1982), for scores of two normal distributions
     scores, labels = noisy(n=1500)

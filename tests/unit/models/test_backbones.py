@@ -44,6 +44,7 @@ def timm_folder(folder, architecture, *, seed=0, dtype=torch.float32, config=Tru
         ("efficientnet-b4", "efficientnet_b4", [24, 32, 56, 160]),
     ],
 )
+@pytest.mark.slow
 def test_real_architectures_from_disk(tmp_path, monkeypatch, name, architecture, channels):
     model = timm_folder(tmp_path / name, architecture)
     monkeypatch.setenv("DIFFAD_WEIGHTS", str(tmp_path))
@@ -60,6 +61,7 @@ def test_real_architectures_from_disk(tmp_path, monkeypatch, name, architecture,
     torch.testing.assert_close(features[3], whole[3], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_weights_without_config_are_known_by_their_tensors(tmp_path):
     timm_folder(tmp_path / "r", "resnet34", config=False)
     assert load_backbone(str(tmp_path / "r" / "model.safetensors")).channels == [64, 64, 128, 256]
@@ -84,6 +86,7 @@ def test_strides_are_chosen_and_checked():
 
 
 @pytest.mark.parametrize("fault", ["missing", "unexpected", "shape", "deeper"])
+@pytest.mark.slow
 def test_wrong_weights_are_refused(tmp_path, fault):
     timm_folder(tmp_path, "resnet18" if fault != "deeper" else "resnet34")
     file = tmp_path / "model.safetensors"

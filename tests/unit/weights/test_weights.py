@@ -602,3 +602,19 @@ def test_a_subfolder_of_a_models_version_is_searched(alone, tmp_path):
     version = tmp_path / "kaggle" / "models" / "somebody" / "sd" / "pytorch" / "default" / "3"
     folder = stable_diffusion(version / "stable-diffusion-v1-5")
     assert alone("sd15").path == folder
+
+
+def test_a_look_before_work(alone, tmp_path, monkeypatch):
+    places = {"kaggle_root": tmp_path / "kaggle", "hf_cache": tmp_path / "cache"}
+    assert weights.missing("resnet34", **places).startswith("weights: resnet34 was not found")
+    file = write(tmp_path / "kaggle" / "x" / "model.safetensors", RESNET34)
+    monkeypatch.setattr(RESOLVE, "checksum", lambda *args: pytest.fail("it was read through"))
+    assert weights.missing("resnet34", **places) == weights.missing("resnet-mini") == ""
+    file.write_bytes(file.read_bytes()[:-1])
+    assert "not a whole safetensors file" in weights.missing(str(file))
+    assert weights.missing("nobody").startswith("weights: unknown name")
+    # a hub that answers counts as having it, unless the caller or the user says no
+    monkeypatch.setattr(SEARCH, "hub_reachable", lambda endpoint: True)
+    monkeypatch.setattr(SEARCH, "hub_is_off", lambda: False)
+    assert weights.missing("clip-vit-b32", **places) == "" != weights.missing("clip-vit-b32", hub=False, **places)
+    assert "no file or folder" in weights.missing("/nowhere/at/all")

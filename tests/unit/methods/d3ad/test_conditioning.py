@@ -186,7 +186,7 @@ def test_stochastic_sampling_matches_ddad():
 
 
 def test_full_noise_one_step_and_no_guidance_are_plain_ddim():
-    """omega = 1, fixed That, eta = 0: the forward process, then DDIM by hand."""
+    """omega = 1, fixed T_hat, eta = 0: the forward process, then DDIM by hand."""
     generator = torch.Generator().manual_seed(0)
     z0, noise = (torch.randn(3, 4, 5, 5, generator=generator) for _ in range(2))
     eps, steps = analytic_eps(np.ones(4), torch.float32), torch.full((3,), 80)

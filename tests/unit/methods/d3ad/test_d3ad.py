@@ -23,7 +23,7 @@ def fitted(splits):
 
 
 def test_steps_of_a_batch_differ_and_equal_those_alone(fitted, splits):
-    """Images with different That in one batch, to 1e-5."""
+    """Images with different T_hat in one batch, to 1e-5."""
     detector, images = fitted["d3ad"], splits[1]["image"]
     images = torch.cat([images, data.load_batch(splits[0])["image"]])
     together = detector.reconstruction(images)
@@ -221,6 +221,7 @@ def test_no_epochs_is_a_copy():
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 2e-2), ("fp16", 2e-3)])
+@pytest.mark.slow
 def test_networks_in_short_precision_and_a_float32_state(fitted, splits, precision, tolerance):
     images, keys = splits[1]["image"], splits[1]["key"]
     seen = []
@@ -260,6 +261,7 @@ def test_maps_of_some_of_the_images(fitted, splits):
         )
 
 
+@pytest.mark.slow
 def test_what_is_known_of_images_is_not_computed_again(fitted, splits):
     images, keys = splits[1]["image"], splits[1]["key"]
     for detector in fitted.values():

@@ -93,6 +93,7 @@ def is_unet(module):
 
 
 @pytest.mark.parametrize("timestep", SOME_T_D)
+@pytest.mark.slow
 def test_finite_at_printed_timesteps(esm, sgm, splits, timestep):
     images, keys = splits[1]["image"], splits[1]["key"]
     for detector in (
@@ -225,7 +226,7 @@ def test_bad_settings_are_refused_before_training(cls, settings, message):
 
 def test_variants_only_change_sampling(esm, sgm):
     for cls, settings in ((None, {"train_steps": 9}), (SGM, {})):
-        with pytest.raises(ValueError, match="a variant may change"):
+        with pytest.raises(ValueError, match="with_settings may change"):
             esm.with_settings(cls, **settings)
 
 
@@ -277,6 +278,7 @@ def test_layers_of_a_vision_transformer(tmp_path):
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 2e-2), ("fp16", 2e-3)])
+@pytest.mark.slow
 def test_networks_in_short_precision_and_a_float32_state(sgm, esm, splits, precision, tolerance):
     images, keys = splits[1]["image"], splits[1]["key"]
     for detector in (sgm, esm, esm.with_settings(ESMSigma)):

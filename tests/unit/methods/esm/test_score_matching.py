@@ -50,10 +50,10 @@ from diffad_utils.methods.esm.equations import (
     reverse_step,
     sgm_reverse,
     step_edges,
-    top_mean,
     uncertainty_map,
 )
 from diffad_utils.methods.esm.published import published_noise_timestep
+from diffad_utils.scoring import top_mean
 
 SCHEDULE = NoiseSchedule.linear()
 ALPHAS = SCHEDULE.alphas_cumprod

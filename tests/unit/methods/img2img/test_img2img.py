@@ -206,6 +206,7 @@ def test_workers_change_nothing_but_who_computes(engine, images):
     assert sorted(sizes[3:]) == sorted([2, 4, 2, 4] * 3)  # 6 images over 4 workers, with guidance, 3 steps
 
 
+@pytest.mark.slow
 def test_batches_are_halved_where_memory_runs_out(engine, images, monkeypatch):
     expected = engine.reconstruct(images, KEYS, [PROMPT] * 6, Setting(0.5, 5.0, 4))
     counted, forward = engine.evaluations, engine.unet.forward

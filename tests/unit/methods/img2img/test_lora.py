@@ -149,6 +149,7 @@ def test_share_of_stable_diffusion_v15():
     assert counts.share < 0.02
 
 
+@pytest.mark.slow
 def test_it_learns(folders, train_set):
     log = small(folders, train_steps=60).fit(train_set).training_log_
     assert sum(log.losses[-20:]) < sum(log.losses[:20])
@@ -252,6 +253,7 @@ def test_files_that_do_not_fit_are_refused(folders, train_set, fitted, tmp_path)
 
 
 @pytest.mark.parametrize("more", [{}, {"lora_dropout": 0.3, "ema_decay": 0.9, "prior_weight": 1.0, "class_images": 4}])
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_exactly(folders, train_set, tmp_path, monkeypatch, more):
     settings = more | {"train_steps": 9}
     whole = small(folders, **settings).fit(train_set)
@@ -284,6 +286,7 @@ def test_an_interrupted_training_goes_on_exactly(folders, train_set, tmp_path, m
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
+@pytest.mark.slow
 def test_a_snapshot_is_what_a_shorter_run_ends_with(folders, train_set, tmp_path, ema_decay):
     small(folders, train_steps=6, ema_decay=ema_decay).fit(train_set, tmp_path, snapshot_steps=[2, 4])
     shorter = small(folders, train_steps=4, ema_decay=ema_decay).fit(train_set)
@@ -308,6 +311,7 @@ def test_latents_and_texts_are_computed_once(folders, train_set, monkeypatch):
     assert counts["vae"] == len(rows) and counts["text"] == 2  # the prompt and the empty one
 
 
+@pytest.mark.slow
 def test_the_text_encoder_can_be_trained_too(folders, train_set, images, tmp_path):
     detector = small(folders, train_text_encoder=True, train_steps=4).fit(train_set)
     text_encoder = detector.engine_.pipeline.text_encoder

@@ -142,6 +142,7 @@ def test_equal_sweeps_give_equal_bytes(uninterrupted):
 
 
 @pytest.mark.parametrize("kills", [[0], [1, 5], [11, 15], [3, 3, 9, 20], [35]])
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_bytes(engine, clip, images, tmp_path, monkeypatch, uninterrupted, kills):
     measure, forward, left = sweep.ResidualMeasure(images, clip), engine.unet.forward, []
 
