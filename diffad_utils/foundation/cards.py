@@ -121,12 +121,7 @@ Licence: MIT, as the rest of the repository.
 
 def markdown(table: pd.DataFrame) -> str:
     """A table in Markdown, floats with three significant digits."""
-
-    def cell(value):
-        return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-    rows = [table.columns, ["---"] * table.shape[1], *(map(cell, row) for row in table.itertuples(index=False))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return table.to_markdown(index=False, floatfmt=".3g")
 
 
 def data_line(num_pairs: int, seed: int) -> str:
