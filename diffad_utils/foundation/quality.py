@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from diffad_utils.data import textures
 from diffad_utils.data.captions import caption
+from diffad_utils.foundation.backbone_quality import judge_on
 from diffad_utils.metrics import bootstrap_interval, image_auroc
 from diffad_utils.metrics.bootstrap import mean_interval
 
 from . import autoencoder, clip
-from .backbone import judge_on
 from .captioned import FAMILIES, to_tensor
 
 
