@@ -16,7 +16,6 @@ from diffad_utils.analyses.score_matching import (
     edge_correlation,
     ends_of_samplers,
     errors_over_time,
-    mean_interval,
     settled_at,
     updates_over_floor,
 )
@@ -53,6 +52,7 @@ from diffad_utils.methods.esm.equations import (
     uncertainty_map,
 )
 from diffad_utils.methods.esm.published import published_noise_timestep
+from diffad_utils.metrics.bootstrap import mean_interval
 from diffad_utils.scoring import top_mean
 
 SCHEDULE = NoiseSchedule.linear()
