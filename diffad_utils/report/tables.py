@@ -67,8 +67,8 @@ def _escaped(text: str) -> str:
 def to_markdown(found: pd.DataFrame, winners: set[tuple[str, str, str]]) -> str:
     """The table in Markdown: the floor in italics, what is not above it in grey, clear winners in bold."""
     cells = formatted(found, winners, _markdown_mark)
-    rows = [cells.columns, [":--", ":--", *["--:"] * (cells.shape[1] - 2)], *cells.to_numpy()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+    align = ["left", "left", *["right"] * (cells.shape[1] - 2)]
+    return cells.to_markdown(index=False, colalign=align, disable_numparse=True) + "\n"
 
 
 def to_latex(found: pd.DataFrame, winners: set[tuple[str, str, str]]) -> str:

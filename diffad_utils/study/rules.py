@@ -105,7 +105,7 @@ RULES: dict[str, Rule] = {
     "dropout": _FRACTION,
     "spacing": Rule(choices=("reference", "paper")),
     "spacings": Rule(choices=("reference", "paper")),
-    "backbone": Rule(choices=("resnet-mini", "resnet34", "efficientnet-b4", "dino-vits8")),
+    "backbone": _WEIGHTS,  # `models.backbones.load_backbone` knows it, a path or a name of timm too
     "baselines": Rule(choices=("patchcore", "padim", "fastflow", "stfpm", "winclip")),
     "coreset_ratio": Rule(above=0, high=1),
     "baseline_steps": _COUNT,

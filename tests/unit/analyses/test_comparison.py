@@ -378,7 +378,7 @@ def test_an_anomalous_image_without_a_mask_counts_for_no_metric_of_pixels(tmp_pa
     (found,) = method_results.measure([record], n=50)
     low, high = found.interval("AUPRO")
     assert low <= record.metrics["AUPRO"] <= high
-    table = conventions.study(record).set_index("convention")
+    table = conventions.effects_of_conventions(record).set_index("convention")
     assert table.loc["AUPRO on 200 thresholds", "ours"] == pytest.approx(metrics.aupro(maps, masks))
     assert by_defect.recall_by_size([record])["n"].sum() == N // 2 - 1
     assert not any(key.endswith("/007") for key in by_defect.wall([record], N).keys)
