@@ -46,9 +46,7 @@ def missing_masks(index: pd.DataFrame) -> list[tuple[str, str]]:
 def repeated_keys(index: pd.DataFrame) -> list[tuple[str, str]]:
     """(image, message) for every image whose key (`sample_key`) another one has before it."""
     keys = pd.Series([sample_key(row) for row in index.to_dict("records")], index=index.index, dtype=object)
-    message = (
-        "same key as another image: split, label and name; rename one (folders of normal images are read as one)"
-    )
+    message = "same key as another image: split, label and name; rename one (folders of normal images are read as one)"
     return [(image, message) for image in index.loc[keys.duplicated(), "image"]]
 
 
