@@ -16,11 +16,11 @@ from diffad_utils.data.index import (
     find_root,
     load_index,
     resolve_category,
-    sample_key,
 )
 from diffad_utils.data.layouts import DataError, DataWarning
 from diffad_utils.data.loading import ImageDataset, collate, load_batch, resize_mask
 from diffad_utils.data.masks import read_mask
+from diffad_utils.data.rows import sample_key
 from diffad_utils.data.textures import export as export_textures
 
 __all__ = [

@@ -18,21 +18,14 @@ import pandas as pd
 from diffad_utils.data.contents import Contents, contents, contradictions, copies_between_splits, open_quickly
 from diffad_utils.data.facts import Facts, facts_in, note_facts
 from diffad_utils.data.images import FULL_SCALE
-from diffad_utils.data.index import (
-    categories,
-    find_root,
-    load_index,
-    missing_files,
-    missing_masks,
-    read_rows,
-    resolve_category,
-    unknown_name,
-)
+from diffad_utils.data.index import categories, find_root, load_index, read_rows, resolve_category, unknown_name
 from diffad_utils.data.layouts import LAYOUTS, DataError, DataWarning, Layout, list_images
 from diffad_utils.data.loading import ImageDataset, name_once
+from diffad_utils.data.masks import read_mask
 from diffad_utils.data.problems import Problem, Report
 from diffad_utils.data.published import count_problems, groups_of, published_counts
-from diffad_utils.data.unread import unread_files
+from diffad_utils.data.rows import doubtful_labels, missing_files, missing_masks, repeated_keys
+from diffad_utils.data.unread import masks_of_normal, unread_files
 
 __all__ = [
     "Problem",
@@ -126,6 +119,8 @@ def validate(index: pd.DataFrame) -> None:
     for category, facts in facts_in(index).items():
         for _, message in _taken(category, facts, None, has_masks=False):
             warnings.warn(message, DataWarning, stacklevel=2)
+    for problem in _range_problems(index, found):
+        warnings.warn(str(problem), DataWarning, stacklevel=2)
     copies = copies_between_splits(index, found)
     if copies:
         listed = "\n".join(f"  {test} is {train}" for test, train in copies[:10])
@@ -244,8 +239,23 @@ def _content_problems(index: pd.DataFrame, found: Contents) -> list[Problem]:
         Problem(bad, "copy", f"labelled anomalous, and the same picture is labelled normal as {good}")
         for bad, good in contradictions(index, found)
     ]
-    for category, rows in index.groupby("category", sort=False):
+    return problems + _range_problems(index, found)
+
+
+def _range_problems(index: pd.DataFrame, found: Contents) -> list[Problem]:
+    """Pictures that come out nearly black, as their range was lost or is not that of the others."""
+    problems, facts = [], facts_in(index)
+    for (dataset, category), rows in index.groupby(["dataset", "category"], sort=False):
         measured = [(path, found.images[path]) for path in rows["image"] if path in found.images]
+        full = {8: 255, 16: facts[f"{dataset}/{category}"].grey_scale, 32: 1}
+        dark = [(p, image) for p, image in measured if not image.cut and 16 * image.high <= full.get(image.bits, 0)]
+        if 0 < len(dark) < len(measured):
+            path, image = max(dark, key=lambda pair: pair[1].high)
+            message = (
+                f"{len(dark)} of {len(measured)} pictures of {category} come out nearly black: values up to "
+                f"{image.high:g} of {full[image.bits]}. Save all of them with one range"
+            )
+            problems.append(Problem(path, "range", message))
         cut = [path for path, image in measured if image.cut and image.high <= 63]
         if cut:
             message = (
@@ -287,6 +297,25 @@ def _unread_problems(
             found = Problem(part.folder, "unread", f"{part.count} file(s) {part.suffix} are not read: {part.why}")
             (notes if part.known else problems).append(found)
     return problems, notes
+
+
+def _normal_mask_problems(layout: Layout, root: Path, index: pd.DataFrame, category: str | None) -> list[Problem]:
+    """Masks of normal images that are not black: a wrong label, or pictures that only have the names of masks."""
+    used = [*index["image"], *index["mask"].dropna(), *index["twin"].dropna()]
+    scanned = root if category is None else layout.folder_of(root, category)
+    problems = []
+    for path in masks_of_normal(scanned, used):
+        try:
+            marked = bool(read_mask(path, layout.mask_kind).any())
+        except DataError as error:
+            problems.append(Problem(str(path), "unreadable", str(error).removeprefix(f"{path}: ")))
+            continue
+        if marked:
+            message = (
+                "taken as the mask of a normal image, but not black: is that image anomalous, or this one a picture?"
+            )
+            problems.append(Problem(str(path), "label", message))
+    return problems
 
 
 _KINDS = {
@@ -361,6 +390,8 @@ def report(dataset: str, root: str | os.PathLike | None = None, category: str | 
         return Report(dataset, str(folder), problems)
     found, facts = contents(index), facts_in(index)
     problems += count_problems(dataset, index, folder, category)
+    problems += [Problem(image, "layout", message) for image, message in repeated_keys(index)]
+    problems += [Problem(image, "label", message) for image, message in doubtful_labels(index)]
     problems += file_problems(index, found)
     of_masks, notes = _mask_problems(layout, index, found)
     not_read, left_out = _unread_problems(
@@ -368,7 +399,7 @@ def report(dataset: str, root: str | os.PathLike | None = None, category: str | 
     )
     problems += of_masks + _unpaired_problems(dataset, index) + _content_problems(index, found) + not_read
     notes += left_out
-    problems += orphan_problems(index, folder)
+    problems += orphan_problems(index, folder) + _normal_mask_problems(layout, folder, index, category)
     for name, rule, message in limits(index, found):
         (problems if rule == "split" else notes).append(Problem(str(folder), rule, f"{name}: {message}"))
     summaries = []
@@ -377,6 +408,9 @@ def report(dataset: str, root: str | os.PathLike | None = None, category: str | 
         known = facts[f"{dataset}/{name}"]
         has_masks = any(_usable(found, mask) for mask in rows["mask"])
         notes += [Problem(str(folder), *said) for said in _taken(name, known, layout.mask_kind, has_masks)]
+        defects = Counter(rows.loc[(rows["label"] == 1) & (rows["split"] == "test"), "defect"])
+        taken = ", ".join(f"{defect} ({count})" for defect, count in sorted(defects.items())) or "none"
+        notes.append(Problem(str(folder), "label", f"{name}: taken as anomalous in test: {taken}"))
         summaries.append(_summary(name, rows, found, known, int(rows["image"].isin(copied).sum())))
     return Report(dataset, str(folder), problems, notes, summaries)
 

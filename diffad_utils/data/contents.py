@@ -17,11 +17,12 @@ from PIL import Image
 from scipy import ndimage
 
 from diffad_utils.data.facts import Facts, facts_in
-from diffad_utils.data.images import WORKERS, content_digest, is_deep, open_image
+from diffad_utils.data.images import FULL_SCALE, WORKERS, content_digest, is_deep, open_image
 from diffad_utils.data.layouts import DataError
 from diffad_utils.data.masks import checked_mask
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3))
+_TIFF_BITS = 258  # the tag BitsPerSample
 
 
 def open_quickly(path: str | Path) -> tuple[int, int]:
@@ -60,8 +61,10 @@ class ImageContent:
     cut: bool
 
 
-def _is_cut(path: str) -> bool:
-    """Whether a PNG has 16 bits a colour channel (Pillow keeps the upper 8)."""
+def _is_cut(path: str, image: Image.Image) -> bool:
+    """Whether a PNG or TIFF has 16 bits a colour channel (Pillow keeps the upper 8)."""
+    if image.format == "TIFF":
+        return image.mode in ("RGB", "RGBA", "RGBX") and max(image.tag_v2.get(_TIFF_BITS, (8,))) > 8
     with open(path, "rb") as file:
         header = file.read(26)
     return header[:8] == b"\x89PNG\r\n\x1a\n" and header[24] == 16 and header[25] in (2, 6)
@@ -75,7 +78,7 @@ def image_content(path: str) -> ImageContent:
     bands = _extrema(image)
     low, high = min(low for low, _ in bands), max(high for _, high in bands)
     digest = "" if all(low == high for low, high in bands) else content_digest(image)
-    return ImageContent(image.height, image.width, bits, low, high, digest, _is_cut(path))
+    return ImageContent(image.height, image.width, bits, low, high, digest, _is_cut(path, image))
 
 
 def _extrema(image: Image.Image) -> list[tuple[float, float]]:
@@ -108,8 +111,8 @@ def mask_content(mask: str, image: str, size: tuple[int, int], facts: Facts) -> 
 
 @dataclass(frozen=True)
 class Contents:
-    """images, masks: {path: what it holds} of the files that can be read; errors: (file, "unreadable" or "mask",
-    message) of the others. Files that are not there are left out."""
+    """images, masks: {path: what it holds} of the files that can be read; errors: (file, "unreadable", "range" or
+    "mask", message) of the others. Files that are not there are left out."""
 
     images: dict[str, ImageContent]
     masks: dict[str, MaskContent]
@@ -129,7 +132,15 @@ def _row_contents(row, facts: Facts) -> Contents:
     except DataError as error:
         found.errors.append((row.image, "unreadable", _without_path(error, row.image)))
         return found
-    size = found.images[row.image].height, found.images[row.image].width
+    measured = found.images[row.image]
+    highest = 1 if measured.bits == 32 else FULL_SCALE
+    if not 0 <= measured.low <= measured.high <= highest:
+        message = (
+            f"values from {measured.low:g} to {measured.high:g}; expected integers from 0 to {FULL_SCALE} or floats in "
+            "[0, 1]: save it so"
+        )
+        found.errors.append((row.image, "range", message))
+    size = measured.height, measured.width
     if isinstance(row.mask, str) and row.label and os.path.isfile(row.mask):
         try:
             found.masks[row.mask] = mask_content(row.mask, row.image, size, facts)

@@ -19,6 +19,8 @@ import pandas as pd
 from diffad_utils.data import textures
 from diffad_utils.data.facts import note_facts
 from diffad_utils.data.layouts import LAYOUTS, DataError, DataWarning, Layout
+from diffad_utils.data.layouts.common import is_hidden
+from diffad_utils.data.rows import doubtful_labels, missing_files, missing_masks, repeated_keys
 from diffad_utils.data.unread import unread_files
 from diffad_utils.io import paths
 
@@ -45,14 +47,6 @@ def _layout(dataset: str) -> Layout:
     if dataset not in LAYOUTS:
         raise ValueError(unknown_name("data set", dataset, DATASETS))
     return LAYOUTS[dataset]
-
-
-def sample_key(row: dict | pd.Series) -> str:
-    """Key of a sample, unique in its index: "<dataset>/<category>/<split>/<defect>/<file name or number>"."""
-    parts = str(row["image"]).replace("\\", "/").split("/")
-    # Real-IAD keeps the views of one object in a folder of their own.
-    name = "/".join(parts[-2:]) if row["dataset"] == "real_iad" else parts[-1]
-    return f"{row['dataset']}/{row['category']}/{row['split']}/{row['defect']}/{name}"
 
 
 # ------------------------------------------------------------------------------------------------ roots
@@ -87,7 +81,8 @@ def _folders_below(base: Path, depth: int, limit: int) -> Iterator[Path]:
         for folder in level:
             try:
                 with os.scandir(folder) as entries:
-                    found = sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+                    folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+                    found = sorted(entry.path for entry in folders if not is_hidden(entry.name))
             except PermissionError:
                 continue
             children += map(Path, found[: limit - seen])
@@ -127,12 +122,23 @@ def _checked_root(layout: Layout, root: Path) -> Path:
         return root
     if layout.fits(root / layout.name):
         return root / layout.name
+    found: list[Path] = []
     for child in _folders_below(root, ROOT_DEPTH, KAGGLE_FOLDERS):
-        if _accepts(layout, child):
-            return child
+        if not any(child.is_relative_to(outer) for outer in found) and _accepts(layout, child):
+            found.append(child)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = ", ".join(str(path.relative_to(root)) for path in found[:8]) + (", ..." if len(found) > 8 else "")
+        raise DataError(
+            f"{root} holds {len(found)} folders in the layout of data set {layout.name!r}: {listed}. Give one of them "
+            "as root, or move their categories into one folder."
+        )
+    above = [parent for parent in root.absolute().parents[:2] if layout.fits(parent)]
+    hint = f" {above[0]} is in that layout: give it as root." if above else ""
     raise DataError(
         f"{root} is not in the layout of data set {layout.name!r}. Expected: {layout.expected}. "
-        f"Found: {_found_in(root)}."
+        f"Found: {_found_in(root)}.{hint}"
     )
 
 
@@ -213,7 +219,10 @@ def _check_category(layout: Layout, category: str, present: list[str], folder: P
         raise DataError(
             f"category {category!r} of {layout.name} is not in {folder}, which holds {', '.join(present) or 'none'}"
         )
-    raise DataError(unknown_name(f"category of {layout.name}", category, present or layout.known_categories))
+    message = unknown_name(f"category of {layout.name}", category, present or layout.known_categories)
+    if (folder / category).is_dir():
+        message += f" {folder / category} is there, but not in the layout of a category. Expected: {layout.expected}."
+    raise DataError(message)
 
 
 def _check_options(dataset: str, options: dict, known: Iterable[str]) -> None:
@@ -266,27 +275,6 @@ def _plain(index: pd.DataFrame) -> pd.DataFrame:
     return index
 
 
-def missing_files(index: pd.DataFrame) -> list[tuple[str, str]]:
-    """(file, message) for every image or twin of the index that is not there; rendered samples are skipped."""
-    missing = []
-    for row in index[index["dataset"] != "textures"].itertuples():
-        if not os.path.isfile(row.image):
-            missing.append((row.image, "image is listed by the data set but there is no such file"))
-        if row.twin is not None and not os.path.isfile(row.twin):
-            missing.append((row.twin, "twin is listed by the data set but there is no such file"))
-    return missing
-
-
-def missing_masks(index: pd.DataFrame) -> list[tuple[str, str]]:
-    """(image, message) for every anomalous image whose mask is called for by the layout or a table, and not there."""
-    rows = index[(index["dataset"] != "textures") & index["mask"].notna()].itertuples()
-    return [
-        (row.image, f"anomalous image without its mask; expected {row.mask}")
-        for row in rows
-        if not os.path.isfile(row.mask)
-    ]
-
-
 def _without_missing_masks(layout: Layout, index: pd.DataFrame) -> pd.DataFrame:
     """The index with mask None where the file is not there. A DataWarning names the anomalous images without a mask,
     unless nobody promised masks."""
@@ -311,12 +299,13 @@ def _without_missing_masks(layout: Layout, index: pd.DataFrame) -> pd.DataFrame:
     return index
 
 
-def _warn_of_unread(layout: Layout, root: Path, index: pd.DataFrame) -> None:
-    """A DataWarning with what lies in the folders of the index's categories and is not read."""
-    unread = []
-    for category, rows in index.groupby("category", sort=False) if not layout.listed else ():
-        used = [*rows["image"], *rows["mask"].dropna(), *rows["twin"].dropna()]
-        unread += [part for part in unread_files(layout, layout.folder_of(root, category), used) if not part.known]
+def _warn_of_unread(layout: Layout, root: Path, index: pd.DataFrame, category: str | None) -> None:
+    """A DataWarning with what lies in the folder of the category, or of all of them, and is not read."""
+    if layout.listed:
+        return
+    used = [*index["image"], *index["mask"].dropna(), *index["twin"].dropna()]
+    scanned = root if category is None else layout.folder_of(root, index["category"].iloc[0])
+    unread = [part for part in unread_files(layout, scanned, used) if not part.known]
     if unread:
         listed = "\n".join(f"  {part.folder}: {part.count} file(s) {part.suffix}" for part in unread[:10])
         more = f"\n  ... and {len(unread) - 10} more folders" if len(unread) > 10 else ""
@@ -374,11 +363,13 @@ def load_index(
         listed = "\n".join(f"  {file}: {message}" for file, message in missing[:10])
         more = f"\n  ... and {len(missing) - 10} more" if len(missing) > 10 else ""
         raise DataError(f"{dataset}: {len(missing)} file(s) missing:\n{listed}{more}")
-    repeated = pd.Series([sample_key(row) for row in index.to_dict("records")]).duplicated()
-    if repeated.any():
-        first = index[repeated].iloc[0]
-        raise DataError(f"{first['image']}: two images of {dataset} have the same key {sample_key(first)!r}")
-    _warn_of_unread(_layout(dataset), folder, index)
+    repeated = repeated_keys(index)
+    if repeated:
+        raise DataError(f"{repeated[0][0]}: {repeated[0][1]}")
+    _warn_of_unread(_layout(dataset), folder, index, category)
+    doubts = [f"  {message}" for _, message in doubtful_labels(index)]
+    if doubts:
+        warnings.warn("labels:\n" + "\n".join(doubts), DataWarning, stacklevel=2)
     return note_facts(_without_missing_masks(_layout(dataset), index))
 
 

@@ -19,9 +19,10 @@ from torch.utils.data import Dataset
 from diffad_utils.data import textures
 from diffad_utils.data.facts import Facts, facts_in
 from diffad_utils.data.images import FULL_SCALE, read_image
-from diffad_utils.data.index import COLUMNS, sample_key
+from diffad_utils.data.index import COLUMNS
 from diffad_utils.data.layouts import DataWarning
 from diffad_utils.data.masks import checked_mask, read_mask
+from diffad_utils.data.rows import sample_key
 
 __all__ = ["ImageDataset", "collate", "load_batch", "name_once", "read_image", "read_mask", "resize_mask"]
 

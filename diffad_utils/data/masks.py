@@ -26,7 +26,7 @@ KINDS = ("classes", "soft")
 FEW = 16  # levels: no more than this many defect classes are expected in one data set
 SMALL = 31  # class numbers are small; drawn levels use the scale
 TRACE = 16  # of 255: darker than this, a soft mask holds traces of a lossy format and no defect
-NEARLY_ALL = 0.9  # share of the image; a mask above it is suspected, and one above a half that has the whole border
+NEARLY_ALL = 0.9  # share of the image; a mask above it is suspected (and see `fault_of`)
 SAMPLED = 24  # masks of a category that are looked at
 
 
@@ -139,6 +139,12 @@ def sampled_kind(paths: Sequence[str]) -> str | None:
 # ------------------------------------------------------------------------------------------------- faults
 
 
+def _is_picture(values: np.ndarray) -> bool:
+    """Whether most pixels have levels between black and the largest one, and more levels than classes would have."""
+    between = (values > 0.1 * values.max()) & (values < 0.9 * values.max())
+    return bool(between.mean() > 0.5) and len(np.unique(values)) > FEW
+
+
 def fault_of(levels: Levels, mask: np.ndarray) -> str | None:
     """Why a mask cannot be used, or is not to be believed; None where nothing is wrong."""
     if levels.shape_in_alpha:
@@ -149,8 +155,10 @@ def fault_of(levels: Levels, mask: np.ndarray) -> str | None:
     if not mask.any():
         traces = int(np.count_nonzero(levels.values))
         return "mask is empty (no pixel is set)" + (f", but for {traces} pixels of almost black" if traces else "")
+    if _is_picture(levels.values):
+        return "most of it is neither black nor bright; is it a picture, or a heat map, and no mask?"
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
-    if mask.mean() > NEARLY_ALL or (mask.mean() > 0.5 and border.all()):
+    if mask.mean() > NEARLY_ALL or border.all() or (mask.mean() > 0.6 and border.mean() > 2 / 3):
         return f"mask covers {100 * mask.mean():.0f} % of the image; is it drawn the other way round?"
     return None
 

@@ -12,7 +12,8 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong, or worth knowing. rule is "layout" (cannot be read as this data set), "count", "missing" (a file
+    """One thing wrong, or worth knowing. rule is "layout" (cannot be read as this data set), "label" (normal or
+    anomalous, in doubt), "count", "missing" (a file
     that is listed or called for), "unreadable", "mask" (unreadable, empty, wrong size, covering nearly everything),
     "orphan" (mask of no image), "split" (a part of it has no images), "copy" (a picture in two places), "unread" (files
     that no reader takes), "range" (grey values) or "metric" (what is left out of which)."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from diffad_utils.data.layouts import IMAGE_EXTENSIONS, Layout, is_normal
-from diffad_utils.data.layouts.common import split_masks
-from diffad_utils.data.layouts.mvtec_like import MASK_FOLDERS
+from diffad_utils.data.layouts.common import is_hidden, split_masks
+from diffad_utils.data.layouts.mvtec_like import is_mask_folder
 
 #: Types of pictures and volumes that people have and no reader here takes.
 OTHER_PICTURES = (
@@ -53,7 +53,26 @@ def _is_picture(file: str) -> bool:
 
 def _is_mask_of_normal(parts: tuple[str, ...]) -> bool:
     """Whether a file lies in a folder of (black) masks for normal images, such as ground_truth/good."""
-    return any(part.lower() in MASK_FOLDERS for part in parts) and any(is_normal(part) for part in parts)
+    return any(is_mask_folder(part) for part in parts) and any(is_normal(part) for part in parts)
+
+
+def _pictures(scanned: Path, used: Iterable[str]) -> Iterator[tuple[Path, bool]]:
+    """(picture that is not in `used`, whether it is the mask of a normal image) below the folder `scanned`."""
+    used = {os.path.abspath(path) for path in used}
+    for folder, names, files in os.walk(scanned):
+        names[:] = sorted(name for name in names if not is_hidden(name))
+        parts = Path(folder).relative_to(scanned).parts
+        pictures = [Path(folder, file).absolute() for file in sorted(files) if _is_picture(file)]
+        images_read = {path.stem for path in pictures if str(path) in used}
+        masks = {mask for stem, mask in split_masks(pictures)[1].items() if stem in images_read}
+        for path in pictures:
+            if str(path) not in used:
+                yield path, path in masks or _is_mask_of_normal(parts)
+
+
+def masks_of_normal(scanned: Path, used: Iterable[str]) -> list[Path]:
+    """Files below `scanned` that are taken as masks of normal images, and so not read: they should be black."""
+    return [path for path, is_mask in _pictures(scanned, used) if is_mask]
 
 
 def unread_files(layout: Layout, scanned: Path, used: Iterable[str]) -> list[Unread]:
@@ -62,17 +81,11 @@ def unread_files(layout: Layout, scanned: Path, used: Iterable[str]) -> list[Unr
     scanned: the folder of a category (`Layout.folder_of`), or the data set's root. Masks of normal images count as
     read. Links to folders are not followed.
     """
-    used = {os.path.abspath(path) for path in used}
     counts: Counter = Counter()
-    for folder, names, files in os.walk(scanned):
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        parts = Path(folder).relative_to(scanned).parts
-        pictures = [Path(folder, file).absolute() for file in sorted(files) if _is_picture(file)]
-        images_read = {path.stem for path in pictures if str(path) in used}
-        masks = {mask for stem, mask in split_masks(pictures)[1].items() if stem in images_read}
-        for path in pictures:
-            if str(path) not in used and path not in masks and not _is_mask_of_normal(parts):
-                counts[folder, parts, path.suffix.lower()] += 1
+    for path, is_mask in _pictures(scanned, used):
+        if not is_mask:
+            parts = path.parent.relative_to(scanned.absolute()).parts
+            counts[str(scanned.joinpath(*parts)), parts, path.suffix.lower()] += 1
     return [_unread(layout, *where, count) for where, count in sorted(_merged(counts).items())]
 
 

@@ -83,8 +83,15 @@ class Plan:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads ``1e-4`` as a number (YAML 1.1 takes it for text)."""
+    """SafeLoader that reads ``1e-4`` as a number (YAML 1.1 takes it for text), and ``010`` as text (YAML 1.1 takes it
+    for 8): digits after a zero are a name, such as a category's."""
 
+    def number(self, node: yaml.ScalarNode) -> int | str:
+        text = self.construct_scalar(node)
+        return text if re.fullmatch(r"0\d+", text) else self.construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.number)
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
@@ -96,7 +103,7 @@ YAML_LIMIT = 100_000
 
 
 def read_yaml(text: str) -> Any:
-    """YAML with plain types only; ``1e-4`` is a float.
+    """YAML with plain types only; ``1e-4`` is a float, ``010`` is text.
 
     Raises
     ------

@@ -18,6 +18,7 @@ from .common import (
     list_images,
     seeded_order,
     seeded_train,
+    sounds_normal,
 )
 from .mtd import MTD_TILE_GAP, mtd_tiles
 
@@ -38,4 +39,5 @@ __all__ = [
     "mtd_tiles",
     "seeded_order",
     "seeded_train",
+    "sounds_normal",
 ]

@@ -91,12 +91,17 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is a system's own: .DS_Store, ._000.png, __MACOSX."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def _entries(folder: Path, root: Path) -> list[os.DirEntry]:
     if not folder.is_dir():
         return []
     inside(root, folder)
     with os.scandir(folder) as found:
-        entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        entries = sorted((entry for entry in found if not is_hidden(entry.name)), key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_symlink():
             inside(root, Path(entry.path))
@@ -169,28 +174,43 @@ def is_normal(name: str) -> bool:
     return re.sub(r"[\W_]", "", name.lower()) in _NORMAL
 
 
-_MASK_SUFFIX = re.compile(r"(?P<image>.+?)[ _.-]?(?:mask|gt|ground[_-]?truth|label|seg(?:mentation)?)", re.IGNORECASE)
-_MASK_PREFIX = re.compile(r"(?:mask|gt|ground[_-]?truth|label)[ _.-](?P<image>.+)", re.IGNORECASE)
+_WORDS_OF_NORMAL = _NORMAL - {"io", "gut"}
+_NEGATED = frozenset({"not", "no", "non", "un", "bad", "defect", "defective", "anomaly", "anomalous"})
+
+
+def sounds_normal(name: str) -> bool:
+    """Whether one word of a folder's name says normal and none says the contrary (good_ones, 000_good, ok-parts), so
+    that it may hold normal images although `is_normal` does not take it for that."""
+    words = set(re.findall(r"[a-z]+", name.lower()))
+    return not is_normal(name) and bool(words & _WORDS_OF_NORMAL) and not words & _NEGATED
+
+
+_MASK = r"(?:masks?|gt|ground[_-]?truth|labels?|seg(?:mentation)?|anno(?:tations?)?)"
+_MASK_SUFFIX = re.compile(rf"(?P<image>.+?)[ _.-]?{_MASK}", re.IGNORECASE)
+_MASK_PREFIX = re.compile(rf"{_MASK}[ _.-](?P<image>.+)", re.IGNORECASE)
+_LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
 
 
 def split_masks(files: list[Path]) -> tuple[list[Path], dict[str, Path]]:
     """(images, {stem of an image: its mask}) of the files of one folder, where masks may lie beside the images.
 
-    A mask has its image's name and "mask", "gt", "ground_truth", "label" or "seg" after it or before it
-    (`000_mask.png` beside `000.png`), or just its image's name where the image is a JPEG and the mask is not (as MTD
-    and Real-IAD have it). A file whose name says mask but that has no image there is an image.
+    A mask has its image's name and "mask", "gt", "ground_truth", "label", "seg" or "annotation" after it or before it
+    (`000_mask.png` beside `000.png`), or just its image's name where the image is a JPEG and the mask is lossless (as
+    MTD and Real-IAD have it). A file whose name says mask but that has no image there is an image. Of several masks of
+    one image the last by name counts, and the others are neither.
     """
     stems = {path.stem for path in files}
-    lossy = {path.stem for path in files if path.suffix.lower() in (".jpg", ".jpeg")}
-    masks = {}
+    jpegs = {path.stem for path in files if path.suffix.lower() in (".jpg", ".jpeg")}
+    images, masks = [], {}
     for path in files:
         match = _MASK_SUFFIX.fullmatch(path.stem) or _MASK_PREFIX.fullmatch(path.stem)
         if match and match["image"] in stems and match["image"] != path.stem:
             masks[match["image"]] = path
-        elif path.stem in lossy and path.suffix.lower() not in (".jpg", ".jpeg"):
+        elif path.stem in jpegs and path.suffix.lower() in _LOSSLESS:
             masks[path.stem] = path
-    taken = set(masks.values())
-    return [path for path in files if path not in taken], masks
+        else:
+            images.append(path)
+    return images, masks
 
 
 # ---------------------------------------------------------------------------------------- seeded splits

@@ -7,12 +7,23 @@ only one data set does belongs into that data set's file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from .common import child_folders, is_normal, list_folders, list_images, mask_for, sample_row, split_masks
 
-MASK_FOLDERS = ("ground_truth", "groundtruth", "gt", "mask", "masks", "label", "labels")
+# fmt: off
+_MASK_FOLDERS = frozenset({
+    "groundtruth", "groundtruths", "gt", "mask", "masks", "label", "labels", "annotation", "annotations",
+    "segmentation", "segmentations", "anomalymask", "anomalymasks", "defectmask", "defectmasks",
+})
+# fmt: on
+
+
+def is_mask_folder(name: str) -> bool:
+    """Whether a folder's name says that it holds masks: ground_truth, GT, Masks, annotations, ..."""
+    return re.sub(r"[\W_]", "", name.lower()) in _MASK_FOLDERS
 
 
 def _normal_folders(folder: Path, root: Path) -> list[Path]:
@@ -56,7 +67,7 @@ def read_mvtec_tree(
         images, _ = split_masks(list_images(normal, root))
         rows += [sample_row(dataset, category, "train", "good", image) for image in images]
     for defect_folder in list_folders(folder / test, root):
-        if defect_folder.name.lower() not in MASK_FOLDERS:
+        if not is_mask_folder(defect_folder.name):
             rows += _test_rows(dataset, root, folder, category, test, defect_folder)
     if masks_optional and not any(row["mask"] and Path(row["mask"]).is_file() for row in rows):
         rows = [row | {"mask": None} for row in rows]
@@ -83,12 +94,12 @@ def _masks_of(root: Path, folder: Path, test: str, defect: str) -> tuple[Path, d
     """(folder where the masks of a defect belong, {stem: mask}): the first of the mask folders that has any."""
     for parent in (folder, folder / test):
         for child in list_folders(parent, root):
-            if child.name.lower() in MASK_FOLDERS:
+            if is_mask_folder(child.name):
                 found = list_images(child / defect, root)
                 if found:
                     return child / defect, {mask.stem: mask for mask in found}
     for child in list_folders(folder / test / defect, root):
-        if child.name.lower() in MASK_FOLDERS:
+        if is_mask_folder(child.name):
             found = list_images(child, root)
             if found:
                 return child, {mask.stem: mask for mask in found}
