@@ -12,7 +12,7 @@ from diffad_utils import study
 from diffad_utils.execution.errors import RunFailed
 from diffad_utils.execution.notebook import Progress, headings, kernel_manager_class, prepare_environment
 from diffad_utils.execution.profiles import DEFAULT_MINUTES, WORK
-from diffad_utils.execution.saving import LARGE_NOTEBOOK, drop_progress_bars, reduce_colours
+from diffad_utils.execution.saving import drop_progress_bars, fit_pictures
 
 
 def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT_MINUTES) -> None:
@@ -56,7 +56,6 @@ def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT
                 progress.stop()
             for cell in content.cells:
                 drop_progress_bars(cell)
-            if len(nbformat.writes(content)) > LARGE_NOTEBOOK:
-                reduce_colours(content.cells)
+            fit_pictures(content)
             study.write_atomically(path, nbformat.writes(content) + "\n")
             progress.say("saved")

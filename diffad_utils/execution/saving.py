@@ -6,6 +6,8 @@ import base64
 import json
 from pathlib import Path
 
+import nbformat
+
 from diffad_utils import study
 
 LARGE_NOTEBOOK = 1_400_000  # bytes; what is committed should load quickly on a web page
@@ -34,11 +36,22 @@ def drop_progress_bars(cell: dict) -> None:
         ]
 
 
-def reduce_colours(cells: list[dict]) -> None:
-    """Every PNG among the outputs as `report.small_png` makes it: a third of its size."""
+def fit_pictures(content: nbformat.NotebookNode) -> None:
+    """Give the notebook's pictures fewer and fewer colours, as long as it is larger than `LARGE_NOTEBOOK`.
+
+    256 make a figure a third of its size and are not seen; 64 and 16 are for notebooks with dozens of charts.
+    """
+    for colours in (256, 64, 16):
+        if len(nbformat.writes(content)) <= LARGE_NOTEBOOK:
+            return
+        reduce_colours(content.cells, colours)
+
+
+def reduce_colours(cells: list[dict], colours: int = 256) -> None:
+    """Every PNG among the outputs as `io.png.small_png` makes it."""
     from diffad_utils.io.png import small_png
 
     for output in (output for cell in cells for output in cell.get("outputs", [])):
         if "image/png" in output.get("data", {}):
-            content = small_png(base64.b64decode(output["data"]["image/png"]))
+            content = small_png(base64.b64decode(output["data"]["image/png"]), colours=colours)
             output["data"]["image/png"] = base64.b64encode(content).decode("ascii")
