@@ -19,7 +19,8 @@ import yaml
 from fake_server import KEY, USER, FakeKaggle
 from packaging.requirements import Requirement
 
-from diffad_utils import kaggle, profiles, study, weights
+from diffad_utils import kaggle, study, weights
+from diffad_utils.execution import profiles
 from diffad_utils.kaggle import session, wheels
 
 REPOSITORY = Path(__file__).resolve().parents[2]
