@@ -29,7 +29,8 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "helpers")]
 from small_notebooks import JOIN, PARAMETERS, RECORD, START, WORK, write_notebook  # noqa: E402, RUF100
 
 from diffad_utils import execution
-from diffad_utils.execution import notebook, profiles  # noqa: E402, RUF100
+from diffad_utils.execution import profiles  # noqa: E402, RUF100
+from diffad_utils.execution.notebook import _execute, prepare_environment  # noqa: E402, RUF100
 
 LOG = """from pathlib import Path
 with open(Path(p.output_root) / "executions", "a") as file:
@@ -39,13 +40,13 @@ TRIVIAL = "import os\nfrom pathlib import Path\nPath(output_root, f'{os.getpid()
 
 
 def _one(notebook: Path, folder: Path) -> None:
-    notebook._execute(notebook, folder / "out.ipynb", {"output_root": str(folder)}, folder.name, seconds=120)
+    _execute(notebook, folder / "out.ipynb", {"output_root": str(folder)}, folder.name, seconds=120)
 
 
 def kernels(folder: Path, rounds: int, together: int) -> list[str]:
     """Problems of `rounds` times `together` notebooks started at once."""
     write_notebook(folder / "99_trivial.ipynb", [PARAMETERS, TRIVIAL])
-    notebook.prepare_environment(1)
+    prepare_environment(1)
     context, problems, began = multiprocessing.get_context("fork"), [], time.time()
     for i in range(rounds):
         folders = [folder / f"round-{i}-{j}" for j in range(together)]
