@@ -57,7 +57,8 @@ class Img2Img(Detector):
         "strength": 0.5,
         "calibration_images": 4,
     }
-    contract_attributes: ClassVar[dict[str, Any]] = {"trained": False}
+    # a batch of another size changes the networks' last bits (6e-6 of CLIP's part), and the scale divided by is small
+    contract_attributes: ClassVar[dict[str, Any]] = {"trained": False, "tolerance": 5e-5}
 
     weights: str = "sd-mini"
     clip: str = "clip-mini"

@@ -157,7 +157,7 @@ class LoRA(Img2Img):
         "gradient_accumulation_steps": 1,
         "holdout_fraction": 0.3,
     }
-    contract_attributes: ClassVar[dict[str, Any]] = {}
+    contract_attributes: ClassVar[dict[str, Any]] = {"tolerance": 5e-5}  # as of img2img
 
     prompt: str | Mapping[str, str] = ""
     strength: float = 0.25
