@@ -1,8 +1,8 @@
 """From residual maps to anomaly maps to scores, and the calibration that makes parts of a score comparable.
 
 Nothing here looks at test images together: calibration is fitted on held-out *normal training* images, and an image's
-score depends on that image alone. The one exception is `min_max_over_test_set`, a public implementation's own rule,
-kept under its source's name for comparison.
+score depends on that image alone. Public implementations' own rules that do look at them are kept with their methods,
+for comparison only: `methods.invad.score.min_max_over_test_set` and `methods.d3ad.maps.min_max_over_batch`.
 """
 
 from __future__ import annotations

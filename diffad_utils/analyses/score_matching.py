@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from diffad_utils import metrics, scoring
+from diffad_utils.analyses.paired_comparison import image_pixel_auroc
 from diffad_utils.analyses.score_toys import (
     GaussianMixture,
     final_variance,
@@ -356,8 +357,8 @@ def detector_subsets(
 
 def pixel_auroc_by_image(maps: Tensor, masks: Tensor) -> np.ndarray:
     """Pixel AUROC within each image that has a defect [n], for intervals over images."""
-    some = masks.flatten(1).any(dim=1) & ~masks.flatten(1).all(dim=1)
-    return np.array([metrics.pixel_auroc(m[None], k[None]) for m, k in zip(maps[some], masks[some], strict=True)])
+    values = image_pixel_auroc(maps, masks)
+    return values[np.isfinite(values)]  # not finite: no defect, or nothing else
 
 
 def recombined(detector: ScoreMatchingDetector, x0: Tensor, x_hat: Tensor, held_out: tuple[Tensor, Tensor]) -> Tensor:
