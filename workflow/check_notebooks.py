@@ -3,16 +3,93 @@
     python workflow/check_notebooks.py notebooks/*.ipynb
 
 A notebook has exactly one cell tagged `parameters`, which papermill fills in; no output of an error; at most 1.5 MB,
-beyond which web pages refuse to show it. Exit code 1, and a line for each fault.
+beyond which web pages refuse to show it.
+
+A notebook is read like a lesson, so its cells are short: at most `LIMIT_STATEMENTS` statements and `LIMIT_CHARACTERS`
+characters, `MEDIAN_CHARACTERS` in the median, no line above `LIMIT_WIDTH`, and at most `LIMIT_NAMES` names bound
+outside functions (imports are not counted). The first picture comes within the first `FIRST_PICTURE` cells, and at
+least `FOLLOWED` of the pictures are followed by a sentence: what ``run.say`` displays, or a cell of text that is no
+heading. 00_foundation trains the shipped models for hours; only the width of its lines is held to this.
+
+Exit code 1, and a line for each fault.
 """
 
 import argparse
+import ast
+import statistics
 import sys
 from pathlib import Path
 
 import nbformat
 
 LIMIT_BYTES = 1_500_000
+LIMIT_WIDTH = 100
+LIMIT_CHARACTERS = 900
+MEDIAN_CHARACTERS = 300
+LIMIT_STATEMENTS = 8
+LIMIT_NAMES = 60
+FIRST_PICTURE = 6
+FOLLOWED = 0.9
+
+
+def bound_names(tree: ast.AST) -> set[str]:
+    """Names that code binds outside functions and comprehensions, imports not counted."""
+    names = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif not isinstance(node, ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+            names |= bound_names(node)
+    return names
+
+
+def pictures(cells: list) -> list[tuple[int, bool]]:
+    """Each picture among the outputs: the number of its cell, from 1, and whether a sentence follows it.
+
+    ``run.figure`` displays a picture and its caption, so the sentence is what is displayed after the caption.
+    """
+    found = []
+    for number, cell in enumerate(cells, 1):
+        outputs = [o.data for o in cell.get("outputs", []) if o.output_type in ("display_data", "execute_result")]
+        kinds = [next((kind for kind in ("image/png", "text/markdown") if kind in data), "") for data in outputs]
+        after = cells[number] if number < len(cells) else None
+        text_after = after is not None and after.cell_type == "markdown" and not after.source.lstrip().startswith("#")
+        shown = [i for i, kind in enumerate(kinds) if kind == "image/png"]
+        for this, following in zip(shown, [*shown[1:], None][: len(shown)], strict=True):
+            said = "text/markdown" in kinds[this + 2 : following]
+            found.append((number, said or (following is None and text_after)))
+    return found
+
+
+def faults_of_a_lesson(cells: list) -> list[str]:
+    """What makes a notebook hard to read, a sentence each; empty if nothing does."""
+    found, lengths, names = [], [], set()
+    for number, cell in enumerate(cells, 1):
+        if cell.cell_type != "code" or "parameters" in cell.metadata.get("tags", []):
+            continue
+        lengths.append(len(cell.source))
+        if len(cell.source) > LIMIT_CHARACTERS:
+            found.append(f"cell {number} has {len(cell.source)} characters, at most {LIMIT_CHARACTERS}: split it")
+        tree = ast.parse(
+            "\n".join(line for line in cell.source.splitlines() if not line.lstrip().startswith(("%", "!")))
+        )
+        statements = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
+        if len(statements) > LIMIT_STATEMENTS:
+            found.append(f"cell {number} has {len(statements)} statements, at most {LIMIT_STATEMENTS}: split it")
+        names |= bound_names(tree)
+    if lengths and statistics.median(lengths) > MEDIAN_CHARACTERS:
+        found.append(f"{statistics.median(lengths):.0f} characters a cell in the median, at most {MEDIAN_CHARACTERS}")
+    if len(names) > LIMIT_NAMES:
+        found.append(f"{len(names)} names are bound, at most {LIMIT_NAMES}: move bookkeeping into the package")
+    shown = pictures(cells)
+    if shown and shown[0][0] > FIRST_PICTURE:
+        found.append(f"the first picture is in cell {shown[0][0]}, expected within the first {FIRST_PICTURE}")
+    silent = [str(number) for number, followed in shown if not followed]
+    if len(silent) > (1 - FOLLOWED) * len(shown):
+        found.append(f"{len(silent)} of {len(shown)} pictures without a sentence after them: cells {', '.join(silent)}")
+    return found
 
 
 def faults(notebook: Path) -> list[str]:
@@ -31,6 +108,11 @@ def faults(notebook: Path) -> list[str]:
         errors = [output.ename for output in cell.get("outputs", []) if output.output_type == "error"]
         if errors:
             found.append(f"cell {number} ended with {errors[0]}: mend it and run the notebook again (make notebooks)")
+        wide = max((len(line) for line in cell.source.splitlines()), default=0) if cell.cell_type == "code" else 0
+        if wide > LIMIT_WIDTH:
+            found.append(f"cell {number} has a line of {wide} characters, at most {LIMIT_WIDTH}: break it")
+    if not notebook.name.startswith("00_"):
+        found += faults_of_a_lesson(cells)
     size = notebook.stat().st_size
     if size > LIMIT_BYTES:
         found.append(f"{size / 1e6:.2f} MB, at most {LIMIT_BYTES / 1e6:.1f} MB: draw fewer or smaller pictures")

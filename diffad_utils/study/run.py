@@ -184,6 +184,31 @@ class Run:
         write_atomically(self.path("figures.json"), to_json({"figures": self._figures}, "figures.json"))
         _show(fig, f"{caption.strip()} *({self.provenance})*")
 
+    def say(self, text: str) -> None:
+        """Display a sentence in Markdown and keep it with the figure before it, if there is one.
+
+        For what a picture shows where that names a number, which the text of a notebook may not state by itself.
+
+        Parameters
+        ----------
+        text : Markdown; what is seen, and what it does not show.
+
+        Raises
+        ------
+        ValueError
+            `text` is empty.
+        """
+        from IPython import get_ipython
+        from IPython.display import Markdown, display
+
+        if not text.strip():
+            raise ValueError("say() needs a sentence, got an empty text")
+        if self._figures:
+            self._figures[-1].setdefault("text", []).append(text.strip())
+            write_atomically(self.path("figures.json"), to_json({"figures": self._figures}, "figures.json"))
+        if get_ipython() is not None:
+            display(Markdown(text.strip()))
+
     def record(
         self,
         prediction: Any = None,

@@ -1,0 +1,159 @@
+"""One category of a data set, as every notebook uses it: its images, and accuracy with intervals on them.
+
+Used by notebooks 01 to 07. Entry points: `load_task`, `Task.accuracy`, `Task.difference`, `Task.subset`,
+`Task.trivial_baseline`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffad_utils import data, metrics
+from diffad_utils.data import ImageDataset
+from diffad_utils.methods.base import Prediction
+from diffad_utils.methods.trivial import Trivial, best_statistic
+from diffad_utils.study.run import Run
+
+
+class TrivialBaseline(NamedTuple):
+    """The best global statistic of an image, chosen with the test labels: a baseline that is too good, if anything."""
+
+    statistic: str
+    auroc: float  # I-AUROC of that statistic
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Task:
+    """Training images and a batch of test images of one category. Made by `load_task`.
+
+    ``batch`` is as from ``data.load_batch``: ``image`` [N, 3, S, S] in [0, 1], ``mask`` [N, S, S], ``label`` [N],
+    ``key``, and ``twin`` [N, 3, S, S] (the defect-free counterparts) where the data set has them.
+    """
+
+    name: str  # "textures/leather"
+    train: ImageDataset
+    test: ImageDataset  # all test images, also of a subset
+    rows: Tensor  # int64 [N], the rows of `test` that `batch` holds
+    batch: dict
+    seed: int = 0
+    bootstrap_samples: int = 1000
+
+    @property
+    def images(self) -> Tensor:
+        return self.batch["image"]
+
+    @property
+    def labels(self) -> Tensor:
+        return self.batch["label"]
+
+    @property
+    def masks(self) -> Tensor:
+        return self.batch["mask"]
+
+    @property
+    def keys(self) -> list[str]:
+        return list(self.batch["key"])
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kind of defect of each test image, as the data set names it; ``good`` where there is none."""
+        return self.test.index["defect"].iloc[self.rows.tolist()].tolist()
+
+    @property
+    def with_masks(self) -> Tensor:
+        """bool [N]: normal images and those whose defect has a mask; metrics of pixels are of these alone."""
+        return torch.from_numpy(metrics.with_masks(self.labels, self.masks))
+
+    @property
+    def has_masks(self) -> bool:
+        return bool(self.with_masks.any())
+
+    @property
+    def has_counterparts(self) -> bool:
+        """Whether each defect image has a defect-free counterpart."""
+        return "twin" in self.batch
+
+    def take(self, rows: Tensor) -> Task:
+        """The test images ``rows`` (int64 [n], positions in this task's batch), the training images unchanged."""
+        picked = {
+            name: values[rows] if isinstance(values, Tensor) else [values[i] for i in rows.tolist()]
+            for name, values in self.batch.items()
+        }
+        return replace(self, rows=self.rows[rows], batch=picked)
+
+    def subset(self, n: int) -> Task:
+        """At most ``n`` test images drawn at random with the task's seed, half of them anomalous at most."""
+        generator = torch.Generator().manual_seed(self.seed)
+        groups = [torch.nonzero(self.labels == value)[:, 0] for value in (0, 1)]
+        drawn = [group[torch.randperm(len(group), generator=generator)[: n // 2]] for group in groups]
+        return self.take(torch.cat(drawn).sort().values)
+
+    def examples(self, defects: int = 6, normal: int = 2) -> Tensor:
+        """Rows to show, int64: a defect of each kind in turn until there are ``defects``, then ``normal`` images."""
+        kinds = self.test.index.iloc[self.rows.tolist()].reset_index(drop=True)
+        anomalous = kinds[kinds["label"] == 1]
+        turn = anomalous.groupby("defect", sort=True).cumcount()
+        order = anomalous.assign(turn=turn).sort_values(["turn", "defect"], kind="stable").index[:defects]
+        return torch.tensor([*order, *kinds[kinds["label"] == 0].index[:normal]])
+
+    def accuracy(self, score: Tensor, anomaly_map: Tensor | None = None) -> dict[str, float]:
+        """I-AUROC of ``score`` [N] with its 95 % interval over images; with maps [N, S, S] also AUPRO, where masks are.
+
+        Returns
+        -------
+        ``{"I-AUROC", "low", "high"}`` and ``"AUPRO"``.
+        """
+        low, high = metrics.bootstrap_interval(
+            metrics.image_auroc, score, self.labels, n=self.bootstrap_samples, seed=self.seed
+        )
+        row = {"I-AUROC": float(metrics.image_auroc(score, self.labels)), "low": low, "high": high}
+        if anomaly_map is not None and self.has_masks:
+            row["AUPRO"] = float(metrics.aupro(anomaly_map[self.with_masks], self.masks[self.with_masks]))
+        return row
+
+    def difference(self, score: Tensor, other: Tensor) -> tuple[float, float, float]:
+        """I-AUROC of ``score`` [N] minus that of ``other`` [N], and its 95 % interval: paired, over images."""
+        return metrics.paired_bootstrap_difference(
+            metrics.image_auroc, score, other, self.labels, n=self.bootstrap_samples, seed=self.seed
+        )
+
+    def trivial_baseline(self) -> TrivialBaseline:
+        """The best trivial statistic on this task's test images."""
+        detector = Trivial(image_size=self.images.shape[-1], seed=self.seed, device="cpu").fit(self.train)
+        prediction = detector.predict(self.images, self.keys)
+        return TrivialBaseline(*best_statistic(prediction.parts, self.labels), prediction)
+
+
+def load_task(run: Run) -> Task:
+    """The task of a run: its parameters name data set, category, seed, size and resamplings.
+
+    The files are checked before any work, the images are noted in the run's manifest, and a line says which anomalous
+    images have no usable mask.
+
+    Raises
+    ------
+    diffad_utils.data.DataError: as `data.load_index`, `data.validate` and `data.require_both_classes`.
+    """
+    p = run.parameters
+    index = data.load_index(p.dataset, root=p.data_root or None, category=p.category, seed=p.seed)
+    data.validate(index)
+    data.require_both_classes(index)
+    run.note_data(index)
+    train, test = (ImageDataset(index[index["split"] == split], size=p.image_size) for split in ("train", "test"))
+    task = Task(
+        f"{p.dataset}/{p.category}",
+        train,
+        test,
+        torch.arange(len(test)),
+        data.load_batch(test),
+        seed=p.seed,
+        bootstrap_samples=p.get("bootstrap_samples", 1000),
+    )
+    if task.has_masks and not task.with_masks.all():
+        print(f"metrics of pixels leave out {int((~task.with_masks).sum())} anomalous images without a mask")
+    return task

@@ -1,0 +1,64 @@
+"""The task of a run: its images, subsets, examples, and accuracy with intervals."""
+
+import pytest
+import torch
+
+from diffad_utils import data, metrics
+from diffad_utils.analyses.task import load_task
+from diffad_utils.study.parameters import Parameters
+from diffad_utils.study.run import Run
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    parameters = dict(
+        profile="smoke",
+        dataset="textures",
+        category="leather",
+        seed=0,
+        image_size=32,
+        device="cpu",
+        data_root="",
+        output_root=str(tmp_path_factory.mktemp("reports")),
+        bootstrap_samples=50,
+    )
+    return load_task(Run("07_invad", Parameters(parameters)))
+
+
+def test_a_task_is_what_the_index_says(task):
+    index = data.load_index("textures", category="leather", seed=0)
+    assert task.name == "textures/leather"
+    assert len(task.train) == (index["split"] == "train").sum()
+    assert len(task.keys) == (index["split"] == "test").sum()
+    assert task.images.shape == (len(task.keys), 3, 32, 32)
+    assert task.has_masks and task.has_counterparts
+
+
+def test_a_subset_is_of_both_classes_and_the_same_every_time(task):
+    some = task.subset(20)
+    assert int(some.labels.sum()) == 10 and len(some.labels) == 20
+    assert some.keys == task.subset(20).keys
+    assert torch.equal(some.images[3], task.images[task.keys.index(some.keys[3])])
+    assert some.kinds == [task.kinds[task.keys.index(key)] for key in some.keys]
+    assert some.take(torch.tensor([5])).keys == [some.keys[5]]
+
+
+def test_examples_show_every_kind_of_defect_first(task):
+    rows = task.examples(defects=6, normal=2)
+    kinds = [task.kinds[i] for i in rows.tolist()]
+    assert len(set(kinds[:6])) == min(6, len(set(task.kinds) - {"good"}))
+    assert task.labels[rows].tolist() == 6 * [1] + 2 * [0]
+
+
+def test_accuracy_and_difference_are_those_of_metrics(task):
+    score = torch.linspace(0, 1, len(task.keys))
+    row = task.accuracy(score, score[:, None, None].expand(task.masks.shape))
+    assert row["I-AUROC"] == float(metrics.image_auroc(score, task.labels))
+    assert row["low"] <= row["I-AUROC"] <= row["high"] and 0 <= row["AUPRO"] <= 1
+    assert task.difference(score, score) == (0, 0, 0)
+
+
+def test_the_trivial_baseline_is_the_best_statistic_of_the_subset(task):
+    some = task.subset(30)
+    best = some.trivial_baseline()
+    assert best.auroc == max(float(metrics.image_auroc(v, some.labels)) for v in best.prediction.parts.values())
