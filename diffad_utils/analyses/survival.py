@@ -36,7 +36,7 @@ def survival_table(reconstruct: Reconstruct, dataset: ImageDataset, batch_size: 
     """What a reconstruction does to each defect that has an exact twin: one row an anomalous image of ``dataset``.
 
     Columns: key, category, defect; ``area``, share of the image in the mask; ``contrast``, root mean square of
-    image - twin inside the mask, in grey values of [0, 1]; ``survival`` (`defect_survival`); ``floor``, root mean
+    image - twin inside the mask, in grey values of [0, 1]; ``survival`` (`defect_survival`); ``vae_error``, root mean
     square of twin - reconstructed twin inside the same mask: what the reconstruction changes there without any defect;
     ``error_inside`` and ``error_outside``, squared error of the anomalous image by place; ``detectability``, d' of the
     absolute error inside the mask against that on all twins of the category in this data set (pooled).
@@ -60,7 +60,7 @@ def survival_table(reconstruct: Reconstruct, dataset: ImageDataset, batch_size: 
                     "area": mask.double().mean(dim=(1, 2)),
                     "contrast": masked_mean(squared_error(x, twin), mask).sqrt(),
                     "survival": defect_survival(x, twin, x_hat, twin_hat),
-                    "floor": masked_mean(squared_error(twin, twin_hat), mask).sqrt(),
+                    "vae_error": masked_mean(squared_error(twin, twin_hat), mask).sqrt(),
                     "error_inside": masked_mean(squared, mask),
                     "error_outside": masked_mean(squared, ~mask),
                 }
@@ -128,7 +128,7 @@ def planted_table(
                         "planted": contrast,
                         "contrast": masked_mean(squared_error(changed, images), mask).sqrt(),
                         "survival": defect_survival(changed, images, reconstruct(changed, keys), images_hat),
-                        "floor": masked_mean(squared_error(images, images_hat), mask).sqrt(),
+                        "vae_error": masked_mean(squared_error(images, images_hat), mask).sqrt(),
                     }
                 )
             )

@@ -59,7 +59,7 @@ def lines_with_intervals(
     hue: str,
     xlabel: str,
     ylabel: str,
-    floor: float | None = None,
+    trivial_baseline: float | None = None,
     log_x: bool = False,
 ) -> Figure:
     """Lines of ``y`` over ``x`` by ``hue``, with the columns ``low`` and ``high`` as a band where the table has
@@ -70,8 +70,8 @@ def lines_with_intervals(
         (line,) = axis.plot(part[x], part[y], marker="o", label=str(name))
         if {"low", "high"} <= set(part):
             axis.fill_between(part[x], part["low"], part["high"], color=line.get_color(), alpha=0.15, linewidth=0)
-    if floor is not None:
-        axis.axhline(floor, color="grey", linestyle="--", linewidth=1.2, label="trivial floor")
+    if trivial_baseline is not None:
+        axis.axhline(trivial_baseline, color="grey", linestyle="--", linewidth=1.2, label="trivial baseline")
     if log_x:
         ticks = sorted(table[x].unique())
         axis.set_xscale("log")
@@ -88,8 +88,8 @@ def panels_with_intervals(
     panels: Mapping[str, str],
     xlabel: str,
     hue: str | None = None,
-    floors: Mapping[str, float] | None = None,
-    floor_label: str = "",
+    references: Mapping[str, float] | None = None,
+    reference_label: str = "",
     columns: int = 4,
     lines: bool = True,
 ) -> Figure:
@@ -98,7 +98,7 @@ def panels_with_intervals(
 
     panels : column of ``table`` -> what to call it; "<column> low" and "<column> high" are the interval's ends. x is
         taken as
-    categories at equal distances, in order of appearance. floors : column -> value, a dashed line.
+    categories at equal distances, in order of appearance. references : column -> value, a dashed line.
     """
     rows, columns = -(-len(panels) // columns), min(columns, len(panels))
     figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, 2.1 * rows + 0.5), squeeze=False)
@@ -113,8 +113,8 @@ def panels_with_intervals(
                 marker="o", markersize=4, capsize=2, linewidth=1.2, linestyle="-" if lines else "", label=part_name
             )
             axis.errorbar(at, part[name], yerr=error.clip(0), **style)
-        if floors is not None and name in floors:
-            axis.axhline(floors[name], color="grey", linestyle="--", linewidth=1.2, label=floor_label)
+        if references is not None and name in references:
+            axis.axhline(references[name], color="grey", linestyle="--", linewidth=1.2, label=reference_label)
         axis.set_xticks([*places.values()], [f"{v:g}" if isinstance(v, float) else str(v) for v in places], fontsize=7)
         axis.set_xlabel(xlabel, fontsize=8)
         axis.set_title(label, fontsize=8)
@@ -196,25 +196,25 @@ def frequency_curves(panels: Mapping[str, Mapping[str, tuple]], limit: float) ->
 
 def defect_survival(table: pd.DataFrame, hue: str = "defect") -> Figure:
     """Defects (``survival.survival_table``): size and contrast with survival as colour, and survival over contrast /
-    floor.
+    autoencoder error.
 
-    Left: area in percent of the image and contrast in grey values, both logarithmic; the noise floor, the median over
+    Left: area in percent of the image and contrast in grey values, both logarithmic; the error of the autoencoder, the median over
     defects of nearby area of what the reconstruction changes without any defect, is drawn in. Right: survival against
-    the ratio of contrast and floor of each defect, with the running median.
+    the ratio of contrast and that error of each defect, with the running median.
     """
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 4.6))
     table = table.sort_values("area")
-    area, ratio = 100 * table["area"], table["contrast"] / table["floor"]
+    area, ratio = 100 * table["area"], table["contrast"] / table["vae_error"]
     colour = dict(c=table["survival"], cmap="viridis", vmin=0, vmax=1)
     points = axes[0].scatter(area, table["contrast"], s=22, edgecolor="grey", linewidth=0.3, **colour)
     window = max(5, len(table) // 5)
     if planted := area.nunique() <= 10:  # a few sizes, many of each
-        floor = table["floor"].groupby(area)
+        vae_error = table["vae_error"].groupby(area)
     else:
-        floor = table["floor"].rolling(window, center=True, min_periods=3)
+        vae_error = table["vae_error"].rolling(window, center=True, min_periods=3)
     sizes = np.unique(area) if planted else area
-    axes[0].plot(sizes, floor.median(), color=ANOMALOUS, linewidth=1.8, label="noise floor (median)")
-    band = floor.quantile(0.1), floor.quantile(0.9)
+    axes[0].plot(sizes, vae_error.median(), color=ANOMALOUS, linewidth=1.8, label="error of the autoencoder (median)")
+    band = vae_error.quantile(0.1), vae_error.quantile(0.9)
     axes[0].fill_between(sizes, *band, color=ANOMALOUS, alpha=0.2, linewidth=0, label="10 to 90 % of defects")
     axes[0].set(
         xscale="log",
@@ -238,7 +238,7 @@ def defect_survival(table: pd.DataFrame, hue: str = "defect") -> Figure:
     axes[1].axvline(1, color=ANOMALOUS, linewidth=1.5)
     axes[1].axhline(0.5, color="grey", linestyle=":", linewidth=1)
     axes[1].set(
-        xscale="log", xlabel="contrast of the defect / noise floor at its place", ylabel="survival (1: kept, 0: gone)"
+        xscale="log", xlabel="contrast of the defect / autoencoder error there", ylabel="survival (1: kept, 0: gone)"
     )
     ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if ratio.min() / 1.5 <= t <= ratio.max() * 1.5]
     axes[1].set_xticks(ticks, [f"{t:g}" for t in ticks])

@@ -111,7 +111,7 @@ def pareto(
     return figure
 
 
-def alpha_curves(table: pd.DataFrame, floor: float | None = None) -> Figure:
+def alpha_curves(table: pd.DataFrame, trivial_baseline: float | None = None) -> Figure:
     """Left: I-AUROC of the hybrid score over alpha, raw and calibrated. Right: what the squared error's weight comes
     to.
 
@@ -125,8 +125,8 @@ def alpha_curves(table: pd.DataFrame, floor: float | None = None) -> Figure:
             part["alpha"], part["effective_alpha"], color=colour, linestyle="--", label=f"{kind}: weight in equal units"
         )
         right.plot(part["alpha"], part["mse_share"], marker="o", color=colour, label=f"{kind}: share of the variance")
-    if floor is not None:
-        left.axhline(floor, color="grey", linestyle="--", linewidth=1.2, label="trivial floor")
+    if trivial_baseline is not None:
+        left.axhline(trivial_baseline, color="grey", linestyle="--", linewidth=1.2, label="trivial baseline")
     for axis in (left, right):
         axis.axvspan(0.3, 0.9, color="grey", alpha=0.08, linewidth=0)
         axis.set_xlabel("alpha (shaded: the slides' range)")

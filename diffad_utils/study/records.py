@@ -17,7 +17,7 @@ class RunRecord:
 
     Attributes:
         folder: Path. dataset, category, method: str. seed: int.
-        metrics, intervals, floor, experiments: dicts of ``metrics.json``.
+        metrics, intervals, trivial_baseline, experiments: dicts of ``metrics.json``.
         manifest: dict of ``manifest.json``. figures: list of dicts name, caption, provenance.
         claims: list of dicts of ``claims.json`` (see ``claims.finding``); empty where the run judged none.
     """
@@ -29,7 +29,7 @@ class RunRecord:
     seed: int
     metrics: dict
     intervals: dict
-    floor: dict
+    trivial_baseline: dict
     experiments: dict
     manifest: dict = field(repr=False)
     figures: list = field(repr=False)
@@ -91,7 +91,7 @@ def load_run(folder: str | Path) -> RunRecord:
         seed=parameters["seed"],
         metrics=result["metrics"],
         intervals=result["intervals"],
-        floor=result["floor"],
+        trivial_baseline=result["trivial_baseline"] if "trivial_baseline" in result else result["floor"],
         experiments=result["experiments"],
         manifest=manifest,
         figures=json.loads(captions.read_text(encoding="utf-8"))["figures"] if captions.is_file() else [],

@@ -220,7 +220,7 @@ class Run:
         timing: dict | None = None,
         maps: bool = False,
         intervals: dict | None = None,
-        floor: dict | None = None,
+        trivial_baseline: dict | None = None,
         claims: list[dict] | None = None,
     ) -> Path:
         """Write the run's files and put its folder in place of an earlier one.
@@ -237,7 +237,7 @@ class Run:
             have them, mask bool [N, H, W]. A reconstruction leaves ``reconstruction.parquet``, one row an
             image.
         intervals : metric name -> (low, high); None: bootstrap over images for I-AUROC and I-AP.
-        floor : the trivial floor's metrics on the same data, if the notebook computed it.
+        trivial_baseline : the best trivial statistic and its metrics on the same data, if the notebook computed it.
         claims : findings on published claims, each from ``claims.finding``; written as ``claims.json``.
 
         Returns
@@ -268,7 +268,7 @@ class Run:
         result = {
             "metrics": metrics or {},
             "intervals": intervals or {},
-            "floor": floor or {},
+            "trivial_baseline": trivial_baseline or {},
             "experiments": experiments or {},
         }
         text = to_json(result, "metrics.json")

@@ -104,7 +104,7 @@ def test_survival_table_of_known_maps(textures):
     anomalous = textures.index[textures.index["label"] == 1]
     assert list(exact["category"]) == list(anomalous["category"]) and list(exact["defect"]) == list(anomalous["defect"])
     assert len(exact) == 12 and (exact["survival"] - 1).abs().max() < 1e-9
-    assert (exact[["floor", "error_inside", "error_outside"]] == 0).all(axis=None)
+    assert (exact[["vae_error", "error_inside", "error_outside"]] == 0).all(axis=None)
     batch = data.load_batch(data.ImageDataset(anomalous, size=SIZE))
     assert list(exact["key"]) == batch["key"]
     assert np.allclose(exact["area"], batch["mask"].float().mean(dim=(1, 2)))
@@ -115,7 +115,7 @@ def test_survival_table_of_known_maps(textures):
     grey = survival.survival_table(lambda images, keys: torch.full_like(images, 0.5), textures)
     assert (grey["survival"] == 0).all()
     floor = (batch["twin"][3] - 0.5)[:, batch["mask"][3]].square().mean().sqrt().item()
-    assert grey["floor"][3] == pytest.approx(floor, rel=1e-5)
+    assert grey["vae_error"][3] == pytest.approx(floor, rel=1e-5)
 
 
 def test_survival_table_of_a_blur_is_what_theory_gives_for_each_defect(textures):
@@ -139,7 +139,7 @@ def test_survival_table_row_by_row_and_under_equal_keys(textures):
     assert seen[0] == seen[1] == list(together["key"])
     anomalous = textures.index[textures.index["label"] == 1]
     alone = data.ImageDataset(anomalous.iloc[[4]], size=SIZE)
-    columns = ["area", "contrast", "survival", "floor", "error_inside", "error_outside"]
+    columns = ["area", "contrast", "survival", "vae_error", "error_inside", "error_outside"]
     row = survival.survival_table(blur, alone)[columns].iloc[0].astype(float)
     assert np.allclose(row, together[columns].iloc[4].astype(float), rtol=1e-5)
     x = data.load_batch(alone)

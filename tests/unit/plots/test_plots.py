@@ -83,7 +83,7 @@ def test_one_panel_a_measure():
             "k",
             "steps",
             "I-AUROC",
-            floor=0.5,
+            trivial_baseline=0.5,
             log_x=True,
         ),
         lambda: plots.heat_maps(
@@ -118,7 +118,7 @@ def test_one_panel_a_measure():
                     "mse_share": 0.5,
                 }
             ),
-            floor=0.6,
+            trivial_baseline=0.6,
         ),
         lambda: plots.intervals_chart(
             pd.DataFrame({"m": ["x", "y"], "v": [0.5, 0.7], "low": [0.4, 0.6], "high": [0.6, 0.8], "g": ["d", "d"]}),
@@ -134,8 +134,8 @@ def test_one_panel_a_measure():
             "rank",
             {"v": "SSIM"},
             "rank",
-            floors={"v": 0.9},
-            floor_label="VAE",
+            references={"v": 0.9},
+            reference_label="VAE",
         ),
     ],
 )
@@ -272,7 +272,7 @@ def test_frequency_curves_leave_out_the_mean_and_mark_the_limit():
 def test_defect_survival_draws_every_defect_and_the_floor():
     n = 24
     values = torch.linspace(0.01, 1, n)
-    columns = {"area": values / 10, "contrast": values, "floor": 0.05, "survival": values}
+    columns = {"area": values / 10, "contrast": values, "vae_error": 0.05, "survival": values}
     table = pd.DataFrame(columns | {"defect": ["hole", "scratch"] * (n // 2)})
     left, right = plots.defect_survival(table).axes[:2]
     assert len(left.collections[0].get_offsets()) == n and left.lines[0].get_ydata()[n // 2] == pytest.approx(0.05)
@@ -283,7 +283,7 @@ def test_defect_survival_of_a_few_sizes_has_one_floor_for_each():
     columns = {
         "area": [0.01, 0.02] * 6,
         "contrast": 0.1,
-        "floor": [0.1, 0.3] * 6,
+        "vae_error": [0.1, 0.3] * 6,
         "survival": 0.5,
         "planted": [0.1] * 6 + [0.2] * 6,
     }

@@ -26,7 +26,7 @@ def finished(
     intervals=None,
     category="carpet",
     seed=0,
-    floor=None,
+    trivial_baseline=None,
     figure=True,
     claims=None,
     method=None,
@@ -47,7 +47,13 @@ def finished(
     keys = [f"textures/{category}/test/{'good' if i < 2 else 'hole'}/{i}" for i in range(4)]
     batch = {"key": keys, "label": (score >= 2).long()}
     folder = run.record(
-        prediction, batch, metrics, intervals=intervals or {}, floor=floor, timing=timing, claims=claims
+        prediction,
+        batch,
+        metrics,
+        intervals=intervals or {},
+        trivial_baseline=trivial_baseline,
+        timing=timing,
+        claims=claims,
     )
     cells = [
         new_markdown_cell("## Is it, really?"),
@@ -64,7 +70,9 @@ def finished(
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("reports")
-    finished(root, "01_data", {"I-AUROC": 0.60, "I-AP": 0.7}, {"I-AUROC": (0.5, 0.7)}, floor={"I-AUROC": 0.65})
+    finished(
+        root, "01_data", {"I-AUROC": 0.60, "I-AP": 0.7}, {"I-AUROC": (0.5, 0.7)}, trivial_baseline={"I-AUROC": 0.65}
+    )
     finished(
         root,
         "07_invad",

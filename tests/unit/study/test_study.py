@@ -132,7 +132,7 @@ class TestRecord:
             timing=timing,
             maps=True,
             experiments={"steps": {"3": torch.tensor(0.5)}, "grid": np.arange(2)},
-            floor={"I-AUROC": np.float64(0.6)},
+            trivial_baseline={"I-AUROC": np.float64(0.6)},
         )
         names = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
         assert names == {
@@ -148,7 +148,7 @@ class TestRecord:
 
         (record,) = study.load_runs(tmp_path / "smoke")
         assert (record.dataset, record.category, record.method, record.seed) == ("textures", "carpet", "invad", 0)
-        assert record.metrics == {"I-AUROC": 1.0} and record.floor == {"I-AUROC": 0.6}
+        assert record.metrics == {"I-AUROC": 1.0} and record.trivial_baseline == {"I-AUROC": 0.6}
         assert record.experiments == {"steps": {"3": 0.5}, "grid": [0, 1]}
         assert record.intervals["I-AUROC"] == [1.0, 1.0]  # perfectly separated scores
         assert record.ms_per_image == 2.5
