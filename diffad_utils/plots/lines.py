@@ -198,8 +198,8 @@ def defect_survival(table: pd.DataFrame, hue: str = "defect") -> Figure:
     """Defects (``survival.survival_table``): size and contrast with survival as colour, and survival over contrast /
     autoencoder error.
 
-    Left: area in percent of the image and contrast in grey values, both logarithmic; the error of the autoencoder, the median over
-    defects of nearby area of what the reconstruction changes without any defect, is drawn in. Right: survival against
+    Left: area in percent of the image and contrast in grey values, both logarithmic. The line is the autoencoder's
+    error there without any defect, the median over defects of nearby area. Right: survival against
     the ratio of contrast and that error of each defect, with the running median.
     """
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 4.6))
