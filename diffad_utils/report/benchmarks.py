@@ -1,6 +1,7 @@
-"""The report's page of benchmarks: the last results of `benchmarks/`, with the hardware and the date of each.
+"""The report's pages of benchmarks: the last results of `benchmarks/`, with the hardware and the date of each.
 
-Reads only the JSON files that the benchmarks wrote; a report without them has no such page.
+Speed and memory are one page, "Where evaluation differs" (`benchmarks.evaluation`) is another. Reads only the JSON
+files that the benchmarks wrote; a report without them has no such pages.
 """
 
 from __future__ import annotations
@@ -15,7 +16,25 @@ from diffad_utils.io.paths import repository
 from diffad_utils.study import write_atomically
 
 PAGE = "benchmarks.html"
-
+EVALUATION = "where-evaluation-differs.html"
+TEXTS = {
+    PAGE: (
+        "Benchmarks",
+        "Measured side by side in one process, in alternating order, against what people use. Times are medians with "
+        "the lowest and highest round in brackets; ratios are taken within a round. <b>wall_s</b> is wall time and "
+        "<b>cpu_s</b> the processor time of the process: on a machine that others use at the same time (a load "
+        "average above its number of cores), the second says more. Memory is the peak above the prepared input, in a "
+        "process of its own.",
+    ),
+    EVALUATION: (
+        "Where evaluation differs",
+        "The same anomaly maps, masks and image scores, evaluated by the implementations that papers and tools use. A "
+        "number of another paper can differ from ours by this alone, and so can the order of two methods. This study's "
+        "metrics are exact: every distinct score is a threshold, equal scores count at once, regions touch by corners, "
+        "and nothing depends on the batch.",
+    ),
+}
+"""Page -> its title and what it says first (HTML)."""
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
@@ -44,16 +63,19 @@ def cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def write(root: str | Path, folder: str | Path | None = None) -> str | None:
-    """Write ``benchmarks.html`` into a report's folder; returns its name, or None where no benchmark has left
-    results."""
+def write(root: str | Path, folder: str | Path | None = None) -> dict[str, str]:
+    """Write the pages that have results into a report's folder; returns {name of the page: title}."""
     results = load_results(folder)
-    if not results:
-        return None
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["cell"] = cell
     css = (TEMPLATES / "page.css").read_text(encoding="utf-8")
-    write_atomically(Path(root) / PAGE, environment.get_template("benchmarks.html").render(results=results, css=css))
-    return PAGE
+    written = {}
+    for page, (title, text) in TEXTS.items():
+        shown = [result for result in results if (result["topic"] == "evaluation") == (page == EVALUATION)]
+        if shown:
+            html = environment.get_template("benchmarks.html").render(results=shown, css=css, title=title, text=text)
+            write_atomically(Path(root) / page, html)
+            written[page] = title
+    return written

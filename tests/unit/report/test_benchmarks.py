@@ -49,13 +49,13 @@ def test_results_are_written_and_become_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
     rows = [{"name": "ours", "ratio": [1.0, 0.9, 1.1], "AUPRO": 0.123456}, {"name": "<theirs>", "memory_MB": 3.5}]
     tables = [{"title": "Pixel metrics", "rows": rows, "note": "a note"}]
-    assert benchmarks.write(tmp_path, tmp_path) is None  # nothing measured yet: no page
+    assert benchmarks.write(tmp_path, tmp_path) == {}  # nothing measured yet: no page
     harness.write("metrics", SimpleNamespace(device="cpu", quick=True), tables)
     assert not list(tmp_path.glob("*.json")) and "ours" in capsys.readouterr().out
     harness.write("metrics", SimpleNamespace(device="cpu", quick=False), tables)
     loaded = benchmarks.load_results(tmp_path)
     assert loaded[0]["tables"] == tables and loaded[0]["machine"]["cores"] >= 1
-    assert benchmarks.write(tmp_path, tmp_path) == "benchmarks.html"
+    assert benchmarks.write(tmp_path, tmp_path) == {"benchmarks.html": "Benchmarks"}
     page = (tmp_path / "benchmarks.html").read_text()
     assert "1 [0.9, 1.1]" in page and "0.1235" in page and "&lt;theirs&gt;" in page and "a note" in page
     assert loaded[0]["machine"]["date"] in page and "<script" not in page
