@@ -21,6 +21,7 @@ WORKERS = min(8, os.cpu_count() or 1)  # Pillow and zlib release the interpreter
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _DEEP_TYPES = (".png", ".tif", ".tiff")  # of the extensions read here, only these can hold more than 8 bits
 _TIFF_MAXIMUM = 281  # the tag MaxSampleValue
+_TIFF_PHOTOMETRIC = 262  # the tag PhotometricInterpretation; 0 is "white is zero"
 FULL_SCALE = 65535
 
 
@@ -35,7 +36,29 @@ def open_image(path: str | Path) -> Image.Image:
         raise DataError(f"{path}: too many pixels ({error}); tile or downsize it first") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise DataError(f"{path}: not a readable image, or truncated ({error})") from error
+    if image.format == "TIFF":
+        _check_tiff(path, image)
     return image
+
+
+def _check_tiff(path: str | Path, image: Image.Image) -> None:
+    """Refuse what Pillow would read as something else: a stack of pages, of which it takes the first, and deep grey
+    values with white as zero, which it turns round for 8 bits only. A smaller second page is a preview."""
+    if is_deep(image) and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:
+        raise DataError(f"{path}: {image.mode} TIFF that stores white as zero; save it with black as zero (MinIsBlack)")
+    size, pages = image.size, getattr(image, "n_frames", 1)
+    same = 0
+    for page in range(1, pages):
+        image.seek(page)
+        same += image.size == size
+    if same:
+        raise DataError(
+            f"{path}: {pages} pages in one TIFF, {same + 1} of the same size; expected one image a file. Save the page "
+            "that is meant under a name of its own"
+        )
+    if pages > 1:
+        image.seek(0)
+        image.load()
 
 
 def is_deep(image: Image.Image) -> bool:

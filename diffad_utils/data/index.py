@@ -202,8 +202,10 @@ def resolve_category(category: str | int, names: Iterable[str], dataset: str = "
         return category
     number = int(category) if isinstance(category, (str, int)) and not isinstance(category, bool) else None
     padded = [name for name in names if name.isdecimal() and int(name) == number]
-    if len(padded) == 1:
-        return padded[0]
+    # papermill's -y reads 010 as YAML 1.1 does: a number in base eight
+    octal = [name for name in names if name[:1] == "0" and set(name) <= set("01234567") and int(name, 8) == number]
+    if len(found := padded or (octal if isinstance(category, int) else [])) == 1:
+        return found[0]
     if isinstance(category, str):
         return category
     raise DataError(

@@ -454,3 +454,16 @@ def test_the_real_magnetic_tiles():
     masks = [np.asarray(Image.open(path)).astype(int) for path in root.glob("MT_*/Imgs/*.png")]
     halves = [ndimage.label(2 * values >= values.max(), np.ones((3, 3)))[1] for values in masks if values.any()]
     assert found.categories[0]["regions"] == sum(halves)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(1, "01"), ("1", "01"), (8, "010"), (10, "010"), ("10", "010"), ("010", "010")],
+)
+def test_digits_that_yaml_made_a_number_of(given, expected):
+    """papermill's -y reads 010 as YAML 1.1 does, in base eight."""
+    assert index_module.resolve_category(given, ["01", "010"]) == expected
+
+
+def test_a_number_in_base_ten_goes_before_base_eight():
+    assert index_module.resolve_category(8, ["010", "08"]) == "08"

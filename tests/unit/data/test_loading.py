@@ -293,3 +293,23 @@ def test_elpv_has_no_masks():
     index = data.load_index("elpv", category="mono")
     sample = data.ImageDataset(index[index["label"] == 1].head(1), 64)[0]
     assert sample["image"].shape == (3, 64, 64) and not sample["mask"].any() and sample["label"] == 1
+
+
+def test_a_stack_of_tiff_pages_is_refused_and_a_preview_is_not(tmp_path):
+    large, small = (Image.fromarray(np.full((side, side), value, np.uint8)) for side, value in ((8, 100), (4, 200)))
+    large.save(tmp_path / "preview.tif", save_all=True, append_images=[small])
+    assert data.read_image(tmp_path / "preview.tif").shape == (3, 8, 8)
+    assert data.read_image(tmp_path / "preview.tif").max() == pytest.approx(100 / 255)
+    large.save(tmp_path / "stack.tif", save_all=True, append_images=[large, small])
+    with pytest.raises(data.DataError, match=r"stack\.tif: 3 pages in one TIFF, 2 of the same size; expected one"):
+        data.read_image(tmp_path / "stack.tif")
+
+
+def test_deep_grey_with_white_as_zero_is_refused(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    values = np.arange(16, dtype=np.uint16).reshape(4, 4)
+    tifffile.imwrite(tmp_path / "white.tif", values, photometric="miniswhite")
+    with pytest.raises(data.DataError, match=r"white\.tif: I;16.* stores white as zero"):
+        data.read_image(tmp_path / "white.tif")
+    tifffile.imwrite(tmp_path / "eight.tif", values.astype(np.uint8), photometric="miniswhite")
+    assert data.read_image(tmp_path / "eight.tif")[0, 0, 0] == 1  # 0 is white, and Pillow turns 8 bits round
