@@ -58,11 +58,12 @@ def _is_mask_of_normal(parts: tuple[str, ...]) -> bool:
 
 def _pictures(scanned: Path, used: Iterable[str]) -> Iterator[tuple[Path, bool]]:
     """(picture that is not in `used`, whether it is the mask of a normal image) below the folder `scanned`."""
+    scanned = Path(os.path.abspath(scanned))  # without "..", which `Path.absolute` keeps
     used = {os.path.abspath(path) for path in used}
     for folder, names, files in os.walk(scanned):
         names[:] = sorted(name for name in names if not is_hidden(name))
         parts = Path(folder).relative_to(scanned).parts
-        pictures = [Path(folder, file).absolute() for file in sorted(files) if _is_picture(file)]
+        pictures = [Path(folder, file) for file in sorted(files) if _is_picture(file)]
         images_read = {path.stem for path in pictures if str(path) in used}
         masks = {mask for stem, mask in split_masks(pictures)[1].items() if stem in images_read}
         for path in pictures:
@@ -84,7 +85,7 @@ def unread_files(layout: Layout, scanned: Path, used: Iterable[str]) -> list[Unr
     counts: Counter = Counter()
     for path, is_mask in _pictures(scanned, used):
         if not is_mask:
-            parts = path.parent.relative_to(scanned.absolute()).parts
+            parts = path.parent.relative_to(os.path.abspath(scanned)).parts
             counts[str(scanned.joinpath(*parts)), parts, path.suffix.lower()] += 1
     return [_unread(layout, *where, count) for where, count in sorted(_merged(counts).items())]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_trees import mvtec_tree
 from PIL import Image
 from scipy import ndimage
 
@@ -457,8 +458,7 @@ def test_the_real_magnetic_tiles():
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
-    [(1, "01"), ("1", "01"), (8, "010"), (10, "010"), ("10", "010"), ("010", "010")],
+    ("given", "expected"), [(1, "01"), ("1", "01"), (8, "010"), (10, "010"), ("10", "010"), ("010", "010")]
 )
 def test_digits_that_yaml_made_a_number_of(given, expected):
     """papermill's -y reads 010 as YAML 1.1 does, in base eight."""
@@ -467,3 +467,13 @@ def test_digits_that_yaml_made_a_number_of(given, expected):
 
 def test_a_number_in_base_ten_goes_before_base_eight():
     assert index_module.resolve_category(8, ["010", "08"]) == "08"
+
+
+def test_a_root_through_the_folder_above_is_read_without_a_warning(tmp_path, monkeypatch):
+    mvtec_tree(tmp_path / "data" / "mvtec_ad", "carpet")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = data.load_index("mvtec_ad", category="carpet", root="../data/mvtec_ad")
+    assert set(table["split"]) == {"train", "test"}
