@@ -30,6 +30,7 @@ from scipy import ndimage
 from diffad_utils import metrics
 from diffad_utils.analyses.method_results import images_of, maps_of
 from diffad_utils.methods.invad.score import min_max_over_test_set
+from diffad_utils.scoring import top_mean
 from diffad_utils.study import RunRecord
 
 
@@ -47,12 +48,6 @@ def batch_scaled(maps: np.ndarray, batch_size: int, order: np.ndarray | None = N
         batch = order[start : start + batch_size]
         scaled[batch] = maps[batch] / max(maps[batch].max(), np.finfo(maps.dtype).tiny)
     return scaled
-
-
-def top_mean(maps: np.ndarray, pixels: int) -> np.ndarray:
-    """Mean of the highest ``pixels`` values of each map [N, H, W]: [N]; with 1 it is the maximum."""
-    flat = maps.reshape(len(maps), -1)
-    return np.partition(flat, -pixels, axis=1)[:, -pixels:].mean(axis=1)
 
 
 def chosen_on_test(
@@ -241,7 +236,7 @@ def effects_of_conventions(
             f"image score: mean of the top {top_pixels} pixels",
             "I-AUROC",
             plain,
-            metrics.image_auroc(top_mean(maps, top_pixels), label),
+            metrics.image_auroc(top_mean(torch.from_numpy(maps), top_pixels), label),
         )
         add("centre crop", "I-AUROC", plain, metrics.image_auroc(centre_crop(maps, crop).max(axis=(1, 2)), label))
         for name, size, order in _batches(maps, label, batch_sizes, seed):

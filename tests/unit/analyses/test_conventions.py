@@ -33,12 +33,6 @@ def test_scaling_by_the_batch_makes_an_image_depend_on_its_company(scene):
     assert not np.allclose(small[0], other[0])
 
 
-def test_top_mean(scene):
-    maps = scene[0]
-    assert np.array_equal(conventions.top_mean(maps, 1), maps.max(axis=(1, 2)))
-    assert np.allclose(conventions.top_mean(maps, 3)[5], np.sort(maps[5].ravel())[-3:].mean())
-
-
 def test_choosing_on_the_test_set_is_optimistic_where_nothing_can_be_found():
     generator = np.random.default_rng(0)
     labels = np.arange(60) % 2
