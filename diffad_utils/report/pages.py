@@ -22,6 +22,7 @@ import markupsafe
 import pandas as pd
 
 from diffad_utils import execution, study
+from diffad_utils.analyses import agreement
 from diffad_utils.io.notebooks import read_cells
 from diffad_utils.io.png import small_png
 from diffad_utils.report import benchmarks
@@ -60,8 +61,13 @@ FRONT_COLUMNS = (
 
 def code_digest() -> str:
     """Checksum of what makes the pages: this room with its templates, what it imports, and the benchmarks' results."""
-    results = [file.read_bytes() for file in benchmarks.result_files()]
+    results = [file.read_bytes() for file in [*benchmarks.result_files(), *_reference_files()]]
     return hashlib.sha256(b"".join([execution.package_digest("report").encode(), *results])).hexdigest()[:16]
+
+
+def _reference_files() -> list[Path]:
+    """What the agreement with the reference is read from."""
+    return sorted(file for name in ("metrics", "claims") for file in study.reference_folder().rglob(f"{name}.json"))
 
 
 def _environment() -> jinja2.Environment:
@@ -72,6 +78,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["number"] = lambda value: "–" if pd.isna(value) else f"{value:.4g}"
     environment.globals["css"] = markupsafe.Markup((TEMPLATES / "page.css").read_text(encoding="utf-8"))
     return environment
 
@@ -299,6 +306,20 @@ def _failed_page(note: dict, root: Path) -> str | None:
     return target.relative_to(root).as_posix()
 
 
+def _describe_agreement(found: agreement.Agreement | None) -> dict | None:
+    """What the page shows of an agreement with the reference: sentence, rows (largest difference first), verdicts."""
+    if found is None:
+        return None
+    runs = found.runs.sort_values("largest relative difference", ascending=False, na_position="first")
+    rows = runs.set_axis(["run", "largest", "metric", "ours", "reference", "findings", "why"], axis="columns")
+    return {
+        "sentence": found.sentence(),
+        "expected": agreement.EXPECTED,
+        "rows": rows.to_dict("records"),
+        "verdicts": found.verdicts.to_dict("records"),
+    }
+
+
 def write(root: str | Path) -> Path:
     """Write ``index.html`` and one HTML page an executed notebook from the complete runs in a profile's folder.
 
@@ -338,6 +359,9 @@ def write(root: str | Path) -> Path:
     def unique(kind, key):
         return list({entry[key]: entry for r in records for entry in r.manifest[kind]}.values())
 
+    agreed = agreement.with_reference(root)
+    if agreed is not None:
+        agreed.write(root)
     ledger = ledger_rows([*records, *([joined["record"]] if joined else [])], root)
     text = (
         _environment()
@@ -354,6 +378,7 @@ def write(root: str | Path) -> Path:
             weights=unique("weights", "name"),
             data=unique("data", "sha256"),
             versions=_same_everywhere(records),
+            agreement=_describe_agreement(agreed),
             benchmarks=benchmarks.write(root),
             # from the runs, not the clock: the same runs give the same page
             latest=max((run["started"] for run in runs), default=""),

@@ -120,15 +120,16 @@ def test_commands_exist(command):
 
 
 def test_the_costs_are_those_that_the_script_computes_from_the_shipped_report():
-    command = [sys.executable, ROOT / "workflow" / "cost.py", ROOT / "reports" / "smoke"]
+    command = [sys.executable, ROOT / "workflow" / "cost.py", ROOT / "reports" / "reference" / "smoke"]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rows = re.findall(r"^\| (?:workers|1|8|32) \|.*$", found, flags=re.M)
     assert len(rows) == 4 and all(row in README for row in rows), found
 
 
 def test_the_time_of_the_whole_study_is_that_of_the_shipped_report():
-    manifests = [json.loads(path.read_text()) for path in (ROOT / "reports" / "smoke").rglob("manifest.json")]
-    last = json.loads((ROOT / "reports" / "smoke" / "comparison" / "manifest.json").read_text())
+    reference = ROOT / "reports" / "reference" / "smoke"
+    manifests = [json.loads(path.read_text()) for path in reference.rglob("manifest.json")]
+    last = json.loads((reference / "comparison" / "manifest.json").read_text())
     first = min(datetime.fromisoformat(manifest["started"]).timestamp() for manifest in manifests)
     minutes = (datetime.fromisoformat(last["started"]).timestamp() + last["wall_s"] - first) / 60
     (said,) = re.findall(r"\((\d+) minutes on the two cores", README)
