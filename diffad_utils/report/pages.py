@@ -220,7 +220,7 @@ def _describe(record: study.RunRecord, root: Path) -> dict:
         "title": _title(record),
         "notebook": manifest["notebook"],
         "page": page.relative_to(root).as_posix() if page.is_file() else None,
-        "place": f"{record.dataset}/{record.category}" if record.dataset else "all",
+        "task": f"{record.dataset}/{record.category}" if record.dataset else "all",
         "method": record.method,
         "seed": record.seed,
         "provenance": study.provenance(manifest["parameters"], manifest["data"], manifest["weights"]),
@@ -257,7 +257,7 @@ def ledger_rows(records: Sequence[study.RunRecord], root: Path) -> list[dict]:
             page = pages[item["folder"]]
             address = f"{page.relative_to(root).as_posix()}#{anchor(item['section'])}" if page.is_file() else None
             effect = f"{item['effect']:+.3f} [{item['low']:+.3f}, {item['high']:+.3f}]"
-            evidence.append(item | {"text": effect, "page": address, "place": item["dataset_category"]})
+            evidence.append(item | {"text": effect, "page": address, "task": item["dataset_category"]})
         rows.append(row | {"evidence": evidence})
     return sorted(rows, key=lambda row: not row["evidence"])
 
@@ -279,7 +279,7 @@ def _read_comparison(root: Path) -> dict | None:
         from diffad_utils.report import tables  # brings torch, which the command line can do without
 
         table = pd.read_csv(path)
-        table["above_floor"] = [None if pd.isna(value) else bool(value) for value in table["above_floor"]]
+        table["above_baseline"] = [None if pd.isna(value) else bool(value) for value in table["above_baseline"]]
         table["statistic"] = table["statistic"].fillna("") if "statistic" in table else ""
         winners = {tuple(entry) for entry in record.experiments.get("winners", [])}
         found["table"] = markupsafe.Markup(tables.to_html(table, winners, FRONT_COLUMNS))
@@ -349,7 +349,7 @@ def write(root: str | Path) -> Path:
     for record, run in zip([*records, *([joined["record"]] if joined else [])], runs, strict=True):
         entry = notebooks.setdefault(run["notebook"], {"question": "", "pages": {}})
         entry["question"] = entry["question"] or _question(record.folder / "run.ipynb")
-        label = run["place"] + (f", seed {run['seed']}" if record.seed else "")
+        label = run["task"] + (f", seed {run['seed']}" if record.seed else "")
         entry["pages"].setdefault((label, run["page"]), []).append(run["method"])
     for note in failed:
         note["page"] = _failed_page(note, root)

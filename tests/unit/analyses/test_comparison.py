@@ -118,21 +118,21 @@ def test_the_grid_of_thresholds_moves_pixel_metrics_by_less_than_two_thousandths
 def test_the_floor_is_marked_and_what_is_not_above_it_greyed(measured):
     table = comparison.table(measured)
     assert table["method"].tolist()[0] == "trivial" and table["statistic"][0] in PARTS
-    above = table.set_index("method")["above_floor"]
+    above = table.set_index("method")["above_baseline"]
     assert above["invad"] is True and above["anomalib:padim"] is False and above["trivial"] is None
     winners = comparison.clear_winners(measured)
     assert ("textures/carpet", "invad", "I-AUROC") in winners and not any(
         method == "trivial" for _, method, _ in winners
     )
     text = tables.to_markdown(table, winners)
-    assert ("*trivial floor (" in text and "**1.000" in text) or "**0.9" in text
+    assert ("*trivial baseline (" in text and "**1.000" in text) or "**0.9" in text
     assert re.search(r"color:#8a919b\">anomalib:padim", text)
     latex = tables.to_latex(table, winners)
     assert (
         r"\textcolor{gray}{anomalib:padim}" in latex and r"\textbf{" in latex and latex.count(r"\\") == len(table) + 1
     )
     page = tables.to_html(table, winners)
-    assert "<tr class='grey'" in page and "<tr class='floor'" in page and "<b>" in page and page.count("<small>") > 10
+    assert "<tr class='grey'" in page and "<tr class='baseline'" in page and "<b>" in page and page.count("<small>") > 10
 
 
 def test_no_bold_without_a_clear_winner(tmp_path):
@@ -204,7 +204,7 @@ class TestOverCategories:
 
     def test_ranks(self, many):
         found = comparison.ranks(many)
-        assert found.places == 6 and found.average.index[0] == "invad" and found.p < 0.05
+        assert found.tasks == 6 and found.average.index[0] == "invad" and found.p < 0.05
         assert found.average["invad"] < 1.2 and found.average.sum() == pytest.approx(10)
         assert found.pairs.loc["invad", "ddad"] < 0.05 < found.pairs.loc["invad", "esm"]
         few = [r for r in many if r.category in ("carpet", "grid", "tile", "wood")]
@@ -237,7 +237,7 @@ def test_pareto(measured):
     table = comparison.table(measured)
     front = comparison.pareto(table)
     names = set(table["method"][front])
-    assert "invad" in names and "anomalib:padim" not in names  # dearer than the floor's, and worse than invad
+    assert "invad" in names and "anomalib:padim" not in names  # dearer than the trivial baseline's, and worse than invad
 
 
 def test_time_by_size(root):
@@ -295,7 +295,7 @@ def test_claims_between_methods(tmp_path):
     assert {f["verdict"] for f in found} == {"supported"} and "AUPRO of anomalib:patchcore minus img2img" in {
         f["measure"] for f in found
     }
-    ledger = claims.ledger([*records, conclusion.joining_record(records, found, tmp_path)]).set_index("claim_id")
+    ledger = claims.ledger([*records, conclusion.summary_record(records, found, tmp_path)]).set_index("claim_id")
     assert ledger.loc["C30", ["verdict", "data", "notebooks"]].tolist() == [
         "inconclusive",
         "textures/carpet",
@@ -333,7 +333,7 @@ def test_the_answer_follows_the_ledger(measured):
     arithmetic = claims.published_claims().query("kind == 'arithmetic'")
     first, second, third = conclusion.answer(ledger, measured)
     assert (
-        "1 of 1 diffusion methods are above the trivial floor" in first
+        "1 of 1 diffusion methods are above the trivial baseline" in first
         and "better than the best detector without diffusion" in first
     )
     assert "none is decided" in second and f"{len(arithmetic)} were judged here" in third

@@ -107,7 +107,7 @@ def compared(root):
                 "category": "carpet",
                 "method": "trivial",
                 "seeds": 1,
-                "above_floor": None,
+                "above_baseline": None,
                 "statistic": "mean_low",
                 "I-AUROC": 0.65,
             },
@@ -116,7 +116,7 @@ def compared(root):
                 "category": "carpet",
                 "method": "invad",
                 "seeds": 1,
-                "above_floor": True,
+                "above_baseline": True,
                 "I-AUROC": 0.9,
                 "I-AUROC low": 0.85,
                 "I-AUROC high": 0.95,
@@ -126,7 +126,7 @@ def compared(root):
                 "category": "carpet",
                 "method": "esm",
                 "seeds": 1,
-                "above_floor": False,
+                "above_baseline": False,
                 "I-AUROC": 0.6,
                 "I-AUROC low": 0.5,
                 "I-AUROC high": 0.7,
@@ -161,8 +161,8 @@ def test_the_page_needs_nothing_from_elsewhere(root):
 def test_the_front_page_has_the_answer_the_table_and_the_figure_of_the_comparison(root):
     text = (root / "index.html").read_text(encoding="utf-8")
     assert text.index("Yes &amp; no.") < text.index("<table class='results'>") < text.index('id="ledger"')
-    assert "<b>0.900</b><small>0.850–0.950</small>" in text and "trivial floor (mean_low)" in text
-    assert "<tr class='grey'" in text and "<tr class='floor'" in text
+    assert "<b>0.900</b><small>0.850–0.950</small>" in text and "trivial baseline (mean_low)" in text
+    assert "<tr class='grey'" in text and "<tr class='baseline'" in text
     assert 'alt="Accuracy &lt;against&gt; time."' in text
     assert "Ignored, since not finished: textures/carpet/esm/seed-0." in text
 
