@@ -140,7 +140,7 @@ def recall_chart(table: pd.DataFrame) -> Figure:
     for axis, task in zip(axes.flat, tasks, strict=False):
         for name, part in table[table["task"] == task].groupby("method"):
             axis.plot(part["area"], part["recall"], linewidth=1.2, markersize=5, **styles[name])
-        axis.set(xscale="log", xlabel="median defect area, % of the image", title=task, ylim=(-0.03, 1.03))
+        axis.set(xscale="log", xlabel="defect area, %", title=task, ylim=(-0.03, 1.03))
         ticks = sorted(table.loc[table["task"] == task, "area"].unique())
         axis.set_xticks(ticks, [f"{t:.2g}" for t in ticks])
         axis.minorticks_off()

@@ -25,7 +25,7 @@ from diffad_utils import execution, study
 from diffad_utils.analyses import agreement
 from diffad_utils.io.notebooks import read_cells
 from diffad_utils.io.png import small_png
-from diffad_utils.report import benchmarks
+from diffad_utils.report import benchmarks, front
 from diffad_utils.study import claims
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -35,10 +35,6 @@ COMPARISON = "comparison"
 
 
 PAGE_LIMIT_BYTES = 5_000_000
-
-
-FRONT_FIGURES = ("pareto", "conventions")
-"""Figures of the comparison on the front page; the others are on its own page."""
 
 
 FRONT_COLUMNS = (
@@ -79,22 +75,11 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["number"] = lambda value: "–" if pd.isna(value) else f"{value:.4g}"
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment.globals |= {"script": markupsafe.Markup(script), "script_digest": markupsafe.Markup(digest)}
     environment.globals["css"] = markupsafe.Markup((TEMPLATES / "page.css").read_text(encoding="utf-8"))
     return environment
-
-
-def data_uri(path: Path) -> str:
-    """A PNG file as a ``data:`` address."""
-    return "data:image/png;base64," + base64.b64encode(small_png(Path(path).read_bytes())).decode("ascii")
-
-
-def _figures(record: study.RunRecord, names: Sequence[str]) -> list[dict]:
-    found = []
-    for figure in sorted((f for f in record.figures if f["name"] in names), key=lambda f: names.index(f["name"])):
-        path = record.folder / "figures" / f"{figure['name']}.png"
-        if path.is_file():
-            found.append(figure | {"uri": data_uri(path), "tail": figure["provenance"]})
-    return found
 
 
 def mathml(tex: str, block: bool) -> str:
@@ -270,15 +255,19 @@ def _read_comparison(root: Path) -> dict | None:
     found = {
         "record": record,
         "page": _export_notebook(record, root),
-        "figures": _figures(record, FRONT_FIGURES),
+        "short": record.experiments.get("short_answer", ""),
         "answer": record.experiments.get("answer", []),
+        "figure": front.figures(record, [front.ANSWER]),
+        "strips": front.figures(record, front.STRIPS),
+        "further": front.figures(record, front.FURTHER),
+        "summary": front.summary(record),
         "table": None,
     }
     path = record.folder / "table.csv"
     if path.is_file():
         from diffad_utils.report import tables  # brings torch, which the command line can do without
 
-        table = pd.read_csv(path)
+        table = pd.read_csv(path).rename(columns={"above_floor": "above_baseline"})  # as runs of 0.1 called it
         table["above_baseline"] = [None if pd.isna(value) else bool(value) for value in table["above_baseline"]]
         table["statistic"] = table["statistic"].fillna("") if "statistic" in table else ""
         winners = {tuple(entry) for entry in record.experiments.get("winners", [])}
@@ -362,6 +351,7 @@ def write(root: str | Path) -> Path:
     agreed = agreement.with_reference(root)
     if agreed is not None:
         agreed.write(root)
+    summary = joined["record"] if joined else None
     ledger = ledger_rows([*records, *([joined["record"]] if joined else [])], root)
     text = (
         _environment()
@@ -373,7 +363,8 @@ def write(root: str | Path) -> Path:
             notebooks=dict(sorted(notebooks.items())),
             failed=failed,
             ignored=study.unfinished_runs(root),
-            ledger=[row for row in ledger if row["evidence"]],
+            cards=front.cards(ledger),
+            ledger=[row | {"forest": front.forest(summary, row["claim_id"])} for row in ledger if row["evidence"]],
             untested=[row for row in ledger if not row["evidence"]],
             weights=unique("weights", "name"),
             data=unique("data", "sha256"),

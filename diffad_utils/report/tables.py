@@ -91,7 +91,7 @@ def to_html(found: pd.DataFrame, winners: set[tuple[str, str, str]], columns: Se
     """The table for a page, grouped by task: value with its interval in small print; marks as in `to_markdown`."""
     columns = [name for name in columns or ("images", *QUALITY, *COST) if name in found]
     heads = "".join(f"<th>{name}</th>" for name in columns)
-    lines = [f"<table class='results'><thead><tr><th class='text'>Method</th>{heads}</tr></thead>"]
+    lines = [f"<table class='results stack sortable'><thead><tr><th class='text'>Method</th>{heads}</tr></thead>"]
     for (dataset, category), part in found.groupby(["dataset", "category"], sort=False):
         task = f"{dataset}/{category}"
         lines.append(
@@ -105,7 +105,9 @@ def to_html(found: pd.DataFrame, winners: set[tuple[str, str, str]], columns: Se
                 value, _, bounds = _text(row, name).partition(" [")
                 value = f"<b>{value}</b>" if (task, row["method"], name) in winners else value
                 cells.append(
-                    f"<td>{value}" + (f"<small>{bounds[:-1].replace(', ', '–')}</small>" if bounds else "") + "</td>"
+                    f"<td data-head='{name}'>{value}"
+                    + (f"<small>{bounds[:-1].replace(', ', '–')}</small>" if bounds else "")
+                    + "</td>"
                 )
             name = html.escape(display_name(row)).replace(":", ":<wbr>")
             lines.append(f"<tr class='{kind}' style='{style}'><td class='text'>{name}</td>{''.join(cells)}</tr>")
@@ -126,7 +128,7 @@ def summary_html(summary: pd.DataFrame) -> str:
         "What follows",
     )
     cells = "".join(f"<th class='text'>{head}</th>" for head in heads)
-    lines = [f"<table class='summary sortable'><thead><tr>{cells}</tr></thead><tbody>"]
+    lines = [f"<table class='summary stack sortable'><thead><tr>{cells}</tr></thead><tbody>"]
     for row in summary.to_dict("records"):
         bounds = [
             _with_interval(row, "I-AUROC", "low", "high"),

@@ -16,11 +16,19 @@ from diffad_utils.methods import Detector
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    name: (ROOT / name / "README.md").read_text(encoding="utf-8")
+    for name in ("notebooks", "data", "workflow", "diffad_utils")
+}
+"""The pages beside it, by folder."""
+
+TEXT = "\n".join([README, *PAGES.values()])
+LINKS = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
 def code(section: str) -> list[str]:
-    """Python blocks of the section with this heading."""
-    text = README.split(f"## {section}\n", 1)[1].split("\n## ", 1)[0]
+    """Python blocks of the package's section with this heading."""
+    text = PAGES["diffad_utils"].split(f"## {section}\n", 1)[1].split("\n## ", 1)[0]
     return re.findall(r"```python\n(.*?)```", text, flags=re.S)
 
 
@@ -54,7 +62,7 @@ def newcomer(root: Path, method: str) -> dict[str, str]:
 def test_the_recipe_followed_to_the_letter_passes_every_test(tmp_path):
     environment = newcomer(tmp_path, METHOD)
     pattern = r"`\.venv/bin/python (-m pytest tests/unit/methods/test_contract\.py) -k eigen_images`"
-    (command,) = re.findall(pattern, README)
+    (command,) = re.findall(pattern, PAGES["diffad_utils"])
     tests = [sys.executable, *command.split(), "-k", "eigen_images or registry or families", "-p", "no:cacheprovider"]
     found = subprocess.run(tests, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert found.returncode == 0 and re.search(r"\b(1[89]|2\d) passed", found.stdout), found.stdout[-3000:]
@@ -95,13 +103,30 @@ print(conclusion.answer(claims.ledger([]), method_results.measure(study.load_run
 """
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
-def test_links_lead_somewhere(target):
-    assert (ROOT / target).exists(), target
+@pytest.mark.parametrize(
+    ("folder", "target"),
+    sorted(
+        {(".", target) for target in LINKS.findall(README)}
+        | {(folder, target) for folder, text in PAGES.items() for target in LINKS.findall(text)}
+    ),
+)
+def test_links_lead_somewhere(folder, target):
+    assert (ROOT / folder / target).exists(), target
+
+
+def test_anchors_are_headings():
+    for page, anchor in re.findall(r"\]\(([a-z_]+)/README\.md#([^)]+)\)", README):
+        headings = re.findall(r"^#+ (.+)$", PAGES[page], flags=re.M)
+        assert anchor in {re.sub(r"[^a-z0-9 -]", "", head.lower()).replace(" ", "-") for head in headings}, anchor
+
+
+def test_the_readme_is_for_two_minutes():
+    before_limits = README.split("## Limits")[0]
+    assert len(re.sub(r"\(\S+\)", "", before_limits).split()) < 600
 
 
 @pytest.mark.parametrize(
-    "target", sorted(set(re.findall(r"\bmake ([a-z][a-z-]*)\b", README)) - {"it", "sure", "removal"})
+    "target", sorted(set(re.findall(r"\bmake ([a-z][a-z-]*)\b", TEXT)) - {"it", "sure", "removal"})
 )
 def test_make_targets_exist(target):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -109,7 +134,7 @@ def test_make_targets_exist(target):
 
 
 @pytest.mark.parametrize(
-    "command", sorted(set(re.findall(r"(?:bin/)?diffad ((?:data |weights |kaggle )?[a-z]+)", README)))
+    "command", sorted(set(re.findall(r"(?:bin/)?diffad ((?:data |weights |kaggle )?[a-z]+)", TEXT)))
 )
 def test_commands_exist(command):
     from diffad_utils import cli
@@ -123,7 +148,7 @@ def test_the_costs_are_those_that_the_script_computes_from_the_shipped_report():
     command = [sys.executable, ROOT / "workflow" / "cost.py", ROOT / "reports" / "reference" / "smoke"]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rows = re.findall(r"^\| (?:workers|1|8|32) \|.*$", found, flags=re.M)
-    assert len(rows) == 4 and all(row in README for row in rows), found
+    assert len(rows) == 4 and all(row in PAGES["workflow"] for row in rows), found
 
 
 def test_the_time_of_the_whole_study_is_that_of_the_shipped_report():

@@ -132,7 +132,9 @@ def test_the_floor_is_marked_and_what_is_not_above_it_greyed(measured):
         r"\textcolor{gray}{anomalib:padim}" in latex and r"\textbf{" in latex and latex.count(r"\\") == len(table) + 1
     )
     page = tables.to_html(table, winners)
-    assert "<tr class='grey'" in page and "<tr class='baseline'" in page and "<b>" in page and page.count("<small>") > 10
+    assert (
+        "<tr class='grey'" in page and "<tr class='baseline'" in page and "<b>" in page and page.count("<small>") > 10
+    )
 
 
 def test_no_bold_without_a_clear_winner(tmp_path):
@@ -237,7 +239,9 @@ def test_pareto(measured):
     table = comparison.table(measured)
     front = comparison.pareto(table)
     names = set(table["method"][front])
-    assert "invad" in names and "anomalib:padim" not in names  # dearer than the trivial baseline's, and worse than invad
+    assert (
+        "invad" in names and "anomalib:padim" not in names
+    )  # dearer than the trivial baseline's, and worse than invad
 
 
 def test_time_by_size(root):
