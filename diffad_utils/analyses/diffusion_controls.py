@@ -95,7 +95,7 @@ def summary_table(measured: Sequence[MethodResult], found: pd.DataFrame) -> pd.D
         if not mine:
             continue
         own = average_of(mine, "all")
-        localised = [row for row in mine if "AUPRO" in row.samples]
+        localised = [row for row in mine if "AUPRO" in row.values]
         others = [baselines[row.task] for row in mine if row.task in baselines]
         baseline = average_of(others, "all") if len(others) == len(mine) else None
         control = pooled_control(found, method)
@@ -104,7 +104,8 @@ def summary_table(measured: Sequence[MethodResult], found: pd.DataFrame) -> pd.D
         cells |= dict(zip(("low", "high"), own.interval("I-AUROC"), strict=True))
         if localised:
             of_pixels = average_of(localised, "all")
-            cells |= dict(zip(("AUPRO low", "AUPRO high"), of_pixels.interval("AUPRO"), strict=True))
+            ends = of_pixels.interval("AUPRO") or (np.nan, np.nan)  # no maps, no interval
+            cells |= dict(zip(("AUPRO low", "AUPRO high"), ends, strict=True))
             cells["AUPRO"] = of_pixels.values["AUPRO"]
         cells["without diffusion"] = control[0] if control else np.nan
         cells["trivial baseline"] = baseline.values["I-AUROC"] if baseline else np.nan

@@ -158,4 +158,6 @@ def _number(value: float | None, form: str) -> str:
 def _with_interval(row: dict, name: str, low: str, high: str) -> str:
     if row.get(name) is None or pd.isna(row[name]):
         return "–"
+    if pd.isna(row[low]):
+        return f"{row[name]:.3f}"
     return f"{row[name]:.3f}<small>{row[low]:.3f}–{row[high]:.3f}</small>"

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import subprocess
 
 import pytest
 
@@ -112,3 +113,18 @@ def test_the_command_writes_tables_and_says_by_its_code(folders, tmp_path, capsy
 def test_the_reference_is_not_held_against_itself(tmp_path):
     assert agreement.with_reference(study.reference_folder() / "smoke") is None
     assert agreement.with_reference(tmp_path / "a-profile-without-reference") is None
+
+
+def test_a_users_runs_are_ignored_by_git_and_the_reference_is_not():
+    def ignored(path):
+        return subprocess.run(["git", "check-ignore", "-q", path], cwd=study.repository()).returncode == 0
+
+    if not (study.repository() / ".git").exists():
+        pytest.skip("not a git checkout")
+    run = "textures/leather/invad/seed-0"
+    for name in ("index.html", f"{run}/metrics.json", f"{run}/figures/maps.png", ".workflow/x/done", "agreement.md"):
+        assert ignored(f"reports/smoke/{name}"), name
+    for name in ("index.html", f"{run}/metrics.json", f"{run}/figures/maps.png", "comparison/figures/answer.png"):
+        assert not ignored(f"reports/reference/smoke/{name}"), name
+    for name in (f"{run}/run.ipynb", f"{run}/maps.npz", f"{run}/figures/scores.png", "agreement.md"):
+        assert ignored(f"reports/reference/smoke/{name}"), name

@@ -502,6 +502,14 @@ def test_speed_is_judged_against_the_fastest_that_is_not_worse(controlled):
     found = conclusion.speed_findings(measured, "Claims")
     assert [row["claim_id"] for row in found] == ["C40", "C40"] and "(d3ad)" in found[0]["measure"]
     assert found[0]["effect"] == pytest.approx(25 / 30) and found[0]["n"] == N
+    assert conclusion.timing_error(measured) == pytest.approx(0)  # the same time on every task
+    slower = [type(row)(**{**vars(row), "values": dict(row.values)}) for row in measured]
+    for row in slower:
+        row.values["ms an image"] *= 2 if row.category == "grid" else 1
+    assert conclusion.timing_error(slower) == pytest.approx(np.log(2) / np.sqrt(2))
+    low, high = conclusion.speed_findings(slower, "Claims")[0]["interval"]
+    assert low < 25 / 30 / 2 and high > 25 / 30 * 2
+    assert conclusion.timing_error([row for row in measured if row.category == "grid"]) is None
     assert conclusion.speed_findings([row for row in measured if row.method != "trivial"], "Claims") == []
 
 
