@@ -4,8 +4,8 @@
 
 Prints the table and writes it to benchmarks/results/ledger-before-after.md. FOLDER holds run folders with claims.json,
 by default reports/reference/smoke. The earlier rule: a finding is judged by its own interval against the margin it was
-recorded with; a claim is what all its findings agree on, else inconclusive; for four claims that say "some" one supported
-finding is enough.
+recorded with; a claim is what all its findings agree on, else inconclusive; for four claims that say "some" one
+supported finding is enough.
 """
 
 from __future__ import annotations

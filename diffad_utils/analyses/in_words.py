@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from diffad_utils.analyses.comparison import Ranks
+from diffad_utils.analyses.method_results import MethodResult
 from diffad_utils.study import claims
 
 
@@ -19,7 +21,7 @@ def _counted(names: Sequence[str]) -> str:
     return "none" if not names else names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def of_tasks(measured: Sequence) -> str:
+def of_tasks(measured: Sequence[MethodResult]) -> str:
     """How many tasks, methods and images the comparison has."""
     images = {row.task: int(row.values["images"]) for row in measured}
     named = ", ".join(f"{task} ({count} test images)" for task, count in images.items())
@@ -85,7 +87,7 @@ def of_pairs(pairs: pd.DataFrame) -> str:
     )
 
 
-def of_ranks(ranked) -> str:
+def of_ranks(ranked: Ranks) -> str:
     """`comparison.ranks`: the first and the last, and Friedman's p."""
     order = ranked.average.index
     return (

@@ -74,7 +74,7 @@ def test_the_front_page_counts_a_new_diffusion_method_without_another_edit(tmp_p
     environment = newcomer(tmp_path, method)
     answer = [sys.executable, "-c", ANSWER, str(tmp_path)]
     found = subprocess.run(answer, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert "1 of 1 diffusion methods are above the trivial floor" in found.stdout, found.stdout + found.stderr[-3000:]
+    assert "1 of 1 diffusion methods are above the trivial baseline" in found.stdout, found.stderr[-3000:]
 
 
 ANSWER = """
@@ -99,7 +99,8 @@ for method, strength in (("trivial", 0.1), ("eigen_images", 3.0)):
     parts = {name: torch.from_numpy(generator.normal(size=n)) for name in PARTS} if method == "trivial" else {}
     prediction = Prediction(torch.from_numpy(strength * label + generator.normal(size=n)), parts=parts)
     run.record(prediction, batch, metrics.evaluate(prediction, batch), detector=METHODS[method]())
-print(conclusion.answer(claims.ledger([]), method_results.measure(study.load_runs(f"{root}/smoke"), 100))[0])
+measured = method_results.measure(study.load_runs(f"{root}/smoke"), 100)
+print(conclusion.answer(claims.ledger([]), measured, claims.findings([]))[0])
 """
 
 
