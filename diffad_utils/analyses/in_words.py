@@ -113,9 +113,10 @@ def of_cost(timed: pd.DataFrame, front: pd.Series) -> str:
 def of_localisation(table: pd.DataFrame) -> str:
     """Rank correlation of I-AUROC and AUPRO over methods, and the method whose localisation lags furthest behind."""
     correlation = table[["I-AUROC", "AUPRO"]].corr("spearman").iloc[0, 1]
+    joint = f"the rank correlation is {correlation:.2f}" if np.isfinite(correlation) else "there is no rank correlation"
     worst = table.loc[(table["I-AUROC"] - table["AUPRO"]).idxmax()]
     return (
-        f"Over {len(table)} results the rank correlation is {correlation:.2f}. Furthest above the diagonal: "
+        f"Over {len(table)} results {joint}. Furthest above the diagonal: "
         f"{worst['method']} on {worst['task']}, I-AUROC {worst['I-AUROC']:.3f} with an AUPRO of {worst['AUPRO']:.3f}. "
         "Such a method ranks images without pointing at the defect; the figure does not say what it looks at instead."
     )
@@ -135,6 +136,8 @@ def of_sizes(sizes: pd.DataFrame, false_alarms: float) -> str:
 def of_conventions(effects: pd.DataFrame, gap_of: Mapping[str, float]) -> str:
     """How often one convention moves a metric by more than the median gap between the best two in papers' tables."""
     judged = effects[effects["metric"].isin(list(gap_of))]
+    if judged.empty:
+        return "No convention moved a metric that the printed tables have, so there is nothing to compare."
     larger = (judged["change"].abs() > judged["metric"].map(gap_of)).groupby(judged["metric"]).mean()
     parts = [
         f"{metric}: gap {gap_of[metric]:.4f}, {share:.0%} of the changes are larger" for metric, share in larger.items()
