@@ -66,8 +66,8 @@ notebooks: $(READY) ## re-execute the committed notebooks (not 00) in place, wit
 
 # Of these files .gitignore lets in what can be read or compared.
 reference: report ## make this checkout's runs of PROFILE the committed reference (for maintainers)
-	rm -rf reports/reference/$(PROFILE) && mkdir -p reports/reference && cp -R reports/$(PROFILE) reports/reference/$(PROFILE)
-	rm -rf reports/reference/$(PROFILE)/.[a-z]* reports/reference/$(PROFILE)/agreement*
+	rm -rf reports/reference/$(PROFILE)
+	$(PY) -c "import shutil; shutil.copytree('reports/$(PROFILE)', 'reports/reference/$(PROFILE)', ignore=shutil.ignore_patterns('.*', 'agreement*'))"
 	$(PY) -m diffad_utils.cli report $(PROFILE) --output reports/reference
 
 # What is finished in reports/foundation/models is kept, what was interrupted goes on from its checkpoint.

@@ -36,7 +36,7 @@ class Agreement:
 
     runs : one row a run of either folder, columns `COLUMNS`; NaN where only one folder has the run.
     verdicts : claim, ours, reference: pooled verdicts that differ, over the runs that both folders have.
-    ours, reference : the two folders' paths, as text.
+    ours, reference : the two folders, as `_named` says.
     """
 
     runs: pd.DataFrame
@@ -137,9 +137,17 @@ def compare(ours: str | Path, reference: str | Path) -> Agreement:
     return Agreement(
         pd.DataFrame(rows, columns=COLUMNS),
         pd.DataFrame(changed, columns=["claim", "ours", "reference"]),
-        Path(ours).as_posix(),
-        Path(reference).as_posix(),
+        _named(ours),
+        _named(reference),
     )
+
+
+def _named(folder: str | Path) -> str:
+    """A folder as text: below the checkout from there, elsewhere its last two parts, so that tables are the same on
+    every machine."""
+    path = Path(folder).resolve()
+    root = study.repository().resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else "/".join(path.parts[-2:])
 
 
 def with_reference(root: str | Path) -> Agreement | None:
