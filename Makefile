@@ -10,7 +10,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/0[1-9]_*.ipynb))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report lint test test-fast test-kaggle docs test-faults test-slurm lab notebooks foundation lock clean bench
+.PHONY: help setup report lint test test-fast test-kaggle docs test-faults test-slurm lab notebooks reference foundation lock clean bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,12 @@ lab: $(READY) ## open JupyterLab on the notebooks
 notebooks: $(READY) ## re-execute the committed notebooks (not 00) in place, with outputs
 	$(PY) -m diffad_utils.cli notebooks $(notdir $(basename $(NOTEBOOKS))) --threads 1
 
+# Of these files .gitignore lets in what can be read or compared.
+reference: report ## make this checkout's runs of PROFILE the committed reference (for maintainers)
+	rm -rf reports/reference/$(PROFILE)
+	$(PY) -c "import shutil; shutil.copytree('reports/$(PROFILE)', 'reports/reference/$(PROFILE)', ignore=shutil.ignore_patterns('.*', 'agreement*'))"
+	$(PY) -m diffad_utils.cli report $(PROFILE) --output reports/reference
+
 # What is finished in reports/foundation/models is kept, what was interrupted goes on from its checkpoint.
 foundation: $(READY) ## train the models of data/mini anew: hours on a CPU
 	$(PY) -m diffad_utils.cli run 00_foundation --minutes 1440
@@ -99,5 +105,5 @@ lock: ## resolve pyproject.toml's ranges anew into requirements.lock and require
 
 clean: ## remove caches and what runs made (not .venv, data, nor the reference report's files)
 	rm -rf .snakemake .pytest_cache .hypothesis .ruff_cache .mypy_cache .import_linter_cache build *.egg-info reports/*/.workflow
-	find reports -mindepth 1 -maxdepth 1 -type d ! -name smoke -exec rm -rf {} +
+	find reports -mindepth 1 -maxdepth 1 -type d ! -name reference -exec rm -rf {} +
 	find . -name __pycache__ -not -path './$(VENV)/*' -type d -prune -exec rm -rf {} +

@@ -3,9 +3,9 @@
     python -m benchmarks.ledger [FOLDER]
 
 Prints the table and writes it to benchmarks/results/ledger-before-after.md. FOLDER holds run folders with claims.json,
-by default reports/smoke. The earlier rule: a finding is judged by its own interval against the margin it was recorded
-with; a claim is what all its findings agree on, else inconclusive; for four claims that say "some" one supported
-finding is enough.
+by default reports/reference/smoke. The earlier rule: a finding is judged by its own interval against the margin it was
+recorded with; a claim is what all its findings agree on, else inconclusive; for four claims that say "some" one
+supported finding is enough.
 """
 
 from __future__ import annotations
@@ -94,11 +94,11 @@ def markdown(table: pd.DataFrame, before: pd.Series, folder: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ledger", description=__doc__.split("\n")[0])
-    parser.add_argument("folder", nargs="?", default="reports/smoke", help="run folders with claims.json")
+    parser.add_argument("folder", nargs="?", default="reports/reference/smoke", help="run folders with claims.json")
     folder = parser.parse_args().folder
     records = [study.load_run(path.parent) for path in sorted((study.repository() / folder).rglob("claims.json"))]
     if not records:
-        raise SystemExit(f"no claims.json under {folder}: expected finished runs, such as those of reports/smoke")
+        raise SystemExit(f"no claims.json under {folder}: expected those of finished runs")
     text = markdown(before_and_after(records), earlier(records), Path(folder).as_posix())
     print(text)
     study.write_atomically(harness.RESULTS / "ledger-before-after.md", text + "\n")

@@ -143,6 +143,22 @@ def write_report(options: argparse.Namespace) -> int:
     return 0
 
 
+def compare(options: argparse.Namespace) -> int:
+    """Hold one folder of runs against another: metrics, verdicts, and why they differ. Exit code 1 if they disagree.
+
+    They agree if every run that both have is within the tolerance in every metric, and no pooled verdict changed.
+    Exit code 0: they agree; 1: they do not, or share no run; 2: a folder has no complete run.
+    """
+    from diffad_utils.analyses import agreement
+
+    found = agreement.compare(options.ours, options.reference)
+    if options.output:
+        found.write(options.output)
+        print(f"agreement.md and agreement.csv are in {options.output}")
+    print(found.runs.to_csv(index=False, float_format="%.6g") if options.csv else found.markdown())
+    return 0 if found.holds(options.tolerance) else 1
+
+
 def reexecute(options: argparse.Namespace) -> int:
     """Run committed notebooks in place, with their parameters as they stand."""
     chosen = [_find_notebook(name, None) for name in options.notebook]
@@ -265,6 +281,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("profile", nargs="?", default="smoke")
     sub.add_argument("--output", type=Path, help="folder of the results (default: reports)")
 
+    sub = command("compare", compare)
+    sub.add_argument("ours", type=Path, metavar="A", help="a profile's results, such as reports/smoke")
+    sub.add_argument("reference", type=Path, metavar="B", help="others, such as reports/reference/smoke")
+    sub.add_argument("--tolerance", type=float, default=1e-3, help="relative difference of a metric (default 0.001)")
+    sub.add_argument("--csv", action="store_true", help="print the table as CSV instead of Markdown")
+    sub.add_argument("--output", type=Path, metavar="FOLDER", help="also write agreement.md and agreement.csv there")
+
     sub = command("notebooks", reexecute)
     sub.add_argument("notebook", nargs="*", help="names or beginnings of them (default: all)")
     sub.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
@@ -293,7 +316,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--poll", type=float, default=30.0, help="seconds between two looks at Kaggle (default %(default)g)"
     )
-    sub.add_argument("--no-wait", action="store_true", help="push and return; what joins the others is left out")
+    sub.add_argument("--no-wait", action="store_true", help="push and return; the summary of the others is left out")
 
     data_parser = commands.add_parser("data", help="List, check or make data sets.")
     data_commands = data_parser.add_subparsers(dest="data_command", required=True)

@@ -1,6 +1,7 @@
 """What a study costs: jobs times measured time, from the manifests of runs that there are.
 
-    python workflow/cost.py reports/smoke [--categories 15] [--seeds 3] [--workers 1 8 32] [--overhead 20] [--faster 1]
+    python workflow/cost.py reports/reference/smoke [--categories 15] [--seeds 3] [--workers 1 8 32]
+        [--overhead 20] [--faster 1]
 
 For each notebook the median wall time of its recorded runs stands for one job; MVTec AD has 15 categories. The time on
 several workers (GPUs, or nodes of a cluster) is that of a schedule, longest jobs first, `overhead` seconds added to
@@ -75,7 +76,7 @@ def estimate(folder: Path, categories: int, seeds: int, workers: list[int], over
             f"| {name} | {', '.join(sorted(entry['devices']))} | {len(seconds)} | {spread} | {count} | "
             f"{middle * count / 3600:.1f} |"
         )
-    lines += ["", "| workers | hours until all is done | of it the last, joining notebook |", "| --- | --- | --- |"]
+    lines += ["", "| workers | hours until all is done | of it the last, summary notebook |", "| --- | --- | --- |"]
     for number in workers:
         each = [value + (overhead if number > 1 else 0.0) for value in jobs]
         lines.append(f"| {number} | {(makespan(each, number) + joins) / 3600:.1f} | {joins / 3600:.2f} |")

@@ -48,50 +48,54 @@ def _on_shared_images(a: MethodResult, b: MethodResult, name: str, level: float)
 
 
 def against_baseline(measured: Sequence[MethodResult], name: str = "I-AUROC") -> pd.DataFrame:
-    """Each method minus the floor of its place: columns place, method, floor, difference, low, high, verdict.
+    """Each method minus the trivial baseline of its task: task, method, baseline, difference, low, high, verdict.
 
-    "above the floor" or "below the floor" if the interval excludes zero, else "no difference shown".
+    "above the baseline" or "below the baseline" if the interval excludes zero, else "no difference shown".
     """
-    floors = {row.place: row for row in measured if row.method == BASELINE}
+    baselines = {row.task: row for row in measured if row.method == BASELINE}
     rows = []
     for row in measured:
-        floor = floors.get(row.place)
-        found = difference(row, floor, name) if floor is not None and row.method != BASELINE else None
+        baseline = baselines.get(row.task)
+        found = difference(row, baseline, name) if baseline is not None and row.method != BASELINE else None
         if found is not None:
             verdict = (
-                "above the floor" if found[1] > 0 else "below the floor" if found[2] < 0 else "no difference shown"
+                "above the baseline"
+                if found[1] > 0
+                else "below the baseline"
+                if found[2] < 0
+                else "no difference shown"
             )
             rows.append(
                 dict(
                     zip(
-                        ("place", "method", "floor", "difference", "low", "high", "verdict"),
-                        (row.place, row.method, floor.statistic, *found, verdict),
+                        ("task", "method", "baseline", "difference", "low", "high", "verdict"),
+                        (row.task, row.method, baseline.statistic, *found, verdict),
                         strict=True,
                     )
                 )
             )
-    return pd.DataFrame(rows, columns=["place", "method", "floor", "difference", "low", "high", "verdict"])
+    return pd.DataFrame(rows, columns=["task", "method", "baseline", "difference", "low", "high", "verdict"])
 
 
 def pairwise(measured: Sequence[MethodResult], name: str = "I-AUROC") -> pd.DataFrame:
-    """Every pair of methods of a place, the better one as ``a``: place, a, b, difference, low, high (95 % each, not
+    """Every pair of methods of a task, the better one as ``a``: task, a, b, difference, low, high (95 % each, not
     adjusted)."""
-    rows, columns = [], ["place", "a", "b", "difference", "low", "high"]
-    for place in dict.fromkeys(row.place for row in measured):
-        here = sorted((r for r in measured if r.place == place and name in r.samples), key=lambda r: -r.values[name])
+    rows, columns = [], ["task", "a", "b", "difference", "low", "high"]
+    for task in dict.fromkeys(row.task for row in measured):
+        here = sorted((r for r in measured if r.task == task and name in r.samples), key=lambda r: -r.values[name])
         for i, a in enumerate(here):
             for b in here[i + 1 :]:
                 found = difference(a, b, name)
                 if found is not None:
-                    rows.append([place, a.method, b.method, *found])
+                    rows.append([task, a.method, b.method, *found])
     return pd.DataFrame(rows, columns=columns)
 
 
 def clear_winners(measured: Sequence[MethodResult]) -> set[tuple[str, str, str]]:
-    """(place, method, metric) of every value that is better than each other method's, at 95 % together (Bonferroni)."""
+    """(task, method, metric) of every value that is better than each other method's, at 95 % together (Bonferroni)."""
     found = set()
-    for place in dict.fromkeys(row.place for row in measured):
-        here = [row for row in measured if row.place == place]
+    for task in dict.fromkeys(row.task for row in measured):
+        here = [row for row in measured if row.task == task]
         for name in QUALITY:
             known = [row for row in here if name in row.samples]
             if len(known) < 2:
@@ -101,30 +105,30 @@ def clear_winners(measured: Sequence[MethodResult]) -> set[tuple[str, str, str]]
             level = 1 - 0.05 / len(others)
             gaps = [difference(best, other, name, level) for other in others]
             if all(gap is not None and (gap[1] if sign > 0 else -gap[2]) > 0 for gap in gaps):
-                found.add((place, best.method, name))
+                found.add((task, best.method, name))
     return found
 
 
 class Ranks(NamedTuple):
-    """Average ranks (1 is best) of methods over places, Friedman's p, and Nemenyi's p for each pair."""
+    """Average ranks (1 is best) of methods over tasks, Friedman's p, and Nemenyi's p for each pair."""
 
     average: pd.Series
     p: float
     pairs: pd.DataFrame
-    places: int
+    tasks: int
 
 
 def ranks(measured: Sequence[MethodResult], name: str = "I-AUROC") -> Ranks | None:
-    """Friedman's test and Nemenyi's post-hoc test (Demsar, JMLR 2006) over the places where every method was measured.
+    """Friedman's test and Nemenyi's post-hoc test (Demsar, JMLR 2006) over the tasks where every method was measured.
 
     Methods that were not measured on all of them are left out; None with fewer than `FEWEST_CATEGORIES` or 3 methods.
     """
     table = pd.DataFrame(
-        [{"place": r.place, "method": r.method, name: r.values[name]} for r in measured if name in r.values]
+        [{"task": r.task, "method": r.method, name: r.values[name]} for r in measured if name in r.values]
     )
     if table.empty:
         return None
-    table = table.pivot(index="place", columns="method", values=name).dropna(axis="columns")
+    table = table.pivot(index="task", columns="method", values=name).dropna(axis="columns")
     if len(table) < FEWEST_CATEGORIES or table.shape[1] < 3:
         return None
     import scikit_posthocs  # not in every image that notebooks run in, and needed with many categories only
@@ -137,21 +141,23 @@ def ranks(measured: Sequence[MethodResult], name: str = "I-AUROC") -> Ranks | No
 
 def table(measured: Sequence[MethodResult]) -> pd.DataFrame:
     """One row a `MethodResult`, the trivial baseline first and then by I-AUROC: dataset, category, method, seeds,
-    above_floor, every known metric and cost, and for each metric ``<name> low`` and ``<name> high``. What is unknown is
-    NaN.
+    above_baseline, every known metric and cost, and for each metric ``<name> low`` and ``<name> high``. What is unknown
+    is NaN.
 
-    above_floor : True if the method's I-AUROC is above the floor's by the paired interval; None without a floor.
+    above_baseline : True if the method's I-AUROC is above the trivial baseline's by the paired interval; None without
+    one.
     """
-    verdicts = against_baseline(measured).set_index(["place", "method"])["verdict"].to_dict()
+    verdicts = against_baseline(measured).set_index(["task", "method"])["verdict"].to_dict()
     rows = []
     for row in measured:
-        verdict = verdicts.get((row.place, row.method))
+        verdict = verdicts.get((row.task, row.method))
         cells = {
             "dataset": row.dataset,
             "category": row.category,
             "method": row.method,
+            "family": row.family,
             "seeds": len(row.seeds),
-            "above_floor": None if verdict is None else verdict == "above the floor",
+            "above_baseline": None if verdict is None else verdict == "above the baseline",
             "statistic": row.statistic,
         }
         for name in (name for name in ("images", *QUALITY, *COST) if name in row.values):
@@ -166,13 +172,20 @@ def table(measured: Sequence[MethodResult]) -> pd.DataFrame:
         [c for c in found if c not in named] + [c for c in named if c in found]
     ]  # one order, whatever methods there are
     order = found.assign(
-        floor=found["method"] != BASELINE, best=-found.get("I-AUROC", pd.Series(0.0, index=found.index))
+        baseline=found["method"] != BASELINE, best=-found.get("I-AUROC", pd.Series(0.0, index=found.index))
     )
-    return found.loc[order.sort_values(["dataset", "category", "floor", "best"]).index].reset_index(drop=True)
+    return found.loc[order.sort_values(["dataset", "category", "baseline", "best"]).index].reset_index(drop=True)
+
+
+def known(found: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Rows of `table` that are single tasks and know the columns, with a column task; empty where none does."""
+    own = found.assign(task=found["dataset"] + "/" + found["category"])[found["category"] != "average"]
+    own = own.dropna(subset=list(columns)) if set(columns) <= set(own) else own.iloc[:0]
+    return own.reset_index(drop=True)
 
 
 def pareto(found: pd.DataFrame, cost: str = "ms an image", quality: str = "I-AUROC") -> pd.Series:
-    """Which rows of a place nothing beats: none is at least as good and as cheap, and better in one. bool, by row."""
+    """Which rows of a task nothing beats: none is at least as good and as cheap, and better in one. bool, by row."""
     front = pd.Series(False, index=found.index)
     for _, part in found.dropna(subset=[cost, quality]).groupby(["dataset", "category"]):
         c, q = part[cost].to_numpy(), part[quality].to_numpy()

@@ -1,18 +1,21 @@
 """The study's answer in sentences, from the ledger and the comparison.
 
-Used by notebook 08; entry points: `findings_between_methods`, `answer`.
+Used by notebook 08; entry points: `findings_between_methods`, `short_answer`, `answer`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
+from diffad_utils import metrics, plots
 from diffad_utils.analyses.comparison import against_baseline, difference
 from diffad_utils.analyses.method_results import BASELINE, MethodResult
-from diffad_utils.study import RunRecord, claims
+from diffad_utils.study import Run, RunRecord, claims, write_atomically
 
 CLAIMS_BETWEEN_METHODS = (
     ("C15a", "autoencoder", "img2img", "I-AUROC"),
@@ -21,25 +24,145 @@ CLAIMS_BETWEEN_METHODS = (
 )
 """Claims that compare methods of different notebooks: the claim says that the first is better by the metric."""
 
+SLIDES_RIVALS = ("anomalib:patchcore", "anomalib:padim", "autoencoder")
+"""What C30 says is better suited than img2img; claims.csv judges by PatchCore, the others are shown beside it."""
+
+FEWEST_IMAGES = 30
+"""Findings from fewer images are not quoted as a reason."""
+
 
 def findings_between_methods(measured: Sequence[MethodResult], section: str) -> list[dict]:
-    """A finding (`claims.finding`, with dataset and category) for each of `CLAIMS_BETWEEN_METHODS` and place that has
-    both methods."""
-    at = {(row.place, row.method): row for row in measured}
+    """Every finding of the claims that compare methods of different notebooks: C15a, C30, C40 and C85.
+
+    Each is from `claims.finding`, with dataset and category, for each task that has the methods.
+    """
+    at = {(row.task, row.method): row for row in measured}
     found = []
     for claim, better, worse, name in CLAIMS_BETWEEN_METHODS:
-        for place in dict.fromkeys(row.place for row in measured):
-            a, b = at.get((place, better)), at.get((place, worse))
+        for task in dict.fromkeys(row.task for row in measured):
+            a, b = at.get((task, better)), at.get((task, worse))
             effect = difference(a, b, name) if a is not None and b is not None else None
             if effect is not None:
-                row = claims.finding(
-                    claim, *effect, len(a.scores), measure=f"{name} of {better} minus {worse}", section=section
-                )
-                found.append(row | {"dataset": a.dataset, "category": a.category})
+                measure = f"{name} of {better} minus {worse}"
+                found.append(_finding(claim, effect, a, measure, section))
+    return found + speed_findings(measured, section) + localisation_findings(measured, section)
+
+
+def _finding(
+    claim: str, effect: tuple[float, float, float], row: MethodResult, measure: str, section: str, note: str = ""
+) -> dict:
+    found = claims.finding(claim, *effect, len(row.scores), measure=measure, section=section, note=note)
+    return found | {"dataset": row.dataset, "category": row.category}
+
+
+def rivals(measured: Sequence[MethodResult], method: str, task: str) -> list[MethodResult]:
+    """The other diffusion methods of a task that are above the trivial baseline by the paired interval."""
+    verdicts = {(row.task, row.method): row.verdict for row in against_baseline(measured).itertuples()}
+    return [
+        row
+        for row in measured
+        if (row.task, row.family) == (task, "diffusion")
+        and row.method != method
+        and verdicts.get((task, row.method)) == "above the baseline"
+    ]
+
+
+def speed_findings(measured: Sequence[MethodResult], section: str) -> list[dict]:
+    """C40: time an image of the fastest other diffusion method that is not worse, over InvAD's, for each task.
+
+    Not worse: by no more than `claims.MARGIN` of I-AUROC. The interval is from `timing_error`; without it, no finding.
+    """
+    found, error = [], timing_error(measured)
+    for row in measured:
+        if row.method != "invad" or "ms an image" not in row.values or error is None:
+            continue
+        least = row.values["I-AUROC"] - claims.MARGIN
+        others = [
+            other
+            for other in rivals(measured, "invad", row.task)
+            if other.values["I-AUROC"] >= least and "ms an image" in other.values
+        ]
+        if others:
+            fastest = min(others, key=lambda other: other.values["ms an image"])
+            ratio = fastest.values["ms an image"] / row.values["ms an image"]
+            measure = f"time an image of the fastest other diffusion method ({fastest.method}) over InvAD's"
+            note = "a time holds as well as those of one method on several tasks agree"
+            width = float(np.exp(1.96 * np.sqrt(2) * error))
+            found.append(_finding("C40", (ratio, ratio / width, ratio * width), row, measure, section, note))
     return found
 
 
-def joining_record(records: Sequence[RunRecord], found: list[dict], folder: Path) -> RunRecord:
+def timing_error(measured: Sequence[MethodResult]) -> float | None:
+    """Standard deviation of the logarithm of a method's time an image, from methods that ran on several tasks.
+
+    A method sees images of one size on every task of a profile, so its times differ by what else the machine did. None
+    where no method has two tasks.
+    """
+    times = pd.Series(
+        [np.log(row.values["ms an image"]) for row in measured if "ms an image" in row.values],
+        [row.method for row in measured if "ms an image" in row.values],
+        dtype=float,
+    )
+    groups = times.groupby(level=0)
+    freedom = int((groups.size() - 1).sum())
+    return float(np.sqrt(((times - groups.transform("mean")) ** 2).sum() / freedom)) if freedom else None
+
+
+def localisation_findings(measured: Sequence[MethodResult], section: str, datasets: Sequence[str] = ("visa",)) -> list:
+    """C85: mean of P-AUROC and AUPRO, D3AD minus DDAD, on the data that the claim names and where DDAD is above the
+    trivial baseline."""
+    found = []
+    for row in measured:
+        if row.method != "d3ad" or row.dataset not in datasets:
+            continue
+        for other in rivals(measured, "d3ad", row.task):
+            gaps = [difference_samples(row, other, name) for name in ("P-AUROC", "AUPRO")]
+            if other.method == "ddad" and all(gap is not None for gap in gaps):
+                middle = float(np.mean([gap[0] for gap in gaps]))
+                low, high = metrics.percentile_interval(np.mean([gap[1] for gap in gaps], axis=0))
+                measure = "mean of P-AUROC and AUPRO: D3AD minus DDAD"
+                found.append(_finding("C85", (middle, low, high), row, measure, section))
+    return found
+
+
+def difference_samples(a: MethodResult, b: MethodResult, name: str) -> tuple[float, np.ndarray] | None:
+    """a minus b of a metric, and the same of each resample [n]; None where it is not known of both on the same
+    images."""
+    if name not in a.samples or name not in b.samples or not a.scores.index.equals(b.scores.index):
+        return None
+    return a.values[name] - b.values[name], a.samples[name] - b.samples[name]
+
+
+def slides_table(measured: Sequence[MethodResult], records: Sequence[RunRecord]) -> pd.DataFrame:
+    """C30 beside its rivals: each of `SLIDES_RIVALS` minus img2img, and the identity error of img2img.
+
+    Columns task, compared, value, low, high. The identity error is a number without an interval: how far the
+    reconstruction of a normal image is from it, over the same of the autoencoder alone (log2 of squared errors; 0 is no
+    further).
+    """
+    at = {(row.task, row.method): row for row in measured}
+    rows = []
+    for (task, method), ours in at.items():
+        for name in ("I-AUROC", "AUPRO") if method == "img2img" else ():
+            for rival in SLIDES_RIVALS:
+                other = at.get((task, rival))
+                effect = difference(other, ours, name) if other is not None else None
+                if effect is not None:
+                    rows.append([task, f"{name}: {rival} minus img2img", *effect])
+    for record in records:
+        identity = record.experiments.get("identity")
+        if record.method == "img2img" and isinstance(identity, dict):
+            value = identity.get(IDENTITY)
+            if value is not None:
+                rows.append([f"{record.dataset}/{record.category}", IDENTITY, value, np.nan, np.nan])
+    return pd.DataFrame(rows, columns=["task", "compared", "value", "low", "high"]).sort_values("task")
+
+
+IDENTITY = "log2 squared error over the autoencoder's"
+"""The name under which img2img's run records its identity error."""
+
+
+def summary_record(records: Sequence[RunRecord], found: list[dict], folder: Path) -> RunRecord:
     """The comparison's own findings in the form of a run's, with the weights of all runs, for `claims.ledger`."""
     weights = {entry["name"]: entry for record in records for entry in record.manifest["weights"]}
     manifest = {"notebook": "08_comparison", "weights": list(weights.values())}
@@ -50,25 +173,67 @@ REASONS = ("C03", "C07", "C09", "C14", "C26", "C30", "C31", "C37", "C47a", "C68"
 """Claims about *why* diffusion models find defects or do not."""
 
 
-def answer(ledger: pd.DataFrame, measured: Sequence[MethodResult]) -> list[str]:
-    """Three sentences from the ledger (`claims.ledger`) and the measurements: how good, why, and what became of the
-    claims."""
-    return [_how_good(measured), _reasons(ledger), _count_of_claims(ledger)]
+def answer(ledger: pd.DataFrame, measured: Sequence[MethodResult], found: pd.DataFrame) -> list[str]:
+    """Three sentences from the ledger (`claims.ledger`), the measurements and the findings (`claims.findings`): how
+    good, why, and what became of the claims."""
+    return [_how_good(measured), _reasons(ledger, found), _count_of_claims(ledger)]
+
+
+def short_answer(measured: Sequence[MethodResult], controls: pd.DataFrame) -> str:
+    """The study's answer in at most sixty words, from the measurements and `diffusion_controls.controls`."""
+    ours = [row for row in against_baseline(measured).itertuples() if _is_diffusion(measured, row.task, row.method)]
+    above = sum(row.verdict == "above the baseline" for row in ours)
+    own = controls[controls["kind"] == "no_diffusion"]
+    adds, costs = int((own["low"] > 0).sum()), int((own["high"] < 0).sum())
+    duels = [_duel(measured, task) for task in dict.fromkeys(row.task for row in measured)]
+    outcomes = [outcome for outcome in duels if outcome]
+    wins, losses = outcomes.count("better than"), outcomes.count("worse than")
+    if not ours:
+        return "No diffusion method has a finished run and a trivial baseline here, so there is no answer yet."
+    if above == 0:
+        opening = "No, not here."
+    elif outcomes and losses == len(outcomes):
+        opening = "They find defects, but detectors without diffusion find more."
+    elif len(own) and adds == 0:
+        opening = "They find defects, but diffusion is not shown to be why."
+    else:
+        opening = "Yes, here." if outcomes and wins == len(outcomes) else "Sometimes."
+    text = f"{opening} Diffusion methods beat the trivial baseline in {above} of {len(ours)} cases"
+    if len(own):
+        text += f" and their own features without diffusion in {adds} of {len(own)} (worse in {costs})"
+    if outcomes:
+        text += (
+            f". The best of them beats the best other detector on {wins} of {len(outcomes)} tasks, loses on {losses}"
+        )
+    return text + "."
+
+
+def _is_diffusion(measured: Sequence[MethodResult], task: str, method: str) -> bool:
+    return any((row.task, row.method, row.family) == (task, method, "diffusion") for row in measured)
+
+
+def _duel(measured: Sequence[MethodResult], task: str) -> str:
+    """How the best diffusion method of a task compares with the best other detector; empty without both."""
+    here = [row for row in measured if row.task == task and "I-AUROC" in row.samples and row.method != BASELINE]
+    best = {}
+    for row in sorted(here, key=lambda row: row.values["I-AUROC"]):
+        best[row.family == "diffusion"] = row
+    return _outcome(best[True], best[False]) if len(best) == 2 else ""
 
 
 def _how_good(measured: Sequence[MethodResult]) -> str:
-    floors = {(row.place, row.method): row.verdict for row in against_baseline(measured).itertuples()}
+    baselines = {(row.task, row.method): row.verdict for row in against_baseline(measured).itertuples()}
     sentences, outcomes = [], []
-    for place in dict.fromkeys(row.place for row in measured):
+    for task in dict.fromkeys(row.task for row in measured):
         here = sorted(
-            (r for r in measured if r.place == place and "I-AUROC" in r.samples), key=lambda r: -r.values["I-AUROC"]
+            (r for r in measured if r.task == task and "I-AUROC" in r.samples), key=lambda r: -r.values["I-AUROC"]
         )
         ours = [r for r in here if r.family == "diffusion"]
         others = [r for r in here if r.family in ("clip", "classical") and r.method != BASELINE]
         if not ours:
             continue
-        above = sum(floors.get((place, r.method)) == "above the floor" for r in ours)
-        text = f"on {place}, {above} of {len(ours)} diffusion methods are above the trivial floor"
+        above = sum(baselines.get((task, r.method)) == "above the baseline" for r in ours)
+        text = f"on {task}, {above} of {len(ours)} diffusion methods are above the trivial baseline"
         if others:
             outcomes.append(_outcome(ours[0], others[0]))
             text += (
@@ -93,7 +258,7 @@ def _how_good(measured: Sequence[MethodResult]) -> str:
 
 def _outcome(ours: MethodResult, other: MethodResult) -> str:
     _, low, high = difference(ours, other, "I-AUROC")
-    return "better than" if low > 0 else "worse than" if high < 0 else "not told apart from"
+    return "better than" if low > 0 else "worse than" if high < 0 else "not shown to differ from"
 
 
 def _against_the_best_without_clip(ours: MethodResult, others: Sequence[MethodResult]) -> str:
@@ -107,25 +272,34 @@ def _against_the_best_without_clip(ours: MethodResult, others: Sequence[MethodRe
     )
 
 
-def _reasons(ledger: pd.DataFrame) -> str:
+def quotable(claim: str, verdict: str, found: pd.DataFrame) -> bool:
+    """Whether a decided claim may be quoted as a reason: its evidence is from `FEWEST_IMAGES` images at least and lies
+    on the verdict's side of the margin in every one of two or more tasks."""
+    rows = found[(found["claim_id"] == claim) & (found["objection"] == "") & (found["variant"] != "")]
+    if rows.empty or (rows["n"] < FEWEST_IMAGES).any() or rows["dataset_category"].nunique() < 2:
+        return False
+    sides = rows["effect"] > rows["margin"] if verdict == claims.SUPPORTED else rows["effect"] < rows["margin"]
+    return bool(sides.all())
+
+
+def _reasons(ledger: pd.DataFrame, found: pd.DataFrame) -> str:
     rows = ledger[ledger["claim_id"].isin(REASONS)]
 
-    def quoted(part):
-        return "; ".join(f"“{row.statement.rstrip('.')}” ({row.claim_id})" for row in part.itertuples())
+    def quoted(verdict):
+        part = [row for row in rows[rows["verdict"] == verdict].itertuples() if quotable(row.claim_id, verdict, found)]
+        return [f"“{row.statement.rstrip('.')}” ({row.claim_id})" for row in part]
 
-    supported, refuted = (rows[rows["verdict"] == verdict] for verdict in claims.DECIDED)
-    pieces = [
-        f"{name}: {quoted(part)}"
-        for name, part in (("supported here", supported), ("not supported here", refuted))
-        if len(part)
-    ]
-    open_ones = len(rows) - len(supported) - len(refuted)
+    supported, refuted = (quoted(verdict) for verdict in claims.DECIDED)
+    named = (("supported here", supported), ("not supported here", refuted))
+    pieces = [f"{name}: {'; '.join(part)}" for name, part in named if part]
     if not pieces:
         return (
-            f"Of the {len(rows)} reasons that the sources give for success or failure, none is decided by these runs."
+            f"Of the {len(rows)} reasons that the sources give for success or failure, none is decided by these runs "
+            f"on two tasks that agree, with {FEWEST_IMAGES} images or more."
         )
-    rest = f"; {open_ones} of {len(rows)} reasons are undecided or not tested" if open_ones else ""
-    return "Of the reasons that the sources give for success or failure, " + "; ".join(pieces) + rest + "."
+    rest = len(rows) - len(supported) - len(refuted)
+    tail = f"; {rest} of {len(rows)} reasons are undecided, rest on too little, or are not tested" if rest else ""
+    return "Of the reasons that the sources give for success or failure, " + "; ".join(pieces) + tail + "."
 
 
 def _count_of_claims(ledger: pd.DataFrame) -> str:
@@ -141,3 +315,38 @@ def _count_of_claims(ledger: pd.DataFrame) -> str:
         f"categories, {of(claims.OPEN)} that say “some” are open, and {of(claims.INCONCLUSIVE)} stay inconclusive; "
         f"{of(claims.OUT_OF_SCOPE)} name data that are not here."
     )
+
+
+UNSTABLE = ("training s", "ms an image", "memory GiB")
+"""Costs, which differ from run to run and so stay out of ``metrics.json``."""
+
+
+def plain_tables(tables: Mapping[str, pd.DataFrame]) -> dict[str, list[dict]]:
+    """Tables as ``metrics.json`` can hold them: one dict a row, None for what is unknown, without `UNSTABLE`."""
+    stable = {name: table.drop(columns=[cost for cost in UNSTABLE if cost in table]) for name, table in tables.items()}
+    return {name: table.astype(object).where(table.notna(), None).to_dict("records") for name, table in stable.items()}
+
+
+def draw_narrow(run: Run, against: pd.DataFrame) -> None:
+    """``figures/answer-narrow.png``: the figure of the answer in one column, which the report shows on phones."""
+    figure = plots.answer_chart(against, columns=1)
+    figure.savefig(run.path("figures/answer-narrow.png"), dpi=100, metadata={"Software": None})
+    plt.close(figure)
+
+
+def write_ledger(run: Run, ledger: pd.DataFrame, findings: pd.DataFrame) -> None:
+    """``ledger.csv``, ``findings.csv`` and ``beside_printed.csv`` in the summary's folder."""
+    write_atomically(run.path("ledger.csv"), ledger.to_csv(index=False, float_format="%.10g"))
+    rows = findings.drop(columns="folder")
+    write_atomically(run.path("findings.csv"), rows.to_csv(index=False, float_format="%.10g"))
+    write_atomically(run.path("beside_printed.csv"), claims.beside_printed(ledger).to_csv(index=False))
+
+
+def draw_forests(run: Run, records: Sequence[RunRecord], findings: pd.DataFrame) -> None:
+    """``figures/claim_<id>.png`` for each claim with two categories or more, for the report's ledger."""
+    for name, judgement in claims.judgements(records).items():
+        rows = claims.forest_rows(judgement, findings)
+        if (rows["level"] == "pooled").any():
+            figure = plots.claim_forest(rows, judgement.margin)
+            figure.savefig(run.path(f"figures/claim_{name}.png"), dpi=70, metadata={"Software": None})
+            plt.close(figure)

@@ -335,3 +335,15 @@ def _pixel_conventions(
     ):
         if halved is not None and hard.any():
             add(name, "AUPRO", halved, metrics.aupro(small, hard))
+
+
+def of_all_runs(
+    records: Sequence[RunRecord], batch_sizes: Sequence[int], *, top_pixels: int, seed: int
+) -> pd.DataFrame:
+    """`effects_of_conventions` and `chosen_settings` of every run, with columns task and method."""
+    parts = []
+    for record in records:
+        both = (effects_of_conventions(record, batch_sizes, top_pixels=top_pixels, seed=seed), chosen_settings(record))
+        where = {"task": f"{record.dataset}/{record.category}", "method": record.method}
+        parts += [part.assign(**where) for part in both if len(part)]
+    return pd.concat(parts, ignore_index=True)

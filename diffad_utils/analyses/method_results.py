@@ -20,7 +20,7 @@ from diffad_utils.methods.trivial import PARTS, best_statistic
 from diffad_utils.study import RunRecord
 
 BASELINE = "trivial"
-"""The method whose best single statistic is the floor."""
+"""The method whose best single statistic is the trivial baseline."""
 
 QUALITY = ("I-AUROC", "I-AP", "I-F1max", "P-AUROC", "P-AP", "P-F1max", "AUPRO", "removal", "drift", "SSIM")
 
@@ -35,7 +35,7 @@ class MethodResult:
 
     values : metric or cost -> mean over seeds. per_seed : metric -> values [S]. samples : metric -> bootstrap values
     [n], mean over seeds, from the same draws of images for every method with the same test images. statistic : the
-    floor's.
+    baseline's.
     family : one of `methods.base.FAMILIES` (`family_of`).
     scores : label [N] and one column of scores a seed, by key; averages over categories have no scores.
     """
@@ -52,7 +52,7 @@ class MethodResult:
     scores: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
     @property
-    def place(self) -> str:
+    def task(self) -> str:
         return f"{self.dataset}/{self.category}"
 
     def interval(self, name: str) -> tuple[float, float] | None:
@@ -124,7 +124,7 @@ def costs_of(record: RunRecord) -> dict[str, float]:
 def _measure_run(
     record: RunRecord, n: int, seed: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray], str, pd.DataFrame]:
-    """(values, bootstrap samples, floor's statistic, label and score by key) of one run."""
+    """(values, bootstrap samples, baseline's statistic, label and score by key) of one run."""
     images = images_of(record)
     label = images["label"].to_numpy()
     values = {name: record.metrics[name] for name in QUALITY if name in record.metrics}
@@ -203,47 +203,46 @@ def measure(records: Sequence[RunRecord], n: int = 1000, seed: int = 0) -> list[
     return found
 
 
+def average_of(rows: Sequence[MethodResult], dataset: str) -> MethodResult:
+    """The mean of one method's results over tasks (category "average"), of what is known in every one.
+
+    Images are resampled within each task, so an interval of the mean is narrower than that of one task. It can be
+    compared with the average of another method over the same images only.
+    """
+    shared = [name for name in rows[0].values if all(name in row.values for row in rows)]
+    same = len({row.seeds for row in rows}) == 1
+
+    def means(part: str) -> dict[str, np.ndarray]:
+        known = [name for name in shared if all(name in getattr(row, part) for row in rows)]
+        return {name: np.mean([getattr(row, part)[name] for row in rows], axis=0) for name in known}
+
+    return MethodResult(
+        dataset,
+        "average",
+        rows[0].method,
+        rows[0].seeds,
+        {name: float(np.mean([row.values[name] for row in rows])) for name in shared}
+        | {"images": sum(row.values["images"] for row in rows)},
+        means("per_seed") if same else {},
+        means("samples"),
+        family=rows[0].family,
+        scores=pd.concat([row.scores[["label"]] for row in rows]),
+    )
+
+
 def averages(measured: Sequence[MethodResult]) -> list[MethodResult]:
-    """Averages over the categories of each data set that has several (category "average"), and over all places (data
+    """Averages over the categories of each data set that has several (category "average"), and over all tasks (data
     set "all"), for the methods that have every one of them and the metrics known in every one."""
     groups: dict[str, list[MethodResult]] = {"all": list(measured)}
     for row in measured:
         groups.setdefault(row.dataset, []).append(row)
     found = []
     for dataset, rows in groups.items():
-        places = {row.place for row in rows}
+        tasks = {row.task for row in rows}
         for method in dict.fromkeys(row.method for row in rows):
             mine = [row for row in rows if row.method == method]
-            if len(places) < 2 or len(mine) < len(places):
-                continue
-            shared = [name for name in mine[0].values if all(name in row.values for row in mine)]
-            values = {name: float(np.mean([row.values[name] for row in mine])) for name in shared}
-            values["images"] = sum(row.values["images"] for row in mine)
-            same = len({row.seeds for row in mine}) == 1
-
-            def mean(part, name):
-                return np.mean([getattr(row, part)[name] for row in mine], axis=0)  # noqa: B023
-
-            per_seed = {
-                name: mean("per_seed", name) for name in shared if same and all(name in row.per_seed for row in mine)
-            }
-            samples = {name: mean("samples", name) for name in shared if all(name in row.samples for row in mine)}
-            which = pd.concat(
-                [row.scores[["label"]] for row in mine]
-            )  # compared only with averages over the same images
-            found.append(
-                MethodResult(
-                    dataset,
-                    "average",
-                    method,
-                    mine[0].seeds,
-                    values,
-                    per_seed,
-                    samples,
-                    family=mine[0].family,
-                    scores=which,
-                )
-            )
+            if len(tasks) >= 2 and len(mine) == len(tasks):
+                found.append(average_of(mine, dataset))
     return found
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from diffad_utils.analyses.method_results import QUALITY
@@ -82,7 +83,7 @@ def _published_as(method: str) -> str | None:
 
 
 def disagreements(published: pd.DataFrame) -> pd.DataFrame:
-    """Published values of one method on one data set, category, setting and metric that stand in several places.
+    """Published values of one method on one data set, category, setting and metric that stand in several tasks.
 
     An independent reproduction, named in brackets after the method, is another source of the same quantity. Columns
     dataset, category, setting, method, metric, low, high, range, values ("source, table: value; ..."), widest range
@@ -100,6 +101,13 @@ def disagreements(published: pd.DataFrame) -> pd.DataFrame:
     columns = ["dataset", "category", "setting", "method", "metric", "low", "high", "range", "values"]
     found = pd.DataFrame(rows, columns=columns).round({"range": 6})  # 0.97 - 0.97 in floating point is not a difference
     return found.sort_values("range", ascending=False, ignore_index=True)
+
+
+def differing_averages(published: pd.DataFrame) -> pd.DataFrame:
+    """The `disagreements` about averages over a data set that are above zero, with a column name, for the figure."""
+    found = disagreements(published)
+    found = found[(found["category"] == "average") & (found["range"] > 0)]
+    return found.assign(name=found[["method", "dataset", "metric", "setting"]].agg(", ".join, axis="columns"))
 
 
 def published_gaps(published: pd.DataFrame) -> pd.DataFrame:
@@ -120,3 +128,17 @@ def published_gaps(published: pd.DataFrame) -> pd.DataFrame:
                 ]
             )
     return pd.DataFrame(rows, columns=["source_id", "table", "dataset", "metric", "best", "second", "gap"])
+
+
+def gaps_between_methods(found: pd.DataFrame, printed: pd.DataFrame) -> dict[str, list[float]]:
+    """What is called a difference between methods: neighbours in our table, and best minus second in printed ones.
+
+    found : `comparison.table` of single categories, with a column task. printed : `published_gaps`.
+    """
+    gaps = {}
+    for metric in (name for name in ("I-AUROC", "AUPRO") if name in found):
+        steps = [np.diff(np.sort(part[metric].dropna())) for _, part in found.groupby("task")]
+        gaps[f"neighbouring methods here, {metric}"] = np.concatenate(steps).tolist()
+    for metric in ("I-AUROC", "P-AUROC", "AUPRO"):
+        gaps[f"best minus second in papers, {metric}"] = printed.loc[printed["metric"] == metric, "gap"].tolist()
+    return gaps

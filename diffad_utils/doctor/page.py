@@ -159,7 +159,7 @@ def lacking(run, *, gpu: bool, bundled: Iterable[str] = (), internet: bool = Fal
     ]
     if needs.needs_gpu(parameters) and not gpu:
         lacks.append(f"a GPU, which {needs.needs_gpu(parameters)} needs")
-    if not run.joins:
+    if not run.is_summary:
         lacks += _lacking_data(data, parameters)
     return lacks, leaves_out
 

@@ -25,7 +25,15 @@ from diffad_utils.execution.profiles import (
     read_yaml,
     yaml_text,
 )
-from diffad_utils.execution.progress import drop_stale_stamps, failures, is_current, last_seconds, stamp, state, status
+from diffad_utils.execution.progress import (
+    drop_stale_fingerprints,
+    failures,
+    fingerprint,
+    is_current,
+    last_seconds,
+    state,
+    status,
+)
 from diffad_utils.execution.reexecute import reexecute
 from diffad_utils.execution.saving import LARGE_NOTEBOOK
 from diffad_utils.execution.workflow import chosen_runs, main, run_study
@@ -45,8 +53,9 @@ __all__ = [
     "claim_gpus",
     "code_digest",
     "data_digest",
-    "drop_stale_stamps",
+    "drop_stale_fingerprints",
     "failures",
+    "fingerprint",
     "is_current",
     "label_of",
     "last_seconds",
@@ -62,7 +71,6 @@ __all__ = [
     "run_notebook",
     "run_study",
     "running",
-    "stamp",
     "state",
     "status",
     "visible_gpus",

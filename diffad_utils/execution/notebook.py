@@ -17,11 +17,12 @@ from typing import Any
 
 from diffad_utils import study
 from diffad_utils.execution.errors import RunFailed
-from diffad_utils.execution.fingerprints import PACKAGE
+from diffad_utils.execution.fingerprints import PACKAGE, code_digest, notebook_digest
 from diffad_utils.execution.profiles import label_of
 from diffad_utils.execution.saving import published_form
 from diffad_utils.io import checkpoints
 from diffad_utils.io.notebooks import read_cells
+from diffad_utils.study.run import FINGERPRINT
 
 HEARTBEAT_SECONDS = 30
 
@@ -232,6 +233,7 @@ def run_notebook(notebook: str | Path, parameters: dict, *, work: Path, threads:
     for stale in (failed, failed.with_suffix(".html"), work / "failed.json"):
         stale.unlink(missing_ok=True)
     prepare_environment(threads)
+    os.environ[FINGERPRINT] = f"{notebook_digest(notebook)} {code_digest(notebook)}"
     handler = _log_to(work / "run.log", append=again)
     label, began = label_of(notebook, own | parameters), time.time()
     try:

@@ -11,7 +11,7 @@ A profile (``workflow/profiles/<name>.yaml``) has one section a notebook::
         - {dataset: elpv, category: mono}
         - {dataset: textures, category: [carpet, grid], parameters: {epochs: 10}} # for these only
       parameters: {epochs: 20}
-    08_comparison: {}      # joins all runs: once, after all the others
+    08_comparison: {}      # summarises all runs: once, after all the others
 
 A user's own profile is such a file anywhere, its output is called after it. With ``extends: smoke`` (a name, or a path
 beside the file) it says only what differs: mappings are merged key by key, everything else replaces, and a section that
@@ -50,7 +50,7 @@ class PlannedRun:
         name: ``07_invad/elpv/mono/seed-0``, also its folder below ``.workflow``.
         notebook: path of the notebook. parameters: what is injected. folder: where its results will be.
         threads: cores it may use. memory_mb: memory it may use. gpus: devices it needs (0 or more), if the machine
-            has any. minutes: time limit. joins: reads the other runs, so runs after them.
+            has any. minutes: time limit. is_summary: reads the other runs, so runs after them.
     """
 
     name: str
@@ -61,7 +61,7 @@ class PlannedRun:
     memory_mb: int
     gpus: int
     minutes: int
-    joins: bool
+    is_summary: bool
 
     @property
     def label(self) -> str:
@@ -78,7 +78,7 @@ class Plan:
     runs: tuple[PlannedRun, ...]
 
     def work(self, run: PlannedRun) -> Path:
-        """The run's folder for parameters, log and stamp."""
+        """The run's folder for parameters, log and fingerprint."""
         return self.root / WORK / run.name
 
 
@@ -166,13 +166,13 @@ def _parameters(where: str, section: dict) -> dict:
     return parameters or {}
 
 
-def _places(where: str, section: dict, joins: bool) -> list[tuple[dict, dict]]:
-    """The dataset/category pairs of a section, each with parameters of its own; a joining notebook has the one empty
+def _places(where: str, section: dict, is_summary: bool) -> list[tuple[dict, dict]]:
+    """The dataset/category pairs of a section, each with parameters of its own; a summary notebook has the one empty
     pair."""
     grid = section.get("grid")
-    if joins:
+    if is_summary:
         if grid is not None:
-            raise ProfileError(f"{where}: this notebook joins all runs and takes no `grid`")
+            raise ProfileError(f"{where}: this notebook summarises all runs and takes no `grid`")
         return [({}, {})]
     if not isinstance(grid, list) or not grid:
         raise ProfileError(f"{where}: `grid` must list {{dataset: ..., category: ...}} entries")
@@ -285,7 +285,7 @@ def load_plan(
     runs = []
     for name in sorted(content):
         runs += _section_runs(file.name, profile, notebooks / f"{name}.ipynb", content[name], defaults, output_root)
-    runs.sort(key=lambda run: run.joins)  # stable: joining notebooks last, the others in their order
+    runs.sort(key=lambda run: run.is_summary)  # stable: summary notebooks last, the others in their order
     names = [run.name for run in runs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -302,7 +302,7 @@ def _section_runs(
 ) -> list[PlannedRun]:
     where = f"{file}: {notebook.stem}"
     section = _check_keys(where, section, _SECTION_KEYS)
-    joins = study.method_of(notebook.stem) is None
+    is_summary = study.method_of(notebook.stem) is None
     try:
         own = study.notebook_parameters(notebook)
     except study.ParameterError as error:
@@ -317,8 +317,8 @@ def _section_runs(
         for key, (usual, least) in RESOURCES.items()
     }
     runs = []
-    for place, of_place in _places(where, section, joins):
-        for seed in seeds[:1] if joins else seeds:
+    for place, of_place in _places(where, section, is_summary):
+        for seed in seeds[:1] if is_summary else seeds:
             parameters = shared | _parameters(where, section) | of_place | common | place | {"seed": seed}
             try:
                 study.check_parameters(where, parameters, own)
@@ -327,10 +327,10 @@ def _section_runs(
                 raise ProfileError(str(error)) from error
             if str(parameters.get("device", "")).startswith("cuda") and not resources["gpus"]:
                 raise ProfileError(f"{where}: `device` is {parameters['device']!r} but `gpus` is 0; set `gpus: 1`")
-            tail = [parameters["dataset"], parameters["category"], f"seed-{seed}"] if not joins else []
+            tail = [parameters["dataset"], parameters["category"], f"seed-{seed}"] if not is_summary else []
             name = "/".join([notebook.stem, *map(str, tail)])
             folder = study.run_folder(notebook.stem, parameters)
-            runs.append(PlannedRun(name, notebook, parameters, folder, joins=joins, **resources))
+            runs.append(PlannedRun(name, notebook, parameters, folder, is_summary=is_summary, **resources))
     return runs
 
 
@@ -345,7 +345,7 @@ def check_data(plan: Plan) -> None:
     from diffad_utils import data
 
     known: dict[tuple, list[str]] = {}
-    for run in (run for run in plan.runs if not run.joins):
+    for run in (run for run in plan.runs if not run.is_summary):
         place = (run.parameters["dataset"], run.parameters.get("data_root") or None)
         if place not in known:
             known[place] = list(data.categories(place[0], place[1]))

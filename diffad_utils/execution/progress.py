@@ -29,11 +29,11 @@ def is_current(plan: Plan, run: PlannedRun) -> bool:
     return json.loads(study.to_json(planned, "parameters")) == {name: made.get(name) for name in planned}
 
 
-def stamp(run: PlannedRun) -> str:
-    """What the stamp of a finished run says: checksums of the notebook's cells, of the code it uses, and of its
-    data."""
-    place = [run.parameters.get(name) or "" for name in ("dataset", "category", "data_root")]
-    return f"{notebook_digest(run.notebook)} {code_digest(run.notebook)} {'-' if run.joins else data_digest(*place)}\n"
+def fingerprint(run: PlannedRun) -> str:
+    """Checksums of the notebook's cells, of the code it uses, and of its data: what a finished run depended on."""
+    where = [run.parameters.get(name) or "" for name in ("dataset", "category", "data_root")]
+    of_data = "-" if run.is_summary else data_digest(*where)
+    return f"{notebook_digest(run.notebook)} {code_digest(run.notebook)} {of_data}\n"
 
 
 def state(plan: Plan, run: PlannedRun) -> str:
@@ -46,14 +46,20 @@ def state(plan: Plan, run: PlannedRun) -> str:
     if not is_current(plan, run):
         return "changed" if (run.folder / "metrics.json").is_file() else "missing"
     done = work / "done"
-    return "done" if done.is_file() and done.read_text(encoding="utf-8") == stamp(run) else "changed"
+    return "done" if done.is_file() and done.read_text(encoding="utf-8") == fingerprint(run) else "changed"
 
 
 def last_seconds(run: PlannedRun) -> float:
-    """Wall time in seconds that the run's folder tells of, 0 if there is none. Longest first, no core idles at the
-    end."""
-    manifest = run.folder / "manifest.json"
-    return json.loads(manifest.read_text(encoding="utf-8"))["wall_s"] if manifest.is_file() else 0.0
+    """Wall time in seconds that the run's folder, or else the reference's, tells of; 0 without either.
+
+    Longest first, no core idles at the end.
+    """
+    own = run.folder / "manifest.json"
+    reference = study.run_folder(run.notebook.stem, run.parameters | {"output_root": str(study.reference_folder())})
+    for manifest in (own, reference / "manifest.json"):
+        if manifest.is_file():
+            return json.loads(manifest.read_text(encoding="utf-8"))["wall_s"]
+    return 0.0
 
 
 def status(plan: Plan) -> list[dict]:
@@ -79,15 +85,15 @@ def _duration(seconds: float) -> str:
     return str(datetime.timedelta(seconds=round(seconds)))
 
 
-def drop_stale_stamps(plan: Plan) -> None:
-    """Remove the stamp of every run that is not done with this code and these parameters, and outdated parameter files.
+def drop_stale_fingerprints(plan: Plan) -> None:
+    """Remove the fingerprint of every run not done with this code and these parameters, and outdated parameter files.
 
     What is done is read from the files themselves, not from Snakemake's records, which a kill may leave behind.
     """
     for run in plan.runs:
         work = plan.work(run)
         done, parameters = work / "done", work / "parameters.yaml"
-        if done.is_file() and not (is_current(plan, run) and done.read_text(encoding="utf-8") == stamp(run)):
+        if done.is_file() and not (is_current(plan, run) and done.read_text(encoding="utf-8") == fingerprint(run)):
             done.unlink()
         if parameters.is_file() and parameters.read_text(encoding="utf-8") != yaml_text(run.parameters):
             parameters.unlink()

@@ -18,8 +18,8 @@ from diffad_utils.execution.saving import drop_progress_bars, fit_pictures
 def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT_MINUTES) -> None:
     """Run committed notebooks in place, with their parameters as they stand, and save them with outputs.
 
-    Their run folders go to a temporary copy of the smoke profile's, so ``reports`` stays as the workflow
-    left it, and the comparison still finds all runs.
+    Their run folders go to a temporary copy of the smoke profile's, or without these of the reference's, so ``reports``
+    stays as the workflow left it, and the comparison still finds all runs.
 
     Raises
     ------
@@ -31,7 +31,8 @@ def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT
     from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
     with tempfile.TemporaryDirectory(prefix="diffad-reports-") as scratch:
-        finished = study.reports_folder() / "smoke"
+        own = study.reports_folder() / "smoke"
+        finished = own if own.is_dir() else study.reference_folder() / "smoke"
         if finished.is_dir():
             shutil.copytree(finished, Path(scratch) / "smoke", ignore=shutil.ignore_patterns(WORK))
         prepare_environment(threads)

@@ -119,11 +119,21 @@ def run_study(
         if code != 0:
             _print_failures(failed, index, profile)
             return 1
+    _print_agreement(plan.root)
     if before == index.stat().st_mtime_ns:
         print(f"nothing to do: {_pretty(index)} is up to date")
     else:
         print(f"\nThe report is at {_pretty(index)}")
     return 0
+
+
+def _print_agreement(root: Path) -> None:
+    """What the report wrote of how these runs agree with the reference, if there is one of this profile."""
+    table = root / "agreement.md"
+    if table.is_file():
+        print(table.read_text(encoding="utf-8"))
+    else:
+        print(f"There is no reference of the profile {root.name} to hold these runs against.")
 
 
 def _absolute(profile: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+from pathlib import Path
 
 from PIL import Image, ImageChops, ImageStat
 
@@ -26,3 +28,8 @@ def small_png(content: bytes, scale: float = 1.0, colours: int = 256) -> bytes:
     small = io.BytesIO()
     reduced.save(small, "PNG", optimize=True)
     return small.getvalue() if scale < 1 else min(content, small.getvalue(), key=len)
+
+
+def data_uri(path: Path) -> str:
+    """A PNG file as a ``data:`` address."""
+    return "data:image/png;base64," + base64.b64encode(small_png(Path(path).read_bytes())).decode("ascii")

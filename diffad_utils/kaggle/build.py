@@ -158,9 +158,9 @@ def build(
         new = Path(folder, "new")
         _write_dataset(new / "dataset", owner, plan, profile, wheels, internet)
         for name in chosen:
-            # a joining notebook reads the others' outputs: of those that are built with it, or else of all
+            # a summary notebook reads the others' outputs: of those that are built with it, or else of all
             together = [other for other in chosen if other != name] or [other for other in runs if other != name]
-            kernels = [ids[other] for other in together if not runs[other].joins] if runs[name].joins else []
+            kernels = [ids[other] for other in together if not runs[other].is_summary] if runs[name].is_summary else []
             sources = {run.parameters.get("dataset") for run in plan.runs if run.notebook.stem == name}
             metadata = {
                 "id": ids[name],
@@ -287,7 +287,7 @@ def _kernel(run: profiles.PlannedRun, plan: profiles.Plan, dataset: str, interne
         "where": "from the package index" if internet else "from the attached data set, without a network",
         "more": MORE_FROM_INDEX if internet else MORE,
     }
-    texts = (DOCTOR, INSTALL, REPORT if run.joins else REST)
+    texts = (DOCTOR, INSTALL, REPORT if run.is_summary else REST)
     *first, last = (nbformat.v4.new_code_cell(text.format(**names)) for text in texts)
     notebook.cells = [*first, *notebook.cells, last]
     for i, cell in enumerate(notebook.cells):

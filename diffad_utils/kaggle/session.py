@@ -35,8 +35,9 @@ def begin(notebook: str, profile: str, hours: float = SESSION_HOURS) -> None:
 
 
 def take_over(profile: str) -> int:
-    """Copy finished runs, stamps and checkpoints of attached outputs into this session's results; returns how many
-    runs.
+    """Copy finished runs, fingerprints and checkpoints of attached outputs into this session's results.
+
+    Returns how many runs.
 
     What is there already stays.
     """
@@ -106,7 +107,7 @@ def _compute(plan: profiles.Plan, run: profiles.PlannedRun, deadline: float) -> 
     for line in process.stdout:  # what a subprocess prints does not reach the notebook by itself
         print(line, end="", flush=True)
     if process.wait() == 0:
-        (work / "done").write_text(execution.stamp(run), encoding="utf-8")
+        (work / "done").write_text(execution.fingerprint(run), encoding="utf-8")
     return process.returncode == 0
 
 

@@ -70,20 +70,30 @@ def _legend_beside(figure: Figure, axis: Axes, title: str) -> None:
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, title=title, title_fontsize=8)
 
 
+def _panels(count: int, height: float, most: int = 4) -> tuple[Figure, np.ndarray]:
+    """A grid of ``count`` panels with one vertical axis, at most ``most`` beside each other, `height` inches a row."""
+    columns = min(most, count)
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, height * rows), squeeze=False, sharey=True)
+    for axis in axes.flat[count:]:
+        axis.axis("off")
+    return figure, axes
+
+
 def method_scatter(
     table: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str, front: pd.Series | None = None, log_x: bool = False
 ) -> Figure:
-    """Methods as points of columns ``x`` and ``y``, one panel a place, with the intervals ``<name> low`` and ``high``
+    """Methods as points of columns ``x`` and ``y``, one panel a task, with the intervals ``<name> low`` and ``high``
     that there are.
 
     ``front`` marks rows to join by a line (a Pareto front).
     """
     table = table.dropna(subset=[x, y])
-    places = list(dict.fromkeys(table["place"]))
+    tasks = list(dict.fromkeys(table["task"]))
     styles = method_styles(table["method"])
-    figure, axes = plt.subplots(1, len(places), figsize=(WIDTH, 3.9), squeeze=False, sharey=True)
-    for axis, place in zip(axes[0], places, strict=True):
-        part = table[table["place"] == place]
+    figure, axes = _panels(len(tasks), 3.9)
+    for axis, task in zip(axes.flat, tasks, strict=False):
+        part = table[table["task"] == task]
         for _, row in part.iterrows():
             errors = {side: _error(row, name) for side, name in (("xerr", x), ("yerr", y))}
             axis.errorbar(
@@ -96,8 +106,9 @@ def method_scatter(
         if log_x:
             axis.set_xscale("log")
             _plain_ticks(axis.xaxis)
-        axis.set(xlabel=xlabel, title=place)
-    axes[0, 0].set_ylabel(ylabel)
+        axis.set(xlabel=xlabel, title=task)
+    for row in axes:
+        row[0].set_ylabel(ylabel)
     for name, style in styles.items():
         axes[0, 0].plot([], [], linestyle="", label=name, **style)
     _legend_beside(figure, axes[0, 0], "method")
@@ -122,38 +133,15 @@ def _error(row: pd.Series, name: str) -> Any:
     return [[max(row[name] - low, 0)], [max(high - row[name], 0)]]
 
 
-def difference_matrix(pairs: pd.DataFrame, order: Sequence[str], title: str, label: str) -> Figure:
-    """Row minus column of pairs (columns a, b, difference, low, high) in ``order``; a dot where the interval contains
-    zero."""
-    n = len(order)
-    values, unclear = np.full((n, n), np.nan), np.zeros((n, n), dtype=bool)
-    at = {name: i for i, name in enumerate(order)}
-    for pair in pairs.itertuples():
-        i, j = at[pair.a], at[pair.b]
-        values[i, j], values[j, i] = pair.difference, -pair.difference
-        unclear[i, j] = unclear[j, i] = pair.low <= 0 <= pair.high
-    side = min(7.5, 2.2 + 0.36 * n)
-    figure, axis = plt.subplots(figsize=(side + 1.2, side))
-    limit = np.nanmax(np.abs(values)) if n > 1 else 1.0
-    picture = axis.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit)
-    axis.scatter(*np.nonzero(unclear)[::-1], s=9, color="black")
-    axis.set_xticks(range(n), order, rotation=90, fontsize=8)
-    axis.set_yticks(range(n), order, fontsize=8)
-    axis.grid(False)
-    axis.set(xlabel="against", ylabel="method", title=title)
-    figure.colorbar(picture, ax=axis, label=label, shrink=0.8)
-    return figure
-
-
 def recall_chart(table: pd.DataFrame) -> Figure:
-    """Recall over the area of the defects (columns place, method, area, recall, low, high), one panel a place."""
-    places, styles = list(dict.fromkeys(table["place"])), method_styles(table["method"])
-    figure, axes = plt.subplots(1, len(places), figsize=(WIDTH, 3.8), squeeze=False, sharey=True)
-    for axis, place in zip(axes[0], places, strict=True):
-        for name, part in table[table["place"] == place].groupby("method"):
+    """Recall over the area of the defects (columns task, method, area, recall, low, high), one panel a task."""
+    tasks, styles = list(dict.fromkeys(table["task"])), method_styles(table["method"])
+    figure, axes = _panels(len(tasks), 3.8)
+    for axis, task in zip(axes.flat, tasks, strict=False):
+        for name, part in table[table["task"] == task].groupby("method"):
             axis.plot(part["area"], part["recall"], linewidth=1.2, markersize=5, **styles[name])
-        axis.set(xscale="log", xlabel="median defect area, % of the image", title=place, ylim=(-0.03, 1.03))
-        ticks = sorted(table.loc[table["place"] == place, "area"].unique())
+        axis.set(xscale="log", xlabel="defect area, %", title=task, ylim=(-0.03, 1.03))
+        ticks = sorted(table.loc[table["task"] == task, "area"].unique())
         axis.set_xticks(ticks, [f"{t:.2g}" for t in ticks])
         axis.minorticks_off()
     axes[0, 0].set_ylabel("share of defective images found")
@@ -164,7 +152,7 @@ def recall_chart(table: pd.DataFrame) -> Figure:
 
 
 def cost_growth(table: pd.DataFrame, images: Sequence[int], by_size: pd.DataFrame | None = None) -> Figure:
-    """Left: seconds for training and n images, from "training s" and "ms an image", averaged over places. Right:
+    """Left: seconds for training and n images, from "training s" and "ms an image", averaged over tasks. Right:
     milliseconds an image against network evaluations, every run. With ``by_size`` (`comparison.time_by_size`) a third
     panel: milliseconds an image over the side of the images, with a dotted line that grows as the number of pixels
     does."""

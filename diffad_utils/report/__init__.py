@@ -1,14 +1,6 @@
 """The pages of a report."""
 
-from diffad_utils.report.pages import (
-    PAGE_LIMIT_BYTES,
-    anchor,
-    code_digest,
-    data_uri,
-    ledger_rows,
-    mathml,
-    notebook_page,
-    write,
-)
+from diffad_utils.io.png import data_uri
+from diffad_utils.report.pages import PAGE_LIMIT_BYTES, anchor, code_digest, ledger_rows, mathml, notebook_page, write
 
 __all__ = ["PAGE_LIMIT_BYTES", "anchor", "code_digest", "data_uri", "ledger_rows", "mathml", "notebook_page", "write"]

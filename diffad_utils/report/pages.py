@@ -22,9 +22,10 @@ import markupsafe
 import pandas as pd
 
 from diffad_utils import execution, study
+from diffad_utils.analyses import agreement
 from diffad_utils.io.notebooks import read_cells
 from diffad_utils.io.png import small_png
-from diffad_utils.report import benchmarks
+from diffad_utils.report import benchmarks, front
 from diffad_utils.study import claims
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -34,10 +35,6 @@ COMPARISON = "comparison"
 
 
 PAGE_LIMIT_BYTES = 5_000_000
-
-
-FRONT_FIGURES = ("pareto", "conventions")
-"""Figures of the comparison on the front page; the others are on its own page."""
 
 
 FRONT_COLUMNS = (
@@ -60,8 +57,13 @@ FRONT_COLUMNS = (
 
 def code_digest() -> str:
     """Checksum of what makes the pages: this room with its templates, what it imports, and the benchmarks' results."""
-    results = [file.read_bytes() for file in benchmarks.result_files()]
+    results = [file.read_bytes() for file in [*benchmarks.result_files(), *_reference_files()]]
     return hashlib.sha256(b"".join([execution.package_digest("report").encode(), *results])).hexdigest()[:16]
+
+
+def _reference_files() -> list[Path]:
+    """What the agreement with the reference is read from."""
+    return sorted(file for name in ("metrics", "claims") for file in study.reference_folder().rglob(f"{name}.json"))
 
 
 def _environment() -> jinja2.Environment:
@@ -72,22 +74,12 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["number"] = lambda value: "–" if pd.isna(value) else f"{value:.4g}"
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment.globals |= {"script": markupsafe.Markup(script), "script_digest": markupsafe.Markup(digest)}
     environment.globals["css"] = markupsafe.Markup((TEMPLATES / "page.css").read_text(encoding="utf-8"))
     return environment
-
-
-def data_uri(path: Path) -> str:
-    """A PNG file as a ``data:`` address."""
-    return "data:image/png;base64," + base64.b64encode(small_png(Path(path).read_bytes())).decode("ascii")
-
-
-def _figures(record: study.RunRecord, names: Sequence[str]) -> list[dict]:
-    found = []
-    for figure in sorted((f for f in record.figures if f["name"] in names), key=lambda f: names.index(f["name"])):
-        path = record.folder / "figures" / f"{figure['name']}.png"
-        if path.is_file():
-            found.append(figure | {"uri": data_uri(path), "tail": figure["provenance"]})
-    return found
 
 
 def mathml(tex: str, block: bool) -> str:
@@ -213,7 +205,7 @@ def _describe(record: study.RunRecord, root: Path) -> dict:
         "title": _title(record),
         "notebook": manifest["notebook"],
         "page": page.relative_to(root).as_posix() if page.is_file() else None,
-        "place": f"{record.dataset}/{record.category}" if record.dataset else "all",
+        "task": f"{record.dataset}/{record.category}" if record.dataset else "all",
         "method": record.method,
         "seed": record.seed,
         "provenance": study.provenance(manifest["parameters"], manifest["data"], manifest["weights"]),
@@ -250,7 +242,7 @@ def ledger_rows(records: Sequence[study.RunRecord], root: Path) -> list[dict]:
             page = pages[item["folder"]]
             address = f"{page.relative_to(root).as_posix()}#{anchor(item['section'])}" if page.is_file() else None
             effect = f"{item['effect']:+.3f} [{item['low']:+.3f}, {item['high']:+.3f}]"
-            evidence.append(item | {"text": effect, "page": address, "place": item["dataset_category"]})
+            evidence.append(item | {"text": effect, "page": address, "task": item["dataset_category"]})
         rows.append(row | {"evidence": evidence})
     return sorted(rows, key=lambda row: not row["evidence"])
 
@@ -263,16 +255,20 @@ def _read_comparison(root: Path) -> dict | None:
     found = {
         "record": record,
         "page": _export_notebook(record, root),
-        "figures": _figures(record, FRONT_FIGURES),
+        "short": record.experiments.get("short_answer", ""),
         "answer": record.experiments.get("answer", []),
+        "figure": front.figures(record, [front.ANSWER]),
+        "strips": front.figures(record, front.STRIPS),
+        "further": front.figures(record, front.FURTHER),
+        "summary": front.summary(record),
         "table": None,
     }
     path = record.folder / "table.csv"
     if path.is_file():
         from diffad_utils.report import tables  # brings torch, which the command line can do without
 
-        table = pd.read_csv(path)
-        table["above_floor"] = [None if pd.isna(value) else bool(value) for value in table["above_floor"]]
+        table = pd.read_csv(path).rename(columns={"above_floor": "above_baseline"})  # as runs of 0.1 called it
+        table["above_baseline"] = [None if pd.isna(value) else bool(value) for value in table["above_baseline"]]
         table["statistic"] = table["statistic"].fillna("") if "statistic" in table else ""
         winners = {tuple(entry) for entry in record.experiments.get("winners", [])}
         found["table"] = markupsafe.Markup(tables.to_html(table, winners, FRONT_COLUMNS))
@@ -297,6 +293,20 @@ def _failed_page(note: dict, root: Path) -> str | None:
     back = os.path.relpath(root / "index.html", target.parent).replace(os.sep, "/")
     study.write_atomically(target, notebook_page(source, title=f"FAILED: {note['label']}", back=back))
     return target.relative_to(root).as_posix()
+
+
+def _describe_agreement(found: agreement.Agreement | None) -> dict | None:
+    """What the page shows of an agreement with the reference: sentence, rows (largest difference first), verdicts."""
+    if found is None:
+        return None
+    runs = found.runs.sort_values("largest relative difference", ascending=False, na_position="first")
+    rows = runs.set_axis(["run", "largest", "metric", "ours", "reference", "findings", "why"], axis="columns")
+    return {
+        "sentence": found.sentence(),
+        "expected": agreement.EXPECTED,
+        "rows": rows.to_dict("records"),
+        "verdicts": found.verdicts.to_dict("records"),
+    }
 
 
 def write(root: str | Path) -> Path:
@@ -328,7 +338,7 @@ def write(root: str | Path) -> Path:
     for record, run in zip([*records, *([joined["record"]] if joined else [])], runs, strict=True):
         entry = notebooks.setdefault(run["notebook"], {"question": "", "pages": {}})
         entry["question"] = entry["question"] or _question(record.folder / "run.ipynb")
-        label = run["place"] + (f", seed {run['seed']}" if record.seed else "")
+        label = run["task"] + (f", seed {run['seed']}" if record.seed else "")
         entry["pages"].setdefault((label, run["page"]), []).append(run["method"])
     for note in failed:
         note["page"] = _failed_page(note, root)
@@ -338,6 +348,10 @@ def write(root: str | Path) -> Path:
     def unique(kind, key):
         return list({entry[key]: entry for r in records for entry in r.manifest[kind]}.values())
 
+    agreed = agreement.with_reference(root)
+    if agreed is not None:
+        agreed.write(root)
+    summary = joined["record"] if joined else None
     ledger = ledger_rows([*records, *([joined["record"]] if joined else [])], root)
     text = (
         _environment()
@@ -349,11 +363,13 @@ def write(root: str | Path) -> Path:
             notebooks=dict(sorted(notebooks.items())),
             failed=failed,
             ignored=study.unfinished_runs(root),
-            ledger=[row for row in ledger if row["evidence"]],
+            cards=front.cards(ledger),
+            ledger=[row | {"forest": front.forest(summary, row["claim_id"])} for row in ledger if row["evidence"]],
             untested=[row for row in ledger if not row["evidence"]],
             weights=unique("weights", "name"),
             data=unique("data", "sha256"),
             versions=_same_everywhere(records),
+            agreement=_describe_agreement(agreed),
             benchmarks=benchmarks.write(root),
             # from the runs, not the clock: the same runs give the same page
             latest=max((run["started"] for run in runs), default=""),

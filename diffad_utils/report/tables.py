@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from diffad_utils.analyses.method_results import BASELINE, COST, QUALITY
+from diffad_utils.study import Run, write_atomically
 
 
 def display_name(row: pd.Series) -> str:
-    """The method as tables show it; the floor with its statistic."""
+    """The method as tables show it; the trivial baseline with its statistic."""
     if row["method"] != BASELINE:
         return row["method"]
-    return f"trivial floor ({row['statistic']})" if row.get("statistic") else "trivial floor"
+    return f"trivial baseline ({row['statistic']})" if row.get("statistic") else "trivial baseline"
 
 
 def _text(row: pd.Series, name: str) -> str:
@@ -33,29 +34,29 @@ def _text(row: pd.Series, name: str) -> str:
 def formatted(found: pd.DataFrame, winners: set[tuple[str, str, str]], mark: Callable[[str, str], str]) -> pd.DataFrame:
     """The table as texts for people: data, method and the known columns.
 
-    ``mark(text, kind)`` decorates cells: kind "floor" (the floor's row), "grey" (not above the floor) or "bold" (better
-    than every other method, `clear_winners`).
+    ``mark(text, kind)`` decorates cells: kind "baseline" (the trivial baseline's row), "grey" (not above the baseline)
+    or "bold" (better than every other method, `clear_winners`).
     """
     columns = [name for name in ("images", *QUALITY, *COST) if name in found]
     rows = []
     for _, row in found.iterrows():
-        place, method = f"{row['dataset']}/{row['category']}", row["method"]
-        kind = "floor" if method == BASELINE else "grey" if row["above_floor"] is False else ""
+        task, method = f"{row['dataset']}/{row['category']}", row["method"]
+        kind = "baseline" if method == BASELINE else "grey" if row["above_baseline"] is False else ""
         decorate = (lambda text, kind=kind: mark(text, kind)) if kind else str
-        cells = {"data": decorate(place), "method": decorate(display_name(row)), "seeds": decorate(str(row["seeds"]))}
+        cells = {"data": decorate(task), "method": decorate(display_name(row)), "seeds": decorate(str(row["seeds"]))}
         for name in columns:
             text = _text(row, name)
-            cells[name] = mark(text, "bold") if (place, method, name) in winners else decorate(text)
+            cells[name] = mark(text, "bold") if (task, method, name) in winners else decorate(text)
         rows.append(cells)
     return pd.DataFrame(rows)
 
 
 def _markdown_mark(text: str, kind: str) -> str:
-    return {"bold": f"**{text}**", "floor": f"*{text}*", "grey": f'<span style="color:#8a919b">{text}</span>'}[kind]
+    return {"bold": f"**{text}**", "baseline": f"*{text}*", "grey": f'<span style="color:#8a919b">{text}</span>'}[kind]
 
 
 def _latex_mark(text: str, kind: str) -> str:
-    return {"bold": rf"\textbf{{{text}}}", "floor": rf"\textit{{{text}}}", "grey": rf"\textcolor{{gray}}{{{text}}}"}[
+    return {"bold": rf"\textbf{{{text}}}", "baseline": rf"\textit{{{text}}}", "grey": rf"\textcolor{{gray}}{{{text}}}"}[
         kind
     ]
 
@@ -65,7 +66,7 @@ def _escaped(text: str) -> str:
 
 
 def to_markdown(found: pd.DataFrame, winners: set[tuple[str, str, str]]) -> str:
-    """The table in Markdown: the floor in italics, what is not above it in grey, clear winners in bold."""
+    """The table in Markdown: the trivial baseline in italics, what is not above it in grey, clear winners in bold."""
     cells = formatted(found, winners, _markdown_mark)
     align = ["left", "left", *["right"] * (cells.shape[1] - 2)]
     return cells.to_markdown(index=False, colalign=align, disable_numparse=True) + "\n"
@@ -79,27 +80,84 @@ def to_latex(found: pd.DataFrame, winners: set[tuple[str, str, str]]) -> str:
     return "\n".join([start, r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}", ""])
 
 
+def write_files(run: Run, found: pd.DataFrame, winners: set[tuple[str, str, str]]) -> None:
+    """``table.csv``, ``table.md`` and ``table.tex`` in a run's folder."""
+    write_atomically(run.path("table.csv"), found.to_csv(index=False, float_format="%.10g"))
+    write_atomically(run.path("table.md"), to_markdown(found, winners))
+    write_atomically(run.path("table.tex"), to_latex(found, winners))
+
+
 def to_html(found: pd.DataFrame, winners: set[tuple[str, str, str]], columns: Sequence[str] | None = None) -> str:
-    """The table for a page, grouped by place: value with its interval in small print; marks as in `to_markdown`."""
+    """The table for a page, grouped by task: value with its interval in small print; marks as in `to_markdown`."""
     columns = [name for name in columns or ("images", *QUALITY, *COST) if name in found]
     heads = "".join(f"<th>{name}</th>" for name in columns)
-    lines = [f"<table class='results'><thead><tr><th class='text'>Method</th>{heads}</tr></thead>"]
+    lines = [f"<table class='results stack sortable'><thead><tr><th class='text'>Method</th>{heads}</tr></thead>"]
     for (dataset, category), part in found.groupby(["dataset", "category"], sort=False):
-        place = f"{dataset}/{category}"
+        task = f"{dataset}/{category}"
         lines.append(
-            f"<tbody><tr class='place'><th class='text' colspan='{len(columns) + 1}'>{html.escape(place)}</th></tr>"
+            f"<tbody><tr class='task'><th class='text' colspan='{len(columns) + 1}'>{html.escape(task)}</th></tr>"
         )
         for _, row in part.iterrows():
-            kind = "floor" if row["method"] == BASELINE else "grey" if row["above_floor"] is False else ""
-            style = {"floor": "font-style:italic", "grey": "color:#7b838e", "": ""}[kind]
+            kind = "baseline" if row["method"] == BASELINE else "grey" if row["above_baseline"] is False else ""
+            style = {"baseline": "font-style:italic", "grey": "color:#7b838e", "": ""}[kind]
             cells = []
             for name in columns:
                 value, _, bounds = _text(row, name).partition(" [")
-                value = f"<b>{value}</b>" if (place, row["method"], name) in winners else value
+                value = f"<b>{value}</b>" if (task, row["method"], name) in winners else value
                 cells.append(
-                    f"<td>{value}" + (f"<small>{bounds[:-1].replace(', ', '–')}</small>" if bounds else "") + "</td>"
+                    f"<td data-head='{name}'>{value}"
+                    + (f"<small>{bounds[:-1].replace(', ', '–')}</small>" if bounds else "")
+                    + "</td>"
                 )
             name = html.escape(display_name(row)).replace(":", ":<wbr>")
             lines.append(f"<tr class='{kind}' style='{style}'><td class='text'>{name}</td>{''.join(cells)}</tr>")
         lines.append("</tbody>")
     return "\n".join([*lines, "</table>"])
+
+
+def summary_html(summary: pd.DataFrame) -> str:
+    """`diffusion_controls.summary_table` for a page: a row a method, intervals in small print, the sentence last."""
+    heads = (
+        "Method",
+        "Tasks",
+        "I-AUROC",
+        "AUPRO",
+        "Without diffusion",
+        "Trivial baseline",
+        "ms an image",
+        "What follows",
+    )
+    cells = "".join(f"<th class='text'>{head}</th>" for head in heads)
+    lines = [f"<table class='summary stack sortable'><thead><tr>{cells}</tr></thead><tbody>"]
+    for row in summary.to_dict("records"):
+        bounds = [
+            _with_interval(row, "I-AUROC", "low", "high"),
+            _with_interval(row, "AUPRO", "AUPRO low", "AUPRO high"),
+        ]
+        plain = [_number(row[name], ".3f") for name in ("without diffusion", "trivial baseline")]
+        texts = [str(row["tasks"]), *bounds, *plain, _number(row.get("ms an image"), ".3g")]
+        kind = "" if row["family"] == "diffusion" else " class='other'"
+        named = [f"<td data-head='{head}'>{text}</td>" for head, text in zip(heads[1:-1], texts, strict=True)]
+        method = html.escape(row["method"]).replace(":", ":<wbr>")
+        lines.append(
+            f"<tr{kind}><td class='text'><b>{method}</b></td>{''.join(named)}"
+            f"<td class='text wrap'>{row['follows']}</td></tr>"
+        )
+    return "\n".join([*lines, "</tbody></table>"])
+
+
+def folded(title: str, content: str) -> str:
+    """HTML behind a click, scrolled sideways by itself where it is wide."""
+    return f"<details><summary>{html.escape(title)}</summary><div class='scroll'>{content}</div></details>"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None or pd.isna(value) else format(value, form)
+
+
+def _with_interval(row: dict, name: str, low: str, high: str) -> str:
+    if row.get(name) is None or pd.isna(row[name]):
+        return "–"
+    if pd.isna(row[low]):
+        return f"{row[name]:.3f}"
+    return f"{row[name]:.3f}<small>{row[low]:.3f}–{row[high]:.3f}</small>"

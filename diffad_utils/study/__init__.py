@@ -5,7 +5,14 @@ Notebooks call `study.start` and `Run.record`; summaries read runs with `study.l
 
 from diffad_utils.io.files import checksum, shorten, to_json, write_atomically
 from diffad_utils.io.paths import reports, repository
-from diffad_utils.study.folders import METHOD_OF_NOTEBOOK, method_of, profile_folder, reports_folder, run_folder
+from diffad_utils.study.folders import (
+    METHOD_OF_NOTEBOOK,
+    method_of,
+    profile_folder,
+    reference_folder,
+    reports_folder,
+    run_folder,
+)
 from diffad_utils.study.manifest import (
     PACKAGES,
     describe_index,
@@ -67,6 +74,7 @@ __all__ = [
     "peak_memory",
     "profile_folder",
     "provenance",
+    "reference_folder",
     "reports",
     "reports_folder",
     "repository",

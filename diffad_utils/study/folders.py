@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from diffad_utils.io.paths import reports
+from diffad_utils.io.paths import reports, repository
 
 METHOD_OF_NOTEBOOK = {
     "01_data": "trivial",
@@ -21,8 +21,13 @@ def reports_folder() -> Path:
     return reports()
 
 
+def reference_folder() -> Path:
+    """``reports/reference`` of the checkout: committed runs by profile, which users' runs are held against."""
+    return repository() / "reports" / "reference"
+
+
 def method_of(notebook: str) -> str | None:
-    """Folder name of the notebook's method (``07_invad`` -> ``invad``); None for one that joins all runs."""
+    """Folder name of the notebook's method (``07_invad`` -> ``invad``); None for the summary of all runs."""
     return METHOD_OF_NOTEBOOK.get(notebook, re.sub(r"^\d+_", "", notebook))
 
 

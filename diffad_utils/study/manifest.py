@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,16 @@ def device_name(device: str) -> str:
         import torch
 
         return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
+
+
+def processor_name() -> str:
+    """The processor's model as the system names it, such as "AMD EPYC 7763 64-Core Processor"."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        models = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(encoding="utf-8"), flags=re.M)
+        if models:
+            return models[0].strip()
     return platform.processor() or platform.machine()
 
 

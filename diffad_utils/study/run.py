@@ -48,6 +48,7 @@ from diffad_utils.study.manifest import (
     device_name,
     git_state,
     peak_memory,
+    processor_name,
     provenance,
     resolve_device,
     seed_everything,
@@ -57,6 +58,9 @@ from diffad_utils.study.parameters import Parameters, parameters_of_session
 from diffad_utils.study.records import RunRecord
 from diffad_utils.study.rules import ParameterError
 from diffad_utils.study.tables import image_intervals, score_table, small_maps, usable_masks
+
+FINGERPRINT = "DIFFAD_FINGERPRINT"
+"""Environment variable with the checksums of notebook and code that a headless run was started with."""
 
 INCOMPLETE = "incomplete.json"
 """What a run that failed leaves in the place of ``metrics.json``."""
@@ -327,7 +331,9 @@ class Run:
             "device": self.device,
             "device_name": device_name(self.device),
             "platform": platform.system(),
+            "processor": processor_name(),
             "cpu_count": os.cpu_count(),
+            "fingerprint": os.environ.get(FINGERPRINT, ""),
             "started": self._started.isoformat(timespec="seconds"),
             "wall_s": time.perf_counter() - self._clock,
             "peak_memory_bytes": peak_memory(),

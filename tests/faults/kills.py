@@ -4,7 +4,7 @@
     # all notebooks with the smoke profile's parameters: hours
     python tests/faults/kills.py study --profile tests/faults/every_notebook.yaml --kills 20 --bursts
     # against a study that has finished here, undisturbed and with this code
-    python tests/faults/kills.py study --profile smoke --kills 20 --bursts --expected reports/smoke
+    python tests/faults/kills.py study --profile smoke --kills 20 --bursts --expected reports/reference/smoke
 
 Each part runs once undisturbed, then again in another folder with its process group killed at random moments until it
 gets through. It passes if what was finished is never computed again, nothing half-written is taken for finished, and

@@ -96,7 +96,7 @@ def start(folder: Path, output: Path) -> subprocess.Popen:
 
 def done(folder: Path, output: Path) -> set[str]:
     plan = profiles.load_plan("grid", notebooks=folder / "notebooks", profiles=folder / "profiles", output_root=output)
-    runs = [run for run in plan.runs if not run.joins and execution.state(plan, run) == "done"]
+    runs = [run for run in plan.runs if not run.is_summary and execution.state(plan, run) == "done"]
     return {f"{run.parameters['dataset']}/{run.parameters['category']}/{run.parameters['seed']}" for run in runs}
 
 

@@ -16,11 +16,19 @@ from diffad_utils.methods import Detector
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    name: (ROOT / name / "README.md").read_text(encoding="utf-8")
+    for name in ("notebooks", "data", "workflow", "diffad_utils")
+}
+"""The pages beside it, by folder."""
+
+TEXT = "\n".join([README, *PAGES.values()])
+LINKS = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
 def code(section: str) -> list[str]:
-    """Python blocks of the section with this heading."""
-    text = README.split(f"## {section}\n", 1)[1].split("\n## ", 1)[0]
+    """Python blocks of the package's section with this heading."""
+    text = PAGES["diffad_utils"].split(f"## {section}\n", 1)[1].split("\n## ", 1)[0]
     return re.findall(r"```python\n(.*?)```", text, flags=re.S)
 
 
@@ -54,7 +62,7 @@ def newcomer(root: Path, method: str) -> dict[str, str]:
 def test_the_recipe_followed_to_the_letter_passes_every_test(tmp_path):
     environment = newcomer(tmp_path, METHOD)
     pattern = r"`\.venv/bin/python (-m pytest tests/unit/methods/test_contract\.py) -k eigen_images`"
-    (command,) = re.findall(pattern, README)
+    (command,) = re.findall(pattern, PAGES["diffad_utils"])
     tests = [sys.executable, *command.split(), "-k", "eigen_images or registry or families", "-p", "no:cacheprovider"]
     found = subprocess.run(tests, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert found.returncode == 0 and re.search(r"\b(1[89]|2\d) passed", found.stdout), found.stdout[-3000:]
@@ -66,7 +74,7 @@ def test_the_front_page_counts_a_new_diffusion_method_without_another_edit(tmp_p
     environment = newcomer(tmp_path, method)
     answer = [sys.executable, "-c", ANSWER, str(tmp_path)]
     found = subprocess.run(answer, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert "1 of 1 diffusion methods are above the trivial floor" in found.stdout, found.stdout + found.stderr[-3000:]
+    assert "1 of 1 diffusion methods are above the trivial baseline" in found.stdout, found.stderr[-3000:]
 
 
 ANSWER = """
@@ -91,17 +99,35 @@ for method, strength in (("trivial", 0.1), ("eigen_images", 3.0)):
     parts = {name: torch.from_numpy(generator.normal(size=n)) for name in PARTS} if method == "trivial" else {}
     prediction = Prediction(torch.from_numpy(strength * label + generator.normal(size=n)), parts=parts)
     run.record(prediction, batch, metrics.evaluate(prediction, batch), detector=METHODS[method]())
-print(conclusion.answer(claims.ledger([]), method_results.measure(study.load_runs(f"{root}/smoke"), 100))[0])
+measured = method_results.measure(study.load_runs(f"{root}/smoke"), 100)
+print(conclusion.answer(claims.ledger([]), measured, claims.findings([]))[0])
 """
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
-def test_links_lead_somewhere(target):
-    assert (ROOT / target).exists(), target
+@pytest.mark.parametrize(
+    ("folder", "target"),
+    sorted(
+        {(".", target) for target in LINKS.findall(README)}
+        | {(folder, target) for folder, text in PAGES.items() for target in LINKS.findall(text)}
+    ),
+)
+def test_links_lead_somewhere(folder, target):
+    assert (ROOT / folder / target).exists(), target
+
+
+def test_anchors_are_headings():
+    for page, anchor in re.findall(r"\]\(([a-z_]+)/README\.md#([^)]+)\)", README):
+        headings = re.findall(r"^#+ (.+)$", PAGES[page], flags=re.M)
+        assert anchor in {re.sub(r"[^a-z0-9 -]", "", head.lower()).replace(" ", "-") for head in headings}, anchor
+
+
+def test_the_readme_is_for_two_minutes():
+    before_limits = README.split("## Limits")[0]
+    assert len(re.sub(r"\(\S+\)", "", before_limits).split()) < 600
 
 
 @pytest.mark.parametrize(
-    "target", sorted(set(re.findall(r"\bmake ([a-z][a-z-]*)\b", README)) - {"it", "sure", "removal"})
+    "target", sorted(set(re.findall(r"\bmake ([a-z][a-z-]*)\b", TEXT)) - {"it", "sure", "removal"})
 )
 def test_make_targets_exist(target):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -109,7 +135,7 @@ def test_make_targets_exist(target):
 
 
 @pytest.mark.parametrize(
-    "command", sorted(set(re.findall(r"(?:bin/)?diffad ((?:data |weights |kaggle )?[a-z]+)", README)))
+    "command", sorted(set(re.findall(r"(?:bin/)?diffad ((?:data |weights |kaggle )?[a-z]+)", TEXT)))
 )
 def test_commands_exist(command):
     from diffad_utils import cli
@@ -120,15 +146,16 @@ def test_commands_exist(command):
 
 
 def test_the_costs_are_those_that_the_script_computes_from_the_shipped_report():
-    command = [sys.executable, ROOT / "workflow" / "cost.py", ROOT / "reports" / "smoke"]
+    command = [sys.executable, ROOT / "workflow" / "cost.py", ROOT / "reports" / "reference" / "smoke"]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rows = re.findall(r"^\| (?:workers|1|8|32) \|.*$", found, flags=re.M)
-    assert len(rows) == 4 and all(row in README for row in rows), found
+    assert len(rows) == 4 and all(row in PAGES["workflow"] for row in rows), found
 
 
 def test_the_time_of_the_whole_study_is_that_of_the_shipped_report():
-    manifests = [json.loads(path.read_text()) for path in (ROOT / "reports" / "smoke").rglob("manifest.json")]
-    last = json.loads((ROOT / "reports" / "smoke" / "comparison" / "manifest.json").read_text())
+    reference = ROOT / "reports" / "reference" / "smoke"
+    manifests = [json.loads(path.read_text()) for path in reference.rglob("manifest.json")]
+    last = json.loads((reference / "comparison" / "manifest.json").read_text())
     first = min(datetime.fromisoformat(manifest["started"]).timestamp() for manifest in manifests)
     minutes = (datetime.fromisoformat(last["started"]).timestamp() + last["wall_s"] - first) / 60
     (said,) = re.findall(r"\((\d+) minutes on the two cores", README)

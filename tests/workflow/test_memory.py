@@ -61,5 +61,5 @@ def test_the_quick_profile_takes_less_than_an_hour_a_notebook():
 
 def test_the_quick_profile_has_one_category():
     plan = profiles.load_plan("kaggle-quick")
-    assert {run.parameters["category"] for run in plan.runs if not run.joins} == {"carpet"}
+    assert {run.parameters["category"] for run in plan.runs if not run.is_summary} == {"carpet"}
     assert len(plan.runs) == 8

@@ -123,7 +123,7 @@ def test_status_tells_missing_failed_running_changed_and_done(place, capsys):
         manifest = {"parameters": run.parameters, "started": "2026-01-02T03:04:05+00:00", "wall_s": 65.2}
         (run.folder / "manifest.json").write_text(json.dumps(manifest))
     assert [execution.state(made, run) for run in made.runs] == ["missing", "failed", "running", "changed"]
-    (made.work(fourth) / "done").write_text(execution.stamp(fourth))
+    (made.work(fourth) / "done").write_text(execution.fingerprint(fourth))
     rows = execution.status(made)
     assert [execution.last_seconds(run) for run in made.runs] == [0, 0, 0, 65.2]
     assert rows[3]["state"] == "done" and rows[3]["time"] == "0:01:05" and rows[3]["when"] == "2026-01-02 03:04"

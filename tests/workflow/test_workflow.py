@@ -59,7 +59,7 @@ def run(root: Path, *more: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=280)
 
 
-def stamps(root: Path) -> dict[str, int]:
+def fingerprints(root: Path) -> dict[str, int]:
     """When each run was last recorded."""
     found = (root / "out" / "smoke").rglob("metrics.json")
     return {path.parent.relative_to(root / "out" / "smoke").as_posix(): path.stat().st_mtime_ns for path in found}
@@ -75,7 +75,7 @@ CARPET, GRID = "textures/carpet/invad/seed-0", "textures/grid/invad/seed-0"
 def test_first_run_executes_everything_and_says_where_the_report_is(place):
     done = run(place)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert set(stamps(place)) == {"textures/carpet/trivial/seed-0", CARPET, GRID, "comparison"}
+    assert set(fingerprints(place)) == {"textures/carpet/trivial/seed-0", CARPET, GRID, "comparison"}
     assert "The report is at out/smoke/index.html" in done.stdout
     assert "07_invad textures/carpet seed 0: cell 4/6 (07_invad)" in done.stdout  # progress, with the heading
     page = (place / "out/smoke/index.html").read_text()
@@ -93,37 +93,38 @@ def test_runs_use_this_python_their_threads_and_the_joining_one_came_last(place)
 
 
 def test_second_run_does_nothing_and_says_so(place):
-    before = stamps(place)
+    before = fingerprints(place)
     for path in (place / "notebooks").iterdir():  # dates alone mean nothing
         path.touch()
     done = run(place)
     assert done.returncode == 0
-    assert done.stdout.strip() == "nothing to do: out/smoke/index.html is up to date"
-    assert stamps(place) == before
+    assert done.stdout.strip().endswith("nothing to do: out/smoke/index.html is up to date")
+    assert "out/smoke against" in done.stdout  # the table of agreement with the reference
+    assert fingerprints(place) == before
 
 
 def test_a_changed_notebook_runs_again_with_what_joins_it(place):
-    before = stamps(place)
+    before = fingerprints(place)
     cells = [PARAMETERS, START.format(name="07_invad"), WORK, RECORD + "\nprint('changed')"]
     write_notebook(place / "notebooks/07_invad.ipynb", cells)
     assert run(place).returncode == 0
-    assert changed(before, stamps(place)) == {CARPET, GRID, "comparison"}
+    assert changed(before, fingerprints(place)) == {CARPET, GRID, "comparison"}
 
 
 def test_a_changed_parameter_runs_its_section_again(place):
-    before = stamps(place)
+    before = fingerprints(place)
     write_profile(place, {}, **{"01_data": RATE})
     assert run(place).returncode == 0
-    assert changed(before, stamps(place)) == {"textures/carpet/trivial/seed-0", "comparison"}
+    assert changed(before, fingerprints(place)) == {"textures/carpet/trivial/seed-0", "comparison"}
     assert study.load_run(place / "out/smoke/textures/carpet/trivial/seed-0").experiments["rate"] == 1e-5
 
 
 def test_a_failure_keeps_the_earlier_run_and_can_be_read(place):
-    before = stamps(place)
+    before = fingerprints(place)
     write_profile(place, {"fail_on": "grid"}, **{"01_data": RATE})
     done = run(place)
     assert done.returncode == 1
-    assert changed(before, stamps(place)) == {CARPET}  # went on with the others; the old grid run is untouched
+    assert changed(before, fingerprints(place)) == {CARPET}  # went on with the others; the old grid run is untouched
     assert "1 run(s) FAILED" in done.stdout and "ArithmeticError: forced failure" in done.stdout
     failed = place / "out/smoke/.workflow/07_invad/textures/grid/seed-0"
     assert "forced failure" in (failed / "run.failed.ipynb").read_text()
@@ -138,26 +139,26 @@ def test_a_failure_keeps_the_earlier_run_and_can_be_read(place):
 
 
 def test_only_the_run_that_is_named_runs(place):
-    before = stamps(place)
+    before = fingerprints(place)
     write_profile(place, {"fail_on": "carpet"}, **{"01_data": RATE})
     assert run(place, "--only", "07_invad/textures/grid").returncode == 0
-    assert changed(before, stamps(place)) == {GRID}
+    assert changed(before, fingerprints(place)) == {GRID}
 
 
 def test_after_mending_only_what_failed_runs(place):
-    before = stamps(place)
+    before = fingerprints(place)
     write_profile(place, {"fail_on": "nothing"}, **{"01_data": RATE})
     assert run(place).returncode == 0
-    assert changed(before, stamps(place)) == {CARPET, GRID, "comparison"}
+    assert changed(before, fingerprints(place)) == {CARPET, GRID, "comparison"}
     assert not list((place / "out/smoke/.workflow").rglob("run.failed.ipynb"))
     assert "forced failure" not in (place / "out/smoke/index.html").read_text()
 
 
 def test_a_deleted_run_folder_is_made_again(place):
     (place / "out/smoke" / GRID / "metrics.json").unlink()
-    before = stamps(place)
+    before = fingerprints(place)
     assert run(place).returncode == 0
-    assert changed(before, stamps(place)) == {GRID, "comparison"}
+    assert changed(before, fingerprints(place)) == {GRID, "comparison"}
 
 
 @pytest.mark.parametrize(
@@ -237,7 +238,7 @@ def test_a_notebook_that_records_nothing_is_a_failure(tmp_path):
 def test_the_repositorys_profiles_expand():
     for profile in execution.profile_names():
         plan = execution.load_plan(profile)
-        assert plan.runs and plan.runs[-1].joins
+        assert plan.runs and plan.runs[-1].is_summary
 
 
 def test_saved_notebooks_have_no_progress_bars(tmp_path):

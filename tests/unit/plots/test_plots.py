@@ -182,7 +182,7 @@ def test_roc_legend_names_the_area():
 
 METHODS = pd.DataFrame(
     {
-        "place": ["a/b"] * 3 + ["c/d"] * 3,
+        "task": ["a/b"] * 3 + ["c/d"] * 3,
         "method": ["x", "y", "z"] * 2,
         "I-AUROC": [0.6, 0.7, 0.8, 0.5, 0.9, 0.7],
         "I-AUROC low": [0.5] * 6,
@@ -196,7 +196,7 @@ METHODS = pd.DataFrame(
 )
 
 
-def test_method_scatter_has_a_panel_a_place_and_one_legend():
+def test_method_scatter_has_a_panel_a_task_and_one_legend():
     figure = plots.method_scatter(
         METHODS, "ms an image", "I-AUROC", "ms", "I-AUROC", pd.Series([True, False, True] * 2), log_x=True
     )
@@ -211,9 +211,10 @@ def test_a_method_looks_the_same_in_every_figure_and_different_from_the_others()
     assert len({(style["color"], style["marker"]) for style in styles.values()}) == 25
 
 
-def test_difference_matrix_marks_what_is_unclear():
+def test_difference_matrices_mark_what_is_unclear():
     pairs = pd.DataFrame(
         {
+            "task": ["t/u"] * 3,
             "a": ["x", "x", "y"],
             "b": ["y", "z", "z"],
             "difference": [0.1, 0.3, 0.2],
@@ -221,10 +222,83 @@ def test_difference_matrix_marks_what_is_unclear():
             "high": [0.2, 0.4, 0.3],
         }
     )
-    axis = plots.difference_matrix(pairs, ["x", "y", "z"], "a/b", "I-AUROC").axes[0]
+    axis = plots.difference_matrices(pairs).axes[0]
     values = axis.images[0].get_array().filled(0)
-    assert values[0, 2] == 0.3 and values[2, 0] == -0.3
+    assert values[0, 2] == 0.3 and values[2, 0] == -0.3 and axis.get_title() == "t/u"
     assert sorted(map(tuple, axis.collections[0].get_offsets().tolist())) == [(0.0, 1.0), (1.0, 0.0)]
+
+
+AGAINST = pd.DataFrame(
+    {
+        "task": ["a/b", "a/b", "c/d"],
+        "method": ["x", "y", "x"],
+        "family": ["diffusion", "classical", "diffusion"],
+        "I-AUROC": [0.9, 0.8, 0.7],
+        "low": [0.85, 0.7, 0.6],
+        "high": [0.95, 0.9, 0.8],
+        "control": [0.88, np.nan, np.nan],
+        "baseline": [0.6, 0.6, np.nan],
+        "baseline low": [0.5, 0.5, np.nan],
+        "baseline high": [0.7, 0.7, np.nan],
+    }
+)
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_the_answer_has_a_panel_a_task_with_its_control_and_baseline(columns):
+    figure = plots.answer_chart(AGAINST, columns)
+    first, second = figure.axes
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["a/b", "c/d"]
+    assert [label.get_text() for label in first.get_yticklabels()] == ["y", "x"]
+    diamonds = [line for line in first.lines if line.get_marker() == "D"]
+    assert [line.get_xdata()[0] for line in diamonds] == [0.88]
+    assert len(first.patches) == 1 and len(second.patches) == 0  # the interval of the trivial baseline
+
+
+def test_with_many_tasks_the_answer_draws_those_with_most_methods():
+    many = pd.concat([AGAINST.assign(task=f"t/{i}") for i in range(9)] + [AGAINST.assign(task="one")[:1]])
+    drawn = [axis.get_title(loc="left") for axis in plots.answer_chart(many).axes]
+    assert len([title for title in drawn if title]) == 6 and "one" not in drawn
+
+
+def test_controls_and_claims_are_coloured_by_their_interval():
+    rows = pd.DataFrame(
+        {
+            "task": ["a/b"] * 3,
+            "method": ["up", "down", "unclear"],
+            "kind": ["no_diffusion", "untrained", "no_diffusion"],
+            "difference": [0.1, -0.1, 0.0],
+            "low": [0.05, -0.2, -0.1],
+            "high": [0.2, -0.05, 0.1],
+        }
+    )
+    axis = plots.control_chart(rows).axes[0]
+    labels = [label.get_text() for label in axis.get_yticklabels()]
+    assert labels == ["unclear, a/b", "down, a/b (untrained)", "up, a/b"]
+    ledger = pd.DataFrame(
+        {
+            "claim_id": ["C01", "C02"],
+            "verdict": ["supported", "inconclusive"],
+            "effect": [0.5, 0.0],
+            "low": [0.3, -0.2],
+            "high": [0.7, 0.2],
+            "margin": [0.1, 0.1],
+        }
+    )
+    points = plots.claims_chart(ledger).axes[0].collections
+    offsets = next(c for c in points if len(c.get_offsets()) == 2).get_offsets()
+    np.testing.assert_allclose(offsets[:, 0], [-0.5, 2.0])
+
+
+def test_rows_of_tasks_and_strips_of_cases_draw(tmp_path):
+    images, masks = np.zeros((2, 16, 16, 3)), np.zeros((2, 16, 16), dtype=bool)
+    masks[1, 4:9, 4:9] = True
+    figure = plots.task_rows({"a/b": (images, masks, ["normal", "hole"]), "c/d": (images[:1], None, ["normal"])})
+    figure.savefig(tmp_path / "tasks.png")
+    assert [axis.get_title() for axis in figure.axes] == ["normal", "hole", "normal", ""]
+    strip = plots.case_strip(images, masks, ["a", "b"], np.zeros((2, 8, 8)))
+    strip.savefig(tmp_path / "strip.png")
+    assert [axis.get_title() for axis in strip.axes[:2]] == ["a", "b"]
 
 
 @pytest.mark.parametrize(

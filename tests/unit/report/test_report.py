@@ -16,6 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from diffad_utils import cli, report, study
+from diffad_utils.report import front
 from diffad_utils.study import claims
 
 
@@ -107,7 +108,7 @@ def compared(root):
                 "category": "carpet",
                 "method": "trivial",
                 "seeds": 1,
-                "above_floor": None,
+                "above_baseline": None,
                 "statistic": "mean_low",
                 "I-AUROC": 0.65,
             },
@@ -116,7 +117,7 @@ def compared(root):
                 "category": "carpet",
                 "method": "invad",
                 "seeds": 1,
-                "above_floor": True,
+                "above_baseline": True,
                 "I-AUROC": 0.9,
                 "I-AUROC low": 0.85,
                 "I-AUROC high": 0.95,
@@ -126,7 +127,7 @@ def compared(root):
                 "category": "carpet",
                 "method": "esm",
                 "seeds": 1,
-                "above_floor": False,
+                "above_baseline": False,
                 "I-AUROC": 0.6,
                 "I-AUROC low": 0.5,
                 "I-AUROC high": 0.7,
@@ -147,12 +148,15 @@ def compared(root):
 
 
 def test_the_page_needs_nothing_from_elsewhere(root):
+    """Links to the sources may be followed; nothing is loaded."""
+    sources = set(front.sources()["address"])
     for page in [root / "index.html", *root.rglob("run.html")]:
         text = page.read_text(encoding="utf-8")
-        assert "<script" not in text and "<link" not in text and "@import" not in text
+        assert text.count("<script") == (page.name == "index.html") and "<script src" not in text
+        assert "<link" not in text and "@import" not in text
         loaded = re.findall(r"""(?:src|href)=["']([^"']+)""", text)
         for address in loaded:
-            if not address.startswith(("data:", "#")):
+            if not address.startswith(("data:", "#")) and address not in sources:
                 assert (page.parent / address.partition("#")[0]).is_file() or address.startswith("comparison/table."), (
                     address
                 )
@@ -160,9 +164,11 @@ def test_the_page_needs_nothing_from_elsewhere(root):
 
 def test_the_front_page_has_the_answer_the_table_and_the_figure_of_the_comparison(root):
     text = (root / "index.html").read_text(encoding="utf-8")
-    assert text.index("Yes &amp; no.") < text.index("<table class='results'>") < text.index('id="ledger"')
-    assert "<b>0.900</b><small>0.850–0.950</small>" in text and "trivial floor (mean_low)" in text
-    assert "<tr class='grey'" in text and "<tr class='floor'" in text
+    assert (
+        text.index("Yes &amp; no.") < text.index("<table class='results stack sortable'>") < text.index('id="ledger"')
+    )
+    assert "<b>0.900</b><small>0.850–0.950</small>" in text and "trivial baseline (mean_low)" in text
+    assert "<tr class='grey'" in text and "<tr class='baseline'" in text
     assert 'alt="Accuracy &lt;against&gt; time."' in text
     assert "Ignored, since not finished: textures/carpet/esm/seed-0." in text
 
@@ -181,7 +187,7 @@ def test_the_ledger_links_each_finding_to_its_section(root):
 def test_without_the_comparison_the_page_says_so(tmp_path):
     finished(tmp_path, "07_invad", {"I-AUROC": 0.9})
     text = report.write(tmp_path / "smoke").read_text(encoding="utf-8")
-    assert "The comparison has not run" in text and "<table class='results'>" not in text and "07_invad" in text
+    assert "The comparison has not run" in text and "<table class='results" not in text and "07_invad" in text
 
 
 def test_a_method_recorded_by_another_notebook_shares_that_notebooks_page(tmp_path):
@@ -250,3 +256,47 @@ class TestCommandLine:
         given = {"category": (1, "01"), "epochs": (5, "5"), "rate": (1e-4, "1e-4")}
         defaults = {"category": "carpet", "epochs": 1, "rate": 0.1}
         assert cli._typed(given, defaults) == {"category": "01", "epochs": 5, "rate": 1e-4}
+
+
+def test_a_card_a_source_says_what_stands_and_what_falls():
+    ledger = claims.ledger([]).to_dict("records")
+    changed = [
+        row
+        | {"verdict": {"C37": claims.SUPPORTED, "C39": claims.NOT_SUPPORTED}.get(row["claim_id"], claims.NOT_TESTED)}
+        for row in ledger
+    ]
+    cards = {card["name"]: card for card in front.cards(changed)}
+    assert sum(card["claims"] for card in cards.values()) == len(ledger)
+    kinds = {label: [row["claim_id"] for row in rows] for label, _, rows in cards["InvAD"]["kinds"]}
+    assert kinds == {"Stands": ["C37"], "Falls": ["C39"], "Varies": []}
+    assert all(card["address"].startswith("https://") and card["says"].endswith(".") for card in cards.values())
+
+
+def test_sentences_stand_below_their_figure_and_a_narrow_version_beside_it(tmp_path):
+    parameters = study.Parameters(profile="smoke", seed=0, device="cpu", output_root=str(tmp_path))
+    run = study.Run("08_comparison", parameters)
+    fig, _axis = plt.subplots(figsize=(2, 1))
+    fig.savefig(run.path("figures/answer-narrow.png"))
+    run.figure(fig, "answer", "All methods.")
+    run.say("One of two is better.")
+    run.record(metrics={}, experiments={"short_answer": "Perhaps.", "answer": ["Perhaps, since."]})
+    finished(tmp_path, "07_invad", {"I-AUROC": 0.9})
+    text = report.write(tmp_path / "smoke").read_text(encoding="utf-8")
+    assert '<p class="short">Perhaps.</p>' in text
+    assert '<span class="said">One of two is better.</span>' in text
+    assert text.count("<source media=") == 1 and 'alt="All methods. One of two is better."' in text
+    assert 'id="agreement"' in text  # there is a reference of this profile
+
+
+def test_pages_of_runs_of_an_earlier_version_can_be_written(tmp_path):
+    """Their table says above_floor."""
+    run = study.Run("08_comparison", study.Parameters(profile="old", seed=0, device="cpu", output_root=str(tmp_path)))
+    row = {"dataset": "a", "category": "b", "method": "invad", "seeds": 1, "above_floor": False, "I-AUROC": 0.6}
+    study.write_atomically(run.path("table.csv"), pd.DataFrame([row]).to_csv(index=False))
+    run.record(metrics={}, experiments={"answer": ["No."]})
+    parameters = study.Parameters(
+        profile="old", dataset="textures", category="carpet", seed=0, device="cpu", output_root=str(tmp_path)
+    )
+    study.Run("07_invad", parameters).record(metrics={"I-AUROC": 0.6})
+    text = report.write(tmp_path / "old").read_text(encoding="utf-8")
+    assert "<tr class='grey'" in text and '<p class="short">No.</p>' in text

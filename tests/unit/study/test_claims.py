@@ -291,7 +291,7 @@ def recorded_otherwise():
     """What the committed runs measured that claims.csv does not fix: every measure, however it was put together."""
     from diffad_utils import study
 
-    records = [study.load_run(path.parent) for path in sorted((ROOT / "reports/smoke").rglob("claims.json"))]
+    records = [study.load_run(path.parent) for path in sorted((ROOT / "reports/reference/smoke").rglob("claims.json"))]
     for record in records:
         for row in claims.findings([record]).to_dict("records"):
             if row["objection"].startswith("another measure"):

@@ -188,7 +188,7 @@ def test_the_committed_runs_are_judged():
 
     from diffad_utils import study
 
-    folder = Path(__file__).parents[3] / "reports/smoke"
+    folder = Path(__file__).parents[3] / "reports/reference/smoke"
     records = [study.load_run(path.parent) for path in sorted(folder.rglob("claims.json"))]
     ledger = claims.ledger(records).set_index("claim_id")
     assert ledger.loc["C85", "verdict"] == "out of scope here"

@@ -1,0 +1,140 @@
+"""Every method against its control without diffusion and against the trivial baseline, in one figure and one table.
+
+Used by notebook 08 and the report; entry points: `controls`, `against_controls`, `summary_table`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from diffad_utils.analyses.comparison import difference
+from diffad_utils.analyses.method_results import BASELINE, MethodResult, average_of
+from diffad_utils.study import RunRecord
+
+KINDS = {"no_diffusion": "the same features scored without diffusion", "untrained": "the same method, untrained"}
+"""Keys under ``experiments`` of a method's record that hold a control, and what it is where the record does not say.
+
+Each has I-AUROC of the control, and ``difference``, ``low``, ``high``: method minus control, paired over images.
+"""
+
+CONTROL_COLUMNS = ["task", "method", "kind", "what", "I-AUROC", "difference", "low", "high"]
+
+
+def controls(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """The controls that runs recorded, averaged over seeds, columns `CONTROL_COLUMNS`; empty where none did.
+
+    Over several seeds the difference and the ends of its interval are means, so the interval is of images alone.
+    """
+    rows = []
+    for record in records:
+        for kind, meaning in KINDS.items():
+            entry = record.experiments.get(kind)
+            if isinstance(entry, dict) and {"I-AUROC", "difference", "low", "high"} <= entry.keys():
+                numbers = [entry[name] for name in ("I-AUROC", "difference", "low", "high")]
+                task = f"{record.dataset}/{record.category}"
+                rows.append([task, record.method, kind, entry.get("what", meaning), *numbers])
+    found = pd.DataFrame(rows, columns=CONTROL_COLUMNS)
+    return found.groupby(CONTROL_COLUMNS[:4], as_index=False, sort=False).mean()
+
+
+def against_controls(measured: Sequence[MethodResult], found: pd.DataFrame) -> pd.DataFrame:
+    """What the figure of the answer draws: a row a method and task, by I-AUROC within a task.
+
+    Columns task, method, family, I-AUROC, low, high, control (I-AUROC of the same method without diffusion, NaN where
+    none was recorded), baseline, baseline low, baseline high (of the trivial baseline; NaN without one).
+    """
+    of_control = found[found["kind"] == "no_diffusion"].set_index(["task", "method"])["I-AUROC"].to_dict()
+    baselines = {row.task: row for row in measured if row.method == BASELINE}
+    rows = []
+    for row in measured:
+        if row.method == BASELINE or "I-AUROC" not in row.values:
+            continue
+        baseline = baselines.get(row.task)
+        ends = (np.nan, np.nan) if baseline is None else baseline.interval("I-AUROC")
+        value = np.nan if baseline is None else baseline.values["I-AUROC"]
+        control = of_control.get((row.task, row.method), np.nan)
+        own = (row.values["I-AUROC"], *row.interval("I-AUROC"))
+        rows.append([row.task, row.method, row.family, *own, control, value, *ends])
+    names = ["task", "method", "family", "I-AUROC", "low", "high", "control"]
+    names += ["baseline", "baseline low", "baseline high"]
+    table = pd.DataFrame(rows, columns=names)
+    return table.sort_values(["task", "I-AUROC"], ascending=[True, False], ignore_index=True)
+
+
+def pooled_control(found: pd.DataFrame, method: str) -> tuple[float, float, float, float] | None:
+    """(I-AUROC of the control, difference, low, high) of a method, averaged over tasks; None without a control.
+
+    Tasks are independent, so the half width is that of a mean: the root of the sum of squares over their number.
+    """
+    rows = found[(found["method"] == method) & (found["kind"] == "no_diffusion")]
+    if rows.empty:
+        return None
+    half = float(np.sqrt((((rows["high"] - rows["low"]) / 2) ** 2).sum())) / len(rows)
+    middle = float(rows["difference"].mean())
+    return float(rows["I-AUROC"].mean()), middle, middle - half, middle + half
+
+
+def side(low: float, high: float) -> int:
+    """1 if an interval lies above zero, -1 if below, 0 if it contains zero."""
+    return 1 if low > 0 else -1 if high < 0 else 0
+
+
+def summary_table(measured: Sequence[MethodResult], found: pd.DataFrame) -> pd.DataFrame:
+    """The table at the end: a row a method, diffusion first, then by I-AUROC; each averaged over the tasks it has.
+
+    Columns method, family, tasks; I-AUROC, low, high; AUPRO, AUPRO low, AUPRO high; without diffusion; trivial baseline
+    (over the same tasks); ms an image; follows: a sentence.
+    """
+    baselines = {row.task: row for row in measured if row.method == BASELINE}
+    rows = []
+    for method in dict.fromkeys(row.method for row in measured if row.method != BASELINE):
+        mine = [row for row in measured if row.method == method and "I-AUROC" in row.samples]
+        if not mine:
+            continue
+        own = average_of(mine, "all")
+        localised = [row for row in mine if "AUPRO" in row.values]
+        others = [baselines[row.task] for row in mine if row.task in baselines]
+        baseline = average_of(others, "all") if len(others) == len(mine) else None
+        control = pooled_control(found, method)
+        times = [row.values["ms an image"] for row in mine if "ms an image" in row.values]
+        cells = {"method": method, "family": own.family, "tasks": len(mine), "I-AUROC": own.values["I-AUROC"]}
+        cells |= dict(zip(("low", "high"), own.interval("I-AUROC"), strict=True))
+        if localised:
+            of_pixels = average_of(localised, "all")
+            ends = of_pixels.interval("AUPRO") or (np.nan, np.nan)  # no maps, no interval
+            cells |= dict(zip(("AUPRO low", "AUPRO high"), ends, strict=True))
+            cells["AUPRO"] = of_pixels.values["AUPRO"]
+        cells["without diffusion"] = control[0] if control else np.nan
+        cells["trivial baseline"] = baseline.values["I-AUROC"] if baseline else np.nan
+        cells["ms an image"] = float(np.mean(times)) if times else np.nan
+        over = difference(own, baseline, "I-AUROC") if baseline else None
+        cells["follows"] = what_follows(own.family, over, control)
+        rows.append(cells)
+    names = ["method", "family", "tasks", "I-AUROC", "low", "high", "AUPRO", "AUPRO low", "AUPRO high"]
+    names += ["without diffusion", "trivial baseline", "ms an image", "follows"]
+    table = pd.DataFrame(rows, columns=names)
+    order = table.assign(first=table["family"] != "diffusion", best=-table["I-AUROC"]).sort_values(["first", "best"])
+    return table.loc[order.index].reset_index(drop=True)
+
+
+def what_follows(
+    family: str, over_baseline: tuple[float, float, float] | None, control: tuple[float, float, float, float] | None
+) -> str:
+    """One sentence from the two intervals: (difference, low, high) to the baseline, and `pooled_control`."""
+    beats = {1: "Better than", -1: "Worse than", 0: "Not shown to differ from"}
+    first = "No baseline here."
+    if over_baseline is not None:
+        first = f"{beats[side(*over_baseline[1:])]} the trivial baseline."
+    if family != "diffusion":
+        return first
+    if control is None:
+        return f"{first} No control without diffusion was recorded."
+    adds = {
+        1: "Diffusion adds accuracy.",
+        -1: "Diffusion costs accuracy.",
+        0: "Diffusion is not shown to add anything.",
+    }
+    return f"{first} {adds[side(*control[2:])]}"

@@ -1,0 +1,132 @@
+"""Real examples: what the tasks look like, and which images the best diffusion method finds, misses or invents.
+
+Used by notebook 08 and the front page; entry points: `task_pictures`, `cases`, `case_pictures`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from diffad_utils import data
+from diffad_utils.analyses.method_results import MethodResult, images_of
+from diffad_utils.study import RunRecord, defect_of
+
+SIDE = 128
+"""Side of the pictures, pixels."""
+
+
+class Pictures(NamedTuple):
+    """images float [N, S, S, 3] in [0, 1]; masks bool [N, S, S], or None where the data set has none; titles [N]."""
+
+    images: np.ndarray
+    masks: np.ndarray | None
+    titles: list[str]
+
+
+def _load(index: pd.DataFrame, titles: Sequence[str]) -> Pictures:
+    samples = list(data.ImageDataset(index, size=SIDE))
+    images = torch.stack([sample["image"] for sample in samples]).permute(0, 2, 3, 1).numpy()
+    masks = np.stack([np.asarray(sample["mask"], dtype=bool) for sample in samples])
+    return Pictures(images, masks if masks.any() else None, list(titles))
+
+
+def _test_rows(record: RunRecord, data_root: str) -> pd.DataFrame | None:
+    """The test images of a run's task; None, with a line that says so, where the data are not here."""
+    try:
+        index = data.load_index(record.dataset, root=data_root or None, category=record.category, seed=record.seed)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"no pictures of {record.dataset}/{record.category}: {error}")
+        return None
+    return index[index["split"] == "test"].reset_index(drop=True)
+
+
+def task_pictures(
+    records: Sequence[RunRecord], data_root: str = "", normal: int = 2, defects: int = 5, most: int = 6
+) -> dict[str, Pictures]:
+    """Normal images and a defect of each kind in turn, for up to ``most`` tasks whose data are here."""
+    found = {}
+    for task, record in {f"{record.dataset}/{record.category}": record for record in records}.items():
+        rows = _test_rows(record, data_root) if len(found) < most else None
+        if rows is None:
+            continue
+        turn = rows.groupby("defect").cumcount()
+        shown = rows.assign(turn=turn).sort_values(["turn", "defect"], kind="stable")
+        picked = pd.concat([shown[shown["label"] == 0].head(normal), shown[shown["label"] == 1].head(defects)])
+        titles = ["normal" if row.label == 0 else str(row.defect) for row in picked.itertuples()]
+        found[task] = _load(picked, titles)
+    return found
+
+
+CASES = ("found", "missed", "invented")
+"""A defective image above the threshold, a defective one below it, a normal one above it."""
+
+
+def cases(
+    records: Sequence[RunRecord], measured: Sequence[MethodResult], false_alarms: float = 0.05, count: int = 7
+) -> pd.DataFrame:
+    """Images that the best diffusion method of each task finds, misses or invents, where a share of ``false_alarms`` of
+    the normal test images is flagged.
+
+    Found: the highest scores; missed: the lowest; invented: the highest among normal images. Up to ``count`` of a case,
+    from each task in turn. Best: by I-AUROC among methods that kept their maps.
+
+    Returns
+    -------
+    Columns case, task, method, key, score, threshold, rank within the task.
+    """
+    first = {(f"{r.dataset}/{r.category}", r.method): r for r in reversed(records)}
+    rows = []
+    for task in dict.fromkeys(row.task for row in measured):
+        ours = [r for r in measured if r.task == task and r.family == "diffusion" and "I-AUROC" in r.values]
+        ours = [r for r in ours if (first[task, r.method].folder / "maps.npz").is_file()]
+        if not ours:
+            continue
+        best = max(ours, key=lambda r: r.values["I-AUROC"])
+        images = images_of(first[task, best.method])
+        threshold = np.quantile(images.loc[images["label"] == 0, "score"], 1 - false_alarms, method="higher")
+        flagged, defective = images["score"] >= threshold, images["label"] == 1
+        of_case = {
+            "found": images[flagged & defective].sort_values("score", ascending=False),
+            "missed": images[~flagged & defective].sort_values("score"),
+            "invented": images[flagged & ~defective].sort_values("score", ascending=False),
+        }
+        for case, part in of_case.items():
+            for rank, row in enumerate(part.head(count).itertuples()):
+                rows.append([case, task, best.method, row.key, row.score, float(threshold), rank])
+    found = pd.DataFrame(rows, columns=["case", "task", "method", "key", "score", "threshold", "rank"])
+    return found.sort_values(["rank", "task"], kind="stable").groupby("case", sort=False).head(count)
+
+
+def case_pictures(
+    rows: pd.DataFrame, records: Sequence[RunRecord], data_root: str = ""
+) -> tuple[np.ndarray, np.ndarray | None, list[str], np.ndarray] | None:
+    """(images, masks, titles) as `Pictures` and anomaly maps [N, S, S] in [0, 1] of one case's rows (`cases`); None
+    where no data are here.
+
+    A map is divided by the largest value of that method on that task's test images, so a dark one is a low one.
+    """
+    by_run = {(f"{r.dataset}/{r.category}", r.method): r for r in reversed(records)}
+    pictures, maps = [], []
+    for row in rows.sort_values(["task", "rank"]).itertuples():
+        record = by_run[row.task, row.method]
+        index = _test_rows(record, data_root)
+        keys, values = record.maps()
+        if index is None:
+            continue
+        here = index[[data.sample_key(sample) == row.key for _, sample in index.iterrows()]]
+        pictures.append(_load(here, [f"{row.task}\n{defect_of(row.key)}, {row.method}"]))
+        own = torch.from_numpy(values[keys.tolist().index(row.key)].astype(np.float32))[None, None]
+        own = torch.nn.functional.interpolate(own, size=(SIDE, SIDE), mode="bilinear", align_corners=False)[0, 0]
+        low, high = float(values.min()), float(values.max())
+        maps.append(((own.numpy() - low) / max(high - low, 1e-12)).clip(0, 1))
+    if not pictures:
+        return None
+    empty = np.zeros((1, SIDE, SIDE), dtype=bool)
+    masks = np.concatenate([empty if p.masks is None else p.masks for p in pictures])
+    images = np.concatenate([p.images for p in pictures])
+    return images, masks if masks.any() else None, [p.titles[0] for p in pictures], np.stack(maps)

@@ -1,0 +1,171 @@
+"""What the figures of the comparison show, in a sentence each with its numbers.
+
+Used by notebook 08; entry points: every function takes the table that its figure draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from diffad_utils.analyses.comparison import Ranks
+from diffad_utils.analyses.method_results import MethodResult
+from diffad_utils.study import claims
+
+
+def _counted(names: Sequence[str]) -> str:
+    """``a, b and c``; ``none`` without any."""
+    names = list(dict.fromkeys(names))
+    return "none" if not names else names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def of_tasks(measured: Sequence[MethodResult]) -> str:
+    """How many tasks, methods and images the comparison has."""
+    images = {row.task: int(row.values["images"]) for row in measured}
+    named = ", ".join(f"{task} ({count} test images)" for task, count in images.items())
+    methods = {row.method for row in measured}
+    return (
+        f"{len(methods)} methods on {len(images)} tasks: {named}. A red line is the outline of the defect, where the "
+        "data set has masks. Not every method was run on every task."
+    )
+
+
+def of_answer(table: pd.DataFrame) -> str:
+    """`diffusion_controls.against_controls`: who is best on each task, and how many lie on the baseline's interval."""
+    ours = table[table["family"] == "diffusion"]
+    best = [table.loc[part.index[0]] for _, part in table.groupby("task", sort=False)]
+    leaders = [f"{row['method']} on {row['task']} ({row['I-AUROC']:.3f})" for row in best]
+    above = int((ours["low"] > ours["baseline high"]).sum())
+    won = sum(row["family"] == "diffusion" for row in best)
+    return (
+        f"Highest on its task: {_counted(leaders)}; {won} of {len(best)} are diffusion methods. The intervals of "
+        f"{above} of {len(ours)} diffusion results lie wholly right of the baseline's. Intervals that overlap may "
+        "still belong to a real difference: the paired ones further down decide."
+    )
+
+
+def of_controls(found: pd.DataFrame) -> str:
+    """`diffusion_controls.controls`: where the method is above, below, or not shown to differ from its control."""
+    if found.empty:
+        return "No run recorded a control without diffusion, so these runs cannot say what diffusion adds."
+    up, down = found[found["low"] > 0], found[found["high"] < 0]
+    rest = found.drop(index=[*up.index, *down.index])
+
+    def named(part):
+        return _counted([f"{row.method} on {row.task}" for row in part.itertuples()])
+
+    return (
+        f"{len(found)} controls. Above its control: {named(up)}. Below: {named(down)}. Not shown to differ: "
+        f"{named(rest)}. What a control leaves out is in the table below. Methods without one are not shown."
+    )
+
+
+def of_case(case: str, rows: pd.DataFrame) -> str:
+    """One strip of `example_cases.cases`."""
+    meaning = {
+        "found": "Defective images that score above the threshold: the surest first",
+        "missed": "Defective images below the threshold: those that look most normal to the method",
+        "invented": "Normal images above the threshold: the false alarms with the highest scores",
+    }[case]
+    methods = _counted([f"{row.method} on {row.task}" for row in rows.itertuples()])
+    return (
+        f"{meaning}; {len(rows)} images, by {methods}. The threshold is that method's own on the task. "
+        "A bright map away from the outline means: right or wrong for another reason than the defect."
+    )
+
+
+def of_pairs(pairs: pd.DataFrame) -> str:
+    """`comparison.pairwise`: how many pairs differ beyond their interval."""
+    unclear = int(((pairs["low"] <= 0) & (pairs["high"] >= 0)).sum())
+    median = float(pairs.loc[(pairs["low"] > 0) | (pairs["high"] < 0), "difference"].abs().min())
+    least = f" The smallest difference that is clear is {median:.3f}." if np.isfinite(median) else ""
+    return (
+        f"{unclear} of {len(pairs)} pairs have an interval that contains zero: these images do not show which of the "
+        f"two is better.{least} The intervals are not adjusted for the number of pairs."
+    )
+
+
+def of_ranks(ranked: Ranks) -> str:
+    """`comparison.ranks`: the first and the last, and Friedman's p."""
+    order = ranked.average.index
+    return (
+        f"First of {len(order)} methods on average: {order[0]} (rank {ranked.average.iloc[0]:.1f}); last: {order[-1]}. "
+        f"Friedman's p is {ranked.p:.2g} over {ranked.tasks} tasks. Ranks say nothing about the size of a difference."
+    )
+
+
+def of_cost(timed: pd.DataFrame, front: pd.Series) -> str:
+    """`comparison.pareto`: which methods no other beats in accuracy and time."""
+    best = timed[front]
+    ours = sorted(set(best.loc[best["family"] == "diffusion", "method"]))
+    fastest = timed.loc[timed["ms an image"].idxmin()]
+    slowest = timed.loc[timed["ms an image"].idxmax()]
+    return (
+        f"Between the fastest ({fastest['method']}, {fastest['ms an image']:.3g} ms) and the slowest "
+        f"({slowest['method']}, {slowest['ms an image']:.3g} ms) lies a factor of "
+        f"{slowest['ms an image'] / fastest['ms an image']:.0f}. Diffusion methods that no other method beats in both "
+        f"on some task: {_counted(ours)}. Times are of this machine, with other work beside."
+    )
+
+
+def of_localisation(table: pd.DataFrame) -> str:
+    """Rank correlation of I-AUROC and AUPRO over methods, and the method whose localisation lags furthest behind."""
+    correlation = table[["I-AUROC", "AUPRO"]].corr("spearman").iloc[0, 1]
+    joint = f"the rank correlation is {correlation:.2f}" if np.isfinite(correlation) else "there is no rank correlation"
+    worst = table.loc[(table["I-AUROC"] - table["AUPRO"]).idxmax()]
+    return (
+        f"Over {len(table)} results {joint}. Furthest above the diagonal: "
+        f"{worst['method']} on {worst['task']}, I-AUROC {worst['I-AUROC']:.3f} with an AUPRO of {worst['AUPRO']:.3f}. "
+        "Such a method ranks images without pointing at the defect; the figure does not say what it looks at instead."
+    )
+
+
+def of_sizes(sizes: pd.DataFrame, false_alarms: float) -> str:
+    """`by_defect.recall_by_size`: mean recall of the smallest and the largest defects."""
+    mean = sizes.groupby("bin")["recall"].mean()
+    error = 1.96 * (0.25 / sizes["n"].min()) ** 0.5
+    return (
+        f"With {false_alarms:.0%} of normal images flagged, {mean.iloc[0]:.0%} of the smallest third of the defects "
+        f"are found and {mean.iloc[-1]:.0%} of the largest, averaged over methods. A group has {sizes['n'].min()} "
+        f"images or more, so a share of one half is known to within {error:.0%}, the threshold's own error not counted."
+    )
+
+
+def of_conventions(effects: pd.DataFrame, gap_of: Mapping[str, float]) -> str:
+    """How often one convention moves a metric by more than the median gap between the best two in papers' tables."""
+    judged = effects[effects["metric"].isin(list(gap_of))]
+    if judged.empty:
+        return "No convention moved a metric that the printed tables have, so there is nothing to compare."
+    larger = (judged["change"].abs() > judged["metric"].map(gap_of)).groupby(judged["metric"]).mean()
+    parts = [
+        f"{metric}: gap {gap_of[metric]:.4f}, {share:.0%} of the changes are larger" for metric, share in larger.items()
+    ]
+    most = judged.loc[judged["change"].abs().idxmax()]
+    return (
+        f"Median gap between the best two methods of a printed table, and how often one convention alone moves the "
+        f"metric further here: {'; '.join(parts)}. The largest change is {most['change']:+.3f} of {most['metric']} "
+        f"(“{most['convention']}”). Printed averages are over whole data sets, our changes of single tasks."
+    )
+
+
+def of_papers(ranges: pd.DataFrame) -> str:
+    """`published.disagreements` with a range above zero: the largest, and how many."""
+    top = ranges.iloc[0]
+    return (
+        f"{len(ranges)} averages stand in the sources with different values; the widest range is {top['range']:.3f} "
+        f"({top['method']}, {top['metric']} on {top['dataset']}). Nothing here was measured by us."
+    )
+
+
+def of_ledger(ledger: pd.DataFrame) -> str:
+    """How many claims the figure shows and on which side of the margin."""
+    shown = ledger[ledger["low"].notna()]
+    count = shown["verdict"].value_counts()
+    sides = ", ".join(f"{count.get(verdict, 0)} {verdict}" for verdict in (*claims.DECIDED, claims.VARIES))
+    return (
+        f"{len(shown)} claims have a pooled interval: {sides}, the others undecided. An interval clear of the margin "
+        "decides nothing by itself: Holm's correction, categories and seeds count as well. The forest plot of each "
+        "claim is in the report, beside its row."
+    )

@@ -1,0 +1,183 @@
+"""The figures that carry the study's answer (notebook 08 and the front page)."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from diffad_utils.plots.style import ANOMALOUS, NORMAL, WIDTH
+
+OTHER = "#8a919b"
+"""Colour of methods without diffusion."""
+
+MOST_TASKS = 6
+
+VERDICTS = {"supported": "#1d6b3a", "not supported": ANOMALOUS, "varies": "#7a5b00"}
+
+
+def answer_chart(table: pd.DataFrame, columns: int = 2) -> Figure:
+    """I-AUROC of every method with its interval, its control without diffusion and the trivial baseline, by task.
+
+    Parameters
+    ----------
+    table : task, method, family, I-AUROC, low, high, control, baseline, baseline low, baseline high; NaN where unknown.
+    columns : panels beside each other; 1 for a narrow screen.
+
+    With many tasks, the `MOST_TASKS` with the most methods are drawn.
+    """
+    table = table[table["task"].isin(table["task"].value_counts().head(MOST_TASKS).index)]
+    parts = [part.iloc[::-1].reset_index(drop=True) for _, part in table.groupby("task", sort=False)]
+    columns = min(columns, len(parts))
+    lines = [parts[i : i + columns] for i in range(0, len(parts), columns)]
+    heights = [0.7 + 0.23 * max(len(part) for part in line) for line in lines]
+    size = (WIDTH if columns > 1 else 0.5 * WIDTH, sum(heights) + 0.7)
+    figure, axes = plt.subplots(len(lines), columns, figsize=size, sharex=True, squeeze=False, height_ratios=heights)
+    for axis, part in zip(axes.flat, parts, strict=False):
+        _answer_panel(axis, part)
+    for axis in axes.flat[len(parts) :]:
+        axis.axis("off")
+    for axis in axes.flat[max(0, len(parts) - columns) : len(parts)]:
+        axis.set_xlabel("I-AUROC")
+        axis.xaxis.set_tick_params(labelbottom=True)
+    figure.legend(handles=_answer_legend(), loc="outside upper center", ncols=2 if columns > 1 else 1, fontsize=8)
+    return figure
+
+
+def _answer_panel(axis: Axes, part: pd.DataFrame) -> None:
+    first = part.iloc[0]
+    if np.isfinite(first["baseline"]):
+        axis.axvspan(first["baseline low"], first["baseline high"], color=ANOMALOUS, alpha=0.13, linewidth=0)
+        axis.axvline(first["baseline"], color=ANOMALOUS, linestyle="--", linewidth=1.2)
+    for y, row in part.iterrows():
+        colour = NORMAL if row["family"] == "diffusion" else OTHER
+        error = np.clip([[row["I-AUROC"] - row["low"]], [row["high"] - row["I-AUROC"]]], 0, None)
+        axis.errorbar(row["I-AUROC"], y, xerr=error, fmt="o", color=colour, markersize=5, capsize=2, linewidth=1.2)
+        if np.isfinite(row["control"]):
+            axis.plot(row["control"], y, "D", color="black", markerfacecolor="none", markersize=8)
+    axis.set_yticks(range(len(part)), part["method"], fontsize=8)
+    for label, family in zip(axis.get_yticklabels(), part["family"], strict=True):
+        label.set_color("black" if family == "diffusion" else OTHER)
+    axis.set(ylim=(-0.7, len(part) - 0.3))
+    axis.set_title(first["task"], fontsize=9, loc="left")
+
+
+def _answer_legend() -> list[Line2D]:
+    dot = {"marker": "o", "linewidth": 1.2}
+    return [
+        Line2D([], [], color=NORMAL, label="diffusion method", **dot),
+        Line2D([], [], color=OTHER, label="method without diffusion", **dot),
+        Line2D([], [], color="black", marker="D", markerfacecolor="none", linestyle="", label="control: no diffusion"),
+        Line2D([], [], color=ANOMALOUS, linestyle="--", label="trivial baseline, with its interval"),
+    ]
+
+
+def control_chart(controls: pd.DataFrame) -> Figure:
+    """Method minus control with its interval: columns task, method, kind, difference, low, high; top to bottom."""
+    rows = controls.iloc[::-1].reset_index(drop=True)
+    figure, axis = plt.subplots(figsize=(WIDTH, 1.1 + 0.28 * len(rows)))
+    for y, row in rows.iterrows():
+        error = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
+        colour = OTHER if row["low"] <= 0 <= row["high"] else NORMAL if row["low"] > 0 else ANOMALOUS
+        axis.errorbar(row["difference"], y, xerr=np.clip(error, 0, None), fmt="o", color=colour, capsize=3)
+    labels = [f"{r.method}, {r.task}" + (" (untrained)" if r.kind == "untrained" else "") for r in rows.itertuples()]
+    axis.set_yticks(range(len(rows)), labels, fontsize=8)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set(xlabel="I-AUROC of the method minus that of its control", ylim=(-0.7, len(rows) - 0.3))
+    return figure
+
+
+def task_rows(rows: Mapping[str, tuple[np.ndarray, np.ndarray | None, Sequence[str]]]) -> Figure:
+    """A row of images a task: task -> images [N, H, W, 3] in [0, 1], masks bool [N, H, W] or None, titles [N]."""
+    most = max(len(images) for images, _, _ in rows.values())
+    side = (WIDTH - 0.9) / most
+    figure, axes = plt.subplots(len(rows), most, figsize=(WIDTH, len(rows) * (side + 0.25)), squeeze=False)
+    for line, (task, (images, masks, titles)) in zip(axes, rows.items(), strict=True):
+        for axis in line:
+            axis.set(xticks=[], yticks=[])
+            axis.set_frame_on(False)
+            axis.grid(False)
+        for i, axis in enumerate(line[: len(images)]):
+            axis.imshow(images[i])
+            axis.set_title(titles[i], fontsize=8)
+            if masks is not None and masks[i].any():
+                axis.contour(masks[i], levels=[0.5], colors=ANOMALOUS, linewidths=1.2)
+        line[0].set_ylabel(textwrap.fill(task.replace("/", "/ "), 12), fontsize=8)
+    return figure
+
+
+def case_strip(images: np.ndarray, masks: np.ndarray | None, titles: Sequence[str], maps: np.ndarray) -> Figure:
+    """Images over their anomaly maps: images [N, H, W, 3] in [0, 1], masks bool [N, H, W] or None, titles [N], maps [N,
+    h, w] in [0, 1]."""
+    count = len(images)
+    side = min(WIDTH / count, 1.8)
+    figure, axes = plt.subplots(2, count, figsize=(side * count, 2 * side + 0.45), squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+    for i in range(count):
+        axes[0, i].imshow(images[i])
+        axes[0, i].set_title(titles[i], fontsize=7)
+        if masks is not None and masks[i].any():
+            axes[0, i].contour(masks[i], levels=[0.5], colors="#00d5ff", linewidths=1.2)
+        axes[1, i].imshow(maps[i], cmap="inferno", vmin=0, vmax=1)
+    axes[0, 0].set_ylabel("image", fontsize=8)
+    axes[1, 0].set_ylabel("anomaly map", fontsize=8)
+    return figure
+
+
+def difference_matrices(pairs: pd.DataFrame) -> Figure:
+    """Row minus column of pairs (task, a, b, difference, low, high), a panel a task; a dot where the interval contains
+    zero."""
+    groups = list(pairs.groupby("task", sort=False))
+    orders = [list(dict.fromkeys([*part["a"], *part["b"]])) for _, part in groups]  # the better one first
+    columns = min(2, len(groups))
+    lines = -(-len(groups) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(WIDTH, 0.55 * WIDTH * lines), squeeze=False)
+    limit = max(float(pairs[["difference"]].abs().max().iloc[0]), 1e-6)
+    for axis, (task, part), order in zip(axes.flat, groups, orders, strict=False):
+        values, unclear = np.full((len(order),) * 2, np.nan), np.zeros((len(order),) * 2, dtype=bool)
+        at = {name: i for i, name in enumerate(order)}
+        for pair in part.itertuples():
+            i, j = at[pair.a], at[pair.b]
+            values[i, j], values[j, i] = pair.difference, -pair.difference
+            unclear[i, j] = unclear[j, i] = pair.low <= 0 <= pair.high
+        picture = axis.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit)
+        axis.scatter(*np.nonzero(unclear)[::-1], s=5, color="black")
+        axis.set_xticks(range(len(order)), order, rotation=90, fontsize=6)
+        axis.set_yticks(range(len(order)), order, fontsize=6)
+        axis.grid(False)
+        axis.set_title(task, fontsize=9)
+    for axis in axes.flat[len(groups) :]:
+        axis.axis("off")
+    figure.colorbar(picture, ax=axes, label="I-AUROC of the row minus the column", shrink=0.5)
+    return figure
+
+
+def claims_chart(ledger: pd.DataFrame) -> Figure:
+    """Every claim with a pooled interval: distance of the effect from its margin, in half widths of the interval.
+
+    Columns claim_id, verdict, effect, low, high, margin. Units differ between claims, so the axis has none: beyond 1
+    the interval lies wholly on one side of the margin.
+    """
+    half = ((ledger["high"] - ledger["low"]) / 2).clip(lower=1e-12)
+    rows = ledger.assign(distance=((ledger["effect"] - ledger["margin"]) / half).clip(-6, 6)).sort_values("distance")
+    figure, axis = plt.subplots(figsize=(WIDTH, 1.0 + 0.2 * len(rows)))
+    axis.axvspan(-1, 1, color=OTHER, alpha=0.15, linewidth=0)
+    axis.axvline(0, color="black", linewidth=0.8)
+    colours = [VERDICTS.get(verdict, OTHER) for verdict in rows["verdict"]]
+    axis.errorbar(rows["distance"], range(len(rows)), xerr=1, fmt="none", ecolor=colours, linewidth=1.2)
+    axis.scatter(rows["distance"], range(len(rows)), color=colours, s=26, zorder=3)
+    axis.set_yticks(range(len(rows)), rows["claim_id"], fontsize=7)
+    axis.set(xlabel="distance from the margin, half widths of the interval; right speaks for the claim")
+    axis.set(ylim=(-0.8, len(rows) - 0.2))
+    named = [*VERDICTS.items(), ("undecided", OTHER)]
+    handles = [Line2D([], [], color=colour, marker="o", label=name) for name, colour in named]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
+    return figure
