@@ -26,6 +26,7 @@ from diffad_utils import scoring
 from diffad_utils.data import ImageDataset, collate
 from diffad_utils.diffusion import PRECISIONS
 from diffad_utils.io.files import write_atomically
+from diffad_utils.methods.stored import through_store
 from diffad_utils.models.device import in_pieces, pick_device
 
 if TYPE_CHECKING:
@@ -108,9 +109,17 @@ class Detector(ABC):
     device: str = "auto"
     batch_size: int = 32
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "fit" in vars(cls):
+            cls.fit = through_store(cls.fit)
+
     @abstractmethod
     def fit(self, train_dataset: ImageDataset) -> Self:
-        """Learn from normal training images. Raises ``ValueError`` if one of them is labelled anomalous."""
+        """Learn from normal training images. Raises ``ValueError`` if one of them is labelled anomalous.
+
+        Within a run, what was fitted once with the same settings, images and code comes from the store (`stored`).
+        """
 
     @abstractmethod
     def predict(self, images: Tensor, keys: Sequence[str] | None = None) -> Prediction:
@@ -207,6 +216,10 @@ class Detector(ABC):
     @abstractmethod
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Restore what ``_state`` gave."""
+
+    def _remember(self, train_dataset: ImageDataset) -> None:  # noqa: B027, most keep nothing
+        """What ``fit`` keeps of the training set itself; called by it, and for a detector that comes from the
+        store."""
 
     @property
     def torch_device(self) -> torch.device:

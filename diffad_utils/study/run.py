@@ -39,8 +39,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from diffad_utils.io import checkpoints
+from diffad_utils.io import checkpoints, store
 from diffad_utils.io.files import shorten, to_json, write_atomically
+from diffad_utils.io.machine import versions
 from diffad_utils.study.folders import method_of, profile_folder, run_folder
 from diffad_utils.study.manifest import (
     count_weights,
@@ -51,7 +52,6 @@ from diffad_utils.study.manifest import (
     provenance,
     resolve_device,
     seed_everything,
-    versions,
 )
 from diffad_utils.study.parameters import Parameters, parameters_of_session
 from diffad_utils.study.records import RunRecord
@@ -281,6 +281,7 @@ class Run:
         shutil.rmtree(self._incomplete, ignore_errors=True)
         if self._beside is None:
             checkpoints.close_run()
+            store.close_run()
         return self.folder
 
     def record_method(self, method: str, prediction: Any, batch: dict, metrics: dict, **more: Any) -> Path:
@@ -332,6 +333,7 @@ class Run:
             "wall_s": time.perf_counter() - self._clock,
             "peak_memory_bytes": peak_memory(),
             "timing": timing,
+            "from_store": store.taken(),
         }
         torch = sys.modules.get("torch")
         if torch is not None:
@@ -381,6 +383,7 @@ def start(notebook: str, namespace: dict) -> Run:
     run = Run(notebook, parameters)
     settings = dict(parameters) | {"output_root": "", "data_root": "", "notebook": notebook}
     root = profile_folder(parameters)
+    store.open_run(root)
     checkpoints.open_run(root / checkpoints.FOLDER / run.folder.relative_to(root), to_json(settings, "parameters"))
     return run
 
