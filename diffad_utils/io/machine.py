@@ -61,6 +61,16 @@ def memory_free() -> int:
     return max(0, min(free))
 
 
+def require_memory(needed: int, what: str) -> None:
+    """Raise ``MemoryError``, before any work, if ``what`` needs more bytes than are free."""
+    free = memory_free()
+    if needed > free:
+        raise MemoryError(
+            f"{what} needs {needed:,} bytes of memory, {free:,} are free: give fewer or smaller images, or another "
+            "machine"
+        )
+
+
 def _own_groups() -> list[Path]:
     """Folders of this process's memory control groups, its own first, then those above it."""
     try:

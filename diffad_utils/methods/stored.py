@@ -21,15 +21,13 @@ import importlib
 import inspect
 import json
 import platform
-import random
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError
@@ -40,7 +38,7 @@ from diffad_utils.io import checkpoints, store
 from diffad_utils.io.files import checksum, write_atomically
 from diffad_utils.io.machine import versions
 from diffad_utils.io.modules import fingerprint
-from diffad_utils.models.device import pick_device
+from diffad_utils.models.device import generators_kept, pick_device
 
 FITTED = "fitted"
 
@@ -59,7 +57,7 @@ def through_store(fit: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(detector: Any, train_dataset: Any, *arguments: Any, **named: Any) -> Any:
         if getattr(type(detector).fit, "__wrapped__", None) is not fit:  # super().fit(...) within another fit
             return fit(detector, train_dataset, *arguments, **named)
-        with _generators_kept():
+        with generators_kept():
             kept = store.active()
             bound = inspect.signature(fit).bind_partial(detector, train_dataset, *arguments, **named).arguments
             given = dict([*bound.items()][2:])
@@ -250,16 +248,3 @@ def decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {key: decode(item, tensors) for key, item in value["dict"].items()}
     ((kind, items),) = value.items()
     return {"list": list, "tuple": tuple}[kind](decode(item, tensors) for item in items)
-
-
-@contextlib.contextmanager
-def _generators_kept() -> Iterator[None]:
-    """The global generators of Python, numpy and torch are afterwards where they were."""
-    plain, numbers = random.getstate(), np.random.get_state()
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=gpus):
-        try:
-            yield
-        finally:
-            random.setstate(plain)
-            np.random.set_state(numbers)

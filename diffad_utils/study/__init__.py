@@ -6,6 +6,7 @@ Notebooks call `study.start` and `Run.record`; summaries read runs with `study.l
 from diffad_utils.io.files import checksum, shorten, to_json, write_atomically
 from diffad_utils.io.machine import PACKAGES, versions
 from diffad_utils.io.paths import reports, repository
+from diffad_utils.study.collected import Collected
 from diffad_utils.study.folders import METHOD_OF_NOTEBOOK, method_of, profile_folder, reports_folder, run_folder
 from diffad_utils.study.manifest import (
     describe_index,
@@ -45,6 +46,7 @@ __all__ = [
     "OWN_CELL",
     "PACKAGES",
     "RULES",
+    "Collected",
     "ParameterError",
     "Parameters",
     "Rule",
