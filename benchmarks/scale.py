@@ -5,8 +5,8 @@
 
 The images are drawn from ``textures/leather`` as they are needed, and none is kept. Every size runs in a process of its
 own. What is measured is written to ``results/scale-cpu.json`` after every size; a size that is there already, at the
-same settings, is not run again. Backbone: EfficientNet-Lite0 with ImageNet weights. InvAD's denoiser is small and hardly
-trained: how well it scores is no matter here.
+same settings, is not run again. Backbone: EfficientNet-Lite0 with ImageNet weights. InvAD's denoiser is small and
+hardly trained: how well it scores is no matter here.
 """
 
 from __future__ import annotations

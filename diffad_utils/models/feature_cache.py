@@ -48,6 +48,22 @@ def cached_features(
     return features, keys
 
 
+def cached_latents(space: Any, images: Tensor) -> Tensor:
+    """``space.encode(images)`` of training images [B, 3, H, W]; a `LatentSpace`'s through the store."""
+    resolved = getattr(getattr(space, "vae", None), "resolved", None)
+    if resolved is None:  # pixels, or an autoencoder that is no file
+        return space.encode(images)
+    kernels = [p for p in space.vae.parameters() if p.ndim == 4]
+    description = {
+        "features": "latents",
+        "weights": resolved.sha256,
+        "precision": space.precision,
+        "channels_last": all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels),
+        "device": space.vae.device.type,
+    }
+    return cached_features(lambda: [{"image": images, "key": []}], space.encode, description)[0]
+
+
 def _write(features: Tensor, path: Path) -> None:
     try:
         save_file({"features": features.contiguous()}, path)

@@ -44,6 +44,7 @@ from diffad_utils.methods.d3ad.settings import ConditionedSettings
 from diffad_utils.methods.reconstruction import SMOOTHING
 from diffad_utils.models.autoencoders import LatentSpace, PixelSpace
 from diffad_utils.models.backbones import load_backbone
+from diffad_utils.models.feature_cache import cached_latents
 from diffad_utils.models.stable_diffusion import load_vae
 from diffad_utils.models.unet import small_unet
 from diffad_utils.training import BatchLoss, TrainingLog
@@ -100,7 +101,10 @@ class ConditionedDiffusion(ConditionedSettings):
         self._remember(train_dataset)
         self._build_unet()
         states = torch.cat(
-            [self.encode(self._input(batch["image"])) for batch in batches(self._fitted_images, self.batch_size)]
+            [
+                cached_latents(self._space, self._input(batch["image"]))
+                for batch in batches(self._fitted_images, self.batch_size)
+            ]
         )
         self.training_log_ = self._train_unet(states, checkpoint_folder)
         self._adapt()

@@ -8,8 +8,10 @@ from diffad_utils import data
 from diffad_utils.io import store
 from diffad_utils.methods.base import batches
 from diffad_utils.methods.invad import InvAD
+from diffad_utils.models.autoencoders import LatentSpace, PixelSpace
 from diffad_utils.models.backbones import load_backbone
-from diffad_utils.models.feature_cache import cached_features
+from diffad_utils.models.feature_cache import cached_features, cached_latents
+from diffad_utils.models.stable_diffusion import load_vae
 
 
 def loader(images):
@@ -34,6 +36,19 @@ def test_features_are_extracted_once_for_the_same_images_and_settings(tmp_path):
         cached_features(loader(other), extract, description)
         assert len(calls) == before + 2  # another order, value or setting is another entry
     assert len(store.active().entries()) == 4 and len(store.taken()) == 1
+
+
+def test_latents_of_training_images_are_encoded_once(tmp_path, monkeypatch):
+    space, images = LatentSpace(load_vae("sd-mini", device="cpu")), torch.rand(3, 3, 64, 64)
+    expected = space.encode(images)
+    store.open_run(tmp_path)
+    assert torch.equal(cached_latents(space, images), expected)
+    monkeypatch.setattr(LatentSpace, "encode", lambda *_: pytest.fail("encoded again"))
+    assert torch.equal(cached_latents(space, images), expected)
+    assert [entry["what"] for entry in store.taken()] == ["latents"]
+    monkeypatch.undo()
+    cached_latents(LatentSpace(space.vae, "bf16"), images)
+    assert len(store.taken()) == 1 and torch.equal(cached_latents(PixelSpace(), images), PixelSpace().encode(images))
 
 
 @pytest.fixture(scope="module")
