@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -25,13 +26,15 @@ import torch
 
 from benchmarks import harness
 from diffad_utils import data, study
-from diffad_utils.methods import METHODS
+from diffad_utils.methods import METHODS, Detector, Prediction
 from diffad_utils.metrics import evaluate
 
 METHOD_SETTINGS = {
     "invad": {"width": 96, "depth": 2, "train_steps": 20, "warmup_steps": 5, "strides": (8, 16), "grid": 16},
     "anomalib:patchcore": {"coreset_ratio": 0.02},
 }
+MAPS_ALONE = "maps alone"
+"""In the place of a method: random maps, so that only evaluating and recording are measured."""
 TRAIN = 32
 
 
@@ -45,17 +48,36 @@ def drawn(count: int, side: int) -> data.ImageDataset:
     return data.ImageDataset(pd.concat(parts).head(count), size=side, cache=False)
 
 
-def measure(method: str, count: int, side: int, at_once: bool) -> dict:
-    """Fit on 32 images, then predict, evaluate and record ``count``: seconds an image and peak memory of the process.
+def random_maps(count: int, side: int) -> Iterator[tuple[Prediction, dict]]:
+    """Batches of random maps, every second image with a square defect that is a little brighter."""
+    generator = torch.Generator().manual_seed(0)
+    for rows in torch.arange(count).split(8):
+        label = rows % 2
+        mask = torch.zeros(len(rows), side, side, dtype=torch.bool)
+        mask[label == 1, side // 4 : side // 2, side // 4 : side // 2] = True
+        maps = torch.rand(mask.shape, generator=generator) + 0.2 * mask
+        keys = [f"textures/leather/test/{'hole' if i % 2 else 'good'}/{i:05d}" for i in rows.tolist()]
+        yield Prediction(maps.amax(dim=(1, 2)), maps), {"key": keys, "label": label, "mask": mask}
 
-    at_once : the path for small test sets, all images and maps in memory.
-    """
+
+def predictions(method: str, count: int, side: int) -> tuple[Detector | None, data.ImageDataset | None]:
+    """A detector fitted on 32 images and its test set; nothing for `MAPS_ALONE`."""
+    if method == MAPS_ALONE:
+        return None, None
     index = data.load_index("textures", category="leather")
     train = data.ImageDataset(index[index["split"] == "train"].head(TRAIN), size=side)
     detector = METHODS[method](
         image_size=side, device="cpu", batch_size=8, backbone="efficientnet-lite0", **METHOD_SETTINGS[method]
     ).fit(train)
-    test = drawn(count, side)
+    return detector, drawn(count, side)
+
+
+def measure(method: str, count: int, side: int, at_once: bool) -> dict:
+    """Predict, evaluate and record ``count`` images: seconds, and the peak memory of the process.
+
+    at_once : the path for small test sets, all images and maps in memory.
+    """
+    detector, test = predictions(method, count, side)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     start, cpu = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as scratch:
@@ -66,7 +88,7 @@ def measure(method: str, count: int, side: int, at_once: bool) -> dict:
             run.record(prediction, batch, evaluate(prediction, batch), maps=True)
         else:
             with study.Collected(count) as collected:
-                for prediction, batch in detector.predict_batches(test):
+                for prediction, batch in detector.predict_batches(test) if detector else random_maps(count, side):
                     collected.update(prediction, batch)
                 run.record(collected, metrics=collected.metrics(), maps=True)
     return {
@@ -96,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.split("\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[500, 2000, 8000, 20000])
     parser.add_argument("--side", type=int, default=256, help="pixels (default 256)")
-    parser.add_argument("--methods", nargs="+", default=list(METHOD_SETTINGS), choices=METHOD_SETTINGS)
+    parser.add_argument("--methods", nargs="+", default=list(METHOD_SETTINGS), choices=[*METHOD_SETTINGS, MAPS_ALONE])
     parser.add_argument("--at-once", action="store_true", help="the path for small test sets, for comparison")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -153,6 +153,7 @@ class Detector(ABC):
         """Learn from normal training images. Raises ``ValueError`` if one of them is labelled anomalous.
 
         Within a run, what was fitted once with the same settings, images and code comes from the store (`stored`).
+        Leaves ``fit_seconds_``, the seconds that it took when it was computed.
         """
 
     @abstractmethod

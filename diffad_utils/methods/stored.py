@@ -50,7 +50,8 @@ class NotKept(TypeError):
 def through_store(fit: Callable[..., Any]) -> Callable[..., Any]:
     """``fit(detector, train_dataset, ...)``, taken from the run's store where it was computed before.
 
-    Either way the global random generators stay as they were, so that what follows draws the same numbers.
+    Either way the global random generators stay as they were, so that what follows draws the same numbers, and
+    ``fit_seconds_`` says how long the fit took when it was computed.
     """
 
     @functools.wraps(fit)
@@ -63,13 +64,14 @@ def through_store(fit: Callable[..., Any]) -> Callable[..., Any]:
             given = dict([*bound.items()][2:])
             folder = given.pop("checkpoint_folder", None)
             key = None if kept is None else key_of(detector, train_dataset, given)
-            if key is None:
-                return fit(detector, train_dataset, *arguments, **named)
-            if not _take(kept, key, detector, train_dataset, folder):
-                before, trainings, start = dict(vars(detector)), checkpoints.count(), time.perf_counter()
-                fit(detector, train_dataset, *arguments, **named)
-                seconds, trainings = time.perf_counter() - start, checkpoints.count() - trainings
-                note = {"what": detector.name, "seconds": seconds, "trainings": trainings}
+            if key is not None and _take(kept, key, detector, train_dataset, folder):
+                return detector
+            before, trainings, start = dict(vars(detector)), checkpoints.count(), time.perf_counter()
+            fit(detector, train_dataset, *arguments, **named)
+            detector.fit_seconds_ = time.perf_counter() - start
+            if key is not None:
+                trainings = checkpoints.count() - trainings
+                note = {"what": detector.name, "seconds": detector.fit_seconds_, "trainings": trainings}
                 kept.put(FITTED, key, lambda place: _write(detector, before, folder, place), **note)
         return detector
 

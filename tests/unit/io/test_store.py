@@ -204,7 +204,7 @@ def test_the_training_log_and_the_count_of_trainings_come_back(train, tmp_path):
         assert checkpoints.count() == number
         assert detector.training_log_.losses == without.training_log_.losses
     (taken,) = store.taken()
-    assert taken["what"] == "invad" and taken["seconds"] >= detector.training_log_.seconds > 0
+    assert taken["what"] == "invad" and taken["seconds"] == detector.fit_seconds_ >= detector.training_log_.seconds > 0
     other = detector.with_settings(num_steps=2), without.with_settings(num_steps=2)
     images = torch.stack([train[i]["image"] for i in range(3)])
     assert torch.equal(*(each.predict(images).score for each in other))
