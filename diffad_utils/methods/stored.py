@@ -84,8 +84,9 @@ def key_of(detector: Any, train_dataset: Any, arguments: Mapping[str, Any]) -> s
     arguments : of ``fit``, beside the data set; None, JSON values, or fitted detectors.
     """
     settings = {field.name: getattr(detector, field.name) for field in dataclasses.fields(detector) if field.init}
-    code = _code(type(detector))
-    if code is None or set(vars(detector)) != set(vars(type(detector)(**settings))):
+    cls: Any = type(detector)
+    code = _code(cls)
+    if code is None or set(vars(detector)) != set(vars(cls(**settings))):
         return None
     device = pick_device(detector.device)
     try:
