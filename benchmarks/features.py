@@ -1,4 +1,4 @@
-"""Features and data: stopping at the last needed block, the cache of training features, decoding and keeping samples.
+"""Features and data: stopping at the last needed block, the store of training features, decoding and keeping samples.
 
     python -m benchmarks.features [--device cuda] [--quick]
 
@@ -19,6 +19,7 @@ from PIL import Image
 
 from benchmarks import harness
 from diffad_utils import data
+from diffad_utils.io import store
 from diffad_utils.methods.base import batches
 from diffad_utils.methods.invad import InvAD
 from diffad_utils.models.backbones import load_backbone
@@ -44,20 +45,21 @@ def stopping(options) -> dict:
 
 
 def caching(options, folder: str) -> dict:
-    """InvAD's features of the training images, extracted and from the cache; images are in memory in both."""
+    """InvAD's features of the training images, extracted and from the store; images are in memory in both."""
     index = data.load_index("textures", category="leather")
     train = data.ImageDataset(index[index["split"] == "train"].iloc[: 8 if options.quick else None], size=128)
     detector = InvAD(image_size=128, device=options.device)
     detector._load_backbone()
 
     def features(cache: str) -> torch.Tensor:
-        os.environ["DIFFAD_CACHE"] = cache
+        if cache:
+            store.open_run(Path(cache))
         try:
             return cached_features(lambda: batches(train, 32), detector._raw_features, {"benchmark": "features"})[0]
         finally:
-            del os.environ["DIFFAD_CACHE"]
+            store.close_run()
 
-    bound = {"extracted": lambda: features(""), "from the cache": lambda: features(folder)}
+    bound = {"extracted": lambda: features(""), "from the store": lambda: features(folder)}
     rows, values = harness.interleave(bound, options.repeats or 5, device=options.device)
     for row in rows:
         row["equal"] = bool(torch.equal(values[row["name"]], values["extracted"]))

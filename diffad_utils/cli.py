@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import yaml
 
 from diffad_utils import __version__, execution, kaggle, report, study
+from diffad_utils.io import store
 
 
 def _find_notebook(name: str, folder: Path | None) -> Path:
@@ -166,6 +169,36 @@ def reexecute(options: argparse.Namespace) -> int:
     return 0
 
 
+def store_command(options: argparse.Namespace) -> int:
+    """List what a profile's runs have kept (fitted detectors, features), or remove it with --clear."""
+    import pandas as pd
+
+    found = store.open_at((options.output or study.reports_folder()) / options.profile / store.FOLDER)
+    if found is None:
+        print(f"There is no store: {store.ROOT}=off")
+        return 0
+    if options.clear:
+        print(f"{found.clear()} entries removed from {found.root}")
+        return 0
+    entries = found.entries()
+    rows = [
+        {
+            "kind": entry.kind,
+            "what": entry.note.get("what", ""),
+            "MB": round(entry.size / 1e6, 1),
+            "computed in s": round(entry.note.get("seconds", 0.0), 1),
+            "last used": time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used)),
+            "key": entry.key[:12],
+        }
+        for entry in entries
+    ]
+    if rows:
+        print(pd.DataFrame(rows).to_string(index=False))
+    total = sum(entry.size for entry in entries)
+    print(f"{len(entries)} entries, {total / 1e6:.1f} MB of at most {found.limit / 1e6:.0f} MB in {found.root}")
+    return 0
+
+
 def data_list(options: argparse.Namespace) -> int:
     """List the data sets, where each was found, its categories and counts."""
     from diffad_utils import data
@@ -241,7 +274,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         return sub
 
+    def may_be_fresh(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--fresh", action="store_true", help="compute all anew: take nothing from the store")
+
     sub = command("run", run)
+    may_be_fresh(sub)
     sub.add_argument("notebook", help="its name or the beginning of it, such as 07")
     sub.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE")
     sub.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
@@ -260,6 +297,7 @@ def _parser() -> argparse.ArgumentParser:
 
     planned("status", status)
     sub = planned("study", study_command)
+    may_be_fresh(sub)
     sub.add_argument("-j", "--jobs", type=int, default=2, help="cores to use (default 2)")
     sub.add_argument(
         "--only", nargs="+", default=[], metavar="RUN", help="names of runs, beginnings of them, or patterns"
@@ -277,6 +315,11 @@ def _parser() -> argparse.ArgumentParser:
         "--profile", default="", help="also what its notebooks would lack: smoke, kaggle, paper, or a file"
     )
 
+    sub = command("store", store_command)
+    sub.add_argument("profile", nargs="?", default="smoke")
+    sub.add_argument("--output", type=Path, help="folder of the results (default: reports)")
+    sub.add_argument("--clear", action="store_true", help="remove all entries")
+
     sub = command("report", write_report)
     sub.add_argument("profile", nargs="?", default="smoke")
     sub.add_argument("--output", type=Path, help="folder of the results (default: reports)")
@@ -289,6 +332,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", type=Path, metavar="FOLDER", help="also write agreement.md and agreement.csv there")
 
     sub = command("notebooks", reexecute)
+    may_be_fresh(sub)
     sub.add_argument("notebook", nargs="*", help="names or beginnings of them (default: all)")
     sub.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
 
@@ -343,6 +387,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of ``diffad``; returns the exit code."""
     options = _parser().parse_args(arguments)
+    if getattr(options, "fresh", False):
+        os.environ[store.FRESH] = "1"  # kernels and the workflow's processes inherit it
     try:
         return options.function(options)
     except (ValueError, OSError) as error:  # what the package raises for bad input; anything else is a bug

@@ -13,6 +13,7 @@ from diffad_utils.execution.errors import RunFailed
 from diffad_utils.execution.notebook import Progress, headings, kernel_manager_class, prepare_environment
 from diffad_utils.execution.profiles import DEFAULT_MINUTES, WORK
 from diffad_utils.execution.saving import drop_progress_bars, fit_pictures
+from diffad_utils.io import store
 
 
 def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT_MINUTES) -> None:
@@ -34,7 +35,8 @@ def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT
         own = study.reports_folder() / "smoke"
         finished = own if own.is_dir() else study.reference_folder() / "smoke"
         if finished.is_dir():
-            shutil.copytree(finished, Path(scratch) / "smoke", ignore=shutil.ignore_patterns(WORK))
+            shutil.copytree(finished, Path(scratch) / "smoke", ignore=shutil.ignore_patterns(WORK, store.FOLDER))
+        os.environ.setdefault(store.ROOT, str(finished / store.FOLDER))
         prepare_environment(threads)
         os.environ["DIFFAD_REPORTS"] = scratch
         for path in sorted(map(Path, notebooks)):

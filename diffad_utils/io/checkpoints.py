@@ -62,6 +62,17 @@ def next_file() -> Path | None:
     return None if _folder is None else _folder / f"training-{_count:02d}.pt"
 
 
+def count() -> int:
+    """Trainings of this run so far, finished or not."""
+    return _count
+
+
+def skip(trainings: int) -> None:
+    """Number the next training as if so many had been run before it: their results came from the store."""
+    global _count
+    _count += trainings
+
+
 def folder(name: str) -> Path:
     """A folder of this run for results that it keeps itself, such as a sweep's; gone once the run is recorded.
 

@@ -5,7 +5,9 @@ Reads the system's files and asks torch; changes nothing.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import platform
 import re
 import subprocess
 from collections.abc import Sequence
@@ -13,6 +15,26 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 GROUPS_OF_PROCESS = Path("/proc/self/cgroup")
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "open_clip_torch",
+    "timm",
+    "anomalib",
+    "numpy",
+    "pandas",
+    "scipy",
+    "scikit-learn",
+    "scikit-image",
+    "papermill",
+    "elpv-dataset",
+)
+"""Packages whose versions the manifest lists."""
 
 
 def memory_limit() -> int:
@@ -37,6 +59,16 @@ def memory_free() -> int:
     if used and limit < psutil.virtual_memory().total:
         free.append(limit - max(used) + inactive)
     return max(0, min(free))
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Raise ``MemoryError``, before any work, if ``what`` needs more bytes than are free."""
+    free = memory_free()
+    if needed > free:
+        raise MemoryError(
+            f"{what} needs {needed:,} bytes of memory, {free:,} are free: give fewer or smaller images, or another "
+            "machine"
+        )
 
 
 def _own_groups() -> list[Path]:
@@ -138,3 +170,16 @@ def has_kernels(architectures: Sequence[str], capability: tuple[int, int]) -> bo
         if kind == "compute" and (major, minor) <= tuple(capability):
             return True
     return False
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages in `PACKAGES` that are installed, and of this package."""
+    from diffad_utils import __version__
+
+    found = {"python": platform.python_version(), "diffad_utils": __version__}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -17,24 +17,24 @@ anomalib is an extra (``pip install diffad_utils[baselines]``) and slow to impor
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset, captions
+from diffad_utils.io.machine import require_memory
 from diffad_utils.methods.base import Detector, Prediction, batches, check_train_dataset
 from diffad_utils.models.backbones import Backbone, load_backbone
 from diffad_utils.models.clip import Clip, load_clip
 from diffad_utils.models.clip_features import clip_input
+from diffad_utils.models.device import generators_kept
 from diffad_utils.training import TrainingLog, train
 from diffad_utils.weights import Resolved
 
@@ -50,19 +50,6 @@ def _anomalib(module: str):
             f"the anomalib baselines need the package anomalib ({error}); install it with: pip install "
             f"'diffad_utils[baselines]'"
         ) from error
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """torch's and numpy's global generators seeded inside and as they were after: anomalib draws from both."""
-    state = np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            np.random.set_state(state)
 
 
 class _Features(nn.Module):
@@ -106,9 +93,11 @@ class AnomalibDetector(Detector):
 
     def fit(self, train_dataset: ImageDataset) -> Self:
         check_train_dataset(train_dataset)
-        with _seeded(self.seed):
+        with generators_kept(self.seed):
             self._prepare(train_dataset)
             self.model_ = self._build().to(self.torch_device)
+            count, side = len(train_dataset), self.image_size  # anomalib keeps all of them in memory
+            require_memory(self._bytes_to_fit(count), f"{self.name}, fitted to {count} images of {side} px,")
             self._learn(torch.cat([self._input(b["image"]) for b in batches(train_dataset, self.batch_size)]))
         self.model_.eval()
         return self
@@ -124,6 +113,10 @@ class AnomalibDetector(Detector):
         score = torch.cat([output.pred_score.flatten() for output in outputs])
         maps = torch.cat([output.anomaly_map.reshape(-1, *output.anomaly_map.shape[-2:]) for output in outputs])
         return Prediction(score.float().cpu(), scoring.upsample_map(maps.float().cpu(), size))
+
+    def _bytes_to_fit(self, count: int) -> int:
+        """Memory of ``count`` images, float32, and once more as they are joined."""
+        return 2 * 4 * count * 3 * self.image_size**2
 
     def _network_input(self, images: Tensor) -> Tensor:
         """What the network takes, from images [B, 3, S, S] in [0, 1]; a `Backbone` normalises by itself."""
@@ -157,7 +150,7 @@ class AnomalibDetector(Detector):
         return learned, {"weights_sha256": self.pretrained_.resolved.sha256}
 
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        with _seeded(self.seed):
+        with generators_kept(self.seed):
             self.model_ = self._build()
         self._check_weights({self.WEIGHTS: values["weights_sha256"]})
         missing, unexpected = self.model_.load_state_dict(tensors, strict=False)
@@ -187,6 +180,11 @@ class BackboneDetector(AnomalibDetector):
         self.pretrained_ = load_backbone(self.backbone, allow_mini=self.allow_mini, strides=tuple(self.strides))
         return _Features(self.pretrained_)
 
+    @property
+    def _cells(self) -> int:
+        """Feature vectors an image."""
+        return (self.image_size // min(self.strides)) ** 2
+
 
 @dataclass(kw_only=True)
 class PatchCore(BackboneDetector):
@@ -214,6 +212,10 @@ class PatchCore(BackboneDetector):
         )
         model.feature_extractor, model.layers = features, features.layers
         return model
+
+    def _bytes_to_fit(self, count: int) -> int:
+        """Also the embeddings, and once more as they are joined."""
+        return super()._bytes_to_fit(count) + 2 * 4 * count * self._cells * sum(self.pretrained_.channels)
 
     def _learn(self, images: Tensor) -> None:
         self.model_.train()
@@ -251,6 +253,11 @@ class PaDiM(BackboneDetector):
         model.n_features = min(self.n_features, channels)
         model.idx = torch.randperm(channels)[: model.n_features]
         return model
+
+    def _bytes_to_fit(self, count: int) -> int:
+        """Also the embeddings, twice; their covariances, and the inverses of these, while they are computed."""
+        floats = 2 * count * self._cells * self.model_.n_features + 3 * self._cells * self.model_.n_features**2
+        return super()._bytes_to_fit(count) + 4 * floats
 
     def _learn(self, images: Tensor) -> None:
         self.model_.train()

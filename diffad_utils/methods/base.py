@@ -9,9 +9,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import mmap
 import os
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -26,6 +29,7 @@ from diffad_utils import scoring
 from diffad_utils.data import ImageDataset, collate
 from diffad_utils.diffusion import PRECISIONS
 from diffad_utils.io.files import write_atomically
+from diffad_utils.methods.stored import through_store
 from diffad_utils.models.device import in_pieces, pick_device
 
 if TYPE_CHECKING:
@@ -35,6 +39,9 @@ BATCH_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.4
 """How far, absolute and relative, an image's score may move with its batch, by the dtype of the networks: libraries
 choose other algorithms, and so other roundings, for other batch sizes. fp32 stays below 1e-4. fp16 has 13 bits less;
 0.02 was measured for img2img's calibrated score, batch 1 against 8. bf16 has 3 bits less again: eight times fp16's."""
+
+IN_MEMORY = 2**30
+"""Bytes of maps or of reconstructions that `Detector.predict_dataset` holds in memory; more lie in a file."""
 
 FAMILIES = ("diffusion", "clip", "classical")
 """What a method may be: a diffusion model; CLIP without diffusion, which knows captioned pictures; anything else."""
@@ -61,17 +68,45 @@ class Prediction:
         return len(self.score)
 
     @classmethod
-    def concatenate(cls, predictions: Sequence[Prediction]) -> Prediction:
-        """Join predictions of consecutive batches of one detector."""
-        if not predictions:
+    def concatenate(cls, predictions: Iterable[Prediction], total: int | None = None) -> Prediction:
+        """Join predictions of consecutive batches of one detector.
+
+        total : images of all of them. With it the batches may come from an iterator and are held one at a time; maps or
+        reconstructions that take more than `IN_MEMORY` bytes lie in a file of the temporary folder (``$TMPDIR``), which
+        is gone when they are.
+        """
+        if total is None:
+            predictions = list(predictions)
+            total = sum(len(prediction) for prediction in predictions)
+        joined: dict[str, Tensor] = {}
+        done, nfe = 0, 0
+        for prediction in predictions:
+            named = {"score": prediction.score, "anomaly_map": prediction.anomaly_map}
+            named |= {
+                "reconstruction": prediction.reconstruction,
+                **{f"parts.{k}": v for k, v in prediction.parts.items()},
+            }
+            for name, values in named.items():
+                if values is not None:
+                    if name not in joined:
+                        joined[name] = _room((total, *values.shape[1:]), values.dtype)
+                    joined[name][done : done + len(values)] = values
+            nfe = prediction.nfe if done == 0 else nfe
+            done += len(prediction)
+        if not done:
             raise ValueError("no predictions to join: the data set is empty")
+        parts = {name.removeprefix("parts."): values for name, values in joined.items() if name.startswith("parts.")}
+        return cls(joined["score"], joined.get("anomaly_map"), joined.get("reconstruction"), parts, nfe)
 
-        def joined(name: str) -> Tensor | None:
-            values = [getattr(p, name) for p in predictions]
-            return None if values[0] is None else torch.cat(values)
 
-        parts = {name: torch.cat([p.parts[name] for p in predictions]) for name in predictions[0].parts}
-        return cls(joined("score"), joined("anomaly_map"), joined("reconstruction"), parts, predictions[0].nfe)
+def _room(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An empty tensor; a large one lies in a file that has no name, so that the system may put it on the disk."""
+    size = math.prod(shape) * dtype.itemsize
+    if size <= IN_MEMORY:
+        return torch.empty(shape, dtype=dtype)
+    with tempfile.TemporaryFile(prefix="diffad-maps-") as file:
+        file.truncate(size)
+        return torch.frombuffer(mmap.mmap(file.fileno(), size), dtype=dtype).reshape(shape)
 
 
 @dataclass(kw_only=True)
@@ -108,9 +143,18 @@ class Detector(ABC):
     device: str = "auto"
     batch_size: int = 32
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "fit" in vars(cls):
+            cls.fit = through_store(cls.fit)
+
     @abstractmethod
     def fit(self, train_dataset: ImageDataset) -> Self:
-        """Learn from normal training images. Raises ``ValueError`` if one of them is labelled anomalous."""
+        """Learn from normal training images. Raises ``ValueError`` if one of them is labelled anomalous.
+
+        Within a run, what was fitted once with the same settings, images and code comes from the store (`stored`).
+        Leaves ``fit_seconds_``, the seconds that it took when it was computed.
+        """
 
     @abstractmethod
     def predict(self, images: Tensor, keys: Sequence[str] | None = None) -> Prediction:
@@ -121,27 +165,38 @@ class Detector(ABC):
         images, or another number of keys; ``RuntimeError`` before ``fit``.
         """
 
+    def predict_batches(
+        self,
+        dataset: ImageDataset,
+        on_batch: Callable[[int, int], None] | None = None,
+        predict: Callable[[Tensor, Sequence[str]], Prediction] | None = None,
+    ) -> Iterator[tuple[Prediction, dict]]:
+        """``predict`` over a data set, a batch at a time: predictions and the batches (`data.collate`) they are of.
+
+        ``on_batch(done, total)`` is called after each. Where the device's memory does not hold a batch, ``batch_size``
+        is halved, with a warning, until it does. For a test set that is larger than memory give the data set
+        ``cache=False`` and the batches to `study.Collected`.
+        """
+        predict, done = predict or self.predict, 0
+        for batch in batches(dataset, self.batch_size):
+            images, keys = batch["image"], batch["key"]
+            found, self.batch_size = in_pieces(
+                lambda rows, images=images, keys=keys: predict(images[rows], keys[rows]), len(keys), self.batch_size
+            )
+            done += len(keys)
+            if on_batch is not None:
+                on_batch(done, len(dataset))
+            yield found[0] if len(found) == 1 else Prediction.concatenate(found), batch
+
     def predict_dataset(
         self,
         dataset: ImageDataset,
         on_batch: Callable[[int, int], None] | None = None,
         predict: Callable[[Tensor, Sequence[str]], Prediction] | None = None,
     ) -> Prediction:
-        """``predict`` over a data set in batches; ``on_batch(done, total)`` is called after each.
-
-        Where the device's memory does not hold a batch, ``batch_size`` is halved, with a warning, until it does.
-        """
-        predict, predictions, done = predict or self.predict, [], 0
-        for batch in batches(dataset, self.batch_size):
-            images, keys = batch["image"], batch["key"]
-            found, self.batch_size = in_pieces(
-                lambda rows, images=images, keys=keys: predict(images[rows], keys[rows]), len(keys), self.batch_size
-            )
-            predictions += found
-            done += len(keys)
-            if on_batch is not None:
-                on_batch(done, len(dataset))
-        return Prediction.concatenate(predictions)
+        """The predictions of `predict_batches`, joined (`Prediction.concatenate`)."""
+        found = self.predict_batches(dataset, on_batch, predict)
+        return Prediction.concatenate((prediction for prediction, _ in found), len(dataset))
 
     def running_dtype(self) -> torch.dtype:
         """The coarsest of the dtypes that the networks are held or run in: a key of `BATCH_TOLERANCE`."""
@@ -207,6 +262,10 @@ class Detector(ABC):
     @abstractmethod
     def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Restore what ``_state`` gave."""
+
+    def _remember(self, train_dataset: ImageDataset) -> None:  # noqa: B027, most keep nothing
+        """What ``fit`` keeps of the training set itself; called by it, and for a detector that comes from the
+        store."""
 
     @property
     def torch_device(self) -> torch.device:

@@ -32,6 +32,7 @@ from diffad_utils.data import ImageDataset
 from diffad_utils.methods.base import check_train_dataset
 from diffad_utils.methods.reconstruction import ReconstructionDetector
 from diffad_utils.models.autoencoders import AT_ONCE, LatentSpace, decode, downsampling, encode
+from diffad_utils.models.feature_cache import cached_latents
 from diffad_utils.models.stable_diffusion import load_vae
 from diffad_utils.models.unet import small_unet
 from diffad_utils.training import BatchLoss, Training, TrainingLog
@@ -96,7 +97,7 @@ class LatentUNet(Training, ReconstructionDetector):
         check_train_dataset(train_dataset)
         self._load_vae()
         images, held_out, held_out_keys = self._fitted_and_held_out(train_dataset, self.holdout_fraction)
-        latents = LatentSpace(self.vae_).encode(images)
+        latents = cached_latents(LatentSpace(self.vae_), images)
         self._build_unet()
         self.training_log_ = self._train_unet(images, latents, checkpoint_folder) if self.train_steps else TrainingLog()
         self._calibrate(held_out, held_out_keys)

@@ -2,7 +2,7 @@
 
 from diffad_utils.kernels.threshold_counts import EIGHT_NEIGHBOURS
 from diffad_utils.metrics.bootstrap import BOOTSTRAP_BLOCK, bootstrap_draws, percentile_interval
-from diffad_utils.metrics.evaluation import IMAGE_METRICS, PIXEL_METRICS, evaluate, with_masks
+from diffad_utils.metrics.evaluation import IMAGE_METRICS, PIXEL_METRICS, Evaluation, evaluate, with_masks
 from diffad_utils.metrics.image import image_ap, image_auroc, image_f1max
 from diffad_utils.metrics.image_quality import reconstruction
 from diffad_utils.metrics.intervals import (
@@ -28,6 +28,7 @@ __all__ = [
     "EIGHT_NEIGHBOURS",
     "IMAGE_METRICS",
     "PIXEL_METRICS",
+    "Evaluation",
     "PixelCounts",
     "PixelMetrics",
     "aupro",

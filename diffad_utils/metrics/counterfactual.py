@@ -113,9 +113,11 @@ def reconstruction_table(reconstruction: Tensor, batch: dict) -> pd.DataFrame:
     """
     normal = np.asarray(batch["label"]) == 0
     table = pd.DataFrame({"label": np.asarray(batch["label"]).astype(int)})
-    quality = image_quality.reconstruction(batch["image"][normal], reconstruction[normal])
-    table.loc[normal, "SSIM"], table.loc[normal, "PSNR"] = quality["ssim"], quality["psnr"]
-    if "twin" in batch:
+    table["SSIM"] = table["PSNR"] = np.nan
+    if normal.any():
+        quality = image_quality.reconstruction(batch["image"][normal], reconstruction[normal])
+        table.loc[normal, "SSIM"], table.loc[normal, "PSNR"] = quality["ssim"], quality["psnr"]
+    if "twin" in batch and not normal.all():
         done = removal_and_drift(*(x[~normal] for x in (reconstruction, batch["image"], batch["twin"], batch["mask"])))
         for name in ("removal", "drift"):
             table.loc[~normal, name] = done[name].double().numpy()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 T = TypeVar("T")
@@ -27,6 +30,23 @@ def pick_device(device: str = "auto") -> torch.device:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device={device!r} was asked for, but torch sees no CUDA device; use device='auto' or 'cpu'")
     return torch.device(device)
+
+
+@contextlib.contextmanager
+def generators_kept(seed: int | None = None) -> Iterator[None]:
+    """The global generators of Python, numpy and torch are afterwards where they were; inside torch's and numpy's start
+    from ``seed``, if there is one."""
+    plain, numbers = random.getstate(), np.random.get_state()
+    gpus = range(torch.cuda.device_count()) if seed is not None or torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=gpus):
+        if seed is not None:
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(plain)
+            np.random.set_state(numbers)
 
 
 def in_pieces(function: Callable[[slice], T], count: int, size: int) -> tuple[list[T], int]:

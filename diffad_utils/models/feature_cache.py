@@ -1,22 +1,26 @@
-"""Features of a data set's images, kept on disk by checksum, for those who fit the same backbone more than once.
+"""Features of a data set's images, kept in the run's store, for those who fit the same backbone more than once.
 
-Off unless ``$DIFFAD_CACHE`` names a folder. An entry's name is the checksum of everything that the features depend on:
-the description (weights' checksum, sizes, layers), every image as loaded, and torch's version. Another image, order or
-setting is another entry, so an entry is never stale; the folder may be emptied at any time.
+An entry's name is the checksum of everything that the features depend on: the description (weights' checksum, sizes,
+layers), every image as loaded, threads, and torch's version. Another image, order or setting is another entry.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from diffad_utils.io import store
+
+FEATURES = "features"
 
 
 def cached_features(
@@ -26,21 +30,45 @@ def cached_features(
     key).
 
     extract : images [B, 3, H, W] -> features [B, ...]. description : what else the features depend on, as JSON values.
-    Without ``$DIFFAD_CACHE`` the images are loaded once; with it once for the checksum, and once more where there is no
-    entry yet.
+    Without a store (`io.store.active`) the images are loaded once; with one once for the checksum, and once more where
+    there is no entry yet.
     """
-    folder = os.environ.get("DIFFAD_CACHE")
-    if not folder:
+    kept = store.active()
+    if kept is None:
         return _extracted(loader, extract)
-    path = Path(folder) / "features" / f"{_checksum(loader, description)}.safetensors"
-    if path.is_file():
-        return load_file(path)["features"], [key for batch in loader() for key in batch["key"]]
+    key = _checksum(loader, description)
+    entry = kept.take(FEATURES, key)
+    if entry is not None:
+        store.note_taken(entry)
+        return load_file(entry.folder / "features.safetensors")["features"], [k for b in loader() for k in b["key"]]
+    start = time.perf_counter()
     features, keys = _extracted(loader, extract)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({"features": features.contiguous()}, temporary)
-    os.replace(temporary, path)  # two runs at once write the same bytes
+    note = {"what": description.get("features", ""), "seconds": time.perf_counter() - start}
+    kept.put(FEATURES, key, lambda folder: _write(features, folder / "features.safetensors"), **note)
     return features, keys
+
+
+def cached_latents(space: Any, images: Tensor) -> Tensor:
+    """``space.encode(images)`` of training images [B, 3, H, W]; a `LatentSpace`'s through the store."""
+    resolved = getattr(getattr(space, "vae", None), "resolved", None)
+    if resolved is None:  # pixels, or an autoencoder that is no file
+        return space.encode(images)
+    kernels = [p for p in space.vae.parameters() if p.ndim == 4]
+    description = {
+        "features": "latents",
+        "weights": resolved.sha256,
+        "precision": space.precision,
+        "channels_last": all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels),
+        "device": space.vae.device.type,
+    }
+    return cached_features(lambda: [{"image": images, "key": []}], space.encode, description)[0]
+
+
+def _write(features: Tensor, path: Path) -> None:
+    try:
+        save_file({"features": features.contiguous()}, path)
+    except SafetensorError as error:  # a full disk, say
+        raise OSError(f"{path} could not be written: {error}") from error
 
 
 def _extracted(loader: Callable[[], Any], extract: Callable[[Tensor], Tensor]) -> tuple[Tensor, list[str]]:
@@ -52,7 +80,8 @@ def _extracted(loader: Callable[[], Any], extract: Callable[[Tensor], Tensor]) -
 
 
 def _checksum(loader: Callable[[], Any], description: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps({"torch": torch.__version__, **description}, sort_keys=True).encode())
+    fixed = {"torch": torch.__version__, "threads": torch.get_num_threads(), **description}
+    digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode())
     for batch in loader():
         for image in batch["image"]:
             digest.update(f"{image.dtype}{list(image.shape)}".encode())

@@ -4,7 +4,9 @@ Notebooks call `study.start` and `Run.record`; summaries read runs with `study.l
 """
 
 from diffad_utils.io.files import checksum, shorten, to_json, write_atomically
+from diffad_utils.io.machine import PACKAGES, versions
 from diffad_utils.io.paths import reports, repository
+from diffad_utils.study.collected import Collected
 from diffad_utils.study.folders import (
     METHOD_OF_NOTEBOOK,
     method_of,
@@ -14,14 +16,12 @@ from diffad_utils.study.folders import (
     run_folder,
 )
 from diffad_utils.study.manifest import (
-    PACKAGES,
     describe_index,
     git_state,
     peak_memory,
     provenance,
     resolve_device,
     seed_everything,
-    versions,
 )
 from diffad_utils.study.parameters import (
     INJECTED_CELL,
@@ -53,6 +53,7 @@ __all__ = [
     "OWN_CELL",
     "PACKAGES",
     "RULES",
+    "Collected",
     "ParameterError",
     "Parameters",
     "Rule",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 import platform
 import random
@@ -18,26 +17,6 @@ import pandas as pd
 
 from diffad_utils.io.paths import repository
 from diffad_utils.study.rules import ParameterError
-
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "diffusers",
-    "transformers",
-    "peft",
-    "accelerate",
-    "open_clip_torch",
-    "timm",
-    "anomalib",
-    "numpy",
-    "pandas",
-    "scipy",
-    "scikit-learn",
-    "scikit-image",
-    "papermill",
-    "elpv-dataset",
-)
-"""Packages whose versions the manifest lists."""
 
 
 def describe_index(index: pd.DataFrame, content_limit: int = 512 * 2**20) -> dict:
@@ -79,19 +58,6 @@ def describe_index(index: pd.DataFrame, content_limit: int = 512 * 2**20) -> dic
         if total <= content_limit:
             summary["content_sha256"] = content.hexdigest()
     return summary
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages in `PACKAGES` that are installed, and of this package."""
-    from diffad_utils import __version__
-
-    found = {"python": platform.python_version(), "diffad_utils": __version__}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def git_state(root: Path | None = None) -> dict:

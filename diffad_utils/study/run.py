@@ -39,8 +39,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from diffad_utils.io import checkpoints
+from diffad_utils.io import checkpoints, store
 from diffad_utils.io.files import shorten, to_json, write_atomically
+from diffad_utils.io.machine import versions
+from diffad_utils.study.collected import Collected
 from diffad_utils.study.folders import method_of, profile_folder, run_folder
 from diffad_utils.study.manifest import (
     count_weights,
@@ -52,7 +54,6 @@ from diffad_utils.study.manifest import (
     provenance,
     resolve_device,
     seed_everything,
-    versions,
 )
 from diffad_utils.study.parameters import Parameters, parameters_of_session
 from diffad_utils.study.records import RunRecord
@@ -231,7 +232,8 @@ class Run:
 
         Parameters
         ----------
-        prediction : ``Prediction`` for the images in `batch`, or None for a notebook that joins runs.
+        prediction : ``Prediction`` for the images in `batch`, or None for a notebook that joins runs; or, for a test
+            set that is larger than memory, `Collected`, which has its batch.
         batch : dict with key (list of str) and label [N]; None with `prediction` None.
         metrics : name -> value, from ``metrics.evaluate``; what could not be computed is absent.
         detector : the fitted detector; its class and number of weights go into the manifest.
@@ -255,19 +257,12 @@ class Run:
         """
         if self._recorded:
             raise ValueError(f"{self.notebook}: record() was already called; a run is recorded once, at its end")
+        if isinstance(prediction, Collected):
+            batch = prediction.batch
         if prediction is not None:
-            scores = score_table(prediction, batch)
+            scores = self._write_scores(prediction, batch, maps)
             if intervals is None:
                 intervals = image_intervals(scores, metrics or {})
-            scores.to_parquet(self.path("scores.parquet"), index=False)
-            if maps and prediction.anomaly_map is not None:
-                arrays = {"key": scores["key"].to_numpy(str), "anomaly_map": small_maps(prediction.anomaly_map)}
-                np.savez_compressed(self.path("maps.npz"), **arrays, **usable_masks(batch))
-            if getattr(prediction, "reconstruction", None) is not None and "image" in batch:
-                from diffad_utils.metrics.counterfactual import reconstruction_table
-
-                images = reconstruction_table(prediction.reconstruction, batch).assign(key=scores["key"])
-                images.to_parquet(self.path("reconstruction.parquet"), index=False)
         manifest = self._manifest(prediction, batch, detector, timing or {})
         result = {
             "metrics": metrics or {},
@@ -285,7 +280,27 @@ class Run:
         shutil.rmtree(self._incomplete, ignore_errors=True)
         if self._beside is None:
             checkpoints.close_run()
+            store.close_run()
         return self.folder
+
+    def _write_scores(self, prediction: Any, batch: dict, maps: bool) -> pd.DataFrame:
+        """What there is for every image: ``scores.parquet``, ``maps.npz``, ``reconstruction.parquet``."""
+        if isinstance(prediction, Collected):
+            scores = prediction.scores()
+            scores.to_parquet(self.path("scores.parquet"), index=False)
+            prediction.write(self.path, maps)
+            return scores
+        scores = score_table(prediction, batch)
+        scores.to_parquet(self.path("scores.parquet"), index=False)
+        if maps and prediction.anomaly_map is not None:
+            arrays = {"key": scores["key"].to_numpy(str), "anomaly_map": small_maps(prediction.anomaly_map)}
+            np.savez_compressed(self.path("maps.npz"), **arrays, **usable_masks(batch))
+        if getattr(prediction, "reconstruction", None) is not None and "image" in batch:
+            from diffad_utils.metrics.counterfactual import reconstruction_table
+
+            images = reconstruction_table(prediction.reconstruction, batch).assign(key=scores["key"])
+            images.to_parquet(self.path("reconstruction.parquet"), index=False)
+        return scores
 
     def record_method(self, method: str, prediction: Any, batch: dict, metrics: dict, **more: Any) -> Path:
         """Write the run folder of another method that this notebook measured on the same data (05 has three, say).
@@ -338,6 +353,7 @@ class Run:
             "wall_s": time.perf_counter() - self._clock,
             "peak_memory_bytes": peak_memory(),
             "timing": timing,
+            "from_store": store.taken(),
         }
         torch = sys.modules.get("torch")
         if torch is not None:
@@ -387,6 +403,7 @@ def start(notebook: str, namespace: dict) -> Run:
     run = Run(notebook, parameters)
     settings = dict(parameters) | {"output_root": "", "data_root": "", "notebook": notebook}
     root = profile_folder(parameters)
+    store.open_run(root)
     checkpoints.open_run(root / checkpoints.FOLDER / run.folder.relative_to(root), to_json(settings, "parameters"))
     return run
 

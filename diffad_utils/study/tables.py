@@ -61,19 +61,47 @@ def small_maps(maps: ArrayLike, limit: int = MAPS_LIMIT_BYTES) -> np.ndarray:
     float16, or float32 where half precision would overflow, or leave fewer than 256 levels between the lowest and the
     highest value. ``ValueError`` for maps that are not finite.
     """
-    import torch
+    small = SmallMaps(len(maps), limit)
+    small.update(maps)
+    return small.result()
 
-    maps = torch.as_tensor(maps).detach().float().cpu()
-    if not bool(torch.isfinite(maps).all()):
-        raise ValueError("anomaly_map has NaN or infinite values; nothing was written")
-    largest, spread = maps.abs().max(), maps.max() - maps.min()
-    fits = largest < np.finfo(np.float16).max and (
-        spread == 0 or spread >= largest / 8
-    )  # 11 bits of which 3 are shared
-    kind = np.dtype(np.float16 if fits else np.float32)
-    while maps.numel() * kind.itemsize > limit and min(maps.shape[1:]) >= 2:
-        maps = torch.nn.functional.avg_pool2d(maps[:, None], 2)[:, 0]
-    return maps.numpy().astype(kind)
+
+class SmallMaps:
+    """`small_maps` of ``total`` images that arrive in parts, [n, h, w] each."""
+
+    def __init__(self, total: int, limit: int = MAPS_LIMIT_BYTES) -> None:
+        self._total, self._limit = total, limit
+        self._parts: list[Any] = []
+        self._low, self._high = np.inf, -np.inf
+
+    def update(self, maps: ArrayLike) -> None:
+        """Raises ``ValueError`` for maps that are not finite."""
+        import torch
+
+        maps = torch.as_tensor(maps).detach().float().cpu()
+        if not bool(torch.isfinite(maps).all()):
+            raise ValueError("anomaly_map has NaN or infinite values; nothing was written")
+        self._low, self._high = min(self._low, maps.min().item()), max(self._high, maps.max().item())
+        self._parts.append(self._averaged(maps, np.dtype(np.float16)))
+
+    def _averaged(self, maps: Any, kind: np.dtype) -> Any:
+        """Down to the size that all maps may have as numbers of this kind."""
+        import torch
+
+        while self._total * maps[0].numel() * kind.itemsize > self._limit and min(maps.shape[1:]) >= 2:
+            maps = torch.nn.functional.avg_pool2d(maps[:, None], 2)[:, 0]
+        return maps
+
+    def result(self) -> np.ndarray:
+        import torch
+
+        low, high = np.float32(self._low), np.float32(self._high)
+        largest, spread = max(abs(low), abs(high)), high - low
+        fits = largest < np.finfo(np.float16).max and (
+            spread == 0 or spread >= largest / 8
+        )  # 11 bits of which 3 are shared
+        kind = np.dtype(np.float16 if fits else np.float32)
+        return self._averaged(torch.cat(self._parts), kind).numpy().astype(kind)
 
 
 def usable_masks(batch: dict) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diffad_utils import data
+from diffad_utils.io import store
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -13,6 +14,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_store_left_open():
+    """A run that a test starts and never records must not give its results to the next test."""
+    yield
+    store.close_run()
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,7 @@ from diffad_utils.methods.d3ad.settings import ConditionedSettings
 from diffad_utils.methods.reconstruction import SMOOTHING
 from diffad_utils.models.autoencoders import LatentSpace, PixelSpace
 from diffad_utils.models.backbones import load_backbone
+from diffad_utils.models.feature_cache import cached_latents
 from diffad_utils.models.stable_diffusion import load_vae
 from diffad_utils.models.unet import small_unet
 from diffad_utils.training import BatchLoss, TrainingLog
@@ -97,19 +98,27 @@ class ConditionedDiffusion(ConditionedSettings):
         fitted, held_out = scoring.holdout_split(len(train_dataset), self.holdout_fraction, self.seed)
         self._check_count(len(fitted), len(held_out))
         self._load_networks()
-        self._fitted_images, self._held_out_images = (
-            Subset(train_dataset, rows.tolist()) for rows in (fitted, held_out)
-        )
-        self._held_out_maps: Iterable[Maps | None] = repeat(None)
+        self._remember(train_dataset)
         self._build_unet()
         states = torch.cat(
-            [self.encode(self._input(batch["image"])) for batch in batches(self._fitted_images, self.batch_size)]
+            [
+                cached_latents(self._space, self._input(batch["image"]))
+                for batch in batches(self._fitted_images, self.batch_size)
+            ]
         )
         self.training_log_ = self._train_unet(states, checkpoint_folder)
         self._adapt()
         self._fit_steps(new_extractor=True)
         self._scales = self._peaks_of_held_out()
         return self
+
+    def _remember(self, train_dataset: ImageDataset) -> None:
+        """The images for `with_settings`."""
+        fitted, held_out = scoring.holdout_split(len(train_dataset), self.holdout_fraction, self.seed)
+        self._fitted_images, self._held_out_images = (
+            Subset(train_dataset, rows.tolist()) for rows in (fitted, held_out)
+        )
+        self._held_out_maps: Iterable[Maps | None] = repeat(None)
 
     def _check_count(self, fitted: int, held_out: int) -> None:
         """Raise ``ValueError``, before any work, for fewer images than the method needs."""

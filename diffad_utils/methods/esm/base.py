@@ -53,6 +53,7 @@ from diffad_utils.methods.esm.noise_level import validate
 from diffad_utils.methods.reconstruction import SMOOTHING
 from diffad_utils.models.autoencoders import LatentSpace, PixelSpace
 from diffad_utils.models.backbones import load_layers
+from diffad_utils.models.feature_cache import cached_latents
 from diffad_utils.models.stable_diffusion import load_vae
 from diffad_utils.models.unet import small_unet
 from diffad_utils.training import BatchLoss, Training, TrainingLog
@@ -194,7 +195,7 @@ class ScoreMatchingDetector(Training, Detector):
         check_train_dataset(train_dataset)
         self._load()
         images, held_out, held_out_keys = self._fitted_and_held_out(train_dataset, self.holdout_fraction)
-        x0 = self.encode(images)
+        x0 = cached_latents(self._space, images)
         self._build(x0.shape[1:])
         folder = None if checkpoint_folder is None else Path(checkpoint_folder)
         self._warm_up(x0, None if folder is None else folder / "dsm", warm_start)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diffad_utils import data, kernels
+from diffad_utils.io import machine
 from diffad_utils.methods import METHODS, anomalib_models
 from diffad_utils.methods.anomalib_models import FastFlow, PatchCore, WinCLIP
 
@@ -79,3 +80,16 @@ def test_settings_that_cannot_work_are_refused(train):
 def test_every_baseline_is_registered():
     names = {name for name in METHODS if name.startswith("anomalib:")}
     assert names == {f"anomalib:{name}" for name in ("patchcore", "padim", "fastflow", "stfpm", "winclip")}
+
+
+@pytest.mark.parametrize("name", ["anomalib:patchcore", "anomalib:padim"])
+def test_more_than_memory_holds_is_refused_with_the_number_of_bytes_before_any_work(train, monkeypatch, name):
+    detector = METHODS[name](image_size=64, device="cpu", **METHODS[name].contract_settings)
+    monkeypatch.setattr(machine, "memory_free", lambda: 10**6)
+    monkeypatch.setattr(type(detector), "_learn", lambda *_: pytest.fail("it started"))
+    with pytest.raises(MemoryError, match=r"6 images of 64 px, needs [\d,]+ bytes of memory, 1,000,000 are free"):
+        detector.fit(train)
+    side = detector.image_size // min(detector.strides)
+    width = detector.model_.n_features if name == "anomalib:padim" else sum(detector.pretrained_.channels)
+    needed = [detector._bytes_to_fit(count) for count in (1000, 2000)]
+    assert needed[1] - needed[0] == 1000 * (24 * 64**2 + 8 * side**2 * width)

@@ -5,17 +5,20 @@ import timm
 import torch
 
 from diffad_utils import data
+from diffad_utils.io import store
 from diffad_utils.methods.base import batches
 from diffad_utils.methods.invad import InvAD
+from diffad_utils.models.autoencoders import LatentSpace, PixelSpace
 from diffad_utils.models.backbones import load_backbone
-from diffad_utils.models.feature_cache import cached_features
+from diffad_utils.models.feature_cache import cached_features, cached_latents
+from diffad_utils.models.stable_diffusion import load_vae
 
 
 def loader(images):
     return lambda: iter([{"image": images[:2], "key": ["a", "b"]}, {"image": images[2:], "key": ["c"]}])
 
 
-def test_features_are_extracted_once_for_the_same_images_and_settings(tmp_path, monkeypatch):
+def test_features_are_extracted_once_for_the_same_images_and_settings(tmp_path):
     images, calls = torch.rand(3, 3, 4, 4), []
 
     def extract(batch):
@@ -24,7 +27,7 @@ def test_features_are_extracted_once_for_the_same_images_and_settings(tmp_path, 
 
     without, keys = cached_features(loader(images), extract, {"layer": 1})
     assert calls == [2, 1] and keys == ["a", "b", "c"] and not list(tmp_path.iterdir())
-    monkeypatch.setenv("DIFFAD_CACHE", str(tmp_path))
+    store.open_run(tmp_path)
     for expected in ([2, 1] * 2, [2, 1] * 2):  # the second time from the file
         features, keys = cached_features(loader(images), extract, {"layer": 1})
         assert torch.equal(features, without) and keys == ["a", "b", "c"] and calls == expected
@@ -32,7 +35,20 @@ def test_features_are_extracted_once_for_the_same_images_and_settings(tmp_path, 
         before = len(calls)
         cached_features(loader(other), extract, description)
         assert len(calls) == before + 2  # another order, value or setting is another entry
-    assert len(list(tmp_path.glob("features/*.safetensors"))) == 4 and not list(tmp_path.glob("features/*.tmp"))
+    assert len(store.active().entries()) == 4 and len(store.taken()) == 1
+
+
+def test_latents_of_training_images_are_encoded_once(tmp_path, monkeypatch):
+    space, images = LatentSpace(load_vae("sd-mini", device="cpu")), torch.rand(3, 3, 64, 64)
+    expected = space.encode(images)
+    store.open_run(tmp_path)
+    assert torch.equal(cached_latents(space, images), expected)
+    monkeypatch.setattr(LatentSpace, "encode", lambda *_: pytest.fail("encoded again"))
+    assert torch.equal(cached_latents(space, images), expected)
+    assert [entry["what"] for entry in store.taken()] == ["latents"]
+    monkeypatch.undo()
+    cached_latents(LatentSpace(space.vae, "bf16"), images)
+    assert len(store.taken()) == 1 and torch.equal(cached_latents(PixelSpace(), images), PixelSpace().encode(images))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +57,7 @@ def train():
     return data.ImageDataset(index[index["split"] == "train"].iloc[:12], size=64)
 
 
-def test_invad_fits_the_same_with_the_cache(train, tmp_path, monkeypatch):
+def test_invad_fits_the_same_with_the_store(train, tmp_path):
     settings = {
         "image_size": 64,
         "grid": 4,
@@ -53,11 +69,12 @@ def test_invad_fits_the_same_with_the_cache(train, tmp_path, monkeypatch):
     }
     image = train[0]["image"][None]
     expected = InvAD(**settings).fit(train).predict(image)
-    monkeypatch.setenv("DIFFAD_CACHE", str(tmp_path))
-    for _ in range(2):
-        found = InvAD(**settings).fit(train).predict(image)
-        assert torch.equal(found.score, expected.score) and torch.equal(found.anomaly_map, expected.anomaly_map)
-    assert len(list(tmp_path.glob("features/*.safetensors"))) == 1
+    store.open_run(tmp_path)
+    for more in ({}, {"device": "auto"}, {"train_steps": 4}):
+        found = InvAD(**settings | more).fit(train).predict(image)
+        same = torch.equal(found.score, expected.score) and torch.equal(found.anomaly_map, expected.anomaly_map)
+        assert same == ("train_steps" not in more)
+    assert [entry["kind"] for entry in store.taken()] == ["fitted", "features"]
 
 
 def test_invads_short_precision_is_close_and_known_by_name(train):

@@ -1,0 +1,253 @@
+"""`Detector.fit` through the store: what was fitted once with the same settings, images and code is taken from there.
+
+`through_store` wraps the ``fit`` of every detector (`Detector.__init_subclass__`). An entry holds what ``save`` writes
+and, beside it, the other attributes that ``fit`` leaves and ``save`` does not keep, such as the training log and
+held-out features. Its key is the checksum of class, settings, seed, arguments, training images with their keys and
+labels, the modules that the class imports, versions of the libraries, device and threads. Pretrained weights are
+checked when an entry is opened: fitted with others, it is computed anew.
+
+Not kept: detectors that were fitted before, with settings that are not JSON values, or of a class without a file (one
+written in a notebook).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import hashlib
+import importlib
+import inspect
+import json
+import platform
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diffad_utils.io import checkpoints, store
+from diffad_utils.io.files import checksum, write_atomically
+from diffad_utils.io.machine import versions
+from diffad_utils.io.modules import fingerprint
+from diffad_utils.models.device import generators_kept, pick_device
+
+FITTED = "fitted"
+
+
+class NotKept(TypeError):
+    """A value that has no form as tensors and JSON."""
+
+
+def through_store(fit: Callable[..., Any]) -> Callable[..., Any]:
+    """``fit(detector, train_dataset, ...)``, taken from the run's store where it was computed before.
+
+    Either way the global random generators stay as they were, so that what follows draws the same numbers, and
+    ``fit_seconds_`` says how long the fit took when it was computed.
+    """
+
+    @functools.wraps(fit)
+    def wrapper(detector: Any, train_dataset: Any, *arguments: Any, **named: Any) -> Any:
+        if getattr(type(detector).fit, "__wrapped__", None) is not fit:  # super().fit(...) within another fit
+            return fit(detector, train_dataset, *arguments, **named)
+        with generators_kept():
+            kept = store.active()
+            bound = inspect.signature(fit).bind_partial(detector, train_dataset, *arguments, **named).arguments
+            given = dict([*bound.items()][2:])
+            folder = given.pop("checkpoint_folder", None)
+            key = None if kept is None else key_of(detector, train_dataset, given)
+            if key is not None and _take(kept, key, detector, train_dataset, folder):
+                return detector
+            before, trainings, start = dict(vars(detector)), checkpoints.count(), time.perf_counter()
+            fit(detector, train_dataset, *arguments, **named)
+            detector.fit_seconds_ = time.perf_counter() - start
+            if key is not None:
+                trainings = checkpoints.count() - trainings
+                note = {"what": detector.name, "seconds": detector.fit_seconds_, "trainings": trainings}
+                kept.put(FITTED, key, lambda place: _write(detector, before, folder, place), **note)
+        return detector
+
+    return wrapper
+
+
+def key_of(detector: Any, train_dataset: Any, arguments: Mapping[str, Any]) -> str | None:
+    """The entry's name, SHA-256 as hexadecimal; None for what is not kept (see the module's text).
+
+    arguments : of ``fit``, beside the data set; None, JSON values, or fitted detectors.
+    """
+    settings = {field.name: getattr(detector, field.name) for field in dataclasses.fields(detector) if field.init}
+    cls: Any = type(detector)
+    code = _code(cls)
+    if code is None or set(vars(detector)) != set(vars(cls(**settings))):
+        return None
+    device = pick_device(detector.device)
+    try:
+        json.dumps(dataclasses.asdict(detector))  # as `save` does
+        description = {
+            "class": f"{type(detector).__module__}:{type(detector).__qualname__}",
+            "settings": _described({name: value for name, value in settings.items() if name != "device"}),
+            "arguments": _described({name: value for name, value in arguments.items() if value is not None}),
+            "code": code,
+            "versions": versions(),
+            "machine": [platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
+            "device": [device.type, torch.cuda.get_device_name(device) if device.type == "cuda" else ""],
+            "tf32": [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32],
+        }
+    except TypeError:  # NotKept, too
+        return None
+    sha = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for i in range(len(train_dataset)):
+        sample = train_dataset[i]
+        image = sample["image"].contiguous()
+        sha.update(f"{sample['key']} {sample['label']} {image.dtype} {list(image.shape)}".encode())
+        sha.update(image.numpy().tobytes())
+    return sha.hexdigest()
+
+
+@functools.cache
+def _code(cls: type) -> str | None:
+    """Fingerprint of the modules of a class and of its parents; None if one of them has no file."""
+    try:
+        files = {Path(inspect.getfile(c)).resolve() for c in cls.__mro__ if c is not object and c.__module__ != "abc"}
+        return fingerprint(files)
+    except (TypeError, OSError, ValueError):  # written in a notebook, or not in Python
+        return None
+
+
+def _described(value: Any) -> Any:
+    """A setting or an argument as JSON: a path with the checksums of what is there, a detector as what it learned."""
+    if isinstance(value, (str, Path)):
+        path = Path(value)
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else []
+        return [str(value), *(checksum(file) for file in files)] if value and files else str(value)
+    if isinstance(value, Mapping):
+        return {str(name): _described(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_described(item) for item in value]
+    if dataclasses.is_dataclass(value) and hasattr(value, "_state"):
+        tensors: dict[str, Tensor] = {}
+        learned = {name: item for name, item in vars(value).items() if name != "device"}
+        plain = {name: text for name, item in learned.items() if (text := _plain_or_none(item, name, tensors))}
+        raw = {name: t.detach().cpu().contiguous().flatten().view(torch.uint8) for name, t in tensors.items()}
+        sums = {name: hashlib.sha256(part.numpy()).hexdigest() for name, part in raw.items()}
+        return [type(value).__qualname__, plain, sums]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    raise NotKept(f"a {type(value).__name__}")
+
+
+def _plain_or_none(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    try:
+        return encode(value, name, tensors)
+    except NotKept:
+        return None
+
+
+# ----------------------------------------------------------------------------------------- writing and opening
+
+
+def _write(detector: Any, before: Mapping[str, Any], checkpoint_folder: str | Path | None, place: Path) -> None:
+    """Put a fitted detector into the folder of an entry; before : its attributes before ``fit``."""
+    detector.save(place / "detector")
+    saved = {id(tensor) for tensor in detector._state()[0].values()}
+    names = [n for n, value in vars(detector).items() if n not in before or before[n] is not value]
+    tensors: dict[str, Tensor] = {}
+    values = {}
+    for name in names:
+        if id(getattr(detector, name)) not in saved:
+            with contextlib.suppress(NotKept):  # a network, say, which the detector's own file has
+                values[name] = encode(getattr(detector, name), name, tensors)
+    write_atomically(place / "left.json", json.dumps({"names": sorted(names), "values": values}))
+    try:
+        save_file({n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, place / "left.safetensors")
+    except SafetensorError as error:  # a full disk, say
+        raise OSError(f"{place / 'left.safetensors'} could not be written: {error}") from error
+    if checkpoint_folder is not None and Path(checkpoint_folder).is_dir():
+        shutil.copytree(checkpoint_folder, place / "checkpoint_folder")
+
+
+def _take(kept: store.Store, key: str, detector: Any, train_dataset: Any, checkpoint_folder: Any) -> bool:
+    """Make ``detector`` what ``fit`` would, from its entry; whether there was one that fits."""
+    entry = kept.take(FITTED, key)
+    if entry is None:
+        return False
+    fields = {field.name for field in dataclasses.fields(detector)}
+    filled = copy.copy(detector)
+    try:
+        loaded = type(detector).load(entry.folder / "detector", device=detector.device)
+        left = json.loads((entry.folder / "left.json").read_text(encoding="utf-8"))
+        tensors = load_file(entry.folder / "left.safetensors")
+        vars(filled).update({name: value for name, value in vars(loaded).items() if name not in fields})
+        # what `load` brings back stays: of an object it has more than its fields
+        wanted = [n for n in left["values"] if n not in vars(loaded) or n in vars(detector)]
+        vars(filled).update({name: decode(left["values"][name], tensors) for name in wanted})
+        filled._remember(train_dataset)
+        lost = set(left["names"]) - set(vars(filled))
+        if lost:
+            raise ValueError(f"{', '.join(sorted(lost))} cannot be kept in files")
+        if checkpoint_folder is not None and (entry.folder / "checkpoint_folder").is_dir():
+            shutil.copytree(entry.folder / "checkpoint_folder", checkpoint_folder, dirs_exist_ok=True)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        warnings.warn(f"{detector.name} is fitted anew: {entry.folder} does not open ({error})", stacklevel=4)
+        return False
+    vars(detector).update(vars(filled))
+    checkpoints.skip(entry.note["trainings"])
+    store.note_taken(entry)
+    return True
+
+
+def encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """A value as JSON; its tensors go into ``tensors``, under ``name`` and what follows it. `decode` reads it.
+
+    Plain values, lists, tuples, dicts with text as keys, tensors, dataclasses and named tuples, pandas tables with
+    numbered rows. Raises `NotKept` for anything else.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"tensor": name, "device": value.device.type}
+    if isinstance(value, pd.DataFrame) and isinstance(value.index, pd.RangeIndex):
+        columns = {str(column): value[column].tolist() for column in value.columns}
+        return {"table": encode(columns, name, tensors), "dtypes": [str(dtype) for dtype in value.dtypes]}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        parts = value._asdict()
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type) and not hasattr(value, "_state"):
+        parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        if set(vars(value)) != set(parts):
+            raise NotKept(f"{name} has more than its fields")
+    elif isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: encode(item, f"{name}.{key}", tensors) for key, item in value.items()}}
+    elif type(value) in (list, tuple):
+        return {type(value).__name__: [encode(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]}
+    else:
+        raise NotKept(f"{name} is a {type(value).__name__}")
+    where = f"{type(value).__module__}:{type(value).__qualname__}"
+    return {"class": where, "fields": {key: encode(item, f"{name}.{key}", tensors) for key, item in parts.items()}}
+
+
+def decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What `encode` was given; tensors by name as it left them."""
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]].to(value["device"])
+    if "table" in value:
+        columns = decode(value["table"], tensors)
+        return pd.DataFrame(columns).astype(dict(zip(columns, value["dtypes"], strict=True)))
+    if "class" in value:
+        module, _, name = value["class"].partition(":")
+        cls = getattr(importlib.import_module(module), name)
+        return cls(**{key: decode(item, tensors) for key, item in value["fields"].items()})
+    if "dict" in value:
+        return {key: decode(item, tensors) for key, item in value["dict"].items()}
+    ((kind, items),) = value.items()
+    return {"list": list, "tuple": tuple}[kind](decode(item, tensors) for item in items)
