@@ -111,6 +111,14 @@ def control_record(task: Task, method: Prediction, control: Prediction) -> dict[
     return {name: row[name] for name in ("I-AUROC", "AUPRO") if name in row} | difference
 
 
+def snapshot_steps(parameters: Mapping) -> list[int]:
+    """The run's ``snapshot_steps`` that lie within its training, and its end."""
+    return [
+        *sorted(s for s in parameters["snapshot_steps"] if s < parameters["train_steps"]),
+        parameters["train_steps"],
+    ]
+
+
 def over_training(
     task: Task, detector: InvAD, features: Tensor, steps: Sequence[int], folder: str | Path, network: str
 ) -> list[dict]:
@@ -140,8 +148,8 @@ def training_curves(
 
     Returns
     -------
-    Rows as of `over_training` at 0 and ``steps`` (without the skip connection at ``steps``), and the scores [N] of the network without the skip connection after
-    its whole training.
+    Rows as of `over_training` at 0 and ``steps`` (without the skip connection at ``steps``), and the scores [N] of the
+    network without the skip connection after its whole training.
     """
     own = folder("unified")
     rows = over_training(task, detector, features, [0, *steps], own, f"InvAD, seed {detector.seed}")

@@ -14,11 +14,7 @@ from diffad_utils.plots.style import ANOMALOUS, NORMAL, WIDTH
 
 
 def against_control(
-    table: pd.DataFrame,
-    control: Sequence[float],
-    method: Sequence[float],
-    labels: Sequence[int],
-    names: tuple[str, str],
+    table: pd.DataFrame, control: Sequence[float], method: Sequence[float], labels: Sequence[int]
 ) -> Figure:
     """Left: I-AUROC of a method and its controls with intervals. Right: the two scores of each image, as ranks.
 

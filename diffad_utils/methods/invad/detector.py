@@ -20,7 +20,7 @@ Where paper and public code differ, or ours from both:
 - *Length of training*: the public code counts epochs (300) on eight processes of 8 images, of all categories together;
   ours counts optimiser steps of ``train_batch_size`` images. The weight average of 0.999 is theirs, for some 17 000
   steps; ours is 0.99, for hundreds.
-- *Size*: DiT of depth 16 and width 2048 on EfficientNet-B4; ours is 4 and 192 on EfficientNet-Lite0 by default.
+- *Size*: DiT of depth 16 and width 2048 on EfficientNet-B4; ours is 2 and 192 on EfficientNet-Lite0 by default.
 - *Feature scale*: the public code diffuses raw features. Ours standardises each channel with its mean and standard
   deviation over the training images (``standardise=False`` for theirs), since the prior has unit variance.
 """
@@ -113,13 +113,14 @@ class InvAD(Training, Detector):
     strides: Sequence[int] = (2, 4, 8, 16)
     grid: int = 16
     width: int = 192
-    depth: int = 4
+    depth: int = 2
     num_heads: int = 4
     category: str = ""
     standardise: bool = True
     linear_skip: bool = True
-    train_steps: int = 400
-    train_batch_size: int = 16
+    train_steps: int = 800
+    train_batch_size: int = 8
+    learning_rate: float = 2e-3
     warmup_steps: int = 50
     ema_decay: float | None = 0.99
     num_steps: int = 3

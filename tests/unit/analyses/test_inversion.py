@@ -52,7 +52,7 @@ def snapshots(tmp_path_factory):
 @pytest.fixture(scope="module")
 def detector(run, task, snapshots):
     few = data.ImageDataset(task.train.index.head(20), size=32)
-    return InvAD(image_size=32, device="cpu", category="leather", **SMALL).fit(few, snapshots("unified"), [1, 3])
+    return InvAD(image_size=32, device="cpu", category="leather", **SMALL).fit(few, snapshots("unified"), [2, 3])
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +95,9 @@ def test_controls_stand_beside_the_method(task, detector, features):
 
 
 def test_curves_begin_untrained_and_end_with_the_detector(task, detector, features, snapshots):
-    curve, plain = inversion.training_curves(task, detector, features, snapshots, [1, 3], seeds=2)
+    curve, plain = inversion.training_curves(task, detector, features, snapshots, [2, 3], seeds=2)
     assert curve["network"].unique().tolist() == ["InvAD, seed 0", "InvAD, seed 1", "InvAD, no skip connection"]
-    assert curve["step"].tolist() == [0, 1, 3, 0, 1, 3, 1, 3]
+    assert curve["step"].tolist() == [0, 2, 3, 0, 2, 3, 2, 3]
     score = detector.prediction_from_latents(detector.invert(features), (32, 32)).score
     assert curve["I-AUROC"][2] == task.accuracy(score)["I-AUROC"]
     assert plain.shape == score.shape and not torch.equal(plain, score)

@@ -109,7 +109,7 @@ def test_invad_reference_latent_is_the_noise_predicted_at_the_last_timestep(fitt
     from diffad_utils.diffusion import ddim_invert
 
     with torch.no_grad():
-        _, states = ddim_invert(detector._eps_fn(None), x0, detector.schedule, 3, "reference", True)
+        _, states = ddim_invert(detector._eps_fn(), x0, detector.schedule, 3, "reference", True)
         predicted = detector.denoiser_(states[-2], torch.full((6,), 999))
     assert torch.allclose(detector.invert(x0), predicted, atol=1e-5)
 
