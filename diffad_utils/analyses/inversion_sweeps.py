@@ -47,6 +47,11 @@ class Sweep(NamedTuple):
     scores: dict[tuple, Tensor]
 
 
+def with_level(table: pd.DataFrame, x: str, hue: str, name: str, accuracy: Mapping[str, float]) -> pd.DataFrame:
+    """A table of lines over ``x`` with one more line ``name``, at the same ``accuracy`` everywhere."""
+    return pd.concat([table, *(pd.DataFrame([{hue: name, x: value, **accuracy}]) for value in sorted(set(table[x])))])
+
+
 def inversion_steps(task: Task, detector: InvAD, features: Tensor, counts: Sequence[int]) -> Sweep:
     """Both spacings with each number of steps ("reference" from two on), calibrated anew each time.
 
@@ -73,7 +78,13 @@ def inversion_steps(task: Task, detector: InvAD, features: Tensor, counts: Seque
 
 
 def reconstructions(
-    task: Task, detector: InvAD, features: Tensor, timesteps: Sequence[int], steps: int, step_counts: Sequence[int]
+    task: Task,
+    detector: InvAD,
+    features: Tensor,
+    timesteps: Sequence[int],
+    steps: int,
+    step_counts: Sequence[int],
+    controls: Mapping[str, Tensor],
 ) -> Sweep:
     """Noise, then denoise, with the same network; the mean residual of the features is the score.
 
@@ -81,13 +92,19 @@ def reconstructions(
 
     Returns
     -------
-    `Sweep`: the inversion in the first row, columns ``group`` (the task), ``method``, ``NFE`` (network evaluations an
-    image), ``I-AUROC``, ``low``, ``high``, ``AUPRO``; settings (timestep, steps).
+    `Sweep`: the inversion in the first row, ``controls`` (scores [N] by name) in the next; columns ``group`` (the
+    task), ``method``, ``NFE`` (network evaluations an image), ``I-AUROC``, ``low``, ``high``, ``AUPRO``; settings
+    (timestep, steps).
     """
     size = task.images.shape[-2:]
     inverted = detector.prediction_from_latents(detector.invert(features), size)
     first = {"group": task.name, "method": f"inversion, S = {detector.num_steps}", "NFE": detector.num_steps}
     rows, scores = [first | task.accuracy(inverted.score, inverted.anomaly_map)], {}
+    nfe = {"untrained network": detector.num_steps}
+    rows += [
+        {"group": task.name, "method": name, "NFE": nfe.get(name, 0), **task.accuracy(score)}
+        for name, score in controls.items()
+    ]
     middle = timesteps[len(timesteps) // 2]
     for t, count in dict.fromkeys([*((t, steps) for t in timesteps), *((middle, n) for n in step_counts)]):
         residual = channel_norm(features - detector.reconstruct(features, task.keys, t, count))
@@ -147,7 +164,7 @@ def noise_findings(differences: Mapping[tuple[int, str], Effect]) -> dict[tuple[
 
 
 def class_rows(task: Task, variants: Mapping[str, tuple[InvAD, Tensor]]) -> tuple[list[dict], dict[str, Prediction]]:
-    """Accuracy of networks that were trained on other categories, each with its own control without diffusion.
+    """Accuracy of networks that were trained on other categories, each with its own controls.
 
     variants : name -> detector and its standardised features of the task's images, [N, C, h, w]. Returns the rows
     (``group``, the task, ``setting``, ``I-AUROC``, ``low``, ``high``, ``AUPRO``) and the predictions by setting.
@@ -155,6 +172,8 @@ def class_rows(task: Task, variants: Mapping[str, tuple[InvAD, Tensor]]) -> tupl
     size, found = task.images.shape[-2:], {}
     for name, (detector, features) in variants.items():
         found[f"{name}, InvAD"] = detector.prediction_from_latents(detector.invert(features), size)
+        untrained = detector.at_step(0)
+        found[f"{name}, untrained"] = untrained.prediction_from_latents(untrained.invert(features), size)
         found[f"{name}, no diffusion"] = prediction(features, detector.holdout_features_, size)
     rows = [
         {"group": task.name, "setting": name, **task.accuracy(of.score, of.anomaly_map)} for name, of in found.items()

@@ -133,9 +133,13 @@ def test_steps_and_rivals_are_rows_with_scores(task, detector, features):
     steps = sweeps.inversion_steps(some, detector, features[some.rows], [1, 3])
     assert list(steps.scores) == [("reference", 3), ("paper", 1), ("paper", 3)]
     assert steps.table["steps"].tolist() == [3, 1, 3] and set(steps.table.attrs["ms"]) == set(steps.scores)
-    rivals = sweeps.reconstructions(some, detector, features[some.rows], [100, 500], 2, [1, 2])
+    rivals = sweeps.reconstructions(
+        some, detector, features[some.rows], [100, 500], 2, [1, 2], {"no diffusion": some.labels}
+    )
     assert list(rivals.scores) == [(100, 2), (500, 2), (500, 1)]
-    assert rivals.table["NFE"].tolist() == [3, 2, 2, 1]
+    assert rivals.table["NFE"].tolist() == [3, 0, 2, 2, 1] and rivals.table["I-AUROC"][1] == 1
+    lines = sweeps.with_level(steps.table, "steps", "spacing", "no diffusion", {"I-AUROC": 0.5})
+    assert lines["spacing"].value_counts()["no diffusion"] == 2 and lines["steps"].tolist()[-2:] == [1, 3]
     assert rivals.table["I-AUROC"][0] == some.accuracy(steps.scores["reference", 3])["I-AUROC"]
 
 
@@ -176,7 +180,7 @@ def test_findings_have_the_fixed_measures_and_their_images(task):
 
 def test_classes_in_words_name_what_is_there(task, detector, features):
     rows, found = sweeps.class_rows(task, {"unified": (detector, features)})
-    assert [row["setting"] for row in rows] == ["unified, InvAD", "unified, no diffusion"]
+    assert [row["setting"] for row in rows] == ["unified, InvAD", "unified, untrained", "unified, no diffusion"]
     assert sweeps.classes_in_words(task, found).endswith("so both settings are the same.")
     _, found = sweeps.class_rows(task, {"unified": (detector, features), "one category": (detector, features)})
     said = sweeps.classes_in_words(task, found)
