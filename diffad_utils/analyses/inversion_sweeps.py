@@ -114,6 +114,11 @@ def reconstructions(
     return Sweep(pd.DataFrame(rows), scores)
 
 
+def as_records(table: pd.DataFrame) -> list[dict]:
+    """Rows for the run's record, without what could not be computed."""
+    return [row.dropna().to_dict() for _, row in table.iterrows()]
+
+
 def range_bounds(
     task: Task, noise_levels: Sequence[Tensor], step_counts: Sequence[Tensor]
 ) -> dict[tuple[str, str], Effect]:

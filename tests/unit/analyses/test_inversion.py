@@ -138,6 +138,7 @@ def test_steps_and_rivals_are_rows_with_scores(task, detector, features):
     )
     assert list(rivals.scores) == [(100, 2), (500, 2), (500, 1)]
     assert rivals.table["NFE"].tolist() == [3, 0, 2, 2, 1] and rivals.table["I-AUROC"][1] == 1
+    assert "AUPRO" not in sweeps.as_records(rivals.table)[1] and "AUPRO" in sweeps.as_records(rivals.table)[2]
     lines = sweeps.with_level(steps.table, "steps", "spacing", "no diffusion", {"I-AUROC": 0.5})
     assert lines["spacing"].value_counts()["no diffusion"] == 2 and lines["steps"].tolist()[-2:] == [1, 3]
     assert rivals.table["I-AUROC"][0] == some.accuracy(steps.scores["reference", 3])["I-AUROC"]
