@@ -148,7 +148,7 @@ def invad(p: dict) -> list[Part]:
     rivals = p["sweep_images"] * (sum(p["denoising_step_counts"]) + len(p["noise_timesteps"]) * p["denoising_steps"])
     images = TEST_IMAGES * p["num_steps"] + p["sweep_images"] * 2 * sum(p["step_counts"]) + rivals
     return [
-        _training(training, 2 * p["train_steps"], "training, one category and several"),
+        _training(training, (2 + p["training_seeds"]) * p["train_steps"], "training: unified, no skip, one category"),
         Part("inversion and denoising", images, each, False),
     ]
 

@@ -29,7 +29,7 @@ def published_results(path: str | Path | None = None) -> pd.DataFrame:
 
 
 def beside_published(found: pd.DataFrame, published: pd.DataFrame, profile: str) -> pd.DataFrame:
-    """Our values beside the published ones of the same method, data set, category and metric, in the one-class setting.
+    """Our values beside the published ones of the same method, data set, category, metric and setting.
 
     Only the profiles with the papers' data and backbones are comparable (``kaggle``, ``paper``); for others, and for
     data that no paper used, the result is empty.
@@ -55,7 +55,7 @@ def beside_published(found: pd.DataFrame, published: pd.DataFrame, profile: str)
             (published["method"] == _published_as(row["method"]))
             & (published["category"] == row["category"])
             & (published["dataset"] == PUBLISHED_DATASETS.get(row["dataset"]))
-            & (published["setting"] == "one-class")
+            & (published["setting"] == _published_setting(row["method"]))
         ]
         rows += [
             [
@@ -75,6 +75,11 @@ def beside_published(found: pd.DataFrame, published: pd.DataFrame, profile: str)
             if t.metric in row and not pd.isna(row[t.metric])
         ]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _published_setting(method: str) -> str | None:
+    """The setting in which a method is run here, as its class says; None for a method that is not this project's."""
+    return METHODS[method].published_setting if method in METHODS else None
 
 
 def _published_as(method: str) -> str | None:

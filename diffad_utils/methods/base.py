@@ -127,7 +127,7 @@ class Detector(ABC):
     What a class says of itself, for the comparison, the report and the contract's tests
     ----------
     name : in `METHODS`, parameters and run folders. family : one of `FAMILIES`. published_as : its name in
-        data/published/results.csv, "" without published numbers.
+        data/published/results.csv, "" without published numbers; published_setting : which of its settings ours is.
     contract_settings : fields that make it small enough to be fitted in a second or two by `testing.contract`.
     contract_attributes : attributes of `testing.contract.DetectorContract` where the defaults do not fit.
     """
@@ -135,6 +135,7 @@ class Detector(ABC):
     name: ClassVar[str]
     family: ClassVar[str]
     published_as: ClassVar[str] = ""
+    published_setting: ClassVar[str] = "one-class"
     contract_settings: ClassVar[Mapping[str, Any]] = {}
     contract_attributes: ClassVar[Mapping[str, Any]] = {}
 

@@ -18,6 +18,7 @@ from diffad_utils.plots.comparison import (
     method_styles,
     recall_chart,
 )
+from diffad_utils.plots.controls import against_control
 from diffad_utils.plots.images import captioned_strips, image_grid, labelled_rows, strength_strips
 from diffad_utils.plots.lines import (
     band_gains,
@@ -43,6 +44,7 @@ from diffad_utils.plots.sweeps import alpha_curves, compromise, heat_maps, paret
 __all__ = [
     "MARKERS",
     "WIDTH",
+    "against_control",
     "alpha_curves",
     "answer_chart",
     "band_gains",

@@ -209,6 +209,7 @@ RULES: dict[str, Rule] = {
     "optimizer": Rule(choices=("adamw", "adamw8bit")),
     "holdout_fraction": Rule(above=0, high=0.5),
     "snapshot_steps": _COUNT,
+    "training_seeds": _COUNT,
     "study_images": Rule(low=4),
     "loss_timesteps": Rule(low=0, high=999),
     "other_dataset": _DATASET,

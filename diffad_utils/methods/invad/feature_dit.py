@@ -45,12 +45,11 @@ class FeatureDiT(nn.Module):
     channels : number of feature channels C.
     grid : side of the square feature grid, in cells.
     width, depth, num_heads : transformer size; ``width`` must be divisible by ``num_heads`` and by 4.
-    num_classes : 0 for an unconditional network (the paper's), else the number of categories it is conditioned on.
     linear_skip : sqrt(1 - alpha_bar_t) for every timestep, [T], or None. With it the network predicts what is left of
         the noise after the best linear guess for standardised features, E[eps | x_t] = sqrt(1 - alpha_bar_t) x_t for
         x_0 ~ N(0, 1). An untrained network then inverts like a standard normal, instead of predicting no noise at all.
 
-    ``forward(x [B, C, grid, grid], t int64 [B], y int64 [B] | None) -> eps [B, C, grid, grid]``.
+    ``forward(x [B, C, grid, grid], t int64 [B]) -> eps [B, C, grid, grid]``: unconditional, as the paper's.
     """
 
     def __init__(
@@ -60,13 +59,12 @@ class FeatureDiT(nn.Module):
         width: int = 192,
         depth: int = 4,
         num_heads: int = 4,
-        num_classes: int = 0,
         linear_skip: Tensor | None = None,
     ):
         super().__init__()
         if width % num_heads or width % 4:
             raise ValueError(f"width must be divisible by num_heads and by 4, got width={width}, num_heads={num_heads}")
-        self.channels, self.grid, self.num_classes = channels, grid, num_classes
+        self.channels, self.grid = channels, grid
         skip = None if linear_skip is None else linear_skip.float()
         self.register_buffer("linear_skip", skip, persistent=False)
         self.embed = nn.Linear(channels, width)
@@ -74,7 +72,6 @@ class FeatureDiT(nn.Module):
         self.register_buffer("positions", positions.float().reshape(1, grid * grid, width), persistent=False)
         self.timesteps = Timesteps(256, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(256, width)
-        self.class_embedding = nn.Embedding(num_classes, width) if num_classes else None
         self.blocks = nn.ModuleList(DiTBlock(width, num_heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
@@ -83,17 +80,11 @@ class FeatureDiT(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
         if x.shape[1:] != (self.channels, self.grid, self.grid):
             raise ValueError(f"expected features [B, {self.channels}, {self.grid}, {self.grid}], got {tuple(x.shape)}")
-        if (self.class_embedding is None) != (y is None):
-            raise ValueError(
-                f"this network has num_classes={self.num_classes}: give class labels y exactly when it is not 0"
-            )
         tokens = self.embed(x.flatten(2).transpose(1, 2)) + self.positions
         condition = self.time_embedding(self.timesteps(t).to(tokens.dtype))
-        if y is not None:
-            condition = condition + self.class_embedding(y)
         for block in self.blocks:
             tokens = block(tokens, condition)
         shift, scale = self.modulation(condition).chunk(2, dim=1)

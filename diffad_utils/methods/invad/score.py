@@ -4,6 +4,7 @@
     range(z) = max - min over the cells of ||z||_2          ("Abs", "Diff")                         `value_range`
     score    = nll / s_nll + range / s_range, centred       in units of held-out normal images      `image_score`
     map      = ||z||_2 of each cell, upsampled                                                      `anomaly_map`
+    all of it, for any z and held-out normal ones                                                   `prediction`
 
 An image's score depends on that image alone, but for `min_max_over_test_set`, the public code's rule, kept for
 comparison. Pure functions on tensors; the inversion is `detector`'s and `diffusion.ddim_invert`'s.
@@ -17,6 +18,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from diffad_utils.methods.base import Prediction
 from diffad_utils.scoring import Calibration, upsample_map
 
 
@@ -66,6 +68,17 @@ def image_score(
 def anomaly_map(z: Tensor, size: tuple[int, int]) -> Tensor:
     """`channel_norm` of final latents, bilinearly at ``size`` = (H, W): [B, H, W]."""
     return upsample_map(channel_norm(z), size)
+
+
+def prediction(z: Tensor, normal: Tensor, size: tuple[int, int], nfe: int = 0) -> Prediction:
+    """Score, map and parts of z [N, C, h, w], calibrated on the same of held-out normal images, [n, C, h, w].
+
+    z may be anything that should look Gaussian for a normal image: the final latents; the standardised features
+    themselves, which is the control without diffusion; or a state on the way. Raises ``ValueError`` for fewer than two
+    held-out images.
+    """
+    parts = score_parts(z)
+    return Prediction(image_score(parts, Calibration.fit(score_parts(normal))), anomaly_map(z, size), None, parts, nfe)
 
 
 def min_max_over_test_set(parts: Mapping[str, Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ from tiny_models import write_clip, write_stable_diffusion
 
 from diffad_utils import data
 from diffad_utils.methods import METHODS, Prediction
+from diffad_utils.methods.invad.score import prediction
 from diffad_utils.methods.trivial import PARTS, STATISTICS, best_statistic
 
 SMALL = {
@@ -108,7 +109,7 @@ def test_invad_reference_latent_is_the_noise_predicted_at_the_last_timestep(fitt
     from diffad_utils.diffusion import ddim_invert
 
     with torch.no_grad():
-        _, states = ddim_invert(detector._eps_fn(None), x0, detector.schedule, 3, "reference", True)
+        _, states = ddim_invert(detector._eps_fn(), x0, detector.schedule, 3, "reference", True)
         predicted = detector.denoiser_(states[-2], torch.full((6,), 999))
     assert torch.allclose(detector.invert(x0), predicted, atol=1e-5)
 
@@ -122,20 +123,57 @@ def test_invad_reconstruction_depends_on_the_key_alone(fitted, splits):
     assert not torch.allclose(together[2:3], detector.reconstruct(features[2:3], ["another key"], 300, 3), atol=1e-2)
 
 
-@pytest.mark.slow
-def test_invad_class_conditional(tmp_path):
+def test_invad_is_loaded_as_it_was(fitted, splits, tmp_path):
+    fitted["invad"].save(tmp_path)
+    loaded = METHODS["invad"].load(tmp_path, device="cpu")
+    images = splits[1]["image"]
+    assert torch.equal(fitted["invad"].predict(images).score, loaded.predict(images).score)
+    for act in (loaded.with_settings, loaded.retrain, lambda: loaded.at_step(0)):
+        with pytest.raises(RuntimeError, match="a loaded detector has none"):
+            act()
+
+
+def test_invad_untrained_says_what_the_features_say(fitted, splits):
+    """With the linear skip an untrained network only rescales the features, so the control agrees with it."""
+    detector = fitted["invad"]
+    features, size = detector.features(splits[1]["image"]), splits[1]["image"].shape[-2:]
+    untrained = detector.at_step(0)
+    found = untrained.prediction_from_latents(untrained.invert(features), size)
+    control = prediction(features, detector.holdout_features_, size)
+    assert torch.allclose(found.score, control.score, rtol=1e-3, atol=1e-3) and control.nfe == 0
+    assert not torch.allclose(found.score, detector.predict(splits[1]["image"]).score, atol=0.05)
+
+
+def test_invad_snapshots_are_the_training_on_its_way(fitted, splits, tmp_path):
+    short = {"train_steps": 6, "warmup_steps": 1}
+    detector = fitted["invad"].retrain(tmp_path, [2, 6], **short)
+    features = detector.features(splits[1]["image"])
+    assert torch.equal(detector.at_step(6, tmp_path).invert(features), detector.invert(features))
+    assert not torch.equal(detector.at_step(2, tmp_path).invert(features), detector.invert(features))
+    again = fitted["invad"].retrain(**short)
+    assert torch.equal(again.invert(features), detector.invert(features))  # watching does not change the training
+    plain = fitted["invad"].retrain(linear_skip=False, **short)
+    assert plain.denoiser_.linear_skip is None and fitted["invad"].denoiser_.linear_skip is not None
+    with pytest.raises(FileNotFoundError, match="snapshot_steps that hold 3"):
+        detector.at_step(3, tmp_path)
+    with pytest.raises(ValueError, match="needs a checkpoint_folder"):
+        fitted["invad"].retrain(snapshot_steps=[2])
+    with pytest.raises(ValueError, match="retrain cannot change grid"):
+        fitted["invad"].retrain(grid=8)
+
+
+def test_invad_calibrates_on_the_category_it_is_asked_about():
     index = data.load_index("textures")
-    train = index[(index["split"] == "train") & index["category"].isin(["carpet", "wood"])].groupby("category").head(6)
-    detector = METHODS["invad"](image_size=64, device="cpu", class_conditional=True, **SMALL["invad"])
-    detector.fit(data.ImageDataset(train, size=64))
-    images, keys = torch.rand(2, 3, 64, 64), ["textures/carpet/test/good/0", "textures/wood/test/good/0"]
-    before = detector.predict(images, keys)
-    detector.save(tmp_path)
-    assert torch.equal(before.score, METHODS["invad"].load(tmp_path, device="cpu").predict(images, keys).score)
-    with pytest.raises(ValueError, match="keys"):
-        detector.predict(images)
-    with pytest.raises(ValueError, match="leather"):
-        detector.predict(images, ["textures/carpet/x", "textures/leather/x"])
+    train = index[(index["split"] == "train") & index["category"].isin(["carpet", "wood"])].groupby("category").head(8)
+    images = data.ImageDataset(train, size=64)
+    small = SMALL["invad"] | {"train_steps": 2, "warmup_steps": 1, "image_size": 64, "device": "cpu"}
+    both, wood = (METHODS["invad"](category=name, **small).fit(images) for name in ("", "wood"))
+    assert len(both.train_features_) == len(wood.train_features_) == 12  # two held out of each
+    assert len(both.holdout_features_) == 4 and len(wood.holdout_features_) == 2
+    assert all(any(torch.equal(x, y) for y in both.holdout_features_) for x in wood.holdout_features_)
+    assert torch.equal(both.denoiser_.embed.weight, wood.denoiser_.embed.weight)  # one network for both
+    with pytest.raises(ValueError, match="'leather' has no training images, which are of carpet, wood"):
+        METHODS["invad"](category="leather", **small).fit(images)
 
 
 def test_invad_refuses_bad_settings_before_training():

@@ -403,3 +403,14 @@ def test_claim_forest_has_a_mark_for_each_run_category_and_the_pooled_effect():
     assert first.lines[-1].get_xdata() == [0.02, 0.02] and "margin 0.02" in second.get_xlabel()
     with pytest.raises(ValueError, match="no evidence"):
         plots.claim_forest(rows[:0], 0.0)
+
+
+def test_a_method_against_its_controls():
+    table = pd.DataFrame(
+        {"label": ["method", "control"], "I-AUROC": [0.9, 0.7], "low": [0.8, 0.6], "high": [0.95, 0.8]}
+    )
+    figure = plots.against_control(table, [3.0, 1.0, 2.0], [0.1, 0.2, 0.3], [0, 1, 1])
+    left, right = figure.axes
+    assert [tick.get_text() for tick in left.get_yticklabels()] == ["control", "method"]  # the first row is on top
+    normal, anomalous = right.collections
+    assert normal.get_offsets().tolist() == [[3, 1]] and anomalous.get_offsets().tolist() == [[1, 2], [2, 3]]

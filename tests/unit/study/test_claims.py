@@ -234,9 +234,6 @@ TO_CHANGE = {
     ("06_d3ad", "C88", "measure"): "a finding for each pair of thirds",
     ("06_d3ad", "C88", "margin"): "leave the margin to the table",
     ("06_d3ad", "C91", "measure"): "a finding against lambda = 1 and one against lambda = 0",
-    ("07_invad", "C34", "measure"): "both bounds of the difference of ranges",
-    ("07_invad", "C38", "measure"): "intermediate timesteps",
-    ("07_invad", "C40", "measure"): "in notebook 08, from the table's seconds",
 }
 """Where a notebook still judges a claim by another measure or margin than the one fixed, and what it has to do. Such a
 finding is no evidence. The list may only get shorter."""

@@ -1,0 +1,237 @@
+"""InvAD's inversion over steps and spacings, against reconstruction with the same network, and as findings on claims.
+
+Used by notebook 07; entry points: `inversion_steps`, `reconstructions`, `range_bounds`, `noise_findings`, `class_rows`,
+`findings`, `compared`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from diffad_utils.analyses.task import Task
+from diffad_utils.methods.base import Prediction
+from diffad_utils.methods.invad import InvAD
+from diffad_utils.methods.invad.score import channel_norm, prediction
+from diffad_utils.metrics import bootstrap
+from diffad_utils.metrics.intervals import auroc, crossfitted_range
+from diffad_utils.scoring import upsample_map
+from diffad_utils.study import claims
+
+Effect = tuple[float, float, float]
+"""A difference and the ends of its 95 % interval."""
+
+SECTIONS = {
+    "C33": "How many steps, and where?",
+    "C34": "The rival: noise, then denoise",
+    "C35": "The rival: noise, then denoise",
+    "C37": "Is it the inversion?",
+    "C38": "Is it the model's noise?",
+    "C39": "From the final latent to a score",
+}
+"""The notebook's heading under which each claim is measured."""
+
+OF_THE_SWEEPS = ("C33", "C34", "C35")
+"""Claims that are measured on the subset of the test images."""
+
+
+class Sweep(NamedTuple):
+    """Settings of one network on the same images: ``table`` has a row each, ``scores`` [N] are by setting."""
+
+    table: pd.DataFrame
+    scores: dict[tuple, Tensor]
+
+
+def with_level(table: pd.DataFrame, x: str, hue: str, name: str, accuracy: Mapping[str, float]) -> pd.DataFrame:
+    """A table of lines over ``x`` with one more line ``name``, at the same ``accuracy`` everywhere."""
+    return pd.concat([table, *(pd.DataFrame([{hue: name, x: value, **accuracy}]) for value in sorted(set(table[x])))])
+
+
+def inversion_steps(task: Task, detector: InvAD, features: Tensor, counts: Sequence[int]) -> Sweep:
+    """Both spacings with each number of steps ("reference" from two on), calibrated anew each time.
+
+    Returns
+    -------
+    `Sweep`: columns ``spacing``, ``steps``, ``I-AUROC``, ``low``, ``high`` and ``AUPRO``, with settings (spacing,
+    steps).
+    """
+    rows, scores = [], {}
+    for spacing in ("reference", "paper"):
+        for steps in counts:
+            if steps == 1 and spacing == "reference":
+                continue
+            other = detector.with_settings(num_steps=steps, spacing=spacing)
+            found = other.prediction_from_latents(other.invert(features), task.images.shape[-2:])
+            scores[spacing, steps] = found.score
+            rows.append({"spacing": spacing, "steps": steps, **task.accuracy(found.score, found.anomaly_map)})
+    return Sweep(pd.DataFrame(rows), scores)
+
+
+def reconstructions(
+    task: Task,
+    detector: InvAD,
+    features: Tensor,
+    timesteps: Sequence[int],
+    steps: int,
+    step_counts: Sequence[int],
+    controls: Mapping[str, Tensor],
+) -> Sweep:
+    """Noise, then denoise, with the same network; the mean residual of the features is the score.
+
+    Each of ``timesteps`` with ``steps`` DDIM steps, and the middle one of them with each of ``step_counts``.
+
+    Returns
+    -------
+    `Sweep`: the inversion in the first row, ``controls`` (scores [N] by name) in the next; columns ``group`` (the
+    task), ``method``, ``NFE`` (network evaluations an image), ``I-AUROC``, ``low``, ``high``, ``AUPRO``; settings
+    (timestep, steps).
+    """
+    size = task.images.shape[-2:]
+    inverted = detector.prediction_from_latents(detector.invert(features), size)
+    first = {"group": task.name, "method": f"inversion, S = {detector.num_steps}", "NFE": detector.num_steps}
+    rows, scores = [first | task.accuracy(inverted.score, inverted.anomaly_map)], {}
+    nfe = {"untrained network": detector.num_steps}
+    rows += [
+        {"group": task.name, "method": name, "NFE": nfe.get(name, 0), **task.accuracy(score)}
+        for name, score in controls.items()
+    ]
+    middle = timesteps[len(timesteps) // 2]
+    for t, count in dict.fromkeys([*((t, steps) for t in timesteps), *((middle, n) for n in step_counts)]):
+        residual = channel_norm(features - detector.reconstruct(features, task.keys, t, count))
+        scores[t, count] = residual.flatten(1).mean(dim=1)
+        row = {"group": task.name, "method": f"reconstruction, t = {t}, {count} step{'s' * (count > 1)}", "NFE": count}
+        rows.append(row | task.accuracy(scores[t, count], upsample_map(residual, size)))
+    return Sweep(pd.DataFrame(rows), scores)
+
+
+def as_records(table: pd.DataFrame) -> list[dict]:
+    """Rows for the run's record, without what could not be computed."""
+    return [row.dropna().to_dict() for _, row in table.iterrows()]
+
+
+def range_bounds(
+    task: Task, noise_levels: Sequence[Tensor], step_counts: Sequence[Tensor]
+) -> dict[tuple[str, str], Effect]:
+    """Range of I-AUROC over reconstruction's noise levels minus that over inversion's step counts, from both sides.
+
+    A range on the same images is too large on average, and a cross-fitted one too small. So the former cross-fitted and
+    the latter on the same images is a lower bound of the difference, and the other way round is an upper bound.
+
+    Parameters
+    ----------
+    noise_levels, step_counts : scores [N] of each setting, for the task's images.
+
+    Returns
+    -------
+    Findings on C34, the lower bound first: (claim, measure) -> effect.
+    """
+    counts = bootstrap.bootstrap_counts(task.labels, task.bootstrap_samples, task.seed)
+    fitted, same = {}, {}
+    for name, group in {"noise": noise_levels, "steps": step_counts}.items():
+        scores = np.stack([np.asarray(score, dtype=float) for score in group])
+        fitted[name] = crossfitted_range(scores, task.labels, n=task.bootstrap_samples, seed=task.seed)[0]
+        same[name] = np.ptp(auroc(scores, task.labels, counts), axis=1)
+    measure = "range of I-AUROC over noise levels, {}, minus range over inversion steps, {}"
+    ways = "cross-fitted", "on the same images"
+    return {
+        ("C34", measure.format(*ways)): bootstrap.bootstrap_percentiles(fitted["noise"] - same["steps"]),
+        ("C34", measure.format(*reversed(ways))): bootstrap.bootstrap_percentiles(same["noise"] - fitted["steps"]),
+    }
+
+
+def noise_findings(differences: Mapping[tuple[int, str], Effect]) -> dict[tuple[str, str], Effect]:
+    """Findings on C38 from the differences of `inversion.noise_of_the_model`.
+
+    The claim needs both measures, I-AUROC and cosine. So of each timestep the one is judged that speaks less for it:
+    the smaller effect in units of its own interval's width.
+    """
+    words = {"I-AUROC": "I-AUROC", "cosine": "cosine of x_t and the features,"}
+    found = {}
+    for t in dict.fromkeys(t for t, _ in differences):
+        strength = {
+            name: differences[t, name][0] / max(differences[t, name][2] - differences[t, name][1], 1e-12)
+            for name in words
+        }
+        name = min(strength, key=strength.get)
+        measure = f"{words[name]} of model-predicted minus random noise of the same level at t = {t}"
+        found["C38", measure] = differences[t, name]
+    return found
+
+
+def class_rows(task: Task, variants: Mapping[str, tuple[InvAD, Tensor]]) -> tuple[list[dict], dict[str, Prediction]]:
+    """Accuracy of networks that were trained on other categories, each with its own controls.
+
+    variants : name -> detector and its standardised features of the task's images, [N, C, h, w]. Returns the rows
+    (``group``, the task, ``setting``, ``I-AUROC``, ``low``, ``high``, ``AUPRO``) and the predictions by setting.
+    """
+    size, found = task.images.shape[-2:], {}
+    for name, (detector, features) in variants.items():
+        found[f"{name}, InvAD"] = detector.prediction_from_latents(detector.invert(features), size)
+        untrained = detector.at_step(0)
+        found[f"{name}, untrained"] = untrained.prediction_from_latents(untrained.invert(features), size)
+        found[f"{name}, no diffusion"] = prediction(features, detector.holdout_features_, size)
+    rows = [
+        {"group": task.name, "setting": name, **task.accuracy(of.score, of.anomaly_map)} for name, of in found.items()
+    ]
+    return rows, found
+
+
+# --- sentences and claims ---------------------------------------------------------------------------------------------
+
+
+def signed(effect: Effect) -> str:
+    """``+0.012 [-0.003, +0.025]``.
+
+    >>> signed((0.1, -0.02, 0.25))
+    '+0.100 [-0.020, +0.250]'
+    """
+    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*effect)
+
+
+def compared(one: str, effect: Effect, other: str) -> str:
+    """A difference in words, which its interval chooses.
+
+    >>> compared("InvAD", (0.1, 0.05, 0.15), "chance")
+    'InvAD is above chance: +0.100 [+0.050, +0.150] I-AUROC'
+    >>> compared("InvAD", (0.1, -0.05, 0.25), "chance")
+    'InvAD is not shown to differ from chance: +0.100 [-0.050, +0.250] I-AUROC'
+    """
+    _, low, high = effect
+    standing = "is above" if low > 0 else "is below" if high < 0 else "is not shown to differ from"
+    return f"{one} {standing} {other}: {signed(effect)} I-AUROC"
+
+
+def classes_in_words(task: Task, predictions: Mapping[str, Prediction]) -> str:
+    """What the predictions of `class_rows` show: unified against one category, and each against its control."""
+
+    def versus(one: str, other: str) -> Effect:
+        return task.difference(predictions[one].score, predictions[other].score)
+
+    said = [compared("The unified network", versus("unified, InvAD", "unified, no diffusion"), "its control")]
+    if "one category, InvAD" in predictions:
+        single, control = versus("unified, InvAD", "one category, InvAD"), "one category, no diffusion"
+        said.append(compared("The network for one category", versus("one category, InvAD", control), "its control"))
+        said.append(compared("The unified network", single, "the one for one category"))
+    else:
+        said.append("The data set has one category, so both settings are the same")
+    return ". ".join(said) + "."
+
+
+def findings(found: Mapping[tuple[str, str], Effect], task: Task, subset: Task, note: str) -> list[dict]:
+    """What the sections found, as rows of ``claims.json``.
+
+    Parameters
+    ----------
+    found : (claim, measure) -> effect.
+    task, subset : whose numbers of images stand behind the claims; `OF_THE_SWEEPS` those of the latter.
+    note : a restriction that holds for all of them.
+    """
+    images = {claim: len((subset if claim in OF_THE_SWEEPS else task).labels) for claim in SECTIONS}
+    return [
+        claims.finding(claim, *effect, images[claim], measure=measure, section=SECTIONS[claim], note=note)
+        for (claim, measure), effect in found.items()
+    ]

@@ -1,0 +1,191 @@
+"""InvAD against its controls, over training, steps and noise; the findings that come of it."""
+
+import numpy as np
+import pytest
+import torch
+
+from diffad_utils import data
+from diffad_utils.analyses import inversion
+from diffad_utils.analyses import inversion_sweeps as sweeps
+from diffad_utils.analyses.task import load_task
+from diffad_utils.methods.invad import InvAD
+from diffad_utils.study import claims, verdicts
+from diffad_utils.study.parameters import Parameters
+from diffad_utils.study.run import Run
+
+SMALL = dict(backbone="resnet-mini", grid=4, width=32, depth=1, num_heads=2, train_steps=3, warmup_steps=1)
+
+
+def a_run(folder, **changed):
+    parameters = dict(
+        profile="smoke",
+        dataset="textures",
+        category="leather",
+        seed=0,
+        image_size=32,
+        device="cpu",
+        data_root="",
+        output_root=str(folder),
+        bootstrap_samples=50,
+        categories=["wood", "carpet"],
+        train_images=240,
+    )
+    return Run("07_invad", Parameters(parameters | changed))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return a_run(tmp_path_factory.mktemp("reports"))
+
+
+@pytest.fixture(scope="module")
+def task(run):
+    return load_task(run)
+
+
+@pytest.fixture(scope="module")
+def snapshots(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("snapshots")
+    return lambda name: folder / name
+
+
+@pytest.fixture(scope="module")
+def detector(run, task, snapshots):
+    few = data.ImageDataset(task.train.index.head(20), size=32)
+    return InvAD(image_size=32, device="cpu", category="leather", **SMALL).fit(few, snapshots("unified"), [2, 3])
+
+
+@pytest.fixture(scope="module")
+def features(detector, task):
+    return detector.features(task.images)
+
+
+def test_the_own_category_is_whole_and_the_others_share_the_rest(run, task):
+    images = inversion.unified_training_images(run, task)
+    assert images.index["category"].value_counts().to_dict() == {"leather": 200, "carpet": 20, "wood": 20}
+    assert (images.index["label"] == 0).all() and (images.index["split"] == "train").all()
+    assert set(task.train.index["image"]) <= set(images.index["image"])
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"categories": ["cloth"]}, "categories .'cloth'. are not there"),
+        ({"train_images": 200}, "train_images=200 leaves 0 images for each of 2 other categories"),
+    ],
+)
+def test_a_union_that_cannot_be_is_refused(tmp_path, task, changed, message):
+    with pytest.raises(ValueError, match=message):
+        inversion.unified_training_images(a_run(tmp_path, **changed), task)
+
+
+def test_controls_stand_beside_the_method(task, detector, features):
+    found = inversion.controls(task, detector, features)
+    assert found.table["label"].tolist() == ["InvAD", "untrained network", "no diffusion", "trivial baseline"]
+    assert torch.equal(
+        found.scores["InvAD"], detector.prediction_from_latents(detector.invert(features), (32, 32)).score
+    )
+    value = dict(zip(found.table["label"], found.table["I-AUROC"], strict=True))
+    assert value["untrained network"] == pytest.approx(value["no diffusion"], abs=1e-3)
+    for name, label in {"no_diffusion": "no diffusion", "untrained": "untrained network"}.items():
+        record = found.records[name]
+        assert set(record) == {"I-AUROC", "AUPRO", "difference", "low", "high"} and record["I-AUROC"] == value[label]
+        assert record["difference"] == pytest.approx(value["InvAD"] - value[label])
+        assert record["low"] <= record["difference"] <= record["high"]
+
+
+def test_curves_begin_untrained_and_end_with_the_detector(task, detector, features, snapshots):
+    curve, plain = inversion.training_curves(task, detector, features, snapshots, [2, 3], seeds=2)
+    assert curve["network"].unique().tolist() == ["InvAD, seed 0", "InvAD, seed 1", "InvAD, no skip connection"]
+    assert curve["step"].tolist() == [0, 2, 3, 0, 2, 3, 2, 3]
+    score = detector.prediction_from_latents(detector.invert(features), (32, 32)).score
+    assert curve["I-AUROC"][2] == task.accuracy(score)["I-AUROC"]
+    assert plain.shape == score.shape and not torch.equal(plain, score)
+
+
+def test_the_models_noise_and_random_noise_are_of_the_same_level(task, detector, features):
+    found = inversion.noise_of_the_model(task, detector, features, (333, 666))
+    assert found["t"].tolist() == [333, 333, 666, 666] and found["noise"].tolist() == ["of the model", "random"] * 2
+    cosine = found.set_index(["t", "noise"])["cosine"]
+    expected = float(detector.schedule.alphas_cumprod[333].sqrt())  # of standardised features and noise, |x|^2 ~ |e|^2
+    assert cosine[333, "random"] == pytest.approx(expected, abs=0.1)
+    assert cosine[333, "of the model"] > cosine[333, "random"]
+    difference = found.attrs["differences"][333, "cosine"]
+    assert difference[0] == pytest.approx(cosine[333, "of the model"] - cosine[333, "random"], abs=1e-6)
+    with pytest.raises(ValueError, match=r"timesteps \[334\] are not visited"):
+        inversion.noise_of_the_model(task, detector, features, (334,))
+
+
+def test_scaling_over_the_test_set_moves_scores():
+    class Some:
+        @staticmethod
+        def accuracy(score):
+            return {"I-AUROC": float(score.mean())}
+
+    parts = {"nll": torch.tensor([0.0, 1.0, 2.0]), "spread": torch.tensor([0.0, 1.0, 1.0])}
+    found = inversion.scaled_over_test_set(Some, parts, torch.zeros(3))
+    assert found["range of their scores"] == pytest.approx(2)
+    assert found["largest change of a score"] == pytest.approx(0.5)  # 1.5 becomes 2 without the last image
+
+
+def test_steps_and_rivals_are_rows_with_scores(task, detector, features):
+    some = task.subset(20)
+    steps = sweeps.inversion_steps(some, detector, features[some.rows], [1, 3])
+    assert list(steps.scores) == [("reference", 3), ("paper", 1), ("paper", 3)]
+    assert steps.table["steps"].tolist() == [3, 1, 3]
+    rivals = sweeps.reconstructions(
+        some, detector, features[some.rows], [100, 500], 2, [1, 2], {"no diffusion": some.labels}
+    )
+    assert list(rivals.scores) == [(100, 2), (500, 2), (500, 1)]
+    assert rivals.table["NFE"].tolist() == [3, 0, 2, 2, 1] and rivals.table["I-AUROC"][1] == 1
+    assert "AUPRO" not in sweeps.as_records(rivals.table)[1] and "AUPRO" in sweeps.as_records(rivals.table)[2]
+    lines = sweeps.with_level(steps.table, "steps", "spacing", "no diffusion", {"I-AUROC": 0.5})
+    assert lines["spacing"].value_counts()["no diffusion"] == 2 and lines["steps"].tolist()[-2:] == [1, 3]
+    assert rivals.table["I-AUROC"][0] == some.accuracy(steps.scores["reference", 3])["I-AUROC"]
+
+
+def test_both_bounds_of_the_ranges(task):
+    """Noise levels from perfect to useless against step counts that are all perfect: the range is larger by a half."""
+    perfect = task.labels.double()
+    random = torch.rand(len(perfect), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = sweeps.range_bounds(task, [perfect, random], [perfect, perfect + 1])
+    assert [verdicts.variant_of(claims.published_claims().loc["C34"], measure) for _, measure in found] == [
+        "noise levels, cross-fitted, minus",
+        "noise levels, on the same images, minus",
+    ]
+    lower, upper = found.values()
+    assert lower[0] == pytest.approx(0.5, abs=0.1) and upper[0] == pytest.approx(lower[0], abs=0.02)
+    assert lower[1] > 0.2
+
+
+def test_of_two_measures_the_weaker_is_judged():
+    effects = {(333, "I-AUROC"): (0.1, 0.05, 0.15), (333, "cosine"): (0.01, -0.05, 0.07)}
+    effects |= {(500, "I-AUROC"): (-0.1, -0.2, 0.0), (500, "cosine"): (0.5, 0.49, 0.51)}
+    found = sweeps.noise_findings(effects)
+    assert list(found.values()) == [effects[333, "cosine"], effects[500, "I-AUROC"]]
+    row = claims.published_claims().loc["C38"]
+    assert [verdicts.variant_of(row, measure) for _, measure in found] == ["at t = 333", "at t = 500"]
+
+
+def test_findings_have_the_fixed_measures_and_their_images(task):
+    some, effect = task.subset(20), (0.1, 0.05, 0.15)
+    found = {
+        ("C33", "I-AUROC of 3 minus 25 inversion steps"): effect,
+        ("C37", "I-AUROC of the final latent minus the same score on features without diffusion"): effect,
+    }
+    rows = sweeps.findings(found, task, some, "a small denoiser")
+    assert [row["n"] for row in rows] == [20, len(task.labels)] and rows[1]["section"] == "Is it the inversion?"
+    table = claims.published_claims()
+    assert all(verdicts.variant_of(table.loc[row["claim_id"]], row["measure"]) for row in rows)
+
+
+def test_classes_in_words_name_what_is_there(task, detector, features):
+    rows, found = sweeps.class_rows(task, {"unified": (detector, features)})
+    assert [row["setting"] for row in rows] == ["unified, InvAD", "unified, untrained", "unified, no diffusion"]
+    assert sweeps.classes_in_words(task, found).endswith("so both settings are the same.")
+    _, found = sweeps.class_rows(task, {"unified": (detector, features), "one category": (detector, features)})
+    said = sweeps.classes_in_words(task, found)
+    assert said.endswith(
+        "The unified network is not shown to differ from the one for one category: +0.000 [+0.000, +0.000] I-AUROC."
+    )
+    assert np.isfinite([row["low"] for row in rows]).all()
