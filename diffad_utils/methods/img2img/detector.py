@@ -88,14 +88,18 @@ class Img2Img(Detector):
         check_train_dataset(train_dataset)
         self._set_prompts(sorted(set(train_dataset.index["category"])))
         self._load_networks()
-        order = torch.randperm(len(train_dataset), generator=torch.Generator().manual_seed(self.seed))
-        chosen = order[: self.calibration_images].sort().values.tolist()
-        dataset = ImageDataset(train_dataset.index.iloc[chosen], train_dataset.size, cache=False)
+        dataset = self.calibration_set(train_dataset)
         measured = [self._measure(batch["image"], batch["key"]) for batch in batches(dataset, self.batch_size)]
         parts, maps = ({name: torch.cat([m[i][name] for m in measured]) for name in measured[0][i]} for i in (0, 1))
         self.calibration_ = scoring.Calibration.fit(parts)
         self.map_calibration_ = scoring.Calibration.fit({name: values.flatten() for name, values in maps.items()})
         return self
+
+    def calibration_set(self, train_dataset: ImageDataset) -> ImageDataset:
+        """The ``calibration_images`` normal training images, drawn by the seed, that the score is calibrated on."""
+        order = torch.randperm(len(train_dataset), generator=torch.Generator().manual_seed(self.seed))
+        chosen = order[: self.calibration_images].sort().values.tolist()
+        return ImageDataset(train_dataset.index.iloc[chosen], train_dataset.size, cache=False)
 
     def predict(self, images: Tensor, keys: Sequence[str] | None = None) -> Prediction:
         self._require_fitted("map_calibration_")
