@@ -65,7 +65,9 @@ class Img2ImgMasked(Img2Img):
 
     second_strength : of the second pass, in (0, 1]; 1 draws the masked part from noise alone.
     mask_quantile : the threshold, as a quantile of the first pass's map on normal training images, cell by cell of the
-        latents' grid; 0.99 takes one normal cell of a hundred for a defect, before the mask is widened.
+        latents' grid; 0.95 takes one normal cell of twenty for a defect, before the mask is widened. Chosen on
+        images of `textures` drawn with another seed: on leather 0.99 leaves 37 % of the defects' cells out instead of
+        17 %, and 0.9 redraws 16 % of the normal images instead of 7 %.
 
     Prediction: the second pass's reconstruction, with parts, score and map as `Img2Img`'s, calibrated on normal images
     that went through both passes. ``nfe`` counts both passes.
@@ -74,7 +76,7 @@ class Img2ImgMasked(Img2Img):
     name: ClassVar[str] = "img2img_masked"
 
     second_strength: float = 0.7
-    mask_quantile: float = 0.99
+    mask_quantile: float = 0.95
 
     def __post_init__(self) -> None:
         super().__post_init__()
