@@ -4,7 +4,7 @@ An editor behind an autoencoder cannot be better than Dec(Enc(counterpart)): tha
 the *oracle* below. Images are float [N, 3, H, W] in [0, 1], masks bool [N, H, W].
 
 Used by notebook 03; entry points: `defect_pairs`, `edit_measures`, `mean_rows`, `oracle_passes`, `generative_drift`,
-`two_pass_study`.
+`second_pass`, `two_pass_study`, `best_compromises`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 from diffad_utils import metrics
 from diffad_utils.analyses.img2img_settings import best_compromise
 from diffad_utils.analyses.task import Task
+from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.img2img import Img2ImgEngine, Img2ImgMasked, Setting
 from diffad_utils.methods.img2img.masked import widened
 from diffad_utils.metrics import bootstrap
@@ -134,6 +135,16 @@ def generative_drift(pairs: DefectPairs, x_hat: Tensor) -> pd.DataFrame:
             "smaller_half": (area <= area.median()).numpy(),
         }
     )
+
+
+def second_pass(masked: Img2ImgMasked, first: Prediction, task: Task) -> Prediction:
+    """What ``masked.predict_dataset`` gives for a task, from the first pass's prediction that is there already."""
+    predictions = []
+    for rows in torch.arange(len(task.keys)).split(masked.batch_size):
+        images, keys = task.images[rows], [task.keys[i] for i in rows.tolist()]
+        edited = masked.edit(images, keys, masked.masks_of(first.anomaly_map[rows]))
+        predictions.append(masked.score(images, edited))
+    return Prediction.concatenate(predictions)
 
 
 TWO_PASSES = ("one pass", "two passes, mask found", "two passes, true mask")

@@ -6,7 +6,8 @@ x_hat a reconstruction of x_anom, mask where x_anom and x_norm differ. Images ar
 bool [B, H, W]. |a - b| is the mean absolute difference over channels and the pixels named. What is not defined (inside
 an empty mask, say) is NaN.
 
-Used by notebooks 02, 03 and 06; entry points: `alpha_study`, `alpha_effects`, `response_to_changes`, `crossing`, `round_trip`, `time_by_size`.
+Used by notebooks 02, 03 and 06; entry points: `alpha_study`, `alpha_effects`, `response_to_changes`, `round_trip`,
+`time_by_size`.
 """
 
 from __future__ import annotations

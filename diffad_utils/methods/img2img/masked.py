@@ -24,7 +24,7 @@ Where ours differs from them
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
 import torch
@@ -75,7 +75,7 @@ class Img2ImgMasked(Img2Img):
 
     name: ClassVar[str] = "img2img_masked"
 
-    second_strength: float = 0.7
+    second_strength: float = 0.5
     mask_quantile: float = 0.95
 
     def __post_init__(self) -> None:
@@ -93,14 +93,18 @@ class Img2ImgMasked(Img2Img):
         self.threshold_ = torch.quantile(cells, self.mask_quantile).item()
         return super().fit(train_dataset)
 
-    def predict(self, images: Tensor, keys: Sequence[str] | None = None) -> Prediction:
-        nfe = self.setting.evaluations + self.second_setting.evaluations
-        return replace(super().predict(images, keys), nfe=nfe)
+    @property
+    def evaluations(self) -> int:
+        """UNet evaluations an image, of both passes."""
+        return self.setting.evaluations + self.second_setting.evaluations
 
     def find(self, images: Tensor, keys: Sequence[str] | None = None) -> Tensor:
         """The first pass: where images [B, 3, H, W] are to be redrawn, bool [B, h, w] on the latents' grid."""
         self._require_fitted("threshold_")
-        maps = self.first_.predict(self._input(images), noise_keys(images, keys)).anomaly_map
+        return self.masks_of(self.first_.predict(self._input(images), noise_keys(images, keys)).anomaly_map)
+
+    def masks_of(self, maps: Tensor) -> Tensor:
+        """Where maps [B, image_size, image_size] of the first pass lie above the threshold: bool [B, h, w]."""
         return widened(cell_means(maps, self.engine_.size_factor) > self.threshold_)
 
     def repaint(
@@ -115,13 +119,16 @@ class Img2ImgMasked(Img2Img):
         posterior = self.engine_.encode(self._input(images))
         return self.engine_.decode(self.engine_.denoise(posterior, noise_keys(images, keys), texts, settings, masks))
 
-    def reconstruct(self, images: Tensor, keys: Sequence[str] | None = None) -> Tensor:
-        """Both passes of images float [B, 3, H, W] in [0, 1]: float32 [B, 3, image_size, image_size], CPU.
+    def edit(self, images: Tensor, keys: Sequence[str] | None, masks: Tensor) -> Tensor:
+        """The second pass inside masks bool [B, h, w], pasted: outside them the pixels are the image's own.
 
-        Outside the mask the pixels are the image's own.
+        float32 [B, 3, image_size, image_size], CPU.
         """
-        masks = self.find(images, keys)
         return pasted(self._input(images), self.repaint(images, keys, masks), masks)
+
+    def reconstruct(self, images: Tensor, keys: Sequence[str] | None = None) -> Tensor:
+        """Both passes of images float [B, 3, H, W] in [0, 1]: as `edit`, inside what `find` finds."""
+        return self.edit(images, keys, self.find(images, keys))
 
     def _first(self) -> Img2Img:
         return Img2Img(**{field.name: getattr(self, field.name) for field in fields(Img2Img)})

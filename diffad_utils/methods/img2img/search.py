@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -19,6 +20,12 @@ from diffad_utils.models.clip import Clip
 
 SEARCH_SPACE = {"strength": (0.1, 0.7), "guidance_scale": (2.0, 10.0), "alpha": (0.5, 0.95)}
 """Ranges of the seed project's Optuna search (codes/img2img.ipynb, cell 15), which looked at test images."""
+
+
+def require_optuna() -> None:
+    """Raise ``ImportError`` where `search` could not run, before hours of other work."""
+    if importlib.util.find_spec("optuna") is None:
+        raise ImportError("the search needs Optuna: pip install optuna, or set search_trials to 0")
 
 
 def validation_images(train_dataset: ImageDataset, count: int, seed: int = 0) -> tuple[Tensor, list[str], list[int]]:
@@ -79,10 +86,8 @@ def search(
         raise ValueError("the search needs normal and anomalous validation images")
     corners = [Setting(s, g, num_inference_steps, seed) for s, g in product(space["strength"], space["guidance_scale"])]
     check_sweep(engine, images, list(keys), list(prompts), list(dict.fromkeys(corners)))
-    try:
-        import optuna
-    except ImportError as error:
-        raise ImportError("the search needs Optuna: pip install optuna") from error
+    require_optuna()
+    import optuna
 
     posterior, texts = engine.encode(images), [engine.embed(prompt, negative_prompt) for prompt in prompts]
     measure, before = ResidualMeasure(images, clip), engine.evaluations
