@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+from pandas.io.formats.style import Styler
 from torch import Tensor
 
 from diffad_utils.metrics import bootstrap
@@ -101,9 +103,20 @@ def judge(found: Mapping[tuple[str, str], Effect]) -> list[dict]:
     for (claim, which), effect in found.items():
         section, measure = MEASURES[claim]
         rows.append(
-            claims.finding(claim, *effect[:4], measure=measure.format(which), section=section, note=effect.note)
+            claims.finding(
+                claim, *effect[:4], measure=measure.format(which), section=section, note=Effect(*effect).note
+            )
         )
     return sorted(rows, key=lambda row: row["claim_id"])
+
+
+def shown(findings: Sequence[dict]) -> Styler:
+    """The findings as a table, with the statements of the claims."""
+    table = pd.DataFrame(findings)
+    table["claim"] = table["claim_id"].map(claims.published_claims()["statement"])
+    columns = ["claim_id", "claim", "measure", "verdict", "effect", "interval", "margin", "n"]
+    formats = {"effect": "{:+.3f}", "margin": "{:g}", "interval": "[{0[0]:+.3f}, {0[1]:+.3f}]".format}
+    return table[columns].style.format(formats).hide(axis="index")
 
 
 def relation(low: float, high: float, reference: float = 0.0) -> str:

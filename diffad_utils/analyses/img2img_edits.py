@@ -3,26 +3,26 @@
 An editor behind an autoencoder cannot be better than Dec(Enc(counterpart)): that is what a perfect editor would return,
 the *oracle* below. Images are float [N, 3, H, W] in [0, 1], masks bool [N, H, W].
 
-Used by notebook 03; entry points: `defect_pairs`, `edit_measures`, `mean_rows`, `oracle_passes`, `generative_drift`,
-`second_pass`, `two_pass_study`, `best_compromises`.
+Used by notebook 03; entry points: `edit_study`, `EditStudy`, `edit_measures`, `mean_rows`, `oracle_residual_outside`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from diffad_utils import metrics
-from diffad_utils.analyses.img2img_settings import best_compromise
+from diffad_utils.analyses.img2img_claims import Effect, over_images
+from diffad_utils.analyses.img2img_grid import Grid, nearest_setting
+from diffad_utils.analyses.img2img_settings import pareto_front
 from diffad_utils.analyses.task import Task
-from diffad_utils.methods.base import Prediction
-from diffad_utils.methods.img2img import Img2ImgEngine, Img2ImgMasked, Setting
-from diffad_utils.methods.img2img.masked import widened
+from diffad_utils.analyses.wrong_reason import top_pixels_inside
+from diffad_utils.methods.img2img import Img2Img, Img2ImgEngine, Setting
 from diffad_utils.metrics import bootstrap
 from diffad_utils.metrics.counterfactual import absolute_error, defect_survival, mean_where, removal_and_drift
 
@@ -137,71 +137,99 @@ def generative_drift(pairs: DefectPairs, x_hat: Tensor) -> pd.DataFrame:
     )
 
 
-def second_pass(masked: Img2ImgMasked, first: Prediction, task: Task) -> Prediction:
-    """What ``masked.predict_dataset`` gives for a task, from the first pass's prediction that is there already."""
-    predictions = []
-    for rows in torch.arange(len(task.keys)).split(masked.batch_size):
-        images, keys = task.images[rows], [task.keys[i] for i in rows.tolist()]
-        edited = masked.edit(images, keys, masked.masks_of(first.anomaly_map[rows]))
-        predictions.append(masked.score(images, edited))
-    return Prediction.concatenate(predictions)
+@dataclass(frozen=True)
+class EditStudy:
+    """One pass of img2img on the defects of a grid's test images.
 
-
-TWO_PASSES = ("one pass", "two passes, mask found", "two passes, true mask")
-"""The editors that `two_pass_study` compares."""
-
-
-def two_pass_study(
-    masked: Img2ImgMasked, pairs: DefectPairs, settings: Sequence[Setting]
-) -> dict[str, dict[float, dict[str, Tensor]]]:
-    """One pass over the whole image against a second pass inside a mask, over strength: editor -> strength -> measures.
-
-    The mask is the one that the first pass of ``masked`` finds, in the image and in its counterpart; or, as a control
-    of the finder, the cells that the true mask touches. Measures as `edit_measures`; all images as they leave the
-    decoder, before pixels are pasted, so that the autoencoder is the same for the three. ``settings`` : of the pass
-    over the whole image and of the second pass alike, one a strength.
+    by_setting : `edit_measures` of every setting. over_strength : of every strength at the first guidance scale, with
+    survival. oracle : of Dec(Enc(counterpart)). bootstrap_samples : for the intervals.
     """
-    images, factor = (pairs.x, pairs.counterpart), masked.engine_.size_factor
-    true = widened(F.max_pool2d(pairs.mask[:, None].float(), factor)[:, 0] > 0)
-    found = [masked.find(x, pairs.keys) for x in images]
-    masks = dict(zip(TWO_PASSES, ([torch.ones_like(true)] * 2, found, [true] * 2), strict=True))
-    return {
-        name: {
-            setting.strength: edit_measures(
-                pairs, *(masked.repaint(x, pairs.keys, mask, setting) for x, mask in zip(images, both, strict=True))
-            )
-            for setting in settings
-        }
-        for name, both in masks.items()
-    }
+
+    pairs: DefectPairs
+    by_setting: dict[Setting, dict[str, Tensor]]
+    over_strength: dict[float, dict[str, Tensor]]
+    oracle: dict[str, Tensor]
+    drifts: pd.DataFrame  # `generative_drift` at the setting nearest to the detector's
+    near: Setting
+    bootstrap_samples: int = 1000
+
+    @property
+    def oracle_passes(self) -> bool:
+        return oracle_passes(self.pairs)
+
+    def curve(self) -> pd.DataFrame:
+        """`mean_rows` over strength."""
+        return mean_rows(self.over_strength, "strength", self.bootstrap_samples)
+
+    def oracle_row(self) -> pd.Series:
+        """`mean_rows` of the oracle."""
+        return mean_rows({0.0: self.oracle}, "strength", self.bootstrap_samples).iloc[0]
+
+    def points(self) -> pd.DataFrame:
+        """Mean drift and removal of every setting: strength, drift, removal, not_beaten."""
+        rows = [
+            {"strength": s.strength, "drift": float(e["drift"].mean()), "removal": float(e["removal"].mean())}
+            for s, e in self.by_setting.items()
+        ]
+        table = pd.DataFrame(rows)
+        return table.assign(not_beaten=pareto_front(table["removal"], table["drift"]))
+
+    def setting_at(self, strength: float) -> Setting:
+        """The first guidance scale and number of steps of the grid, at another strength."""
+        return replace(next(iter(self.by_setting)), strength=strength)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"curve": self.curve().to_dict("records"), "oracle": self.oracle_row().to_dict()}
+
+    def evidence(self) -> dict[tuple[str, str], Effect]:
+        """What it says about C05 to C08, by claim and setting; about C07 only where the oracle passes."""
+        found = {}
+        for strength, e in self.over_strength.items():
+            at = f"strength {strength:g}"
+            if strength in (0.1, 0.3):
+                found["C05a", at], found["C05b", at] = over_images(e["ssim"] - 0.9), over_images(e["survival"])
+            if strength in (0.5, 0.7):
+                found["C06", at] = over_images(torch.minimum(1 - e["survival"], e["drift"]))
+        for setting, e in self.by_setting.items() if self.oracle_passes else ():
+            value, low, high = smaller_mean(e, self.bootstrap_samples)
+            found["C07", in_words(setting)] = Effect(0.5 - value, 0.5 - high, 0.5 - low, len(self.pairs))
+        small = self.drifts.loc[self.drifts["smaller_half"], "log2_drift"].to_numpy()
+        found["C08", in_words(self.near)] = over_images(small)
+        return found
 
 
-def two_pass_table(study: Mapping[str, Mapping[float, Mapping[str, Tensor]]], n: int = 1000) -> pd.DataFrame:
-    """Rows of `mean_rows` for every editor of `two_pass_study`, with the column editor."""
-    return pd.concat(
-        [mean_rows(by_strength, "strength", n).assign(editor=name) for name, by_strength in study.items()],
-        ignore_index=True,
+def in_words(setting: Setting) -> str:
+    """ "strength 0.3, guidance 3.5, 20 steps"."""
+    return f"strength {setting.strength:g}, guidance {setting.guidance_scale:g}, {setting.num_inference_steps} steps"
+
+
+def edit_study(detector: Img2Img, grid: Grid) -> EditStudy | None:
+    """What every setting of a grid did to the defects; None where the task has no defect-free counterparts."""
+    if not grid.task.has_counterparts:
+        return None
+    engine, pairs = detector.engine_, defect_pairs(detector.engine_, grid.task)
+    defects = torch.nonzero(grid.task.labels == 1)[:, 0]
+    x_hats = {setting: engine.decode(grid.load(setting)["latents"][defects]) for setting in grid.settings}
+    prompts, (negative, *_) = detector.prompts(pairs.keys, len(pairs))
+    over_strength = {}
+    for setting, x_hat in x_hats.items():
+        if setting.strength not in over_strength:  # the first of each strength
+            redrawn = engine.reconstruct(pairs.counterpart, pairs.keys, prompts, setting, negative)
+            over_strength[setting.strength] = edit_measures(pairs, x_hat, redrawn)
+    near = nearest_setting(grid.settings, detector.setting)
+    return EditStudy(
+        pairs,
+        {setting: edit_measures(pairs, x_hat) for setting, x_hat in x_hats.items()},
+        over_strength,
+        edit_measures(pairs, pairs.counterpart_vae),
+        generative_drift(pairs, x_hats[near]),
+        near,
+        grid.task.bootstrap_samples,
     )
 
 
-def best_compromises(
-    study: Mapping[str, Mapping[float, Mapping[str, Tensor]]], n: int = 1000, seed: int = 0
-) -> tuple[dict[str, tuple[float, float, float]], dict[str, tuple[float, float, float]]]:
-    """How far each editor escapes the conflict: the best strength's smaller one of "defect gone" and "rest kept".
-
-    Gone is 1 - mean survival, kept is mean fidelity. 1: some strength takes every defect and changes nothing else. The
-    best strength is chosen anew in each resample, for every editor alike, so the values are estimates from above.
-
-    Returns
-    -------
-    The values, and the paired differences to the first editor, each editor -> (value, low, high) over images.
-    """
-    draws = {}
-    for name, by_strength in study.items():
-        gone = torch.stack([1 - measures["survival"] for measures in by_strength.values()])
-        kept = torch.stack([measures["fidelity"] for measures in by_strength.values()])
-        counts = bootstrap.bootstrap_counts([0] * gone.shape[1], n, seed)
-        draws[name] = best_compromise(gone, kept, counts)
-    first = next(iter(draws.values()))
-    values = {name: bootstrap.bootstrap_percentiles(drawn) for name, drawn in draws.items()}
-    return values, {name: bootstrap.bootstrap_percentiles(drawn - first) for name, drawn in [*draws.items()][1:]}
+def oracle_residual_outside(pairs: DefectPairs) -> float:
+    """Share of the 1 % highest pixels of |x - Dec(Enc(counterpart))|, a perfect editor's residual, outside the mask."""
+    residual = (pairs.x - pairs.counterpart_vae).square().mean(dim=1)
+    return float(1 - top_pixels_inside(residual, pairs.mask).mean())

@@ -1,14 +1,16 @@
 """img2img of one task over a grid of settings: scores, a table, and how much the choice of a setting matters.
 
-Used by notebook 03; entry points: `detect`, `settings_of`, `run_grid`, `Grid.table`, `ranges`.
+Used by notebook 03; entry points: `detectors`, `detect`, `accuracies`, `gains`, `settings_of`, `run_grid`,
+`Grid.table`, `sensitivity`, `order_agreement`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,11 +18,30 @@ import torch
 from torch import Tensor
 
 from diffad_utils import data, metrics, scoring
-from diffad_utils.analyses.img2img_settings import rank_agreement
-from diffad_utils.analyses.task import Task
+from diffad_utils.analyses.img2img_claims import Effect, over_draws
+from diffad_utils.analyses.img2img_settings import rank_agreement, variance_explained
+from diffad_utils.analyses.task import Task, TrivialBaseline
 from diffad_utils.methods.base import Detector, Prediction
-from diffad_utils.methods.img2img import Img2Img, Setting, sweep
+from diffad_utils.methods.clip_detectors import ClipKNN, ClipProbe, ClipZeroShot
+from diffad_utils.methods.img2img import Img2Img, Img2ImgMasked, Setting, sweep
 from diffad_utils.metrics import bootstrap, intervals
+
+
+def detectors(p: Mapping[str, Any], device: str) -> dict[str, Detector]:
+    """The detectors of notebook 03 from its parameters, not fitted: img2img, its masked form, and CLIP's three."""
+    shared = dict(clip=p["clip"], image_size=p["image_size"], seed=p["seed"], device=device)
+    names = "weights prompt negative_prompt strength guidance_scale num_inference_steps alpha calibration_images"
+    editing = shared | {name: p[name] for name in [*names.split(), "batch_size", "low_memory"]}
+    precision = p["inference_precision"]
+    editing["inference_precision"] = None if precision == "auto" else precision
+    second = {name: p[name] for name in ("second_strength", "mask_quantile")}
+    return {
+        "img2img": Img2Img(**editing),
+        "img2img_masked": Img2ImgMasked(**editing, **second),
+        "clip_knn": ClipKNN(**shared),
+        "clip_zero_shot": ClipZeroShot(**shared),
+        "clip_probe": ClipProbe(**shared),
+    }
 
 
 def detect(detector: Detector, task: Task) -> tuple[Prediction, dict[str, float]]:
@@ -31,6 +52,27 @@ def detect(detector: Detector, task: Task) -> tuple[Prediction, dict[str, float]
     prediction = detector.predict_dataset(task.test)
     spent = time.perf_counter() - fitted
     return prediction, {"fit_s": fitted - start, "ms_per_image": 1000 * spent / len(task.test)}
+
+
+def accuracies(task: Task, predictions: Mapping[str, Prediction], trivial: TrivialBaseline) -> pd.DataFrame:
+    """I-AUROC, low, high of every score, of both parts of img2img's, and of the trivial baseline."""
+    parts = predictions["img2img"].parts
+    scores = {name: found.score for name, found in predictions.items()} | {
+        "img2img, CLIP distance alone": parts["clip"],
+        "img2img, squared error alone": parts["mse"],
+        f"trivial baseline ({trivial.statistic})": trivial.prediction.parts[trivial.statistic],
+    }
+    return pd.DataFrame({name: task.accuracy(score) for name, score in scores.items()}).T
+
+
+def gains(
+    task: Task, predictions: Mapping[str, Prediction], trivial: TrivialBaseline
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Paired differences of I-AUROC: img2img minus the trivial baseline, and CLIP's distance to normal training images
+    minus CLIP's distance to the reconstruction."""
+    img2img, baseline = predictions["img2img"], trivial.prediction.parts[trivial.statistic]
+    without = task.difference(predictions["clip_knn"].score, img2img.parts["clip"])
+    return task.difference(img2img.score, baseline), without
 
 
 def nearest_setting(settings: Sequence[Setting], base: Setting) -> Setting:
@@ -157,16 +199,14 @@ def clip_steadiness(grid: Grid, n: int = 1000, seed: int = 0) -> np.ndarray:
     return value_range["mse"] - value_range["clip"]
 
 
-def order_agreement(
-    grid: Grid, alpha: float, edits: Sequence[dict[str, Tensor]] | None, n: int = 200, seed: int = 0
-) -> tuple[np.ndarray, str]:
+def order_agreement(grid: Grid, alpha: float, edits: Iterable[dict[str, Tensor]] | None) -> tuple[np.ndarray, str]:
     """Rank correlation over settings of I-AUROC and the quality of the reconstruction, draws [n + 1], and the quality.
 
     edits : `img2img_edits.edit_measures` of the task's defects for each setting: the quality is the smaller of mean
     removal and mean fidelity. None: the mean SSIM of normal images.
     """
-    labels = np.asarray(grid.task.labels)
-    counts = bootstrap.bootstrap_counts(labels, n, seed)
+    labels, edits = np.asarray(grid.task.labels), None if edits is None else [*edits]
+    counts = bootstrap.bootstrap_counts(labels, grid.task.bootstrap_samples // 5, grid.task.seed)
     aurocs = intervals.auroc(grid.calibrated_scores(alpha), labels, counts)
     if edits is None:
         ssim = torch.stack([grid.load(setting)["ssim"] for setting in grid.settings])[:, labels == 0]
@@ -174,3 +214,46 @@ def order_agreement(
     both = (torch.stack([edit[name] for edit in edits]) for name in ("removal", "fidelity"))
     quality = np.minimum(*(bootstrap.bootstrap_means(values, counts[:, labels == 1]) for values in both))
     return rank_agreement(aurocs, quality), "the smaller of removal and fidelity"
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How much the choice of a setting matters.
+
+    explained : share of the variance of I-AUROC over the full part of the grid that each factor explains alone. bounds
+    : `ranges`. clip_steadier : draws of `clip_steadiness`. settings, images : how many.
+    """
+
+    explained: dict[str, float]
+    bounds: dict[str, tuple[float, float, float]]
+    clip_steadier: np.ndarray
+    settings: int
+    images: int
+
+    def table(self) -> pd.DataFrame:
+        """range, low, high by bound."""
+        columns = ["range", "low", "high"]
+        return pd.DataFrame.from_dict(self.bounds, orient="index", columns=columns).rename_axis("bound")
+
+    def evidence(self) -> dict[tuple[str, str], Effect]:
+        """What it says about C29 and C32a."""
+        found = {("C29", name): Effect(*ends, self.images) for name, ends in self.bounds.items()}
+        return found | {("C32a", ""): over_draws(self.clip_steadier, self.images)}
+
+
+def sensitivity(grid: Grid, alphas: Sequence[float]) -> Sensitivity:
+    """Of a grid's raw scores with those of ``alphas`` in the slides' range, 0.3 to 0.9.
+
+    The shares leave out the settings that vary the steps alone.
+    """
+    n, seed = grid.task.bootstrap_samples, grid.task.seed
+    scores, factors = raw_scores(grid, [alpha for alpha in alphas if 0.3 <= alpha <= 0.9])
+    counts = factors["steps"].value_counts()
+    full = factors[factors["steps"] == counts.index[0]]
+    return Sensitivity(
+        variance_explained(full, ["strength", "guidance", "alpha"], "I-AUROC"),
+        ranges(scores, grid.task.labels, n, seed),
+        clip_steadiness(grid, n, seed),
+        len(scores),
+        len(grid.task.keys),
+    )

@@ -2,12 +2,13 @@
 
 Every question is asked of what diffusion adds: the autoencoder's own error is in none of the numbers.
 
-Used by notebook 03; entry points: `redraw`, `stability_table`, `identity_measures`, `round_trips`.
+Used by notebook 03; entry points: `redraw`, `over_settings`, `deviations`, `under_prompts`, `identity_measures`,
+`round_trips`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,9 +17,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from diffad_utils.analyses.img2img_claims import Effect, over_images
 from diffad_utils.analyses.img2img_settings import amplification, reconstruction_spread, round_trip
 from diffad_utils.analyses.task import Task
-from diffad_utils.data import ImageDataset
+from diffad_utils.data import ImageDataset, captions
 from diffad_utils.data.pasted_defects import paste_defect
 from diffad_utils.kernels import knn
 from diffad_utils.methods.img2img import Img2Img, Img2ImgEngine
@@ -38,13 +40,45 @@ def redraw(detector: Img2Img, task: Task, prompt: str | None = None, **changes: 
     return detector.engine_.reconstruct(task.images, task.keys, texts, replace(detector.setting, **changes), negative)
 
 
-def stability_table(x_hats: dict[str, Tensor], defect_size: float | None, vae_error: Tensor) -> dict[str, Tensor]:
-    """Standard deviation of a pixel over reconstructions [K, B, 3, H, W] of the same images, by what was varied: [B].
+def over_settings(detector: Img2Img, task: Task, **values: Sequence[float]) -> dict[str, Tensor]:
+    """A task's images with each of ``values`` of a field of the setting in turn: field -> [K, B, 3, H, W]."""
+    return {
+        field: torch.stack([redraw(detector, task, **{field: value}) for value in each])
+        for field, each in values.items()
+    }
 
-    In units of ``defect_size``, the mean absolute size of the defects; of ``vae_error`` [B] where it is None.
+
+def deviations(
+    detector: Img2Img, task: Task, varied: Mapping[str, Tensor], defect_sizes: Tensor | None
+) -> dict[str, Tensor]:
+    """Standard deviation of a pixel over reconstructions [K, B, 3, H, W] of a task's images, mean over an image: [B].
+
+    In units of the mean of ``defect_sizes``, or of the autoencoder's error on each image where it is None.
     """
-    spreads = {name: reconstruction_spread(values).mean(dim=(1, 2)) for name, values in x_hats.items()}
-    return {name: values / (vae_error if defect_size is None else defect_size) for name, values in spreads.items()}
+    unit = autoencoder_error(detector.engine_, task.images) if defect_sizes is None else defect_sizes.mean()
+    return {name: reconstruction_spread(x_hats).mean(dim=(1, 2)) / unit for name, x_hats in varied.items()}
+
+
+def autoencoder_error(engine: Img2ImgEngine, images: Tensor) -> Tensor:
+    """Mean absolute error of the autoencoder on images [B, 3, H, W]: [B], grey values."""
+    return (through(engine, images) - images).abs().mean(dim=(1, 2, 3))
+
+
+def under_prompts(detector: Img2Img, task: Task, category: str) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """A task's images under the detector's prompt, its contrary, another family's name, and without guidance.
+
+    Returns
+    -------
+    The reconstructions by prompt, and their mean absolute change against the first in units of the autoencoder's error.
+    """
+    noun = captions.noun(category).partition(" ")[2]
+    (prompt, *_), _ = detector.prompts(task.keys, len(task.keys))
+    other = "a flawless wire mesh" if category != "grid" else "a flawless leather hide"
+    redrawn = {text: redraw(detector, task, text) for text in (prompt, f"a damaged {noun}", other)}
+    redrawn["no guidance"] = redraw(detector, task, guidance_scale=1.0)
+    error, (first, *others) = autoencoder_error(detector.engine_, task.images).mean(), redrawn
+    change = {name: float((redrawn[name] - redrawn[first]).abs().mean() / error) for name in others}
+    return redrawn, change
 
 
 class Identity(NamedTuple):
@@ -60,6 +94,26 @@ class Identity(NamedTuple):
     error: Tensor
     distance: Tensor
     lipschitz: Tensor
+
+    def table(self, n: int = 1000) -> pd.DataFrame:
+        """log2 of the three, means with intervals: log2, low, high by measure."""
+        named = {
+            "error over the autoencoder's": self.error,
+            "distance over that to the nearest normal image": self.distance,
+            "growth of a pasted defect": self.lipschitz.log2(),
+        }
+        rows = {name: [*map(float, bootstrap.mean_interval(values, n))] for name, values in named.items()}
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["log2", "low", "high"]).rename_axis("measure")
+
+    def evidence(self) -> dict[tuple[str, str], Effect]:
+        """What it says about C12 and C13."""
+        error = "log2 of the squared error on normal images over that of the autoencoder alone"
+        growth = "local Lipschitz constant under pasted defects minus 1, after the autoencoder"
+        return {
+            ("C12", error): over_images(self.error),
+            ("C12", growth): over_images(self.lipschitz - 1),
+            ("C13", ""): Effect(*within_factor(self.distance, 1.25), len(self.distance)),
+        }
 
 
 def identity_measures(detector: Img2Img, normal: Task, x_hat: Tensor, seed: int = 0) -> Identity:
@@ -112,7 +166,7 @@ def round_trips(
     engine, drifts, rows = detector.engine_, {}, []
     (prompt, *_), (negative, *_) = detector.prompts(task.keys, len(task.keys))
     text = engine.embed(prompt, negative)
-    for scale in guidance_scales:
+    for scale in dict.fromkeys(guidance_scales):
         images = task.images if scale <= 1 else task.images[:guided_images]
         z = engine.encode(images).mean
         start = engine.decode(z)

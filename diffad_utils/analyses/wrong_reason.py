@@ -7,7 +7,7 @@ Used by notebook 03; entry points: `reasons`, `Reasons.table`, `beyond_half`, `w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -40,6 +40,12 @@ def top_pixels_inside(residual: Tensor, mask: Tensor, share: float = 0.01) -> Te
     count = max(1, round(share * residual[0].numel()))
     highest = residual.flatten(1).topk(count, dim=1).indices
     return mask.flatten(1).gather(1, highest).float().mean(dim=1)
+
+
+def brightest_outside(residual: Tensor, task: Task) -> Tensor:
+    """Share of each defective image's 1 % highest residual pixels that lie outside its mask, for those with a mask."""
+    rows = (task.labels == 1) & task.with_masks
+    return 1 - top_pixels_inside(residual[rows], task.masks[rows])
 
 
 def gradient_energy(images: Tensor) -> Tensor:
@@ -163,7 +169,7 @@ class Reasons(NamedTuple):
     found: dict[str, WrongReason]
 
     def table(self) -> pd.DataFrame:
-        """All statistics, with the name of the score they are of: statistic, I-AUROC, low, high."""
+        """I-AUROC, low, high by statistic, with the name of the score that it is of."""
         rows = []
         for name, found in self.found.items():
             of_score = {
@@ -173,7 +179,12 @@ class Reasons(NamedTuple):
             }
             rows.append(found.table.replace({"statistic": of_score}))
         table = pd.concat(rows, ignore_index=True)
-        return table.assign(statistic=table["statistic"].str.replace("_", " "))
+        return table.assign(statistic=table["statistic"].str.replace("_", " ")).set_index("statistic")
+
+    def record(self) -> dict[str, Any]:
+        """As JSON values."""
+        scores = {name: {"verdict": found.verdict, "numbers": found.numbers} for name, found in self.found.items()}
+        return {"table": self.table().reset_index().to_dict("records"), "scores": scores}
 
 
 def reasons(detector: Img2Img, task: Task, prediction: Prediction) -> Reasons:

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffad_utils.data import ImageDataset
-from diffad_utils.methods.base import Prediction, check_train_dataset, noise_keys
+from diffad_utils.methods.base import check_train_dataset, noise_keys
 from diffad_utils.methods.img2img.detector import Img2Img
 from diffad_utils.methods.img2img.engine import Setting
 

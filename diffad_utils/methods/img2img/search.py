@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from diffad_utils import metrics, scoring
 from diffad_utils.data import ImageDataset
 from diffad_utils.methods.clip_detectors import paste_defect
+from diffad_utils.methods.img2img.detector import Img2Img
 from diffad_utils.methods.img2img.engine import Img2ImgEngine, Setting
 from diffad_utils.methods.img2img.sweep import ResidualMeasure, check_sweep
 from diffad_utils.models.clip import Clip
@@ -24,8 +24,10 @@ SEARCH_SPACE = {"strength": (0.1, 0.7), "guidance_scale": (2.0, 10.0), "alpha": 
 
 def require_optuna() -> None:
     """Raise ``ImportError`` where `search` could not run, before hours of other work."""
-    if importlib.util.find_spec("optuna") is None:
-        raise ImportError("the search needs Optuna: pip install optuna, or set search_trials to 0")
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise ImportError("the search needs Optuna: pip install optuna, or set search_trials to 0") from error
 
 
 def validation_images(train_dataset: ImageDataset, count: int, seed: int = 0) -> tuple[Tensor, list[str], list[int]]:
@@ -119,3 +121,25 @@ def search(
         "num_inference_steps": num_inference_steps,
         "history": [dict(trial.params) | {"I-AUROC": float(trial.value)} for trial in study.trials],
     }
+
+
+def on_validation_images(
+    detector: Img2Img, train_dataset: ImageDataset, test_keys: Sequence[str], trials: int
+) -> dict[str, Any]:
+    """`search` for a fitted detector, on as many of its training images as it was calibrated with, and as many copies
+    with a pasted defect."""
+    images, keys, labels = validation_images(train_dataset, detector.calibration_images, detector.seed)
+    prompts, (negative, *_) = detector.prompts(keys, len(keys))
+    return search(
+        detector.engine_,
+        images,
+        keys,
+        labels,
+        prompts,
+        detector.clip_,
+        test_keys=test_keys,
+        trials=trials,
+        num_inference_steps=detector.num_inference_steps,
+        negative_prompt=negative,
+        seed=detector.seed,
+    )
