@@ -5,7 +5,14 @@ import pandas as pd
 import pytest
 import torch
 
-from diffad_utils.analyses import img2img_claims, img2img_edits, img2img_grid, img2img_stability, img2img_words
+from diffad_utils.analyses import (
+    img2img_claims,
+    img2img_edits,
+    img2img_figures,
+    img2img_grid,
+    img2img_stability,
+    img2img_words,
+)
 from diffad_utils.analyses.img2img_claims import Effect, judge, over_draws, over_images, relation, written
 from diffad_utils.analyses.img2img_two_passes import EDITORS, TwoPassStudy, some_pairs
 from diffad_utils.methods.img2img import Setting
@@ -203,3 +210,32 @@ def test_sentences_that_depend_on_the_outcome():
     assert "2.0 times as long" in img2img_words.cost(
         20, 50, {"img2img": {"ms_per_image": 10}, "img2img_masked": {"ms_per_image": 20}}
     )
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_figures_of_what_was_measured():
+    pairs, defect = pairs_of(error=0.02)
+    study = study_of(pairs, pairs.counterpart_vae + 0.25 * defect)
+    over_strength = img2img_figures.over_strength(study).axes[0]
+    assert "oracle: removal of a perfect editor" in over_strength.get_legend_handles_labels()[1]
+    assert img2img_figures.all_settings(study).axes[0].get_xlabel().startswith("drift outside")
+    assert "log2" in img2img_figures.small_defects(study).axes[0].get_ylabel()
+    panels = img2img_figures.two_passes(two_passes(0.8, 0.9))
+    assert [axis.get_title() for axis in panels.axes][:3] == [
+        "removal",
+        "drift / defect's size",
+        "survival of the defect",
+    ]
+    identity = img2img_stability.Identity(*(torch.rand(30) + 0.1 for _ in range(3)))
+    chart = img2img_figures.intervals(identity.table(), "log2", "textures/leather", 0)
+    assert chart.axes[0].get_title() == "textures/leather" and chart.axes[0].get_xlabel() == "log2"
+    assert {claim for claim, _ in identity.evidence()} == {"C12", "C13"}
+    assert "passed on" in img2img_words.near_identity(identity)
+    for sentence in (
+        img2img_words.settings(study),
+        img2img_words.small_defects(study),
+        img2img_words.trade(two_passes(0.8, 0.9)),
+    ):
+        assert "nan" not in sentence and sentence.endswith(".")
