@@ -137,8 +137,8 @@ def trade(study: TwoPassStudy) -> str:
     one, own = last.loc[EDITORS[0]], last.loc[EDITORS[1]]
     return (
         f"At strength {one['strength']:g} the drift is {own['drift']:.2f} of a defect's size with two passes and "
-        f"{one['drift']:.2f} with one; the survival of the defect is {own['survival']:.2f} and {one['survival']:.2f}. "
-        "What the mask misses survives."
+        f"{one['drift']:.2f} with one; the survival of the defect is {own['survival']:.2f} with two and "
+        f"{one['survival']:.2f} with one. What the mask misses survives."
     )
 
 
@@ -260,7 +260,8 @@ def cost(one: int, two: int, timing: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def reasons(found: Reasons) -> str:
-    return "; ".join(f"the {name}: *{reason.verdict}*" for name, reason in found.found.items()).capitalize() + "."
+    listed = "; ".join(f"{name}: *{reason.verdict}*" for name, reason in found.found.items())
+    return f"By the rule above, {listed}. The rows of global statistics show whether such a change alone would detect."
 
 
 def search(found: Mapping[str, Any]) -> str:
