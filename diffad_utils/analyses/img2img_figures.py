@@ -117,4 +117,5 @@ def sweep(table: pd.DataFrame, steps: int) -> Figure:
     panels = {"I-AUROC": "I-AUROC", "AUPRO": "AUPRO", "ssim": "SSIM, normal images"}
     axes = {"strength": "strength", "guidance_scale": "guidance", "num_inference_steps": "steps"}
     shown = {name: title for name, title in panels.items() if name in table}
-    return plots.heat_maps(table[table["num_inference_steps"] == steps], shown, *axes, axes)
+    x, y, rows = axes
+    return plots.heat_maps(table[table["num_inference_steps"] == steps], shown, x, y, rows, axes)

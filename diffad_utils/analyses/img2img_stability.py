@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,14 +33,14 @@ def through(engine: Img2ImgEngine, images: Tensor) -> Tensor:
     return engine.decode(engine.encode(images).mean)
 
 
-def redraw(detector: Img2Img, task: Task, prompt: str | None = None, **changes: float) -> Tensor:
+def redraw(detector: Img2Img, task: Task, prompt: str | None = None, **changes: Any) -> Tensor:
     """A task's images under another prompt, or with a setting of the detector changed, such as ``seed=1``."""
     prompts, (negative, *_) = detector.prompts(task.keys, len(task.keys))
     texts = prompts if prompt is None else [prompt] * len(prompts)
     return detector.engine_.reconstruct(task.images, task.keys, texts, replace(detector.setting, **changes), negative)
 
 
-def over_settings(detector: Img2Img, task: Task, **values: Sequence[float]) -> dict[str, Tensor]:
+def over_settings(detector: Img2Img, task: Task, **values: Sequence[Any]) -> dict[str, Tensor]:
     """A task's images with each of ``values`` of a field of the setting in turn: field -> [K, B, 3, H, W]."""
     return {
         field: torch.stack([redraw(detector, task, **{field: value}) for value in each])
