@@ -1,5 +1,7 @@
 """Editors measured against what their autoencoder leaves, and what notebook 03 says about the claims."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from diffad_utils.analyses import (
     img2img_grid,
     img2img_stability,
     img2img_words,
+    wrong_reason,
 )
 from diffad_utils.analyses.img2img_claims import Effect, judge, over_draws, over_images, relation, written
 from diffad_utils.analyses.img2img_two_passes import EDITORS, TwoPassStudy, some_pairs
@@ -239,3 +242,59 @@ def test_figures_of_what_was_measured():
         img2img_words.trade(two_passes(0.8, 0.9)),
     ):
         assert "nan" not in sentence and sentence.endswith(".")
+
+
+# --- data sets without masks or counterparts --------------------------------------------------------------------------
+
+
+class FakeGrid:
+    """A grid of three settings over twenty images, without its files."""
+
+    settings = (1, 2, 3)
+
+    def __init__(self, task):
+        self.task = task
+        self.stored = {
+            s: {"mse": torch.rand(20) * s, "clip": torch.rand(20), "ssim": torch.rand(20)} for s in (1, 2, 3)
+        }
+
+    def load(self, setting):
+        return self.stored[setting]
+
+    def calibrated_scores(self, alpha):
+        return np.stack([self.stored[s]["mse"].numpy() for s in self.settings])
+
+
+def unmarked_task():
+    labels = torch.tensor([0] * 10 + [1] * 10)
+    with_masks = labels == 0
+    return SimpleNamespace(
+        labels=labels,
+        keys=[str(i) for i in range(20)],
+        bootstrap_samples=50,
+        seed=0,
+        with_masks=with_masks,
+        has_masks=False,
+    )
+
+
+def test_without_counterparts_the_quality_is_ssim():
+    grid = FakeGrid(unmarked_task())
+    agreement, quality = img2img_grid.order_agreement(grid, 0.5, None)
+    assert quality == "SSIM on normal images" and len(agreement) == 11 and np.abs(agreement).max() <= 1
+    edits = [{"removal": torch.rand(10), "fidelity": torch.rand(10)} for _ in range(3)]
+    assert img2img_grid.order_agreement(grid, 0.5, edits)[1] == "the smaller of removal and fidelity"
+    assert len(img2img_grid.clip_steadiness(grid, 20)) == 21
+
+
+def test_without_masks_nothing_is_said_about_where_a_score_looks():
+    task = unmarked_task()
+    table = pd.DataFrame({"statistic": ["full residual"], "I-AUROC": [0.9], "low": [0.8], "high": [1.0]})
+    verdict = wrong_reason.WrongReason(table, {}, "undecided")
+    scores = {"squared error": torch.rand(20)}
+    reasons = wrong_reason.Reasons(scores, {}, torch.rand(20, 4, 4), torch.rand(20), {"squared error": verdict})
+    assert wrong_reason.beyond_half(reasons, task) == {}
+    assert "squared error: *undecided*" in img2img_words.reasons(reasons)
+    assert reasons.table().index.tolist() == ["squared error"] and reasons.record()["table"][0]["I-AUROC"] == 0.9
+    marked = SimpleNamespace(**vars(task) | {"with_masks": torch.ones(20, dtype=torch.bool), "has_masks": True})
+    assert [*wrong_reason.beyond_half(reasons, marked)] == ["the squared error outside the mask detects"]
