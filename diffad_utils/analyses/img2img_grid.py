@@ -1,6 +1,6 @@
 """img2img of one task over a grid of settings: scores, a table, and how much the choice of a setting matters.
 
-Used by notebook 03; entry points: `detectors`, `detect`, `accuracies`, `gains`, `settings_of`, `run_grid`,
+Used by notebook 03; entry points: `detectors`, `detect`, `fit`, `accuracies`, `gains`, `settings_of`, `run_grid`,
 `Grid.table`, `sensitivity`, `order_agreement`.
 """
 
@@ -46,12 +46,17 @@ def detectors(p: Mapping[str, Any], device: str) -> dict[str, Detector]:
 
 def detect(detector: Detector, task: Task) -> tuple[Prediction, dict[str, float]]:
     """Fit a detector on a task's training images and predict its test images; with the time that both take."""
+    fit_s, start = fit(detector, task), time.perf_counter()
+    prediction = detector.predict_dataset(task.test)
+    spent = time.perf_counter() - start
+    return prediction, {"fit_s": fit_s, "ms_per_image": 1000 * spent / len(task.test)}
+
+
+def fit(detector: Detector, task: Task) -> float:
+    """Fit a detector on a task's training images: the seconds that it takes."""
     start = time.perf_counter()
     detector.fit(task.train)
-    fitted = time.perf_counter()
-    prediction = detector.predict_dataset(task.test)
-    spent = time.perf_counter() - fitted
-    return prediction, {"fit_s": fitted - start, "ms_per_image": 1000 * spent / len(task.test)}
+    return time.perf_counter() - start
 
 
 def accuracies(task: Task, predictions: Mapping[str, Prediction], trivial: TrivialBaseline) -> pd.DataFrame:
