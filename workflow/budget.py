@@ -83,17 +83,21 @@ def bottleneck(p: dict) -> list[Part]:
 
 
 def img2img(p: dict) -> list[Part]:
-    executed = sum(p["strengths"]) * sum(p["step_counts"]) * len(p["guidance_scales"]) * 2
+    first, *others = p["step_counts"]  # the grid runs the first; the others are varied at one setting
+    executed = 2 * (sum(p["strengths"]) * first * len(p["guidance_scales"]) + p["strength"] * sum(others))
     images = p["sweep_images"] + p["calibration_images"]
     detector = p["strength"] * p["num_inference_steps"] * 2
-    pairs = p["pair_images"] * len(p["sweep_seeds"]) * sum(p["strengths"]) * p["num_inference_steps"] * 2
+    second = p["second_strength"] * p["num_inference_steps"] * 2
+    pairs = p["pair_images"] * (len(p["sweep_seeds"]) + len(p["guidance_scales"]) + 1) * detector
     round_trip = p["pair_images"] * sum(p["round_trip_steps"]) * 4
     search = p["search_trials"] * p["calibration_images"] * 2 * detector
+    decoded = images * (len(p["strengths"]) * len(p["guidance_scales"]) + len(others)) * 2
     return [
         Part("sweep", images * executed, _unet(p), True),
         Part("detector", (TEST_IMAGES + p["calibration_images"]) * detector, _unet(p), True),
+        Part("second pass", TEST_IMAGES * second + p["calibration_images"] * (2 * detector + second), _unet(p), True),
         Part("seeds, round trips, search", pairs + round_trip + search, _unet(p), True),
-        Part("autoencoder", images * len(p["strengths"]) * len(p["step_counts"]) * 2, _autoencoder(p), True),
+        Part("autoencoder", decoded, _autoencoder(p), True),
     ]
 
 

@@ -6,7 +6,8 @@ x_hat a reconstruction of x_anom, mask where x_anom and x_norm differ. Images ar
 bool [B, H, W]. |a - b| is the mean absolute difference over channels and the pixels named. What is not defined (inside
 an empty mask, say) is NaN.
 
-Used by notebooks 02, 03 and 06; entry points: `alpha_curve`, `crossing`, `round_trip`, `time_by_size`.
+Used by notebooks 02, 03 and 06; entry points: `alpha_study`, `alpha_effects`, `response_to_changes`, `round_trip`,
+`time_by_size`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,6 +31,8 @@ from diffad_utils.methods.base import Detector, resize_images
 from diffad_utils.methods.img2img.engine import Schedule
 from diffad_utils.metrics import bootstrap, intervals
 from diffad_utils.metrics.counterfactual import absolute_error, mean_where
+from diffad_utils.models.clip import Clip
+from diffad_utils.models.clip_features import clip_features
 
 
 def crossing(x: Sequence[float], rising: Sequence[float], falling: Sequence[float]) -> tuple[float, float] | None:
@@ -133,6 +137,52 @@ def alpha_curve(
     return pd.DataFrame(rows)
 
 
+def alpha_study(
+    parts: Mapping[str, Tensor],
+    labels: Sequence[int],
+    calibration: scoring.Calibration,
+    alphas: Sequence[float],
+    n: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """`alpha_curve` with the 95 % interval of its I-AUROC over images in the columns low and high."""
+    curve = alpha_curve(parts, labels, calibration, alphas)
+    scores = [
+        scoring.hybrid_score(parts, row.alpha, calibration if row.kind == "calibrated" else None)
+        for row in curve.itertuples()
+    ]
+    drawn = intervals.auroc(torch.stack(scores), labels, bootstrap.bootstrap_counts(labels, n, seed))
+    ends = [bootstrap.percentile_interval(column[1:]) for column in drawn.T]
+    return curve.assign(low=[low for low, _ in ends], high=[high for _, high in ends])
+
+
+def alpha_effects(
+    parts: Mapping[str, Tensor],
+    labels: Sequence[int],
+    calibration: scoring.Calibration,
+    ends: tuple[float, float] = (0.3, 0.9),
+    n: int = 200,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What alpha changes in the raw score between the ends of the slides' range, draws [n + 1] over images.
+
+    The rank correlation of score and squared error at the upper end minus that at the lower; and the share of the
+    score's variance owed to its weaker part, the smaller one of both ends.
+    """
+    labels = torch.as_tensor(labels)
+
+    def both(images: np.ndarray) -> pd.DataFrame:
+        drawn = {name: values[images] for name, values in parts.items()}
+        curve = alpha_curve(drawn, labels[images], calibration, ends)
+        return curve[curve["kind"] == "raw"]
+
+    images, counts = np.arange(len(labels)), bootstrap.bootstrap_counts(labels, n, seed)
+    curves = [both(np.repeat(images, row)) for row in counts]
+    moved = [float(curve["rank_mse"].iloc[1] - curve["rank_mse"].iloc[0]) for curve in curves]
+    share = [curve["mse_share"].to_numpy() for curve in curves]
+    return np.array(moved), np.array([np.minimum(s, 1 - s).min() for s in share])
+
+
 def variance_explained(table: pd.DataFrame, factors: Sequence[str], value: str) -> dict[str, float]:
     """Share of the variance of ``value`` over a full grid that each factor explains alone: eta squared.
 
@@ -211,6 +261,27 @@ def changes_of_equal_energy(images: Tensor, keys: Sequence[str], mse: float = 1e
         "contrast": centred / centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp_min(1e-6),
     }
     return {name: (images + math.sqrt(mse) * change).clamp(0, 1) for name, change in changes.items()}
+
+
+class Response(NamedTuple):
+    """Images changed by one squared error in three ways, the mean of each part of the score for them (a row a change),
+    and log2 of CLIP's response to the global changes over that to the spot, [N]."""
+
+    changed: dict[str, Tensor]
+    means: pd.DataFrame
+    log_ratio: Tensor
+
+
+def response_to_changes(clip: Clip, images: Tensor, keys: Sequence[str], seed: int = 0) -> Response:
+    """What squared error and CLIP distance answer to `changes_of_equal_energy` of normal images [N, 3, H, W]."""
+    changed, before = changes_of_equal_energy(images, keys, seed=seed), clip_features(clip, images)
+    parts = {
+        name: scoring.residual_parts(images, image, (before, clip_features(clip, image)))[0]
+        for name, image in changed.items()
+    }
+    globally = torch.stack([parts[name]["clip"].log2() for name in ("colour cast", "contrast")]).mean(dim=0)
+    means = pd.DataFrame({name: {part: float(v.mean()) for part, v in p.items()} for name, p in parts.items()}).T
+    return Response(changed, means, globally - parts["spot"]["clip"].log2())
 
 
 def time_by_size(detector: Detector, images: Tensor, sizes: Sequence[int], repeats: int = 2) -> dict[str, float]:

@@ -72,6 +72,7 @@ METHODS = Registry(
         "clip_zero_shot": "clip_detectors:ClipZeroShot",
         "clip_probe": "clip_detectors:ClipProbe",
         "img2img": "img2img:Img2Img",
+        "img2img_masked": "img2img:Img2ImgMasked",
         "lora": "img2img.lora:LoRA",
         "latent_unet": "latent_unet:LatentUNet",
         "autoencoder": "autoencoder:Autoencoder",

@@ -57,11 +57,17 @@ def _limits(values: pd.Series, least: float = 0.1) -> tuple[float, float]:
 
 
 def compromise(
-    table: pd.DataFrame, x: str, curves: Mapping[str, str], xlabel: str, crossing: tuple[float, float] | None
+    table: pd.DataFrame,
+    x: str,
+    curves: Mapping[str, str],
+    xlabel: str,
+    crossing: tuple[float, float] | None,
+    oracle: float | None = None,
 ) -> Figure:
     """Curves of ``table`` over ``x`` with bands, and where the first two cross.
 
-    curves: name -> label; the table has columns ``<name>``, ``<name> low`` and ``<name> high``.
+    curves: name -> label; the table has columns ``<name>``, ``<name> low`` and ``<name> high``. oracle: the first one's
+    value for a perfect editor, a dashed line.
     """
     figure, axis = plt.subplots(figsize=(6.4, 3.6))
     for name, label in curves.items():
@@ -78,6 +84,9 @@ def compromise(
             linestyle="none",
             label=f"crossing at {crossing[0]:.2f}",
         )
+    if oracle is not None:
+        name = next(iter(curves.values()))
+        axis.axhline(oracle, color="C0", linestyle="--", linewidth=1.2, label=f"oracle: {name} of a perfect editor")
     axis.axhline(1, color="grey", linestyle=":", linewidth=1)
     axis.axhline(0, color="grey", linewidth=0.8)
     axis.set(xlabel=xlabel, ylabel="mean over anomalous images")

@@ -88,23 +88,40 @@ class Img2Img(Detector):
         check_train_dataset(train_dataset)
         self._set_prompts(sorted(set(train_dataset.index["category"])))
         self._load_networks()
-        order = torch.randperm(len(train_dataset), generator=torch.Generator().manual_seed(self.seed))
-        chosen = order[: self.calibration_images].sort().values.tolist()
-        dataset = ImageDataset(train_dataset.index.iloc[chosen], train_dataset.size, cache=False)
-        measured = [self._measure(batch["image"], batch["key"]) for batch in batches(dataset, self.batch_size)]
+        dataset = self.calibration_set(train_dataset)
+        measured = [
+            self._parts(batch["image"], self.reconstruct(batch["image"], batch["key"]))
+            for batch in batches(dataset, self.batch_size)
+        ]
         parts, maps = ({name: torch.cat([m[i][name] for m in measured]) for name in measured[0][i]} for i in (0, 1))
         self.calibration_ = scoring.Calibration.fit(parts)
         self.map_calibration_ = scoring.Calibration.fit({name: values.flatten() for name, values in maps.items()})
         return self
 
+    def calibration_set(self, train_dataset: ImageDataset) -> ImageDataset:
+        """The ``calibration_images`` normal training images, drawn by the seed, that the score is calibrated on."""
+        order = torch.randperm(len(train_dataset), generator=torch.Generator().manual_seed(self.seed))
+        chosen = order[: self.calibration_images].sort().values.tolist()
+        return ImageDataset(train_dataset.index.iloc[chosen], train_dataset.size, cache=False)
+
     def predict(self, images: Tensor, keys: Sequence[str] | None = None) -> Prediction:
         self._require_fitted("map_calibration_")
+        return self.score(images, self.reconstruct(images, keys))
+
+    def score(self, images: Tensor, x_hat: Tensor) -> Prediction:
+        """The prediction for images [B, 3, H, W] whose reconstructions are known: x_hat [B, 3, image_size, image_size],
+        as `reconstruct` gives them."""
         size = images.shape[-2:]
-        parts, maps, x_hat = self._measure(images, keys)
+        parts, maps = self._parts(images, x_hat)
         score = scoring.hybrid_score(parts, self.alpha, self.calibration_ if self.calibrated else None)
         anomaly_map = scoring.hybrid_score(maps, self.alpha, self.map_calibration_ if self.calibrated else None)
         anomaly_map, x_hat = scoring.upsample_map(anomaly_map, size), at_image_size(x_hat, size)
-        return Prediction(score, anomaly_map, x_hat, parts, self.setting.evaluations)
+        return Prediction(score, anomaly_map, x_hat, parts, self.evaluations)
+
+    @property
+    def evaluations(self) -> int:
+        """UNet evaluations an image."""
+        return self.setting.evaluations
 
     def prompts(self, keys: Sequence[str] | None, count: int) -> tuple[list[str], list[str]]:
         """Prompts and negative prompts of ``count`` images; with several categories their keys name them."""
@@ -119,15 +136,12 @@ class Img2Img(Detector):
             self.engine_.denoise(posterior, noise_keys(images, keys), texts, [self.setting] * len(images))
         )
 
-    def _measure(
-        self, images: Tensor, keys: Sequence[str] | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """Parts [B] and maps [B, image_size, image_size] of the score, and the reconstruction at ``image_size``."""
+    def _parts(self, images: Tensor, x_hat: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Parts [B] and maps [B, image_size, image_size] of the score."""
         x = self._input(images)
-        x_hat = self.reconstruct(images, keys)
         features = clip_features_of_both(self.clip_, x, x_hat) if self.clip_ else None
         parts, maps = residual_parts(x, x_hat, features)
-        return parts, {name: scoring.upsample_map(values, x.shape[-2:]) for name, values in maps.items()}, x_hat
+        return parts, {name: scoring.upsample_map(values, x.shape[-2:]) for name, values in maps.items()}
 
     def _set_prompts(self, categories: Sequence[str]) -> None:
         self.prompts_ = {c: (fill_prompt(self.prompt, c), fill_prompt(self.negative_prompt, c)) for c in categories}

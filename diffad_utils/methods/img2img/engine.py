@@ -248,15 +248,30 @@ class Img2ImgEngine:
 
     @torch.inference_mode()
     def denoise(
-        self, posterior: Posterior, keys: Sequence[str], texts: Sequence[TextPair], settings: Sequence[Setting]
+        self,
+        posterior: Posterior,
+        keys: Sequence[str],
+        texts: Sequence[TextPair],
+        settings: Sequence[Setting],
+        masks: Tensor | None = None,
     ) -> Tensor:
         """Noise and denoise a batch, one setting a row: [B] of each argument -> latents float32 [B, C, h, w], CPU.
 
         As diffusers does, an image's generator draws a latent from the posterior and then the noise. The settings must
         agree in the number of executed steps and in whether they are guided; ``ValueError`` if not.
+
+        With ``masks`` bool [B, h, w] only the latents inside are redrawn. After each step those outside are put back
+        to the image's own, noised to that step's level (RePaint: Lugmayr et al., CVPR 2022, eq. 8, and Algorithm 1
+        with one pass a step; Blended Latent Diffusion: Avrahami et al., ACM TOG 2023, Algorithm 1), and at the end to
+        the image's own without noise. diffusers' inpainting pipeline does so for a UNet without channels for a mask.
         """
         if len({(s.executed_steps, s.guided) for s in settings}) > 1:
             raise ValueError("settings of one batch must agree in executed steps and in whether they are guided")
+        latent = [len(settings), *posterior.mean.shape[-2:]]
+        if masks is not None and (masks.dtype != torch.bool or list(masks.shape) != latent):
+            raise ValueError(
+                f"masks must be bool {latent}, on the latents' grid, got {masks.dtype} {list(masks.shape)}"
+            )
         schedules = [self.schedule(setting) for setting in settings]
 
         def piece(rows: slice) -> Tensor:
@@ -270,8 +285,11 @@ class Img2ImgEngine:
             )
             clean = part.mean.to(self.device) + part.std.to(self.device) * sample
             x = ddim_step(clean, noise, 1.0, alpha_from[0])  # from alpha_bar = 1: the forward process
-            for x in ddim_moves(eps_fn, x, timesteps, alpha_from, alpha_to):  # noqa: B007, B020
-                pass
+            kept = None if masks is None else ~masks[rows, None].to(self.device)
+            for step, x in enumerate(ddim_moves(eps_fn, x, timesteps, alpha_from, alpha_to), start=1):  # noqa: B020
+                if kept is not None:  # in place: the next move starts from this tensor
+                    known = clean if step == len(timesteps) else ddim_step(clean, noise, 1.0, alpha_to[step - 1])
+                    x.copy_(torch.where(kept, known, x))
             return x.cpu()
 
         with self.timed("unet"):

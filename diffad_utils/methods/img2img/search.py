@@ -13,12 +13,21 @@ from torch import Tensor
 from diffad_utils import metrics, scoring
 from diffad_utils.data import ImageDataset
 from diffad_utils.methods.clip_detectors import paste_defect
+from diffad_utils.methods.img2img.detector import Img2Img
 from diffad_utils.methods.img2img.engine import Img2ImgEngine, Setting
 from diffad_utils.methods.img2img.sweep import ResidualMeasure, check_sweep
 from diffad_utils.models.clip import Clip
 
 SEARCH_SPACE = {"strength": (0.1, 0.7), "guidance_scale": (2.0, 10.0), "alpha": (0.5, 0.95)}
 """Ranges of the seed project's Optuna search (codes/img2img.ipynb, cell 15), which looked at test images."""
+
+
+def require_optuna() -> None:
+    """Raise ``ImportError`` where `search` could not run, before hours of other work."""
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise ImportError("the search needs Optuna: pip install optuna, or set search_trials to 0") from error
 
 
 def validation_images(train_dataset: ImageDataset, count: int, seed: int = 0) -> tuple[Tensor, list[str], list[int]]:
@@ -79,10 +88,8 @@ def search(
         raise ValueError("the search needs normal and anomalous validation images")
     corners = [Setting(s, g, num_inference_steps, seed) for s, g in product(space["strength"], space["guidance_scale"])]
     check_sweep(engine, images, list(keys), list(prompts), list(dict.fromkeys(corners)))
-    try:
-        import optuna
-    except ImportError as error:
-        raise ImportError("the search needs Optuna: pip install optuna") from error
+    require_optuna()
+    import optuna
 
     posterior, texts = engine.encode(images), [engine.embed(prompt, negative_prompt) for prompt in prompts]
     measure, before = ResidualMeasure(images, clip), engine.evaluations
@@ -114,3 +121,25 @@ def search(
         "num_inference_steps": num_inference_steps,
         "history": [dict(trial.params) | {"I-AUROC": float(trial.value)} for trial in study.trials],
     }
+
+
+def on_validation_images(
+    detector: Img2Img, train_dataset: ImageDataset, test_keys: Sequence[str], trials: int
+) -> dict[str, Any]:
+    """`search` for a fitted detector, on as many of its training images as it was calibrated with, and as many copies
+    with a pasted defect."""
+    images, keys, labels = validation_images(train_dataset, detector.calibration_images, detector.seed)
+    prompts, (negative, *_) = detector.prompts(keys, len(keys))
+    return search(
+        detector.engine_,
+        images,
+        keys,
+        labels,
+        prompts,
+        detector.clip_,
+        test_keys=test_keys,
+        trials=trials,
+        num_inference_steps=detector.num_inference_steps,
+        negative_prompt=negative,
+        seed=detector.seed,
+    )

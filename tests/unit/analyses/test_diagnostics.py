@@ -247,7 +247,7 @@ def test_wrong_reason_verdicts():
     blind = explained(chance, chance)
     assert blind.verdict == "does not detect" and "surviving_share" not in blind.numbers
     assert explained(-shifted, chance).verdict == "ranks the wrong way round"
-    statistics = ["full residual", "outside the mask", "defect replaced by the twin", "colour_shift"]
+    statistics = ["full residual", "outside the mask", "defect replaced by its counterpart", "colour_shift"]
     assert list(right.table["statistic"]) == statistics
     assert (right.table["low"] <= right.table["I-AUROC"]).all() and right.numbers["AUPRO"] == pytest.approx(1.0)
 

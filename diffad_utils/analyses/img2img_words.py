@@ -1,0 +1,272 @@
+"""The sentences of notebook 03 that name numbers: each says what a picture shows, for every outcome.
+
+Used by notebook 03; every function takes what its picture was drawn from and returns Markdown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+
+from diffad_utils.analyses.img2img_claims import Effect, over_images, relation, written
+from diffad_utils.analyses.img2img_edits import EditStudy
+from diffad_utils.analyses.img2img_grid import Sensitivity
+from diffad_utils.analyses.img2img_settings import Response
+from diffad_utils.analyses.img2img_stability import Identity
+from diffad_utils.analyses.img2img_two_passes import EDITORS, TwoPassStudy
+from diffad_utils.analyses.task import Task
+from diffad_utils.analyses.wrong_reason import Reasons
+
+Interval = Sequence[float]
+"""Value, low, high."""
+
+
+def task_size(task: Task) -> str:
+    areas = 100 * task.masks.float().mean(dim=(1, 2))[(task.labels == 1) & task.with_masks]
+    size = f"; half of them cover less than {areas.median():.1f} % of it" if task.has_masks else ""
+    return (
+        f"{int(task.labels.sum())} of the {len(task.keys)} test images have a defect{size}. "
+        "The editor has to leave nearly the whole picture as it is."
+    )
+
+
+def detection(accuracy: pd.DataFrame, baseline: Interval, no_editor: Interval) -> str:
+    """``accuracy`` has a row img2img; the others are paired differences: img2img minus the trivial baseline, and CLIP's
+    distance to normal images minus its distance to the reconstruction."""
+    return (
+        f"img2img has an I-AUROC of {written(*accuracy.loc['img2img', ['I-AUROC', 'low', 'high']])}. It "
+        f"{relation(*baseline[1:3])} the trivial baseline (difference {written(*baseline, sign='+')}). CLIP's distance "
+        f"to normal training images, which needs no reconstruction, {relation(*no_editor[1:3])} CLIP's distance to the "
+        f"reconstruction (difference {written(*no_editor, sign='+')}). The figure does not say what the scores look at."
+    )
+
+
+def strips(images: Tensor, x_hats: Sequence[Tensor], strength: float) -> str:
+    """``x_hats`` : the autoencoder's reconstructions first, those at ``strength`` last."""
+    first, last = (float((x_hat - images).abs().mean()) for x_hat in (x_hats[0], x_hats[-1]))
+    return (
+        f"The autoencoder alone has a mean residual that is {first / last:.0%} of the one at strength {strength:g}. It "
+        "blurs the picture, and with it the defect, before any diffusion does. So what follows compares with what the "
+        r"autoencoder leaves, $\mathrm{Dec}(\mathrm{Enc}(x))$."
+    )
+
+
+def removal(edits: EditStudy) -> str:
+    curve, oracle = edits.curve(), edits.oracle_row()
+    first, last = curve.iloc[0], curve.iloc[-1]
+    ends = [oracle[name] for name in ("removal", "removal low", "removal high")]
+    judged = (
+        "is above one half: the images can show whether an editor removes defects."
+        if edits.oracle_passes
+        else "is not shown to be above one half. So a low removal says nothing about the editor here, and no verdict "
+        "is given on it. Survival is not affected."
+    )
+    return (
+        f"From strength {first['strength']:g} to {last['strength']:g} the survival of the defect goes from "
+        f"{first['survival']:.2f} to {last['survival']:.2f}, and fidelity from {first['fidelity']:.2f} to "
+        f"{last['fidelity']:.2f}. The removal of the oracle, {written(*ends)}, {judged}"
+    )
+
+
+def settings(edits: EditStudy) -> str:
+    points = edits.points()
+    good = int(((points["removal"] > 0.5) & (points["drift"] < 0.5)).sum())
+    best = points.loc[points["removal"].idxmax()]
+    return (
+        f"{good} of {len(points)} settings lie in the green corner by their means. The largest mean removal is "
+        f"{best['removal']:.2f}, at strength {best['strength']:g}; the oracle's is "
+        f"{edits.oracle_row()['removal']:.2f}."
+    )
+
+
+def small_defects(edits: EditStudy) -> str:
+    small = edits.drifts[edits.drifts["smaller_half"]]
+    effect = over_images(small["log2_drift"].to_numpy())
+    return (
+        f"For the smaller half of the defects log2 of the ratio is {written(*effect[:3], sign='+')} in the mean, which "
+        f"{relation(effect.low, effect.high, 1.0)} 1, twice as large. The autoencoder's own error, which is not in "
+        f"it, comes to {small['log2_vae'].mean():+.2f}."
+    )
+
+
+def two_pass_detection(cells: Tensor, labels: Tensor, accuracy: pd.DataFrame, gain: Interval) -> str:
+    """``cells`` : masks found; ``accuracy`` : `img2img_grid.accuracies`; ``gain`` : two passes minus one."""
+    row = accuracy.loc["img2img_masked"]
+    normal, defective = (float(cells[labels == label].float().mean()) for label in (0, 1))
+    return (
+        f"The mask takes {normal:.0%} of the area of normal images and {defective:.0%} of that of defective ones. As a "
+        f"detector the two passes have an I-AUROC of {written(row['I-AUROC'], row['low'], row['high'])}, which "
+        f"{relation(*gain[1:3])} that of one pass (difference {written(*gain, sign='+')})."
+    )
+
+
+def escape(study: TwoPassStudy) -> str:
+    """The answer to "does it escape the conflict of removal and fidelity?"."""
+    best = study.best()
+    one, own, true = (best.loc[name] for name in EDITORS)
+
+    def value(row: pd.Series) -> str:
+        return written(row["value"], row["low"], row["high"])
+
+    def against(row: pd.Series) -> str:
+        gain = written(row["gain"], row["gain low"], row["gain high"], sign="+")
+        return f"{relation(row['gain low'], row['gain high'])} one pass (difference {gain})"
+
+    if own["gain low"] > 0:
+        answer = "Yes, in part: a second pass inside the mask that was found loosens the conflict."
+    elif true["gain low"] > 0:
+        answer = "No, but it would with a better finder: only the true mask loosens the conflict."
+    else:
+        answer = "No: not even with the true mask is a gain shown, so the finder is not what holds it back."
+    return (
+        "**Does it escape the conflict of removal and fidelity?** Take for each editor the strength at which the "
+        "smaller one of *defect gone* (1 - survival) and *rest kept* (fidelity) is largest. This number is "
+        f"{value(one)} for one pass. Two passes with the mask found reach {value(own)}, which {against(own)}; with the "
+        f"true mask {value(true)}, which {against(true)}. **{answer}** The best strength was chosen on the same "
+        "images, for all three alike."
+    )
+
+
+def trade(study: TwoPassStudy) -> str:
+    """What the second pass changes at the highest strength."""
+    table = study.table()
+    last = table[table["strength"] == table["strength"].max()].set_index("editor")
+    one, own = last.loc[EDITORS[0]], last.loc[EDITORS[1]]
+    return (
+        f"At strength {one['strength']:g} the drift is {own['drift']:.2f} of a defect's size with two passes and "
+        f"{one['drift']:.2f} with one; the survival of the defect is {own['survival']:.2f} with two and "
+        f"{one['survival']:.2f} with one. What the mask misses survives."
+    )
+
+
+def repeatability(deviation: Mapping[str, Tensor], of_defects: bool) -> str:
+    """``deviation`` : `img2img_stability.deviations`, in units of the defects' mean size or of the autoencoder's."""
+    unit = "a defect's mean absolute size" if of_defects else "the autoencoder's error"
+    seeds, guidance = (over_images(values) for values in deviation.values())
+    return (
+        f"A pixel's standard deviation is {written(*seeds[:3])} of {unit} from seed to seed, and "
+        f"{written(*guidance[:3])} between the guidance scales. The pictures show where; they do not show whether the "
+        "mean over seeds is right."
+    )
+
+
+def prompts(moved: Mapping[str, float]) -> str:
+    """``moved`` : mean change by prompt, in units of the autoencoder's error."""
+    listed = ", ".join(f"{name}: {value:.2f}" for name, value in moved.items())
+    return (
+        f"Mean change against the prompt's picture, in units of the autoencoder's error: {listed}. A change alone does "
+        "not mean that the words were understood."
+    )
+
+
+def near_identity(identity: Identity) -> str:
+    growth = over_images(identity.lipschitz - 1)
+    kind = "contracts" if growth.high < 0 else "expands" if growth.low > 0 else "neither clearly contracts nor expands"
+    return (
+        f"The squared error is {2 ** float(identity.error.mean()):.2f} times the autoencoder's. A pasted defect is "
+        f"passed on with the factor {growth.value + 1:.2f}, so the map {kind}. The reconstruction lies "
+        f"{2 ** float(identity.distance.mean()):.2f} times as far away as the nearest normal training image does."
+    )
+
+
+def inversion(drifts: Mapping[tuple[float, int], Tensor]) -> str:
+    """``drifts`` : of `img2img_stability.round_trips`, by guidance scale and steps."""
+    steps = max(steps for scale, steps in drifts if scale == 1)
+    effect = over_images(drifts[1.0, steps])
+    return (
+        f"Without guidance {steps} steps leave a drift of {written(*effect[:3])} of the autoencoder's error, which "
+        f"{relation(effect.low, effect.high, 0.1)} a tenth."
+    )
+
+
+def part_scales(scale: Mapping[str, float]) -> str:
+    """``scale`` : standard deviations of the parts on normal training images."""
+    larger, smaller = (
+        ("CLIP's part", "the squared error") if scale["clip"] > scale["mse"] else ("the squared error", "CLIP's part")
+    )
+    ratio = max(scale["clip"] / scale["mse"], scale["mse"] / scale["clip"])
+    return f"On normal training images {larger} varies {ratio:.1f} times as much as {smaller}, and outweighs it in (2)."
+
+
+def alpha(moved: Effect, balance: Effect) -> str:
+    return (
+        "From alpha 0.3 to 0.9 the raw score's rank correlation with the squared error moves by "
+        f"{written(*moved[:3], sign='+')}. At one of the two ends the weaker part owns {written(*balance[:3])} of its "
+        "variance. The higher points on the left are no advice for alpha: they were found with the test labels."
+    )
+
+
+def changes(response: Response, clip: str) -> str:
+    local = over_images(response.log_ratio)
+    more = "more" if local.low > 0 else "less" if local.high < 0 else "not clearly more or less"
+    return (
+        f"CLIP answers to the global changes {more} than to the spot: log2 of the ratio is "
+        f"{written(*local[:3], sign='+')}. This is a property of the CLIP at hand ({clip}): a model whose training "
+        "captions name defects has learned to see spots."
+    )
+
+
+def sweep(table: pd.DataFrame) -> str:
+    best, worst = (table.loc[getattr(table["I-AUROC"], name)()] for name in ("idxmax", "idxmin"))
+    return (
+        f"I-AUROC lies between {worst['I-AUROC']:.2f} (strength {worst['strength']:g}, guidance "
+        f"{worst['guidance_scale']:g}, {worst['num_inference_steps']:.0f} steps) and {best['I-AUROC']:.2f} (strength "
+        f"{best['strength']:g}, guidance {best['guidance_scale']:g}, {best['num_inference_steps']:.0f} steps). The "
+        "best was found with the test labels; the next figure takes this advantage away."
+    )
+
+
+def value_range(found: Sensitivity) -> str:
+    low, high = found.bounds.values()
+    largest = max(found.explained, key=found.explained.get)
+    steadier = found.evidence()["C32a", ""]
+    return (
+        f"The range is {written(*low)} from below and {written(*high)} from above. Of the variance over the grid "
+        f"{found.explained[largest]:.0%} is due to {largest} alone. Range of the squared error's I-AUROC minus that of "
+        f"the CLIP distance's: {written(*steadier[:3], sign='+')}; above 0 CLIP is the steadier one."
+    )
+
+
+def order(agreement: Interval, quality: str) -> str:
+    return (
+        f"Over the settings of the sweep, I-AUROC and the quality of the reconstruction ({quality}) have a rank "
+        f"correlation of {written(*agreement, sign='+')}. Where it is low, a better I-AUROC is no evidence of a better "
+        "reconstruction."
+    )
+
+
+def misplaced(outside: Tensor, oracle: float) -> str:
+    """``outside`` : share [N] of the brightest residual pixels outside the mask; ``oracle`` : mean of a perfect
+    editor's."""
+    effect = over_images(outside)
+    judged = "" if oracle < 0.5 else " Even a perfect editor behind this autoencoder has more than half there, so C09 "
+    judged += "" if oracle < 0.5 else "gets no verdict."
+    return (
+        f"Of the 1 % brightest residual pixels a share of {written(*effect[:3])} lies outside the mask, which "
+        f"{relation(effect.low, effect.high, 0.5)} one half.{judged}"
+    )
+
+
+def cost(one: int, two: int, timing: Mapping[str, Mapping[str, float]]) -> str:
+    """Network evaluations of one pass and of both, and their times."""
+    one_ms, two_ms = (timing[name]["ms_per_image"] for name in ("img2img", "img2img_masked"))
+    return (
+        f"Two passes cost {two} network evaluations an image instead of {one}, and {two_ms / one_ms:.1f} times as long "
+        f"({two_ms:.0f} ms instead of {one_ms:.0f})."
+    )
+
+
+def reasons(found: Reasons) -> str:
+    listed = "; ".join(f"{name}: *{reason.verdict}*" for name, reason in found.found.items())
+    return f"By the rule above, {listed}. The rows of global statistics show whether such a change alone would detect."
+
+
+def search(found: Mapping[str, Any]) -> str:
+    best = ", ".join(f"{name} {value:.2f}" for name, value in found["best"].items())
+    return (
+        f"Best of {found['trials']} trials: {best}; I-AUROC {found['best_value']:.2f} on {found['validation_images']} "
+        "validation images. It is not used above."
+    )
