@@ -1,13 +1,14 @@
-"""Analyses of notebook 05: how scores, variances, reverse processes and detectors of SGM, ESM and ESM-sigma behave.
+"""How scores, variances and reverse processes of SGM, ESM and ESM-sigma behave.
 
-Used by notebooks 05 and 07; entry points: `trace`, `errors_over_time`, `detector_subsets`.
+Used by notebook 05; entry points: `errors_over_time`, `variance_over_time`, `trace`, `updates_over_bound`. Detection is
+in `score_detection`.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from itertools import combinations, pairwise
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,6 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from diffad_utils import metrics, scoring
 from diffad_utils.analyses.paired_comparison import image_pixel_auroc
 from diffad_utils.analyses.score_toys import (
     GaussianMixture,
@@ -235,14 +235,14 @@ def stopped_early(detector: ScoreMatchingDetector, images: Tensor, path: Trace, 
 
 
 @torch.inference_mode()
-def updates_over_floor(
-    detector: ESM, images: Tensor, keys: Sequence[str], noise_timestep: int, floors: Sequence[float]
+def updates_over_bound(
+    detector: ESM, images: Tensor, keys: Sequence[str], noise_timestep: int, bounds: Sequence[float]
 ) -> dict[float, dict[str, Tensor]]:
-    """The largest root mean square update of each image in eq. 5 and in eq. 13, for lower bounds of sigma^2: {floor:
+    """The largest root mean square update of each image in eq. 5 and in eq. 13, for lower bounds of sigma^2: {bound:
     {"ESM": [B], ...}}.
 
     The clock of eq. 13 stays that of the paper's bound. Values that overflow are 1e30. Beside them, for eq. 5, whether
-    a small variance occurred: "small", share of elements and steps with sigma^2 not above the highest of ``floors``;
+    a small variance occurred: "small", share of elements and steps with sigma^2 not above the highest of ``bounds``;
     "small, largest", share of elements in the step of the largest update; "overshooting", share of elements and steps
     with sigma^2 below half of beta_t dt, that go more than twice the way to mu_t.
     """
@@ -250,34 +250,34 @@ def updates_over_floor(
     noise_edges, dt = step_edges(noise_timestep, detector.stride), matched_dt(detector.schedule_, noise_timestep)
     lengths = [float(detector.schedule_.betas[low:high].sum()) for high, low in pairwise(noise_edges)]
     result = {}
-    for floor in floors:
+    for bound in bounds:
         noised = detector.noised(x0, keys, noise_timestep)
-        forth = guided_forward(detector.network_.variance, x0, noise_edges, dt, detector.seed, keys, variance_min=floor)
+        forth = guided_forward(detector.network_.variance, x0, noise_edges, dt, detector.seed, keys, variance_min=bound)
         runs = {
             "ESM": lambda see: esm_reverse(
-                detector.network_, noised, detector.schedule_, noise_edges, variance_min=floor, observe=see
+                detector.network_, noised, detector.schedule_, noise_edges, variance_min=bound, observe=see
             ),
             "ESM-sigma": lambda see: guided_reverse(
-                detector.network_, forth, detector.schedule_, noise_edges, dt, variance_min=floor, observe=see
+                detector.network_, forth, detector.schedule_, noise_edges, dt, variance_min=bound, observe=see
             ),
         }
-        result[floor] = {}
+        result[bound] = {}
         for name, run in runs.items():
             seen: list[Tensor] = []
             used: list[Tensor] = []
             seen.append(run(lambda _, x, m: (seen.append(x), used.append(m.variance))))
             steps = torch.stack(seen).diff(dim=0).flatten(2).square().mean(dim=2).sqrt()
             steps = torch.nan_to_num(steps, nan=1e30, posinf=1e30).clamp_max(1e30)
-            result[floor][name] = steps.amax(dim=0).cpu()
+            result[bound][name] = steps.amax(dim=0).cpu()
             if name == "ESM":  # [K, B]: what was small in each step
 
                 def share(smaller):
                     return torch.stack([mask.flatten(1).float().mean(dim=1) for mask in smaller])
 
-                small = share(v <= max(floors) * (1 + 1e-6) for v in used)
+                small = share(v <= max(bounds) * (1 + 1e-6) for v in used)
                 over = share(v < length / 2 for v, length in zip(used, lengths, strict=True))
                 largest = small.gather(0, steps.argmax(dim=0)[None])[0]
-                result[floor] |= {
+                result[bound] |= {
                     "small": small.mean(dim=0).cpu(),
                     "small, largest": largest.cpu(),
                     "overshooting": over.mean(dim=0).cpu(),
@@ -296,10 +296,10 @@ def variance_along_guided_forward(
 
     def variance_fn(x: Tensor, t: Tensor) -> Tensor:
         variance = detector.network_.variance(x, t)
-        seen.append(variance.clamp_min(detector.variance_floor).flatten(1).mean(dim=1).cpu())
+        seen.append(variance.clamp_min(detector.variance_min).flatten(1).mean(dim=1).cpu())
         return variance
 
-    guided_forward(variance_fn, x0, edges, dt, detector.seed, keys, variance_min=detector.variance_floor)
+    guided_forward(variance_fn, x0, edges, dt, detector.seed, keys, variance_min=detector.variance_min)
     clock = torch.tensor(sorted(edges)[:-1]) * dt
     network = torch.stack(seen)
     return clock, network, guided_variance(network[0], clock[:, None])
@@ -332,40 +332,10 @@ def variance_over_time(
     return ratios
 
 
-def detector_subsets(
-    detector: ScoreMatchingDetector, maps: Mapping[str, Tensor], labels: Tensor, masks: Tensor | None, n: int, seed: int
-) -> tuple[pd.DataFrame, dict[str, Tensor]]:
-    """Every subset of the detectors of eq. 14 with equal weights: (table, scores {subset: [B]}).
-
-    Columns: detectors, number, I-AUROC with low and high (95 % over images), P-AUROC where there are masks
-    (`metrics.with_masks`).
-    """
-    rows, scores, marked = [], {}, metrics.with_masks(labels, masks)
-    for size in range(1, len(maps) + 1):
-        for names in combinations(maps, size):
-            combined = detector.combine(maps, weights=dict.fromkeys(names, 1.0))
-            score = detector.score(combined)
-            low, high = metrics.bootstrap_interval(metrics.image_auroc, score, labels, n=n, seed=seed)
-            auroc = float(metrics.image_auroc(score, labels))
-            row = {"detectors": "+".join(names), "number": size, "I-AUROC": auroc, "low": low, "high": high}
-            if marked.any():
-                row["P-AUROC"] = float(metrics.pixel_auroc(combined[marked], masks[marked]))
-            rows.append(row)
-            scores["+".join(names)] = score
-    return pd.DataFrame(rows), scores
-
-
 def pixel_auroc_by_image(maps: Tensor, masks: Tensor) -> np.ndarray:
     """Pixel AUROC within each image that has a defect [n], for intervals over images."""
     values = image_pixel_auroc(maps, masks)
     return values[np.isfinite(values)]  # not finite: no defect, or nothing else
-
-
-def recombined(detector: ScoreMatchingDetector, x0: Tensor, x_hat: Tensor, held_out: tuple[Tensor, Tensor]) -> Tensor:
-    """Scores [B] that ``detector``'s detectors give to another method's reconstructions ``x_hat`` of X_0, calibrated on
-    that method's (X_0, X_0_hat) of ``held_out`` normal images: what the score adds, at equal reconstructions."""
-    calibration = scoring.Calibration.fit({name: values.flatten() for name, values in detector.maps(*held_out).items()})
-    return detector.score(detector.combine(detector.maps(x0, x_hat), calibration=calibration))
 
 
 def gradient_gap(detector: ESM, images: Tensor, seed: int = 0) -> float:
@@ -387,16 +357,3 @@ def gradient_gap(detector: ESM, images: Tensor, seed: int = 0) -> float:
     ours = torch.autograd.grad(esm_loss(eps, noise, fixed, alphas[t]), parameters)
     largest = max(float(g.abs().max()) for g in usual)
     return max(float((a - b).abs().max()) for a, b in zip(ours, usual, strict=True)) / largest
-
-
-def network_size(
-    channels: int,
-    image_size: int,
-    block_out_channels: Sequence[int],
-    layers_per_block: int,
-    attention_levels: Sequence[int],
-) -> int:
-    """Parameters of one stream of this size, counted without making it."""
-    with torch.device("meta"):
-        unet = small_unet(channels, image_size, block_out_channels, layers_per_block, attention_levels)
-    return sum(p.numel() for p in unet.parameters())

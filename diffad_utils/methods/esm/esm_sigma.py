@@ -28,7 +28,7 @@ class ESMSigma(ESM):
 
     def _check_steps(self, noise_timestep: int) -> None:
         ScoreMatchingDetector._check_steps(self, noise_timestep)
-        dt = matched_dt(self.schedule_, noise_timestep, self.variance_floor) if self.dt is None else self.dt
+        dt = matched_dt(self.schedule_, noise_timestep, self.variance_min) if self.dt is None else self.dt
         if not 0 < dt * self.stride < 2:
             got = f"{dt:.3g} * {self.stride} from T_d = {noise_timestep}"
             raise ValueError(f"steps of eq. 13 are stable for 0 < dt * stride < 2, got {got}")
@@ -38,7 +38,7 @@ class ESMSigma(ESM):
         return 2 * self.num_steps + 2
 
     def _sample(self, x0: Tensor, keys: Sequence[str], observe: Observer | None) -> Tensor:
-        edges, variance_min = step_edges(self.noise_timestep_, self.stride), self.variance_floor
+        edges, variance_min = step_edges(self.noise_timestep_, self.stride), self.variance_min
         dt = matched_dt(self.schedule_, self.noise_timestep_, variance_min) if self.dt is None else self.dt
         x = guided_forward(self.network_.variance, x0, edges, dt, self.seed, keys, variance_min=variance_min)
         return guided_reverse(

@@ -17,7 +17,7 @@ from diffad_utils.analyses.score_matching import (
     ends_of_samplers,
     errors_over_time,
     settled_at,
-    updates_over_floor,
+    updates_over_bound,
 )
 from diffad_utils.analyses.score_toys import (
     GaussianMixture,
@@ -315,7 +315,7 @@ def test_edge_correlation():
 
 
 @pytest.mark.parametrize(("variance", "small", "overshooting"), [(0.5, 0.0, 0.0), (0.005, 1.0, 0.0), (1e-9, 1.0, 1.0)])
-def test_updates_over_floor_says_whether_a_small_variance_occurred(variance, small, overshooting):
+def test_updates_over_bound_says_whether_a_small_variance_occurred(variance, small, overshooting):
     class Network:
         def __call__(self, x, t):
             return Moments(torch.tanh(x), self.variance(x, t))
@@ -329,7 +329,7 @@ def test_updates_over_floor_says_whether_a_small_variance_occurred(variance, sma
         noised = staticmethod(lambda x, keys, t: x)
 
     images = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    updates = updates_over_floor(Detector(), images, ["a", "b"], 20, [0.01, 1e-6])
+    updates = updates_over_bound(Detector(), images, ["a", "b"], 20, [0.01, 1e-6])
     last = updates[1e-6]
     assert last["small"].tolist() == last["small, largest"].tolist() == [small] * 2
     assert last["overshooting"].tolist() == [overshooting] * 2
