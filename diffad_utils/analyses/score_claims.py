@@ -1,11 +1,11 @@
 """Which claims of the ESM paper notebook 05 judges, by which measure, in which section.
 
-Used by notebook 05; entry point: `esm_findings`.
+Used by notebook 05; entry points: `Effect`, `esm_findings`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -89,6 +89,18 @@ def esm_findings(found: Mapping[str, Effect | list[Effect]], note: str) -> list[
             )
             rows.append(row if effect.seed is None else row | {"seed": effect.seed})
     return rows
+
+
+def compared(effect: Effect | Sequence[float], reference: float = 0.0) -> str:
+    """ "above", "below" or "not shown to differ from" by the whole of the interval (effect, low, high, ...)."""
+    low, high = effect[1:3]
+    return "above" if low > reference else "below" if high < reference else "not shown to differ from"
+
+
+def signed(effect: Effect | Sequence[float], digits: int = 3) -> str:
+    """ "+0.037 [-0.010, +0.081]": an effect with its interval, for sentences."""
+    value, low, high = effect[:3]
+    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def printed_timesteps() -> np.ndarray:

@@ -1,6 +1,6 @@
 """Do SGM, ESM and ESM-sigma detect, and is it the diffusion? Their controls, seeds, subsets of detectors and cost.
 
-Used by notebook 05; entry points: `fit_three`, `without_diffusion`, `closed_form`, `detector_subsets`, `seconds`.
+Used by notebook 05; entry points: `fit_three`, `without_diffusion`, `closed_form`, `detector_subsets`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,15 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from diffad_utils import metrics, scoring
+from diffad_utils.analyses.latent_inversion import Inversion, invert_and_score
+from diffad_utils.analyses.score_claims import Effect
+from diffad_utils.analyses.score_matching import pixel_auroc_by_image
 from diffad_utils.analyses.task import Task
 from diffad_utils.data import ImageDataset
-from diffad_utils.diffusion import NoiseSchedule, ddim_invert
+from diffad_utils.diffusion import NoiseSchedule
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.esm import ESM, SGM, ESMSigma
 from diffad_utils.methods.esm.base import ReconstructionMaps, ScoreMatchingDetector
 from diffad_utils.methods.esm.equations import Moments, cosine_map, residual_map, step_edges
-from diffad_utils.methods.invad.score import channel_norm, gaussian_nll, value_range
-from diffad_utils.metrics.bootstrap import bootstrap_counts, bootstrap_percentiles, bootstrap_statistic
+from diffad_utils.metrics.bootstrap import mean_interval
 from diffad_utils.models.unet import small_unet
 
 SETTINGS = (
@@ -59,6 +61,11 @@ def fit_three(
     return {"SGM": sgm, "ESM": esm, "ESM-sigma": esm.with_settings(ESMSigma)}
 
 
+def accuracy_table(task: Task, scores: Mapping[str, Tensor]) -> pd.DataFrame:
+    """I-AUROC of each of the scores [B] with its 95 % interval: columns name, I-AUROC, low, high, data (the task)."""
+    return pd.DataFrame([{"name": name, **task.accuracy(s), "data": task.name} for name, s in scores.items()])
+
+
 def measure_all(
     detectors: Mapping[str, ScoreMatchingDetector], task: Task
 ) -> tuple[dict[str, ReconstructionMaps], dict[str, Prediction], dict[str, float]]:
@@ -70,6 +77,13 @@ def measure_all(
         predictions[name] = detector.prediction(measured[name], tuple(task.images.shape[-2:]))
         milliseconds[name] = 1000 * (time.perf_counter() - start) / len(task.labels)
     return measured, predictions, milliseconds
+
+
+def taken(prediction: Prediction, rows: Tensor) -> Prediction:
+    """Scores, maps and reconstructions of some images alone (rows int64 [n])."""
+    return Prediction(
+        prediction.score[rows], prediction.anomaly_map[rows], prediction.reconstruction[rows], nfe=prediction.nfe
+    )
 
 
 def largest_inside(maps: Tensor, masks: Tensor) -> Tensor:
@@ -89,6 +103,49 @@ def sgm_with_four_detectors(detectors: Mapping[str, ScoreMatchingDetector], sgm:
     normal = detectors["SGM"].encode(detectors["SGM"].held_out_[0])
     held_out = normal, detectors["SGM"].sample(normal, detectors["SGM"].held_out_[1])
     return recombined(detectors["ESM"], sgm.x0, sgm.x_hat, held_out)
+
+
+# --- several trainings ------------------------------------------------------------------------------------------------
+
+
+class Trained(NamedTuple):
+    """What one training says of the task's images: the methods' predictions, and SGM's scores with four detectors."""
+
+    predictions: dict[str, Prediction]
+    four: Tensor
+
+
+def train_all(
+    task: Task, shared: Mapping, noise_timestep: int, seeds: Sequence[int], first: Trained
+) -> dict[int, Trained]:
+    """`train_again` for all ``seeds`` but the first, whose training is ``first``: {seed: `Trained`}."""
+    again = {seed: train_again(task, shared, noise_timestep, seed) for seed in seeds[1:]}
+    return {seeds[0]: first, **again}
+
+
+def train_again(task: Task, shared: Mapping, noise_timestep: int, seed: int) -> Trained:
+    """The three methods once more, with another seed for training, noise and the held-out images, and the same T_d."""
+    detectors = fit_three(task.train, shared, noise_timestep, seed=seed)
+    measured, predictions, _ = measure_all(detectors, task)
+    return Trained(predictions, sgm_with_four_detectors(detectors, measured["SGM"]))
+
+
+def comparisons(task: Task, trained: Mapping[int, Trained]) -> dict[str, list[Effect]]:
+    """The paper's main comparisons for each training {seed: `Trained`}, by key of `score_claims.MEASURES`.
+
+    Differences of I-AUROC; with masks also of the pixel AUROC within an image, its mean over images.
+    """
+    found: dict[str, list[Effect]] = {}
+    for seed, (predictions, four) in trained.items():
+        score = {name: q.score for name, q in predictions.items()} | {"four": four}
+        for key, a, b in (("C44", "ESM", "SGM"), ("C46 image", "ESM-sigma", "ESM"), ("C47a", "ESM", "four")):
+            found.setdefault(key, []).append(Effect(*task.difference(score[a], score[b]), len(task.labels), seed))
+        if task.has_masks:
+            pixel = {name: pixel_auroc_by_image(q.anomaly_map, task.masks) for name, q in predictions.items()}
+            for key, a, b in (("C45", "ESM", "SGM"), ("C46 pixel", "ESM-sigma", "ESM")):
+                gain = mean_interval(pixel[a] - pixel[b], task.bootstrap_samples, task.seed)
+                found.setdefault(key, []).append(Effect(*gain, len(pixel[a]), seed))
+    return found
 
 
 # --- is it the diffusion? ---------------------------------------------------------------------------------------------
@@ -128,6 +185,44 @@ def without_diffusion(detector: ScoreMatchingDetector, images: Tensor) -> tuple[
     calibration = scoring.Calibration.fit({name: values.flatten() for name, values in normal.items()})
     combined = detector.combine(maps(images), weights={"cos": 1.0, "re": 1.0}, calibration=calibration)
     return detector.score(combined), combined
+
+
+class Controls(NamedTuple):
+    """Each method without its network. table: method, row, I-AUROC, low, high; the others {method: `control_record`}:
+    ``no_diffusion`` is the autoencoder alone (in pixel space ``closed_form``)."""
+
+    table: pd.DataFrame
+    no_diffusion: dict[str, dict]
+    closed_form: dict[str, dict]
+
+
+def controls(
+    detectors: Mapping[str, ScoreMatchingDetector], predictions: Mapping[str, Prediction], task: Task
+) -> Controls:
+    """Every method beside `closed_form` and, in latent space, `without_diffusion`."""
+    what = "same noise, process and detectors; an element-wise Gaussian of the training images for the network"
+    plain = {name: closed_form(d, task.train).predict(task.images, task.keys) for name, d in detectors.items()}
+    formula = {n: control_record(task, predictions[n], q.score, q.anomaly_map, what) for n, q in plain.items()}
+    rows = [(n, "with its network", q.score) for n, q in predictions.items()]
+    rows += [(n, "closed form", q.score) for n, q in plain.items()]
+    nothing, first = formula, detectors["SGM"]
+    if first.space == "latent":
+        what = "S_Cos and S_RE of the image against Dec(Enc(image)), calibrated alike: no noise, no network"
+        score, maps = without_diffusion(first, task.images)
+        nothing = {n: control_record(task, q, score, maps, what) for n, q in predictions.items()}
+        rows += [(n, "autoencoder alone", score) for n in predictions]
+    table = pd.DataFrame([{"method": n, "row": row, **task.accuracy(s)} for n, row, s in rows])
+    return Controls(table, nothing, formula)
+
+
+def control_record(task: Task, method: Prediction, score: Tensor, maps: Tensor | None, what: str) -> dict:
+    """I-AUROC of a control, and of the method minus it, as the comparison reads them: "I-AUROC", "difference" ..."""
+    difference, low, high = task.difference(method.score, score)
+    row = {"I-AUROC": task.accuracy(score)["I-AUROC"], "difference": difference, "low": low, "high": high, "what": what}
+    if maps is not None and task.has_masks:
+        full = scoring.upsample_map(maps, tuple(task.masks.shape[-2:]))
+        row["AUPRO"] = float(metrics.aupro(full[task.with_masks], task.masks[task.with_masks]))
+    return row
 
 
 class ElementwiseGaussian(nn.Module):
@@ -172,87 +267,24 @@ def closed_form(detector: ScoreMatchingDetector, train: ImageDataset) -> ScoreMa
 # --- inversion in the place of reconstruction (claim C42) -------------------------------------------------------------
 
 
-@torch.inference_mode()
-def inverted_scores(detector: SGM, images: Tensor, num_steps: int = 3, spacing: str = "reference") -> dict[str, Tensor]:
-    """InvAD's score on the ends of DDIM inversions by SGM's own network, and on X_0 itself without a network: each [B].
-
-    Both parts of the score, NLL and value range of the channels' norm, are calibrated on the same of the held-out
-    normal images. X_0 is taken on the scale on which the network was trained.
-
-    Returns
-    -------
-    {"inversion": [B], "X_0, no network": [B]}.
-    """
+def with_inversion(detector: SGM, task: Task, num_steps: int = 3, spacing: str = "reference") -> Inversion:
+    """InvAD's inference and score with SGM's own network on the task's images, and the same score without a network."""
 
     def eps_fn(x: Tensor, t: Tensor) -> Tensor:
         with detector._autocast():
-            return detector.network_(x, t, return_dict=False)[0].float()
+            return detector.network_(x.to(detector.torch_device), t, return_dict=False)[0].float().cpu()
 
-    def ends(images: Tensor) -> dict[str, Tensor]:
-        x0 = torch.cat([detector.encode(part) for part in detector._input(images).split(detector.batch_size)])
-        latents = [
-            ddim_invert(eps_fn, part.to(detector.torch_device), detector.schedule_, num_steps, spacing).cpu()
-            for part in x0.split(detector.batch_size)
-        ]
-        return {"inversion": torch.cat(latents), "X_0, no network": x0}
+    def encoded(images: Tensor) -> Tensor:
+        return torch.cat([detector.encode(part) for part in detector._input(images).split(detector.batch_size)])
 
-    def parts(x: Tensor) -> dict[str, Tensor]:
-        return {"nll": gaussian_nll(x), "range": value_range(channel_norm(x))}
-
-    normal, tested = ends(detector.held_out_[0]), ends(images)
-    return {name: scoring.Calibration.fit(parts(normal[name])).combine(parts(tested[name])) for name in tested}
-
-
-# --- over T_d ---------------------------------------------------------------------------------------------------------
-
-
-def steps_needed(
-    scores: Mapping[str, Mapping[int, Tensor]], labels: Tensor, n: int, seed: int, within: float = 0.02
-) -> tuple[float, float, float]:
-    """log2 of the steps that SGM needs over those of ESM for an I-AUROC within ``within`` of its best, with interval.
-
-    scores : {"SGM": {steps: [B]}, "ESM": {steps: [B]}}. Images are resampled, the same for both (claim C47).
-    """
-    values = {name: {k: s.numpy() for k, s in by_steps.items()} for name, by_steps in scores.items()}
-    target = labels.numpy()
-
-    def needed(rows: np.ndarray, name: str) -> int:
-        aurocs = {k: metrics.image_auroc(s[rows], target[rows]) for k, s in sorted(values[name].items())}
-        return next(k for k, auroc in aurocs.items() if auroc >= max(aurocs.values()) - within)
-
-    counts = bootstrap_counts(target, n, seed)
-    ratios = bootstrap_statistic(lambda rows: float(np.log2(needed(rows, "SGM") / needed(rows, "ESM"))), counts)
-    effect, low, high = bootstrap_percentiles(ratios)
-    return float(effect), float(low), float(high)
-
-
-# --- the paper's table 5 ----------------------------------------------------------------------------------------------
-
-
-def detector_subsets(
-    detector: ScoreMatchingDetector, maps: Mapping[str, Tensor], task: Task
-) -> tuple[pd.DataFrame, dict[str, Tensor]]:
-    """Every subset of the detectors of eq. 14 with equal weights: (table, scores {subset: [B]}).
-
-    Columns: detectors, number, I-AUROC with low and high (95 % over images), P-AUROC where there are masks
-    (`metrics.with_masks`).
-    """
-    rows, scores = [], {}
-    for size in range(1, len(maps) + 1):
-        for names in combinations(maps, size):
-            combined = detector.combine(maps, weights=dict.fromkeys(names, 1.0))
-            score = scores["+".join(names)] = detector.score(combined)
-            row = {"detectors": "+".join(names), "number": size, **task.accuracy(score)}
-            if task.has_masks:
-                row["P-AUROC"] = float(metrics.pixel_auroc(combined[task.with_masks], task.masks[task.with_masks]))
-            rows.append(row)
-    return pd.DataFrame(rows), scores
+    states, normal, size = encoded(task.images), encoded(detector.held_out_[0]), tuple(task.images.shape[-2:])
+    return invert_and_score(eps_fn, states, normal, detector.schedule_, size, num_steps=num_steps, spacing=spacing)
 
 
 # --- cost -------------------------------------------------------------------------------------------------------------
 
 
-def _best_of(call: Callable[[], object], repeats: int) -> np.ndarray:
+def _timed(call: Callable[[], object], repeats: int) -> np.ndarray:
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -261,7 +293,7 @@ def _best_of(call: Callable[[], object], repeats: int) -> np.ndarray:
     return np.array(seconds[1:])  # the first call also allocates
 
 
-def seconds(
+def seconds_of_steps(
     detectors: Mapping[str, ScoreMatchingDetector], images: Tensor, keys: Sequence[str], repeats: int = 5
 ) -> dict[str, dict[str, np.ndarray]]:
     """Seconds an image of a step of each detector's process, and of all that is not a step: {name: {"step", "rest"}}.
@@ -275,15 +307,35 @@ def seconds(
         timed.noise_timestep_, timed.stride = 20, 2
         x0 = timed.encode(timed._input(images))
         steps = len(step_edges(20, 2)) - 1
-        step = _best_of(lambda timed=timed, x0=x0: timed.sample(x0, keys), repeats) / steps
-        rest = _best_of(lambda timed=timed, x0=x0: (timed.encode(timed._input(images)), timed.maps(x0, x0)), repeats)
+        step = _timed(lambda timed=timed, x0=x0: timed.sample(x0, keys), repeats) / steps
+        rest = _timed(lambda timed=timed, x0=x0: (timed.encode(timed._input(images)), timed.maps(x0, x0)), repeats)
         found[name] = {"step": step / len(images), "rest": rest / len(images)}
     return found
 
 
 def times_faster(seconds: Mapping[str, np.ndarray], rival: Mapping[str, np.ndarray], steps: float) -> np.ndarray:
-    """How many times longer ``rival`` takes with 1000 steps than a method with ``steps``: [repeats] of `seconds`."""
+    """How many times longer ``rival`` takes with 1000 steps than a method with ``steps``: [repeats]."""
     return (rival["rest"] + 1000 * rival["step"]) / (seconds["rest"] + steps * seconds["step"])
+
+
+def cost_table(
+    detectors: Mapping[str, ScoreMatchingDetector], milliseconds: Mapping[str, float], auroc: Mapping[str, float]
+) -> pd.DataFrame:
+    """T_d, NFE, stream evaluations (each network counted), milliseconds an image, millions of weights and I-AUROC."""
+    streams = {"SGM": (1, 0), "ESM": (2, 2), "ESM-sigma": (3, 2)}  # a step, and once an image for sigma_0^2
+    rows = [
+        {
+            "method": name,
+            "T_d": d.noise_timestep_,
+            "NFE": d.nfe,
+            "stream evaluations": streams[name][0] * d.num_steps + streams[name][1],
+            "ms an image": milliseconds[name],
+            "parameters (M)": sum(q.numel() for q in d.network_.parameters()) / 1e6,
+            "I-AUROC": auroc[name],
+        }
+        for name, d in detectors.items()
+    ]
+    return pd.DataFrame(rows)
 
 
 def network_size(

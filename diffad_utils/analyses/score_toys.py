@@ -83,6 +83,25 @@ class GaussianMixture:
         return log_density.softmax(dim=1), -solved, within.diagonal(dim1=1, dim2=2)
 
 
+def one_number() -> GaussianMixture:
+    """One number that is near -1 or near +1, the first a little less often."""
+    return GaussianMixture(
+        torch.tensor([0.3, 0.7]).double(), torch.tensor([[-1.0], [1.0]]).double(), torch.full((2, 1, 1), 0.1).double()
+    )
+
+
+def two_toys() -> dict[str, GaussianMixture]:
+    """A Gaussian and a mixture of two Gaussians in two dimensions."""
+    return {
+        "Gaussian": GaussianMixture.gaussian([1.0, -0.5], [[8.0, 2.0], [2.0, 6.0]]),
+        "mixture of two": GaussianMixture(
+            torch.tensor([0.4, 0.6]).double(),
+            torch.tensor([[-1.5, 0.0], [1.2, 0.6]]).double(),
+            torch.tensor([[[0.3, 0.1], [0.1, 0.2]], [[0.15, -0.05], [-0.05, 0.3]]]).double(),
+        ),
+    }
+
+
 def noise_to_signal(variance: float | Tensor, alpha_bar: float) -> float | Tensor:
     """r = (1 - alpha_bar) / (alpha_bar v) of Gaussian data of variance v: eq. 3's relative error with the optimal
     sigma_t^2."""
@@ -274,3 +293,11 @@ def train_toy(
         description="toy",
     )
     return model, log
+
+
+def train_toys(schedule: NoiseSchedule, steps: int, seed: int) -> dict[str, ToyStreams]:
+    """Networks for `two_toys`: the Gaussian at the first 200 timesteps, the mixture at all and twice as long."""
+    toys = two_toys()
+    few = train_toy(toys["Gaussian"], schedule, train_steps=steps, timesteps=200, seed=seed)[0]
+    more = train_toy(toys["mixture of two"], schedule, train_steps=2 * steps, seed=seed)[0]
+    return {"Gaussian": few, "mixture of two": more}

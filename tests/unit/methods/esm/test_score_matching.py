@@ -10,15 +10,8 @@ import math
 import pytest
 import torch
 
-from diffad_utils.analyses.score_matching import (
-    detector_subsets,
-    distance_to_end,
-    edge_correlation,
-    ends_of_samplers,
-    errors_over_time,
-    settled_at,
-    updates_over_bound,
-)
+from diffad_utils.analyses.score_matching import edge_correlation, ends_of_samplers, errors_over_time, fixed_pattern
+from diffad_utils.analyses.score_process import distance_to_end, growth, settled_at, stability_table, updates_over_bound
 from diffad_utils.analyses.score_toys import (
     GaussianMixture,
     final_variance,
