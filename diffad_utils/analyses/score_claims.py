@@ -62,6 +62,10 @@ MEASURES: dict[str, tuple[str, str]] = {
 """What is measured, and the heading in the notebook, by claim; two findings of one claim have a word after its id."""
 
 
+MAIN = {"C44": "ESM minus SGM", "C46 image": "ESM-sigma minus ESM", "C47a": "ESM minus SGM, four detectors for both"}
+"""The comparisons of I-AUROC that are shown for every training, by key of `MEASURES`."""
+
+
 def esm_findings(found: Mapping[str, Effect | list[Effect]], note: str) -> list[dict]:
     """Rows for ``claims.json`` from what the sections of notebook 05 found.
 
@@ -73,12 +77,14 @@ def esm_findings(found: Mapping[str, Effect | list[Effect]], note: str) -> list[
 
     Raises
     ------
-    KeyError
-        A key that is not in `MEASURES`.
+    ValueError
+        A key that is not in `MEASURES`, and not a word on its own, which is no finding and left out.
     """
     rows, table = [], claims.published_claims()
     for key, effects in found.items():
         claim, _, word = key.partition(" ")
+        if not claim.startswith("C"):
+            continue
         subset = claim == "C55"
         measure, section = MEASURES[claim if subset else key]
         of_data = table.loc[claims.claim_row(claim, measure, table), "datasets"] != "none"
@@ -108,6 +114,23 @@ def printed_timesteps() -> np.ndarray:
     table = pd.read_csv(repository() / "data" / "published" / "hyperparameters.csv", dtype=str)
     rows = table[(table["source_id"] == "ESM2025") & table["name"].str.startswith("T_d[")]
     return rows["value"].astype(float).to_numpy()
+
+
+def printed_digits(table: pd.DataFrame, printed: Mapping[int, float]) -> Effect:
+    """Claim C50b: half of the last digit of 0.341 minus how far 1 - alpha_bar_t is off it; above 0 if it fits.
+
+    ``table`` : `score_toys.schedule_candidates`.
+    """
+    off = 5e-4 - abs(float(table.iloc[199, 1]) - printed[200])
+    return Effect(off, off, off, 1)
+
+
+def against_chance(effects: Sequence[Effect]) -> dict[str, Effect]:
+    """Claim C67 from C44 of three or more trainings: the paper's 97.4 - 94.8 points on MVTec AD; else nothing."""
+    if len(effects) < 3:
+        return {}
+    bound = within_two_deviations(0.026, np.array([effect.effect for effect in effects]))
+    return {"C67": Effect(*bound, effects[0].n)}
 
 
 def within_two_deviations(printed: float, differences: np.ndarray) -> tuple[float, float, float]:

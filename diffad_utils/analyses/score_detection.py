@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from diffad_utils import metrics, scoring
 from diffad_utils.analyses.latent_inversion import Inversion, invert_and_score
-from diffad_utils.analyses.score_claims import Effect
+from diffad_utils.analyses.score_claims import MAIN, Effect
 from diffad_utils.analyses.score_matching import pixel_auroc_by_image
-from diffad_utils.analyses.task import Task
+from diffad_utils.analyses.task import Task, TrivialBaseline
 from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import NoiseSchedule
 from diffad_utils.methods.base import Prediction
@@ -115,12 +115,24 @@ class Trained(NamedTuple):
     four: Tensor
 
 
-def train_all(
-    task: Task, shared: Mapping, noise_timestep: int, seeds: Sequence[int], first: Trained
-) -> dict[int, Trained]:
-    """`train_again` for all ``seeds`` but the first, whose training is ``first``: {seed: `Trained`}."""
-    again = {seed: train_again(task, shared, noise_timestep, seed) for seed in seeds[1:]}
-    return {seeds[0]: first, **again}
+def first_training(
+    detectors: Mapping[str, ScoreMatchingDetector],
+    measured: Mapping[str, ReconstructionMaps],
+    predictions: dict[str, Prediction],
+) -> Trained:
+    """The detectors' own training in the form of `train_again`."""
+    return Trained(predictions, sgm_with_four_detectors(detectors, measured["SGM"]))
+
+
+def against(task: Task, score: Tensor, others: Mapping[str, Tensor]) -> dict[str, Effect]:
+    """I-AUROC of ``score`` [B] minus that of each of the others."""
+    return {name: Effect(*task.difference(score, other), len(task.labels)) for name, other in others.items()}
+
+
+def train_all(task: Task, shared: Mapping, noise_timestep: int, trainings: int, first: Trained) -> dict[int, Trained]:
+    """``first`` and `train_again` with the seeds that follow its own, in all ``trainings``: {seed: `Trained`}."""
+    seeds = range(shared["seed"] + 1, shared["seed"] + trainings)
+    return {shared["seed"]: first} | {seed: train_again(task, shared, noise_timestep, seed) for seed in seeds}
 
 
 def train_again(task: Task, shared: Mapping, noise_timestep: int, seed: int) -> Trained:
@@ -128,6 +140,12 @@ def train_again(task: Task, shared: Mapping, noise_timestep: int, seed: int) -> 
     detectors = fit_three(task.train, shared, noise_timestep, seed=seed)
     measured, predictions, _ = measure_all(detectors, task)
     return Trained(predictions, sgm_with_four_detectors(detectors, measured["SGM"]))
+
+
+def effects_table(effects: Mapping[str, Sequence[Effect]]) -> pd.DataFrame:
+    """The main comparisons (`MAIN`) by seed: columns comparison, effect, low, high, n, seed."""
+    rows = [{"comparison": name, **e._asdict()} for key, name in MAIN.items() for e in effects[key]]
+    return pd.DataFrame(rows).drop(columns="note")
 
 
 def comparisons(task: Task, trained: Mapping[int, Trained]) -> dict[str, list[Effect]]:
@@ -281,6 +299,27 @@ def with_inversion(detector: SGM, task: Task, num_steps: int = 3, spacing: str =
     return invert_and_score(eps_fn, states, normal, detector.schedule_, size, num_steps=num_steps, spacing=spacing)
 
 
+def inversion_effects(inversion: Inversion, own: Prediction, task: Task) -> dict[str, Effect]:
+    """I-AUROC of the inversion minus that of the network's own inference (C42), and minus that without a network."""
+    rivals = {"C42": own, "no network": inversion.no_diffusion}
+    return {
+        key: Effect(*task.difference(inversion.inverted.score, q.score), len(task.labels), note="three steps")
+        for key, q in rivals.items()
+    }
+
+
+# --- other trainings of ESM -------------------------------------------------------------------------------------------
+
+
+def train_otherwise(task: Task, shared: Mapping, esm: ESM) -> dict[str, Tensor]:
+    """Scores of the task's images by ESM with one network of two heads, and with all steps by eq. 10, no warm-up."""
+    heads = ESM(**shared, noise_timestep=esm.noise_timestep_, shared=True).fit(task.train, warm_start=esm)
+    steps = {"dsm_steps": 0, "train_steps": esm.dsm_steps + esm.train_steps}
+    cold = ESM(**{**shared, **steps}, noise_timestep=esm.noise_timestep_).fit(task.train)
+    trained = {"one network, two heads": heads, "no warm-up": cold}
+    return {name: detector.predict(task.images, task.keys).score for name, detector in trained.items()}
+
+
 # --- cost -------------------------------------------------------------------------------------------------------------
 
 
@@ -318,8 +357,47 @@ def times_faster(seconds: Mapping[str, np.ndarray], rival: Mapping[str, np.ndarr
     return (rival["rest"] + 1000 * rival["step"]) / (seconds["rest"] + steps * seconds["step"])
 
 
+def cost_effects(
+    times: Mapping[str, Mapping[str, np.ndarray]], printed: np.ndarray, samples: int, seed: int
+) -> dict[str, Effect]:
+    """Claims C60 and C61 from `seconds_of_steps` and the paper's T_d; "ESM-sigma" is C60b for that method."""
+    mean, largest, n = float(printed.mean()), float(printed.max()), len(printed)
+    found = {"C60a": Effect(300 - largest, 300 - largest, 300 - largest, n)}
+    for key, name in (("C60b", "ESM"), ("ESM-sigma", "ESM-sigma")):
+        ratios = times_faster(times[name], times["SGM"], mean)
+        found[key] = Effect(*mean_interval(ratios, samples, seed), len(ratios), note=f"T_d = {mean:.1f}")
+    saved = 1 - 3 * mean / 1000
+    return found | {"C61": Effect(saved, saved, saved, n)}
+
+
+def milliseconds(times: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, float]:
+    """An image's mean time of a step of each method, and of what is done once, from `seconds_of_steps`."""
+    steps = {f"{name}: a step": 1000 * float(v["step"].mean()) for name, v in times.items()}
+    return steps | {"once: encode, decode, maps": 1000 * float(times["ESM"]["rest"].mean())}
+
+
+def records(
+    detectors: Mapping[str, ScoreMatchingDetector],
+    milliseconds: Mapping[str, float],
+    controls: Controls,
+    trivial: TrivialBaseline,
+) -> dict[str, dict]:
+    """Keyword arguments for the record of each method."""
+    baseline = {"statistic": trivial.statistic, "I-AUROC": trivial.auroc}
+    return {
+        name: {
+            "detector": d,
+            "maps": True,
+            "trivial_baseline": baseline,
+            "timing": {"fit_s": d.dsm_log_.seconds + d.training_log_.seconds, "ms_per_image": milliseconds[name]},
+            "experiments": {"no_diffusion": controls.no_diffusion[name]},
+        }
+        for name, d in detectors.items()
+    }
+
+
 def cost_table(
-    detectors: Mapping[str, ScoreMatchingDetector], milliseconds: Mapping[str, float], auroc: Mapping[str, float]
+    detectors: Mapping[str, ScoreMatchingDetector], milliseconds: Mapping[str, float], results: Mapping[str, Mapping]
 ) -> pd.DataFrame:
     """T_d, NFE, stream evaluations (each network counted), milliseconds an image, millions of weights and I-AUROC."""
     streams = {"SGM": (1, 0), "ESM": (2, 2), "ESM-sigma": (3, 2)}  # a step, and once an image for sigma_0^2
@@ -331,7 +409,7 @@ def cost_table(
             "stream evaluations": streams[name][0] * d.num_steps + streams[name][1],
             "ms an image": milliseconds[name],
             "parameters (M)": sum(q.numel() for q in d.network_.parameters()) / 1e6,
-            "I-AUROC": auroc[name],
+            "I-AUROC": results[name]["I-AUROC"],
         }
         for name, d in detectors.items()
     ]

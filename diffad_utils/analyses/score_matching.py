@@ -18,6 +18,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from diffad_utils import scoring
 from diffad_utils.analyses.paired_comparison import image_pixel_auroc
+from diffad_utils.analyses.score_claims import Effect
 from diffad_utils.analyses.score_toys import (
     GaussianMixture,
     final_variance,
@@ -200,6 +201,16 @@ def powers_of_the_objective(
     }
 
 
+def distance_of_powers(
+    mixture: GaussianMixture, schedule: NoiseSchedule, timestep: int, samples: int, seed: int
+) -> tuple[pd.DataFrame, Effect]:
+    """Mean of `powers_of_the_objective` for l = 1 to 4 (columns l, distance), and l = 3 minus l = 2 (claim C48)."""
+    powers = powers_of_the_objective(mixture, schedule, timestep, [1, 2, 3, 4])
+    table = pd.DataFrame([{"l": power, "distance": float(v.mean())} for power, v in powers.items()])
+    note = "|.|^l for the printed signed power, which has no minimiser for odd l"
+    return table, Effect(*mean_interval(powers[3] - powers[2], samples, seed), len(powers[3]), note=note)
+
+
 def edge_correlation(images: Tensor, maps: Tensor) -> np.ndarray:
     """Spearman's rank correlation, within each image, of ``maps`` [B, h, w] with the magnitude of the grey image's
     gradient [B].
@@ -213,12 +224,10 @@ def edge_correlation(images: Tensor, maps: Tensor) -> np.ndarray:
     )
 
 
-def variance_over_time(
-    detector: ESM, images: Tensor, keys: Sequence[str], timesteps: Sequence[int]
-) -> dict[int, Tensor]:
-    """sigma_t^2 / (1 - alpha_bar_t) predicted for images noised to each t: {t: [B, C, h, w]}; the share of the noise
-    not known from X_t."""
-    x0 = detector.encode(detector._input(images))
+def variance_over_time(detector: ESM, task: Task, timesteps: Sequence[int]) -> dict[int, Tensor]:
+    """sigma_t^2 / (1 - alpha_bar_t) predicted for the task's images noised to each t: {t: [B, C, h, w]}; the share of
+    the noise not known from X_t."""
+    x0, keys = detector.encode(detector._input(task.images)), task.keys
     ratios = {}
     for t in timesteps:
         ratios[t] = detector.variance(detector.noised(x0, keys, t), t - 1) / float(
@@ -254,28 +263,35 @@ def gradient_gap(detector: ESM, images: Tensor, seed: int = 0) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(ours, usual, strict=True)) / largest
 
 
-def what_variance_marks(ratios: Mapping[int, Tensor], task: Task, images: Tensor) -> pd.DataFrame:
+def what_variance_marks(ratios: Mapping[int, Tensor], task: Task) -> pd.DataFrame:
     """Does the predicted variance follow structure, or defects? Within each image, by t.
 
     Parameters
     ----------
-    ratios : of `variance_over_time` for the ``images`` (rows of the task).
+    ratios : of `variance_over_time` for the same task.
 
     Returns
     -------
     Columns t, measure, mean, low, high (95 % over images), images. The measures: "structure", the rank correlation with
     the gradient's magnitude (0 is no link); "defect", the pixel AUROC for the mask (0.5 is no link), where masks are.
     """
-    seen, rows = task.take(images), []
+    rows = []
     for t, ratio in ratios.items():
         maps = ratio.mean(dim=1)
-        found = {"structure": edge_correlation(seen.images, maps)}
+        found = {"structure": edge_correlation(task.images, maps)}
         if task.has_masks:
-            full = scoring.upsample_map(maps, tuple(seen.images.shape[-2:]))
-            found["defect"] = pixel_auroc_by_image(full, seen.masks)
+            full = scoring.upsample_map(maps, tuple(task.images.shape[-2:]))
+            found["defect"] = pixel_auroc_by_image(full, task.masks)
         for measure, values in found.items():
             mean, low, high = mean_interval(values, task.bootstrap_samples, task.seed)
             rows.append({"t": t, "measure": measure, "mean": mean, "low": low, "high": high, "images": len(values)})
+    return pd.DataFrame(rows)
+
+
+def variance_table(ratios: Mapping[int, Tensor]) -> pd.DataFrame:
+    """Columns t, mean (of the ratio), same, cells (`fixed_pattern` of the mean over channels)."""
+    patterns = {t: fixed_pattern(ratio.mean(dim=1)) for t, ratio in ratios.items()}
+    rows = [{"t": t, "mean": float(ratios[t].mean()), "same": a, "cells": b} for t, (a, b) in patterns.items()]
     return pd.DataFrame(rows)
 
 

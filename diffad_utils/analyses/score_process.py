@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from diffad_utils.analyses.score_claims import Effect
 from diffad_utils.analyses.task import Task
 from diffad_utils.methods.esm import ESM
 from diffad_utils.methods.esm.base import ScoreMatchingDetector
@@ -28,6 +29,7 @@ from diffad_utils.methods.esm.equations import (
     matched_dt,
     step_edges,
 )
+from diffad_utils.metrics.bootstrap import mean_interval
 
 
 class Trace(NamedTuple):
@@ -103,12 +105,39 @@ def settling(paths: Mapping[str, Trace], level: float = 0.1) -> tuple[pd.DataFra
     return pd.DataFrame(table), settled
 
 
-def strip(path: Trace, marks: Sequence[int], image: int = 0) -> tuple[Tensor, list[str]]:
-    """States of one image nearest to each t of ``marks`` [M, ...], and "smallest, largest" sigma_t^2 of each step."""
-    at = [int(np.abs(np.array(path.timesteps) - t).argmin()) for t in marks]
-    steps = [min(i, len(path.variance_low) - 1) for i in at]  # the last state has no step of its own
-    ends = [f"{path.variance_low[i, image]:.2g}, {path.variance_high[i, image]:.2g}" for i in steps]
-    return path.states[at, image], ends
+def strips(
+    paths: Mapping[str, Trace], detector: ScoreMatchingDetector, marks: Sequence[int], image: int
+) -> tuple[dict[str, Tensor], list[str], dict[str, list[str]]]:
+    """One image's states at the first t and then nearest to each lower t of ``marks``, as `plots.captioned_strips`
+    takes them: decoded states by method, titles, and "smallest, largest" sigma_t^2 of each step."""
+    rows, captions, first = {}, {}, next(iter(paths.values())).timesteps[0]
+    times = [first, *(t for t in marks if t < first)]
+    for name, path in paths.items():
+        at = [int(np.abs(np.array(path.timesteps) - t).argmin()) for t in times]
+        steps = [min(i, len(path.variance_low) - 1) for i in at]  # the last state has no step of its own
+        rows[name] = detector.decode(path.states[at, image])
+        captions[name] = [f"{path.variance_low[i, image]:.2g}, {path.variance_high[i, image]:.2g}" for i in steps]
+    return rows, [f"t = {t}" for t in times], captions
+
+
+def figure_3(paths: Mapping[str, Trace], settled: Mapping[str, Tensor], task: Task) -> dict[str, Effect]:
+    """What the paper reads off its figure 3, by key of `score_claims.MEASURES` (C49a, C49b, C50a), and "estimate".
+
+    The last is the difference of C49a for the running estimates in the place of the states.
+    """
+    far = torch.maximum((settled["ESM, state"] - 100).abs(), (settled["SGM, state"] - 20).abs())
+    high = paths["ESM"].variance_high
+    values = {
+        "C49a": settled["ESM, state"] - settled["SGM, state"],
+        "C49b": 20 - far,
+        "C50a": float(np.log10(2)) - (high[-1] / high[0]).log10().abs(),
+        "estimate": settled["ESM, estimate"] - settled["SGM, estimate"],
+    }
+    note = f"from T_d = {paths['ESM'].timesteps[0]}; sigma^2 bounded below by 0.01, as in the paper"
+    return {
+        key: Effect(*mean_interval(v, task.bootstrap_samples, task.seed), len(v), note=note)
+        for key, v in values.items()
+    }
 
 
 def stopped_early(
@@ -213,6 +242,26 @@ def stability_table(updates: Mapping[float, Mapping[str, Tensor]]) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
-def growth(updates: Mapping[float, Mapping[str, Tensor]], name: str) -> Tensor:
-    """By how much log10 of the largest update grows from the highest to the lowest bound: [B]."""
-    return updates[min(updates)][name].log10() - updates[max(updates)][name].log10()
+def growth(updates: Mapping[float, Mapping[str, Tensor]], samples: int, seed: int) -> Effect:
+    """By how much more log10 of the largest update grows in ESM than in ESM-sigma, from the highest to the lowest
+    bound (claim C53)."""
+    by_name = [updates[min(updates)][n].log10() - updates[max(updates)][n].log10() for n in ("ESM", "ESM-sigma")]
+    return Effect(*mean_interval(by_name[0] - by_name[1], samples, seed), len(by_name[0]))
+
+
+def bound_acted(updates: Mapping[float, Mapping[str, Tensor]]) -> bool:
+    """Whether a small variance, the condition of claim C53, occurred with the lowest bound: in the step of eq. 5's
+    largest update, or in any step small enough to go more than twice the way to mu_t."""
+    lowest = updates[min(updates)]
+    return bool((lowest["small, largest"] > 0).any() or (lowest["overshooting"] > 0).any())
+
+
+def logistic_table(detector: ESM, task: Task, noise_timestep: int) -> tuple[pd.DataFrame, Effect]:
+    """`variance_along_guided_forward` of the task's images: columns time, network, eq. 12 (means over images).
+
+    The effect is 0.1 minus the mean relative distance of both, by image (claim C54).
+    """
+    clock, network, curve = variance_along_guided_forward(detector, task.images, task.keys, noise_timestep)
+    table = pd.DataFrame({"time": clock, "network": network.mean(dim=1), "eq. 12": curve.mean(dim=1)})
+    values = 0.1 - ((network - curve).abs() / curve).mean(dim=0)
+    return table, Effect(*mean_interval(values, task.bootstrap_samples, task.seed), len(values))

@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from diffad_utils.analyses.score_claims import Effect, compared, signed
+from diffad_utils.analyses.score_claims import MAIN, Effect, compared, signed
 from diffad_utils.analyses.score_detection import Controls, largest_inside
 from diffad_utils.analyses.score_matching import Fields
-from diffad_utils.analyses.score_process import Trace
+from diffad_utils.analyses.score_process import Trace, bound_acted
 from diffad_utils.analyses.task import Task
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.esm.base import ScoreMatchingDetector
@@ -38,11 +38,12 @@ def problem(task: Task) -> str:
     )
 
 
-def one_number(table: pd.DataFrame, noise: float) -> str:
+def one_number(table: pd.DataFrame) -> str:
     peak = table.loc[table["variance"].idxmax()]
     return (
         f"With much noise what is left is largest between the two values, at $X_t$ = {peak['x']:.2f}: there it is "
-        f"{peak['variance']:.2f}, and {table['variance'].min():.2f} at the least; the noise has {noise:.2f}. Where "
+        f"{peak['variance']:.2f}, and {table['variance'].min():.2f} at the least; the noise has "
+        f"{table['noise'].iloc[0]:.2f}. Where "
         "$X_t$ decides for one of the two values, little is left. So the variance says what cannot be known from "
         "$X_t$. It does not say how unusual $X_t$ is: far outside, where no data are, it is small."
     )
@@ -108,9 +109,9 @@ def distance_of_powers(table: pd.DataFrame) -> str:
     )
 
 
-def schedule_of_the_paper(variance: Sequence[float], printed: Mapping[int, float]) -> str:
-    """``variance`` : 1 - alpha_bar_t at t = 1, 2, ...; ``printed`` {t: value}."""
-    ours = {t: variance[t - 1] for t in printed}
+def schedule_of_the_paper(table: pd.DataFrame, printed: Mapping[int, float]) -> str:
+    """``table`` : `score_toys.schedule_candidates`; ``printed`` {t: value}."""
+    ours = {t: float(table.iloc[t - 1, 1]) for t in printed}
     agree = all(abs(ours[t] / value - 1) < 2e-3 for t, value in printed.items())
     values = ", ".join(f"{ours[t]:.4g} at t = {t} (printed: {value:g})" for t, value in printed.items())
     roots = " and ".join(f"{value**0.5:.3g}" for value in ours.values())
@@ -121,7 +122,10 @@ def schedule_of_the_paper(variance: Sequence[float], printed: Mapping[int, float
     )
 
 
-def training(esm: ScoreMatchingDetector, sgm: ScoreMatchingDetector, source: str) -> str:
+def training(esm: ScoreMatchingDetector, sgm: ScoreMatchingDetector, given: int, published: int | None) -> str:
+    """``given``, ``published`` : T_d of the run's parameters (0: none) and of the paper's tables."""
+    chosen = "chosen on held-out normal images with pasted defects"
+    source = "as given" if given else "from the paper's tables" if published else chosen
     losses = [*esm.dsm_log_.losses, *sgm.training_log_.losses]
     tail = losses[-50:]
     return (
@@ -131,8 +135,9 @@ def training(esm: ScoreMatchingDetector, sgm: ScoreMatchingDetector, source: str
     )
 
 
-def variance_maps(pattern: Mapping[int, tuple[float, float]], images: int) -> str:
-    """``pattern`` {t: `score_matching.fixed_pattern`} of the maps of ``images`` images."""
+def variance_maps(table: pd.DataFrame, images: int) -> str:
+    """``table`` : `score_matching.variance_table` of ``images`` images."""
+    pattern = {row.t: (row.same, row.cells) for row in table.itertuples()}
     first, last = min(pattern), max(pattern)
     return (
         f"The plaid at small t is the network's, not the image's. At t = {first}, {pattern[first][0]:.0%} of the "
@@ -179,8 +184,9 @@ def maps(predictions: Mapping[str, Prediction], task: Task) -> str:
     )
 
 
-def accuracy(auroc: Mapping[str, float], effects: Mapping[str, list[Effect]], trivial: float) -> str:
+def accuracy(results: Mapping[str, Mapping], effects: Mapping[str, list[Effect]], trivial: float) -> str:
     """The main comparison by this run's own training; ``effects`` of `score_detection.comparisons`."""
+    auroc = {name: row["I-AUROC"] for name, row in results.items()}
     gain, guided = effects["C44"][0], effects["C46 image"][0]
     return (
         f"**ESM is {compared(gain)} SGM** with this training: I-AUROC {auroc['ESM']:.3f} and {auroc['SGM']:.3f}, "
@@ -190,10 +196,9 @@ def accuracy(auroc: Mapping[str, float], effects: Mapping[str, list[Effect]], tr
     )
 
 
-def seeds(effects: Mapping[str, list[Effect]], names: Mapping[str, str]) -> str:
-    """``names`` {key of ``effects``: what it compares}."""
+def seeds(effects: Mapping[str, list[Effect]]) -> str:
     parts = []
-    for key, name in names.items():
+    for key, name in MAIN.items():
         values = [effect.effect for effect in effects[key]]
         if len(values) == 1:
             parts.append(f"{name}: {values[0]:+.3f}, from one training, which cannot say how much trainings differ")
@@ -220,13 +225,12 @@ def no_diffusion(found: Controls) -> str:
     )
 
 
-def inversion(
-    gain: Sequence[float], bare: Sequence[float], auroc: Mapping[str, float], evaluations: tuple[int, int]
-) -> str:
-    """Differences to the network's own inference and to the score without a network; evaluations of both inferences."""
+def inversion(effects: Mapping[str, Effect], auroc: float, evaluations: tuple[int, int]) -> str:
+    """``effects`` of `inversion_effects`, I-AUROC without a network, evaluations of the inversion and of the other."""
+    gain, bare = effects["C42"], effects["no network"]
     return (
         f"Inversion is {compared(gain)} the network's own inference ({signed(gain)}), and {compared(bare)} the same "
-        f"score without any network ({signed(bare)}; that has {auroc['no_diffusion']:.3f}). It takes {evaluations[0]} "
+        f"score without any network ({signed(bare)}; that has {auroc:.3f}). It takes {evaluations[0]} "
         f"evaluations of the network, the way there and back {evaluations[1]}. This is one network, on latents."
     )
 
@@ -265,7 +269,8 @@ def strips(paths: Mapping[str, Trace]) -> str:
     )
 
 
-def settling(settled: Mapping[str, Tensor], gaps: Mapping[str, Sequence[float]]) -> str:
+def settling(settled: Mapping[str, Tensor], effects: Mapping[str, Effect]) -> str:
+    gaps = {"state": effects["C49a"], "estimate": effects["estimate"]}
     parts = [
         f"the {kind} comes within 10 % of its end at t = {float(settled[f'ESM, {kind}'].mean()):.0f} in ESM and "
         f"{float(settled[f'SGM, {kind}'].mean()):.0f} in SGM (difference {signed(gap, 1)}, {compared(gap)} zero)"
@@ -274,16 +279,19 @@ def settling(settled: Mapping[str, Tensor], gaps: Mapping[str, Sequence[float]])
     return f"On average {'; '.join(parts)}. That says how early something settles, not how good it is."
 
 
-def stopping(losses: Mapping[str, Sequence[float]]) -> str:
-    """``losses`` {method: I-AUROC of the full path minus stopped at t = 50, with interval}."""
-    parts = "; ".join(f"{signed(e)} for {name} ({compared(e)} zero)" for name, e in losses.items())
-    return f"The last 50 timesteps change the I-AUROC by {parts}. Other $T_d$ may differ."
+def stopping(effects: Mapping[str, Effect]) -> str:
+    need, early = effects["C51"], effects["C52"]
+    return (
+        f"For SGM the full path minus that stopped at t = 50 is {signed(need)} ({compared(need)} "
+        "zero); for ESM, stopped "
+        f"at t = 50 minus the full path is {signed(early)} ({compared(early)} zero). Other $T_d$ may differ."
+    )
 
 
 def detectors(table: pd.DataFrame, effects: Mapping[str, Effect], ranks: pd.DataFrame) -> str:
-    """``table`` : `detector_subsets` of ESM-sigma; ``effects`` : C55 by subset and C56; ``ranks`` : correlations."""
+    """What `score_sweeps.table_5` found."""
     words = [compared(effect) for key, effect in effects.items() if key.startswith("C55")]
-    rows = table.set_index("detectors")
+    rows = table[table["method"] == "ESM-sigma"].set_index("detectors")
     top = rows["I-AUROC"].idxmax()
     pixel = ""
     if "P-AUROC" in rows:
@@ -299,24 +307,28 @@ def detectors(table: pd.DataFrame, effects: Mapping[str, Effect], ranks: pd.Data
     )
 
 
-def stability(updates: Mapping[float, Mapping[str, Tensor]], more: Sequence[float], acted: bool) -> str:
+def stability(updates: Mapping[float, Mapping[str, Tensor]], more: Effect) -> str:
     lowest = updates[min(updates)]
     return (
         f"With the lowest bound the variance is at most {max(updates)} on "
         f"{float(lowest['small'].mean()):.1%} of elements "
         f"and steps, and small enough to overshoot on {float(lowest['overshooting'].mean()):.2%}. As the bound is "
         f"relaxed, log10 of ESM's largest change grows by {signed(more, 2)} more than ESM-sigma's. "
-        + ("" if acted else "The bound never mattered in the largest step, so claim C53 gets no verdict. ")
+        + (
+            ""
+            if bound_acted(updates)
+            else "The bound never mattered in the largest step, so claim C53 gets no verdict. "
+        )
         + "Only $T_d$ = 100 is tried."
     )
 
 
-def logistic(network: Tensor, curve: Tensor) -> str:
-    off = ((network - curve).abs() / curve).mean()
+def logistic(table: pd.DataFrame, effect: Effect) -> str:
+    last = table.iloc[-1]
     return (
-        f"The network's variance is {float(off):.0%} off the curve of eq. 12 in the mean over time and images; it ends "
-        f"at {float(network[-1].mean()):.3f}, the curve at {float(curve[-1].mean()):.3f}. Another size of step moves "
-        "both."
+        f"The network's variance is {0.1 - effect.effect:.0%} off the curve of eq. 12 in the mean "
+        "over time and images; "
+        f"it ends at {last['network']:.3f}, the curve at {last['eq. 12']:.3f}. Another size of step moves both."
     )
 
 
@@ -326,10 +338,10 @@ def streams(gap: float, gains: Mapping[str, Sequence[float]]) -> str:
     return same + ("; ".join(parts) + ". These are single trainings." if parts else "No other training was asked for.")
 
 
-def cost(printed: Sequence[float], faster: Mapping[str, Sequence[float]]) -> str:
-    """``printed`` : the paper's T_d; ``faster`` {method: `score_detection.times_faster`}."""
+def cost(printed: Sequence[float], effects: Mapping[str, Effect]) -> str:
+    """``printed`` : the paper's T_d; ``effects`` of `score_detection.cost_effects`."""
     steps = torch.as_tensor(printed)
-    mean = {name: float(torch.as_tensor(values).mean()) for name, values in faster.items()}
+    mean = {"ESM": effects["C60b"].effect, "ESM-sigma": effects["ESM-sigma"].effect}
     return (
         f"The printed $T_d$ is {float(steps.mean()):.1f} in the mean and {float(steps.max()):.0f} at most. By the "
         f"seconds measured here ESM with the mean $T_d$ is {mean['ESM']:.1f} times as fast as 1000 steps of SGM's "

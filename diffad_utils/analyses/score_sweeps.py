@@ -13,10 +13,11 @@ import pandas as pd
 from torch import Tensor
 
 from diffad_utils import metrics
+from diffad_utils.analyses.score_claims import Effect
 from diffad_utils.analyses.score_process import stopped_early
 from diffad_utils.analyses.task import Task
 from diffad_utils.methods.base import Prediction
-from diffad_utils.methods.esm.base import ScoreMatchingDetector
+from diffad_utils.methods.esm.base import ReconstructionMaps, ScoreMatchingDetector
 from diffad_utils.metrics.bootstrap import bootstrap_counts, bootstrap_percentiles, bootstrap_statistic
 
 
@@ -83,9 +84,18 @@ def over_stops(
     return pd.DataFrame(rows), scores
 
 
+def last_steps(stopped: Mapping[str, Mapping[int, Tensor]], task: Task) -> dict[str, Effect]:
+    """Claims C51 and C52 from the scores of `over_stops`: the full path against one stopped at t = 50."""
+    n = len(task.labels)
+    return {
+        "C51": Effect(*task.difference(stopped["SGM"][0], stopped["SGM"][50]), n),
+        "C52": Effect(*task.difference(stopped["ESM"][50], stopped["ESM"][0]), n),
+    }
+
+
 def steps_needed(
     scores: Mapping[str, Mapping[int, Tensor]], labels: Tensor, n: int, seed: int, within: float = 0.02
-) -> tuple[float, float, float]:
+) -> Effect:
     """log2 of the steps that SGM needs over those of ESM for an I-AUROC within ``within`` of its best, with interval.
 
     scores : {"SGM": {steps: [B]}, "ESM": {steps: [B]}}. Images are resampled, the same for both (claim C47).
@@ -100,7 +110,7 @@ def steps_needed(
     counts = bootstrap_counts(target, n, seed)
     ratios = bootstrap_statistic(lambda rows: float(np.log2(needed(rows, "SGM") / needed(rows, "ESM"))), counts)
     effect, low, high = bootstrap_percentiles(ratios)
-    return float(effect), float(low), float(high)
+    return Effect(float(effect), float(low), float(high), len(target))
 
 
 def detector_subsets(
@@ -121,3 +131,22 @@ def detector_subsets(
                 row["P-AUROC"] = float(metrics.pixel_auroc(combined[task.with_masks], task.masks[task.with_masks]))
             rows.append(row)
     return pd.DataFrame(rows), scores
+
+
+def table_5(
+    detectors: Mapping[str, ScoreMatchingDetector], measured: Mapping[str, ReconstructionMaps], task: Task
+) -> tuple[pd.DataFrame, dict[str, Effect], pd.DataFrame]:
+    """The paper's table 5 for ESM-sigma, which it has, and for ESM.
+
+    Returns
+    -------
+    `detector_subsets` of both with a column method; claims C55 (a key for each smaller subset, "C55 cos+re") and C56 on
+    ESM-sigma; and the rank correlations of the single detectors' scores there.
+    """
+    both = {n: detector_subsets(detectors[n], measured[n].maps, task) for n in ("ESM-sigma", "ESM")}
+    scores = both["ESM-sigma"][1]
+    full, n = scores["cos+u+kl+re"], len(task.labels)
+    effects = {f"C55 {name}": Effect(*task.difference(full, s), n) for name, s in scores.items() if s is not full}
+    effects["C56"] = effects["C55 cos+re"]
+    table = pd.concat([table.assign(method=name) for name, (table, _) in both.items()], ignore_index=True)
+    return table, effects, pd.DataFrame({k: scores[k] for k in ("cos", "u", "kl", "re")}).corr("spearman")

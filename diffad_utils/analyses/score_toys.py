@@ -42,7 +42,7 @@ class GaussianMixture:
         """Draws [n, D], float64."""
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         z = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
-        return self.means[which] + (torch.linalg.cholesky(self.covariances)[which] @ z[:, :, None])[:, :, 0]
+        return self.means[which] + (torch.linalg.cholesky(self.covariances)[which] * z[:, None, :]).sum(dim=2)
 
     @property
     def mean(self) -> Tensor:
@@ -141,6 +141,25 @@ def posterior_of_one_number(mixture: GaussianMixture, alpha_bar: float, points: 
         "variance": variance[:, 0],
     }
     return pd.DataFrame({name: value.numpy() for name, value in values.items()})
+
+
+def posterior_tables(
+    mixture: GaussianMixture, schedule: NoiseSchedule, timesteps: Sequence[int]
+) -> dict[str, pd.DataFrame]:
+    """`posterior_of_one_number` for each t, with a column noise (1 - alpha_bar_t): {"t = 100": table, ...}."""
+    alphas = {t: float(schedule.alphas_cumprod[t - 1]) for t in timesteps}
+    return {f"t = {t}": posterior_of_one_number(mixture, a).assign(noise=1 - a) for t, a in alphas.items()}
+
+
+PRINTED_VARIANCE = {200: 0.341, 1: 1e-4}
+"""The variance of SGM that the paper prints, by t (figure 3; its t = 0 is the schedule's first step)."""
+
+
+def schedule_candidates(schedule: NoiseSchedule, last: int = 250) -> pd.DataFrame:
+    """1 - alpha_bar_t, which fits `PRINTED_VARIANCE`, and its root, the printed formula, over t = 1 .. ``last``."""
+    level = 1 - schedule.alphas_cumprod[:last].double()
+    t = range(1, last + 1)
+    return pd.DataFrame({"t": t, "$1-\\bar\\alpha_t$": level, "$\\sqrt{1-\\bar\\alpha_t}$": level.sqrt()})
 
 
 def _density(mixture: GaussianMixture, x: Tensor, alpha_bar: float, noise: float) -> Tensor:

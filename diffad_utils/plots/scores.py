@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from diffad_utils.plots.style import ANOMALOUS, NORMAL, WIDTH
 
 
-def posterior_variance(tables: Mapping[str, pd.DataFrame], noise: Mapping[str, float]) -> Figure:
-    """Signal, noise and what is left of the signal's variance, a row a noise level (`posterior_of_one_number`).
+def posterior_variance(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Signal, noise and what is left of the signal's variance, a row a noise level (`posterior_tables`).
 
     Left: densities of the signal and of X_t. Middle: mean of the signal given X_t with one standard deviation to each
-    side. Right: that variance over X_t, with ``noise`` (1 - alpha_bar_t) dashed.
+    side. Right: that variance over X_t, with the noise, 1 - alpha_bar_t, dashed.
     """
     figure, axes = plt.subplots(len(tables), 3, figsize=(WIDTH, 2.3 * len(tables) + 0.3), squeeze=False)
     for row, (name, table) in zip(axes, tables.items(), strict=True):
@@ -30,7 +30,9 @@ def posterior_variance(tables: Mapping[str, pd.DataFrame], noise: Mapping[str, f
             x, mean - sigma, mean + sigma, color=NORMAL, alpha=0.25, linewidth=0, label="$\\pm\\,\\sigma_t$"
         )
         row[2].plot(x, table["variance"], color=ANOMALOUS, label="$\\sigma_t^2$: not known from $X_t$")
-        row[2].axhline(noise[name], color="black", linestyle="--", linewidth=1, label="$1-\\bar\\alpha_t$: noise added")
+        row[2].axhline(
+            table["noise"].iloc[0], color="black", linestyle="--", linewidth=1, label="$1-\\bar\\alpha_t$: noise added"
+        )
         row[2].set_ylim(0, None)
         row[0].set_ylabel(f"{name}\ndensity")
         row[1].set_ylabel("signal")
@@ -57,11 +59,11 @@ def objectives(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def schedule_match(t: Sequence[int], curves: Mapping[str, Sequence[float]], points: Mapping[int, float]) -> Figure:
-    """Candidates for a printed quantity over t, logarithmic, and the ``points`` {t: value} that are printed."""
+def schedule_match(table: pd.DataFrame, points: Mapping[int, float]) -> Figure:
+    """The columns of ``table`` over t, logarithmic, and the ``points`` {t: value} that are printed."""
     figure, axis = plt.subplots(figsize=(5.6, 3.2))
-    for i, (name, values) in enumerate(curves.items()):
-        axis.plot(t, values, label=name, linestyle=["-", "--", ":", "-."][i % 4])
+    for i, name in enumerate(table.columns.drop("t")):
+        axis.plot(table["t"], table[name], label=name, linestyle=["-", "--", ":", "-."][i % 4])
     axis.plot([*points], [*points.values()], "o", color="black", label="printed")
     axis.set(xlabel="t", yscale="log", ylabel="variance of SGM")
     axis.legend(fontsize=8)
