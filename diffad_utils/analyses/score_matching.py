@@ -289,9 +289,9 @@ def what_variance_marks(ratios: Mapping[int, Tensor], task: Task) -> pd.DataFram
 
 
 def variance_table(ratios: Mapping[int, Tensor]) -> pd.DataFrame:
-    """Columns t, mean (of the ratio), same, cells (`fixed_pattern` of the mean over channels)."""
+    """Columns t, mean (of the ratio), same, plaid (`fixed_pattern` of the mean over channels)."""
     patterns = {t: fixed_pattern(ratio.mean(dim=1)) for t, ratio in ratios.items()}
-    rows = [{"t": t, "mean": float(ratios[t].mean()), "same": a, "cells": b} for t, (a, b) in patterns.items()]
+    rows = [{"t": t, "mean": float(ratios[t].mean()), "same": a, "plaid": b} for t, (a, b) in patterns.items()]
     return pd.DataFrame(rows)
 
 
@@ -300,13 +300,12 @@ def fixed_pattern(maps: Tensor) -> tuple[float, float]:
 
     Returns
     -------
-    The share of the variance within an image that the mean map over images explains, and the share that a pattern of
-    two by two cells explains, repeated over the map: in [0, 1]. Such a pattern comes from the network's strided
-    convolutions, which treat odd and even cells differently.
+    The shares, in [0, 1], of the variance within the maps that the mean map over images explains, and that its mean
+    rows and columns added up explain: a plaid. Convolutions pad with zeros, so a network knows the distance to the
+    borders, and to nothing else that is the same in all images of a texture.
     """
     centred = maps.double() - maps.double().mean(dim=(1, 2), keepdim=True)
-    total = centred.square().sum()
-    height, width = (side // 2 * 2 for side in maps.shape[1:])
-    phases = centred[:, :height, :width].reshape(len(maps), height // 2, 2, width // 2, 2).mean(dim=(0, 1, 3))
-    repeated = phases.square().mean() * centred.numel()
-    return float(len(maps) * centred.mean(dim=0).square().sum() / total), float(repeated / total)
+    total, mean = centred.square().sum(), centred.mean(dim=0)
+    plaid = mean.mean(dim=0, keepdim=True) + mean.mean(dim=1, keepdim=True)
+    same, lines = (float(len(maps) * pattern.square().sum() / total) for pattern in (mean, plaid))
+    return same, lines
