@@ -61,7 +61,8 @@ def toy_errors(errors: Mapping[str, pd.DataFrame]) -> str:
         parts.append(
             f"**{name}**: the learnt score by eq. 4 is off by at most {_times(worst['SGM (eq. 4)'])} (at t = "
             f"{where['SGM (eq. 4)']}), the learnt variance by {_times(worst['sigma^2'])}. Eq. 3 is off by up to "
-            f"{_times(worst['ESM (eq. 3)'])} (at t = {where['ESM (eq. 3)']}), and by {_times(worst['ESM, theory'])} with "
+            f"{_times(worst['ESM (eq. 3)'])} (at t = {where['ESM (eq. 3)']}), and by "
+            f"{_times(worst['ESM, theory'])} with "
             "the exact optimum of eq. 10: that part is no error of training. (Simulated draws agree with (a) to "
             f"{worst['closed form, drawn']:.1%}.)"
         )
@@ -148,7 +149,8 @@ def variance_maps(table: pd.DataFrame, images: int) -> str:
     """``table`` : `score_matching.variance_table` of ``images`` images."""
     first, last = table.iloc[0], table.iloc[-1]
     return (
-        f"The plaid is not a property of the single image. At t = {first['t']:.0f}, {first['same']:.0%} of the variation "
+        f"The plaid is not a property of the single image. At t = {first['t']:.0f}, "
+        f"{first['same']:.0%} of the variation "
         f"within a map is the same in all {images} images; one pattern of rows and one of columns, added up, explain "
         f"{first['plaid']:.0%}. At t = {last['t']:.0f} it is {last['same']:.0%} and {last['plaid']:.0%}. Textures have "
         "no fixed positions, so there it comes from the borders: autoencoder and network pad with zeros, and cells "
