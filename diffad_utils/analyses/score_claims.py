@@ -86,7 +86,9 @@ def esm_findings(found: Mapping[str, Effect | list[Effect]], note: str) -> list[
         if not claim.startswith("C"):
             continue
         subset = claim == "C55"
-        measure, section = MEASURES[claim if subset else key]
+        if (name := claim if subset else key) not in MEASURES:
+            raise ValueError(f"{key!r} is no claim of this notebook: expected one of {', '.join(MEASURES)}")
+        measure, section = MEASURES[name]
         of_data = table.loc[claims.claim_row(claim, measure, table), "datasets"] != "none"
         for effect in [effects] if isinstance(effects, Effect) else effects:
             more = "; ".join(part for part in (note if of_data else "", effect.note) if part)
