@@ -249,8 +249,8 @@ def readings(table: pd.DataFrame, gains: Mapping[str, Sequence[float]]) -> str:
     parts = "; ".join(f"{name} {signed(e)} ({compared(e)} zero)" for name, e in gains.items())
     change = table.set_index("name")["change"]
     return (
-        f"I-AUROC minus that of the same method as it is: {parts}. With the mean tied to the input the image changes by "
-        f"{change['ESM, mean tied to the input']:.4f}, else by {change['ESM']:.4f} (mean over pixels; what the "
+        f"I-AUROC minus that of the same method as it is: {parts}. With the mean tied to the input the image changes "
+        f"by {change['ESM, mean tied to the input']:.4f}, else by {change['ESM']:.4f} (mean over pixels; what the "
         "autoencoder loses is in both). This pull holds for defects as for everything else."
     )
 
