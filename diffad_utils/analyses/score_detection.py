@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -274,7 +275,7 @@ def closed_form(detector: ScoreMatchingDetector, train: ImageDataset) -> ScoreMa
 
     What remains of its accuracy owes nothing to what the network has learnt.
     """
-    other = copy.copy(detector)
+    other: Any = copy.copy(detector)
     images = other._fitted_and_held_out(train, other.holdout_fraction)[0]
     x0 = torch.cat([other.encode(part) for part in images.split(other.batch_size)])
     other.network_ = ElementwiseGaussian(x0, other.schedule_).to(other.torch_device)
@@ -346,8 +347,9 @@ def seconds_of_steps(
         timed.noise_timestep_, timed.stride = 20, 2
         x0 = timed.encode(timed._input(images))
         steps = len(step_edges(20, 2)) - 1
-        step = _timed(lambda timed=timed, x0=x0: timed.sample(x0, keys), repeats) / steps
-        rest = _timed(lambda timed=timed, x0=x0: (timed.encode(timed._input(images)), timed.maps(x0, x0)), repeats)
+        step = _timed(partial(timed.sample, x0, keys), repeats) / steps
+        encode = _timed(partial(timed.encode, timed._input(images)), repeats)
+        rest = encode + _timed(partial(timed.maps, x0, x0), repeats)
         found[name] = {"step": step / len(images), "rest": rest / len(images)}
     return found
 
@@ -397,7 +399,7 @@ def records(
 
 
 def cost_table(
-    detectors: Mapping[str, ScoreMatchingDetector], milliseconds: Mapping[str, float], results: Mapping[str, Mapping]
+    detectors: Mapping[str, Any], milliseconds: Mapping[str, float], results: Mapping[str, Mapping]
 ) -> pd.DataFrame:
     """T_d, NFE, stream evaluations (each network counted), milliseconds an image, millions of weights and I-AUROC."""
     streams = {"SGM": (1, 0), "ESM": (2, 2), "ESM-sigma": (3, 2)}  # a step, and once an image for sigma_0^2

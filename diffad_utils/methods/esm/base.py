@@ -22,18 +22,10 @@ Where the paper is silent or ambiguous, and what we do:
   `models.backbones.load_layers`.
 - *Both sigma_0^2*: S_U divides by that of the reconstruction, S_KL is KL(input || reconstruction).
 - *Smoothing* of the map is not mentioned; ours is that of all reconstructing methods here, 0 is none.
-- *Warm-up*: that stream 1 begins with denoising score matching is the paper's, for how long is not given. By default it
-  is half of all steps, shared by the three methods, which brings SGM and ESM nearer to each other; ``dsm_steps`` = 0
-  trains by eq. 10 alone. Notebook 05 measures the difference.
+- *Warm-up*: how long stream 1 begins with denoising score matching is not given. By default it is half of all steps and
+  shared by the three methods, which brings them nearer to each other; ``dsm_steps`` = 0 trains by eq. 10 alone.
 - *The schedule* is not named. The paper prints an SGM variance of 0.341 at t = 200 and 1e-4 at the end; these are
   1 - alpha_bar_t of DDPM's linear schedule (the printed formula, its root, would give 0.584 and 0.01).
-
-Where notebook 05 measures something else than the paper, beside what the paper has:
-
-- *Table 5* (subsets of the four detectors) is the paper's for ESM-sigma, by the I-AUROC and P-AUROC of four subsets.
-  05 has all fifteen for both, ESM and ESM-sigma, by both metrics; claims are judged on ESM-sigma.
-- *Eq. 6 and 7* have signed powers, E[(s - g)^l]. For odd l that has no minimiser, so 05 shows them as printed and
-  compares minimisers for |.|^l, which is our reading (`analyses.score_toys`).
 """
 
 from __future__ import annotations
@@ -195,7 +187,10 @@ class ScoreMatchingDetector(Training, Detector):
     # --- fitting
 
     def fit(
-        self, train_dataset: ImageDataset, checkpoint_folder: str | Path | None = None, warm_start: Self | None = None
+        self,
+        train_dataset: ImageDataset,
+        checkpoint_folder: str | Path | None = None,
+        warm_start: ScoreMatchingDetector | None = None,
     ) -> Self:
         """Train on normal images, choose T_d if it is not given, calibrate.
 
