@@ -109,7 +109,7 @@ def score_matching_loop(name: str, device: str, batch_size: int) -> tuple[Callab
         parameter.data.mul_(0.1)
     x0, steps = torch.rand(batch_size, *shape).to(device), 10
     edges = equations.step_edges(steps, 1)
-    network, t, floor = detector.network_, torch.full((batch_size,), 5, device=device), detector.variance_floor
+    network, t, floor = detector.network_, torch.full((batch_size,), 5, device=device), detector.variance_min
 
     def loop():
         return equations.esm_reverse(network, x0, detector.schedule_, edges, variance_min=floor)

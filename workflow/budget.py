@@ -120,8 +120,12 @@ def esm(p: dict) -> list[Part]:
     training = memory.esm(p)
     streams = operations(training.forward) / p["train_batch_size"]
     steps = (p["T_d"] or 100) / p["stride"]
-    images = TEST_IMAGES * 3 + p["calibration_images"] * 3 + p["sweep_images"] * (2 + len(p["noise_timesteps"]))
+    images = (TEST_IMAGES + p["calibration_images"]) * 3 * p["training_seeds"]
+    images += p["sweep_images"] * (2 + len(p["noise_timesteps"]))
     trainings = p["dsm_steps"] / 2 + 1.5 * p["train_steps"]  # the warm-up has one stream; ESM two, SGM one
+    trainings *= p["training_seeds"]
+    if p["two_heads"]:  # two heads in one stream, and all steps with two streams
+        trainings += 0.5 * p["train_steps"] + p["dsm_steps"] + p["train_steps"]
     return [
         Part("training", trainings, 3 * operations(training.forward), training.half),
         Part("reverse process", images * steps, streams, False),

@@ -1,13 +1,12 @@
-"""Analyses of notebook 05: how scores, variances, reverse processes and detectors of SGM, ESM and ESM-sigma behave.
+"""What scores and variances of SGM and ESM are, on toys and on images.
 
-Used by notebooks 05 and 07; entry points: `trace`, `errors_over_time`, `detector_subsets`.
+Used by notebook 05; entry points: `errors_over_time`, `variance_over_time`, `what_variance_marks`. The processes are in
+`score_process`, detection in `score_detection`.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from itertools import combinations, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -17,18 +16,20 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from diffad_utils import metrics, scoring
+from diffad_utils import scoring
 from diffad_utils.analyses.paired_comparison import image_pixel_auroc
+from diffad_utils.analyses.score_claims import Effect
 from diffad_utils.analyses.score_toys import (
     GaussianMixture,
     final_variance,
     lp_minimiser,
     noise_to_signal,
     relative_error,
+    two_toys,
 )
+from diffad_utils.analyses.task import Task
 from diffad_utils.diffusion import NoiseSchedule, add_noise
 from diffad_utils.methods.esm import ESM
-from diffad_utils.methods.esm.base import ScoreMatchingDetector
 from diffad_utils.methods.esm.equations import (
     Moments,
     MomentsFn,
@@ -39,14 +40,11 @@ from diffad_utils.methods.esm.equations import (
     esm_loss,
     esm_reverse,
     explicit_score,
-    guided_forward,
-    guided_reverse,
-    guided_variance,
-    matched_dt,
     reverse_step,
     sgm_reverse,
     step_edges,
 )
+from diffad_utils.metrics.bootstrap import mean_interval
 from diffad_utils.models.unet import small_unet
 
 
@@ -99,6 +97,41 @@ def errors_over_time(
             }
         )
     return pd.DataFrame(rows)
+
+
+def errors_of_toys(nets: Mapping[str, MomentsFn], schedule: NoiseSchedule) -> dict[str, pd.DataFrame]:
+    """`errors_over_time` of the networks of `two_toys`, at timesteps that each was trained for."""
+    timesteps = {"Gaussian": [20, 50, 80, 100, 120, 150, 190], "mixture of two": [20, 50, 100, 200, 300, 500, 700]}
+    return {name: errors_over_time(nets[name], toy, schedule, timesteps[name]) for name, toy in two_toys().items()}
+
+
+class Fields(NamedTuple):
+    """Scores [n, 2] and variances [n] (mean of both elements) at the points ``grid`` [n, 2], by name; ``longer`` [n]:
+    length of the learnt score by eq. 3 over that by eq. 4."""
+
+    grid: Tensor
+    scores: dict[str, Tensor]
+    variances: dict[str, Tensor]
+    longer: Tensor
+
+
+@torch.no_grad()
+def fields(mixture: GaussianMixture, net: MomentsFn, schedule: NoiseSchedule, index: int, side: int = 21) -> Fields:
+    """True and learnt scores of a toy in the plane; each score in units of the 98th percentile of its length."""
+    axis = torch.linspace(-2.6, 2.6, side, dtype=torch.float64)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).reshape(-1, 2)
+    alpha_bar = float(schedule.alphas_cumprod[index])
+    eps, variance = net(grid, torch.full((len(grid),), index))
+    sgm, esm = denoising_score(eps, alpha_bar), explicit_score(deviation(grid, eps, alpha_bar), variance)
+    scores = {
+        "true score, true variance": mixture.score(grid, alpha_bar),
+        "learnt, SGM (eq. 4)": sgm,
+        "learnt, ESM (eq. 3)": esm,
+    }
+    learnt = variance.mean(dim=1)
+    variances = dict(zip(scores, (mixture.moments(grid, alpha_bar).variance.mean(dim=1), learnt, learnt), strict=True))
+    scaled = {name: v / v.norm(dim=1).quantile(0.98) for name, v in scores.items()}
+    return Fields(grid, scaled, variances, esm.norm(dim=1) / sgm.norm(dim=1))
 
 
 def ends_of_samplers(
@@ -168,141 +201,14 @@ def powers_of_the_objective(
     }
 
 
-class Trace(NamedTuple):
-    """A reverse process seen from T_d to its end, for B images.
-
-    timesteps : the paper's t of every state [K + 1], T_d first, 0 last. states, estimates : [K + 1, B, ...], the state
-        over
-    sqrt(alpha_bar_t), so that all are on the scale of images, and X_0_hat; the last of both is the reconstruction.
-    variance_low, variance_high : [K, B], smallest and largest sigma_t^2 used at each step (1 - alpha_bar_t for SGM).
-    """
-
-    timesteps: list[int]
-    states: Tensor
-    estimates: Tensor
-    variance_low: Tensor
-    variance_high: Tensor
-
-
-def trace(detector: ScoreMatchingDetector, images: Tensor, keys: Sequence[str], noise_timestep: int) -> Trace:
-    """Every step of a detector's reverse process from T_d = ``noise_timestep`` on images [B, 3, H, W]."""
-    detector = copy.copy(detector)  # not a variant: nothing is scored, so nothing need be calibrated
-    detector._check_steps(noise_timestep)
-    detector.noise_timestep_ = noise_timestep
-    timesteps, states, estimates, low, high = [], [], [], [], []
-
-    def observe(index: int, x: Tensor, moments: Moments) -> None:
-        alpha_bar = float(detector.schedule_.alphas_cumprod[index])
-        timesteps.append(index + 1)
-        states.append((x / alpha_bar**0.5).cpu())
-        estimates.append(denoised(x, moments.eps, alpha_bar).cpu())
-        low.append(moments.variance.flatten(1).amin(dim=1).cpu())
-        high.append(moments.variance.flatten(1).amax(dim=1).cpu())
-
-    x0 = detector.encode(detector._input(images))
-    x_hat = detector.sample(x0, keys, observe)
-    return Trace(
-        [*timesteps, 0],
-        torch.stack([*states, x_hat]),
-        torch.stack([*estimates, x_hat]),
-        torch.stack(low),
-        torch.stack(high),
-    )
-
-
-def distance_to_end(states: Tensor) -> Tensor:
-    """Root mean square distance of states [K + 1, B, ...] to the last, over that of the first: [K + 1, B], 1 to 0."""
-    distance = (states - states[-1]).flatten(2).square().mean(dim=2).sqrt()
-    return distance / distance[0]
-
-
-def settled_at(timesteps: Sequence[int], distance: Tensor, level: float) -> Tensor:
-    """The largest t from which on each image's distance [K + 1, B] stays at most ``level``: [B]."""
-    away = distance > level
-    last_away = torch.where(away.any(dim=0), away.shape[0] - 1 - away.flip(0).float().argmax(dim=0), -1)
-    return torch.tensor(timesteps)[last_away + 1].float()
-
-
-def stopped_early(detector: ScoreMatchingDetector, images: Tensor, path: Trace, at: Sequence[int]) -> dict[int, Tensor]:
-    """Scores [B] if the state nearest to each t of ``at`` is taken for the reconstruction; with the detector's own
-    calibration."""
-    x0 = detector.encode(detector._input(images))
-    scores = {}
-    for t in at:
-        nearest = int(np.abs(np.asarray(path.timesteps) - t).argmin())
-        scores[t] = detector.score(detector.combine(detector.maps(x0, path.states[nearest])))
-    return scores
-
-
-@torch.inference_mode()
-def updates_over_floor(
-    detector: ESM, images: Tensor, keys: Sequence[str], noise_timestep: int, floors: Sequence[float]
-) -> dict[float, dict[str, Tensor]]:
-    """The largest root mean square update of each image in eq. 5 and in eq. 13, for lower bounds of sigma^2: {floor:
-    {"ESM": [B], ...}}.
-
-    The clock of eq. 13 stays that of the paper's bound. Values that overflow are 1e30. Beside them, for eq. 5, whether
-    a small variance occurred: "small", share of elements and steps with sigma^2 not above the highest of ``floors``;
-    "small, largest", share of elements in the step of the largest update; "overshooting", share of elements and steps
-    with sigma^2 below half of beta_t dt, that go more than twice the way to mu_t.
-    """
-    x0 = detector.encode(detector._input(images)).to(detector.torch_device)
-    noise_edges, dt = step_edges(noise_timestep, detector.stride), matched_dt(detector.schedule_, noise_timestep)
-    lengths = [float(detector.schedule_.betas[low:high].sum()) for high, low in pairwise(noise_edges)]
-    result = {}
-    for floor in floors:
-        noised = detector.noised(x0, keys, noise_timestep)
-        forth = guided_forward(detector.network_.variance, x0, noise_edges, dt, detector.seed, keys, variance_min=floor)
-        runs = {
-            "ESM": lambda see: esm_reverse(
-                detector.network_, noised, detector.schedule_, noise_edges, variance_min=floor, observe=see
-            ),
-            "ESM-sigma": lambda see: guided_reverse(
-                detector.network_, forth, detector.schedule_, noise_edges, dt, variance_min=floor, observe=see
-            ),
-        }
-        result[floor] = {}
-        for name, run in runs.items():
-            seen: list[Tensor] = []
-            used: list[Tensor] = []
-            seen.append(run(lambda _, x, m: (seen.append(x), used.append(m.variance))))
-            steps = torch.stack(seen).diff(dim=0).flatten(2).square().mean(dim=2).sqrt()
-            steps = torch.nan_to_num(steps, nan=1e30, posinf=1e30).clamp_max(1e30)
-            result[floor][name] = steps.amax(dim=0).cpu()
-            if name == "ESM":  # [K, B]: what was small in each step
-
-                def share(smaller):
-                    return torch.stack([mask.flatten(1).float().mean(dim=1) for mask in smaller])
-
-                small = share(v <= max(floors) * (1 + 1e-6) for v in used)
-                over = share(v < length / 2 for v, length in zip(used, lengths, strict=True))
-                largest = small.gather(0, steps.argmax(dim=0)[None])[0]
-                result[floor] |= {
-                    "small": small.mean(dim=0).cpu(),
-                    "small, largest": largest.cpu(),
-                    "overshooting": over.mean(dim=0).cpu(),
-                }
-    return result
-
-
-@torch.inference_mode()
-def variance_along_guided_forward(
-    detector: ESM, images: Tensor, keys: Sequence[str], noise_timestep: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Claim C54: mean sigma_t^2 of the network along eq. 11, and eq. 12 from its first value: (clock [K], [K, B], [K,
-    B])."""
-    x0 = detector.encode(detector._input(images)).to(detector.torch_device)
-    edges, dt, seen = step_edges(noise_timestep, detector.stride), matched_dt(detector.schedule_, noise_timestep), []
-
-    def variance_fn(x: Tensor, t: Tensor) -> Tensor:
-        variance = detector.network_.variance(x, t)
-        seen.append(variance.clamp_min(detector.variance_floor).flatten(1).mean(dim=1).cpu())
-        return variance
-
-    guided_forward(variance_fn, x0, edges, dt, detector.seed, keys, variance_min=detector.variance_floor)
-    clock = torch.tensor(sorted(edges)[:-1]) * dt
-    network = torch.stack(seen)
-    return clock, network, guided_variance(network[0], clock[:, None])
+def distance_of_powers(
+    mixture: GaussianMixture, schedule: NoiseSchedule, timestep: int, samples: int, seed: int
+) -> tuple[pd.DataFrame, Effect]:
+    """Mean of `powers_of_the_objective` for l = 1 to 4 (columns l, distance), and l = 3 minus l = 2 (claim C48)."""
+    powers = powers_of_the_objective(mixture, schedule, timestep, [1, 2, 3, 4])
+    table = pd.DataFrame([{"l": power, "distance": float(v.mean())} for power, v in powers.items()])
+    note = "|.|^l for the printed signed power, which has no minimiser for odd l"
+    return table, Effect(*mean_interval(powers[3] - powers[2], samples, seed), len(powers[3]), note=note)
 
 
 def edge_correlation(images: Tensor, maps: Tensor) -> np.ndarray:
@@ -318,12 +224,10 @@ def edge_correlation(images: Tensor, maps: Tensor) -> np.ndarray:
     )
 
 
-def variance_over_time(
-    detector: ESM, images: Tensor, keys: Sequence[str], timesteps: Sequence[int]
-) -> dict[int, Tensor]:
-    """sigma_t^2 / (1 - alpha_bar_t) predicted for images noised to each t: {t: [B, C, h, w]}; the share of the noise
-    not known from X_t."""
-    x0 = detector.encode(detector._input(images))
+def variance_over_time(detector: ESM, task: Task, timesteps: Sequence[int]) -> dict[int, Tensor]:
+    """sigma_t^2 / (1 - alpha_bar_t) predicted for the task's images noised to each t: {t: [B, C, h, w]}; the share of
+    the noise not known from X_t."""
+    x0, keys = detector.encode(detector._input(task.images)), task.keys
     ratios = {}
     for t in timesteps:
         ratios[t] = detector.variance(detector.noised(x0, keys, t), t - 1) / float(
@@ -332,40 +236,10 @@ def variance_over_time(
     return ratios
 
 
-def detector_subsets(
-    detector: ScoreMatchingDetector, maps: Mapping[str, Tensor], labels: Tensor, masks: Tensor | None, n: int, seed: int
-) -> tuple[pd.DataFrame, dict[str, Tensor]]:
-    """Every subset of the detectors of eq. 14 with equal weights: (table, scores {subset: [B]}).
-
-    Columns: detectors, number, I-AUROC with low and high (95 % over images), P-AUROC where there are masks
-    (`metrics.with_masks`).
-    """
-    rows, scores, marked = [], {}, metrics.with_masks(labels, masks)
-    for size in range(1, len(maps) + 1):
-        for names in combinations(maps, size):
-            combined = detector.combine(maps, weights=dict.fromkeys(names, 1.0))
-            score = detector.score(combined)
-            low, high = metrics.bootstrap_interval(metrics.image_auroc, score, labels, n=n, seed=seed)
-            auroc = float(metrics.image_auroc(score, labels))
-            row = {"detectors": "+".join(names), "number": size, "I-AUROC": auroc, "low": low, "high": high}
-            if marked.any():
-                row["P-AUROC"] = float(metrics.pixel_auroc(combined[marked], masks[marked]))
-            rows.append(row)
-            scores["+".join(names)] = score
-    return pd.DataFrame(rows), scores
-
-
 def pixel_auroc_by_image(maps: Tensor, masks: Tensor) -> np.ndarray:
     """Pixel AUROC within each image that has a defect [n], for intervals over images."""
     values = image_pixel_auroc(maps, masks)
     return values[np.isfinite(values)]  # not finite: no defect, or nothing else
-
-
-def recombined(detector: ScoreMatchingDetector, x0: Tensor, x_hat: Tensor, held_out: tuple[Tensor, Tensor]) -> Tensor:
-    """Scores [B] that ``detector``'s detectors give to another method's reconstructions ``x_hat`` of X_0, calibrated on
-    that method's (X_0, X_0_hat) of ``held_out`` normal images: what the score adds, at equal reconstructions."""
-    calibration = scoring.Calibration.fit({name: values.flatten() for name, values in detector.maps(*held_out).items()})
-    return detector.score(detector.combine(detector.maps(x0, x_hat), calibration=calibration))
 
 
 def gradient_gap(detector: ESM, images: Tensor, seed: int = 0) -> float:
@@ -389,14 +263,49 @@ def gradient_gap(detector: ESM, images: Tensor, seed: int = 0) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(ours, usual, strict=True)) / largest
 
 
-def network_size(
-    channels: int,
-    image_size: int,
-    block_out_channels: Sequence[int],
-    layers_per_block: int,
-    attention_levels: Sequence[int],
-) -> int:
-    """Parameters of one stream of this size, counted without making it."""
-    with torch.device("meta"):
-        unet = small_unet(channels, image_size, block_out_channels, layers_per_block, attention_levels)
-    return sum(p.numel() for p in unet.parameters())
+def what_variance_marks(ratios: Mapping[int, Tensor], task: Task) -> pd.DataFrame:
+    """Does the predicted variance follow structure, or defects? Within each image, by t.
+
+    Parameters
+    ----------
+    ratios : of `variance_over_time` for the same task.
+
+    Returns
+    -------
+    Columns t, measure, mean, low, high (95 % over images), images. The measures: "structure", the rank correlation with
+    the gradient's magnitude (0 is no link); "defect", the pixel AUROC for the mask (0.5 is no link), where masks are.
+    """
+    rows = []
+    for t, ratio in ratios.items():
+        maps = ratio.mean(dim=1)
+        found = {"structure": edge_correlation(task.images, maps)}
+        if task.has_masks:
+            full = scoring.upsample_map(maps, tuple(task.images.shape[-2:]))
+            found["defect"] = pixel_auroc_by_image(full, task.masks)
+        for measure, values in found.items():
+            mean, low, high = mean_interval(values, task.bootstrap_samples, task.seed)
+            rows.append({"t": t, "measure": measure, "mean": mean, "low": low, "high": high, "images": len(values)})
+    return pd.DataFrame(rows)
+
+
+def variance_table(ratios: Mapping[int, Tensor]) -> pd.DataFrame:
+    """Columns t, mean (of the ratio), same, plaid (`fixed_pattern` of the mean over channels)."""
+    patterns = {t: fixed_pattern(ratio.mean(dim=1)) for t, ratio in ratios.items()}
+    rows = [{"t": t, "mean": float(ratios[t].mean()), "same": a, "plaid": b} for t, (a, b) in patterns.items()]
+    return pd.DataFrame(rows)
+
+
+def fixed_pattern(maps: Tensor) -> tuple[float, float]:
+    """How much of maps [B, h, w] does not depend on the image.
+
+    Returns
+    -------
+    The shares, in [0, 1], of the variance within the maps that the mean map over images explains, and that its mean
+    rows and columns added up explain: a plaid. Convolutions pad with zeros, so a network knows the distance to the
+    borders, and to nothing else that is the same in all images of a texture.
+    """
+    centred = maps.double() - maps.double().mean(dim=(1, 2), keepdim=True)
+    total, mean = centred.square().sum(), centred.mean(dim=0)
+    plaid = mean.mean(dim=0, keepdim=True) + mean.mean(dim=1, keepdim=True)
+    same, lines = (float(len(maps) * pattern.square().sum() / total) for pattern in (mean, plaid))
+    return same, lines

@@ -3,14 +3,16 @@
 Everything is closed form, so a learnt score, a learnt variance and a sampler's end can be compared with the truth. See
 `score_matching` for the derivations.
 
-Used by notebook 05; entry points: `GaussianMixture`, `train_toy`.
+Used by notebook 05; entry points: `GaussianMixture`, `posterior_of_one_number`, `printed_objectives`, `train_toy`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -40,7 +42,7 @@ class GaussianMixture:
         """Draws [n, D], float64."""
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         z = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
-        return self.means[which] + (torch.linalg.cholesky(self.covariances)[which] @ z[:, :, None])[:, :, 0]
+        return self.means[which] + (torch.linalg.cholesky(self.covariances)[which] * z[:, None, :]).sum(dim=2)
 
     @property
     def mean(self) -> Tensor:
@@ -81,6 +83,25 @@ class GaussianMixture:
         return log_density.softmax(dim=1), -solved, within.diagonal(dim1=1, dim2=2)
 
 
+def one_number() -> GaussianMixture:
+    """One number that is near -1 or near +1, the first a little less often."""
+    return GaussianMixture(
+        torch.tensor([0.3, 0.7]).double(), torch.tensor([[-1.0], [1.0]]).double(), torch.full((2, 1, 1), 0.1).double()
+    )
+
+
+def two_toys() -> dict[str, GaussianMixture]:
+    """A Gaussian and a mixture of two Gaussians in two dimensions."""
+    return {
+        "Gaussian": GaussianMixture.gaussian([1.0, -0.5], [[8.0, 2.0], [2.0, 6.0]]),
+        "mixture of two": GaussianMixture(
+            torch.tensor([0.4, 0.6]).double(),
+            torch.tensor([[-1.5, 0.0], [1.2, 0.6]]).double(),
+            torch.tensor([[[0.3, 0.1], [0.1, 0.2]], [[0.15, -0.05], [-0.05, 0.3]]]).double(),
+        ),
+    }
+
+
 def noise_to_signal(variance: float | Tensor, alpha_bar: float) -> float | Tensor:
     """r = (1 - alpha_bar) / (alpha_bar v) of Gaussian data of variance v: eq. 3's relative error with the optimal
     sigma_t^2."""
@@ -100,22 +121,76 @@ def relative_error(estimate: Tensor, truth: Tensor) -> float:
     return float((estimate.double() - truth.double()).norm() / truth.double().norm())
 
 
-def lp_minimiser(mixture: GaussianMixture, x: Tensor, alpha_bar: float, power: float, draws: int = 2001) -> Tensor:
-    """The number c at each x [n, 1] with the smallest E[|c - d log p(X_t | X_0)|^power given X_t = x]: what DSM_l (eq.
-    6, 7) leads to.
+def posterior_of_one_number(mixture: GaussianMixture, alpha_bar: float, points: int = 241) -> pd.DataFrame:
+    """What X_t says of a one-dimensional X_0 at one noise level, a row a value of X_t.
 
-    Of one-dimensional data. For power 2 it is the score of p(X_t), which ESM_l leads to for every power; for the others
-    it is another location of the posterior's. Found by quadrature over X_0 (``draws`` points) and bisection of the
-    derivative.
+    Returns
+    -------
+    Columns x (X_t, equally spaced over four standard deviations), density (of X_t), signal density (of
+    sqrt(alpha_bar_t) X_0 at x), mean and variance (of sqrt(alpha_bar_t) X_0 given X_t = x; the variance is sigma_t^2).
+    """
+    middle, width = alpha_bar**0.5 * float(mixture.mean), (alpha_bar * float(mixture.covariance) + 1 - alpha_bar) ** 0.5
+    x = torch.linspace(middle - 4 * width, middle + 4 * width, points, dtype=torch.float64)
+    eps, variance = mixture.moments(x[:, None], alpha_bar)
+    mean = x - (1 - alpha_bar) ** 0.5 * eps[:, 0]
+    values = {
+        "x": x,
+        "density": _density(mixture, x, alpha_bar, 1 - alpha_bar),
+        "signal density": _density(mixture, x, alpha_bar, 0.0),
+        "mean": mean,
+        "variance": variance[:, 0],
+    }
+    return pd.DataFrame({name: value.numpy() for name, value in values.items()})
+
+
+def posterior_tables(
+    mixture: GaussianMixture, schedule: NoiseSchedule, timesteps: Sequence[int]
+) -> dict[str, pd.DataFrame]:
+    """`posterior_of_one_number` for each t, with a column noise (1 - alpha_bar_t): {"t = 100": table, ...}."""
+    alphas = {t: float(schedule.alphas_cumprod[t - 1]) for t in timesteps}
+    return {f"t = {t}": posterior_of_one_number(mixture, a).assign(noise=1 - a) for t, a in alphas.items()}
+
+
+PRINTED_VARIANCE = {200: 0.341, 1: 1e-4}
+"""The variance of SGM that the paper prints, by t (figure 3; its t = 0 is the schedule's first step)."""
+
+
+def schedule_candidates(schedule: NoiseSchedule, last: int = 250) -> pd.DataFrame:
+    """1 - alpha_bar_t, which fits `PRINTED_VARIANCE`, and its root, the printed formula, over t = 1 .. ``last``."""
+    level = 1 - schedule.alphas_cumprod[:last].double()
+    t = range(1, last + 1)
+    return pd.DataFrame({"t": t, "$1-\\bar\\alpha_t$": level, "$\\sqrt{1-\\bar\\alpha_t}$": level.sqrt()})
+
+
+def _density(mixture: GaussianMixture, x: Tensor, alpha_bar: float, noise: float) -> Tensor:
+    """Of sqrt(alpha_bar) X_0 plus Gaussian noise of that variance at x [n], for one-dimensional data."""
+    std = (alpha_bar * mixture.covariances[:, 0, 0] + noise).sqrt()
+    z = (x[:, None] - math.sqrt(alpha_bar) * mixture.means[:, 0]) / std
+    return (mixture.weights / std * torch.exp(-0.5 * z.square())).sum(dim=1) / math.sqrt(2 * math.pi)
+
+
+def _posterior(mixture: GaussianMixture, x: Tensor, alpha_bar: float, draws: int) -> tuple[Tensor, Tensor]:
+    """d log p(X_t | X_0) at X_t = x [n, 1] for ``draws`` values of X_0, and their posterior weights: both [n, draws].
+
+    One-dimensional data.
     """
     means, std = mixture.means[:, 0], mixture.covariances[:, 0, 0].sqrt()
-    x0 = torch.linspace(
-        float(means.min() - 8 * std.max()), float(means.max() + 8 * std.max()), draws, dtype=torch.float64
-    )
-    prior = (mixture.weights / std * torch.exp(-0.5 * ((x0[:, None] - means) / std) ** 2)).sum(dim=1)
-    conditional = -(x.double() - math.sqrt(alpha_bar) * x0) / (1 - alpha_bar)  # [n, draws]
-    posterior = prior * torch.exp(-0.5 * (1 - alpha_bar) * conditional.square())
-    posterior = posterior / posterior.sum(dim=1, keepdim=True)
+    ends = float(means.min() - 8 * std.max()), float(means.max() + 8 * std.max())
+    x0 = torch.linspace(*ends, draws, dtype=torch.float64)
+    conditional = -(x.double() - math.sqrt(alpha_bar) * x0) / (1 - alpha_bar)
+    posterior = _density(mixture, x0, 1.0, 0.0) * torch.exp(-0.5 * (1 - alpha_bar) * conditional.square())
+    return conditional, posterior / posterior.sum(dim=1, keepdim=True)
+
+
+def lp_minimiser(mixture: GaussianMixture, x: Tensor, alpha_bar: float, power: float, draws: int = 2001) -> Tensor:
+    """The number c at each x [n, 1] with the smallest E[|c - d log p(X_t | X_0)|^power given X_t = x].
+
+    That is where DSM_l of eq. 6 and 7 leads to in our reading, with |.|^l in the place of the printed signed power, of
+    which `printed_objectives` shows that it has no minimiser for odd l. One-dimensional data. For power 2 it is the
+    score of p(X_t), which ESM_l leads to for every power; for the others it is another location of the posterior's.
+    Found by quadrature over X_0 (``draws`` points) and bisection of the derivative.
+    """
+    conditional, posterior = _posterior(mixture, x, alpha_bar, draws)
     left, right = conditional.amin(dim=1), conditional.amax(dim=1)
     for _ in range(50):
         middle = (left + right) / 2
@@ -123,6 +198,37 @@ def lp_minimiser(mixture: GaussianMixture, x: Tensor, alpha_bar: float, power: f
         slope = (posterior * gap.sign() * gap.abs() ** (power - 1)).sum(dim=1)
         left, right = torch.where(slope < 0, middle, left), torch.where(slope < 0, right, middle)
     return ((left + right) / 2)[:, None]
+
+
+def printed_objectives(
+    mixture: GaussianMixture, alpha_bar: float, powers: Sequence[int], shifts: Sequence[float], draws: int = 1201
+) -> pd.DataFrame:
+    """Eq. 6 and 7 as printed, with signed powers, for the score model s = true score + b: by quadrature, 1-D data.
+
+    ESM_l = E[(s - d log p(X_t))^l] and DSM_l = E[(s - d log p(X_t | X_0))^l], whose norm the paper takes. With this s
+    the first is b^l. The second is E[(b + g)^l], where g = d log p(X_t) - d log p(X_t | X_0) has mean zero given X_t:
+    so l = 1 agrees exactly, l = 2 up to a constant, and higher powers differ by terms with b. For odd l both fall
+    without bound as b does, and their norm is zero wherever they change sign, for l = 1 whatever the shape of s - d log
+    p(X_t): neither has a minimiser that is the score alone.
+
+    Returns
+    -------
+    Columns l, b, ESM, DSM (not the norm).
+    """
+    width = math.sqrt(alpha_bar * float(mixture.covariance) + 1 - alpha_bar)
+    middle = math.sqrt(alpha_bar) * float(mixture.mean)
+    x = torch.linspace(middle - 7 * width, middle + 7 * width, draws, dtype=torch.float64)
+    density = _density(mixture, x, alpha_bar, 1 - alpha_bar)
+    conditional, posterior = _posterior(mixture, x[:, None], alpha_bar, draws)
+    weights = posterior * (density / density.sum())[:, None]
+    gap = mixture.score(x[:, None], alpha_bar) - conditional
+    moments = [float((weights * gap**k).sum()) for k in range(max(powers) + 1)]
+    rows = []
+    for power in powers:
+        for b in shifts:
+            dsm = sum(math.comb(power, k) * b ** (power - k) * moments[k] for k in range(power + 1))
+            rows.append({"l": power, "b": b, "ESM": b**power, "DSM": dsm})
+    return pd.DataFrame(rows)
 
 
 class ToyStreams(nn.Module):
@@ -206,3 +312,11 @@ def train_toy(
         description="toy",
     )
     return model, log
+
+
+def train_toys(schedule: NoiseSchedule, steps: int, seed: int) -> dict[str, ToyStreams]:
+    """Networks for `two_toys`: the Gaussian at the first 200 timesteps, the mixture at all and twice as long."""
+    toys = two_toys()
+    few = train_toy(toys["Gaussian"], schedule, train_steps=steps, timesteps=200, seed=seed)[0]
+    more = train_toy(toys["mixture of two"], schedule, train_steps=2 * steps, seed=seed)[0]
+    return {"Gaussian": few, "mixture of two": more}

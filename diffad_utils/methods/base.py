@@ -130,6 +130,7 @@ class Detector(ABC):
         data/published/results.csv, "" without published numbers; published_setting : which of its settings ours is.
     contract_settings : fields that make it small enough to be fitted in a second or two by `testing.contract`.
     contract_attributes : attributes of `testing.contract.DetectorContract` where the defaults do not fit.
+    former_names : name in files saved before -> the field's name now.
     """
 
     name: ClassVar[str]
@@ -138,6 +139,7 @@ class Detector(ABC):
     published_setting: ClassVar[str] = "one-class"
     contract_settings: ClassVar[Mapping[str, Any]] = {}
     contract_attributes: ClassVar[Mapping[str, Any]] = {}
+    former_names: ClassVar[Mapping[str, str]] = {}
 
     image_size: int = 128
     seed: int = 0
@@ -252,7 +254,8 @@ class Detector(ABC):
         record = json.loads(path.read_text())
         if record["method"] != cls.name:
             raise ValueError(f"{path} holds a {record['method']!r} detector, not {cls.name!r}")
-        detector = cls(**{**record["hyperparameters"], "device": device})
+        settings = {cls.former_names.get(name, name): value for name, value in record["hyperparameters"].items()}
+        detector = cls(**{**settings, "device": device})
         detector._set_state(load_file(Path(folder) / "detector.safetensors"), record["values"])
         return detector
 

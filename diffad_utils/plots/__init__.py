@@ -38,6 +38,7 @@ from diffad_utils.plots.lines import (
     stage_times,
     training_curve,
 )
+from diffad_utils.plots.scores import objectives, posterior_variance, schedule_match, seed_differences
 from diffad_utils.plots.style import WIDTH, set_style
 from diffad_utils.plots.sweeps import alpha_curves, compromise, heat_maps, pareto
 
@@ -71,13 +72,17 @@ __all__ = [
     "lines_with_intervals",
     "method_scatter",
     "method_styles",
+    "objectives",
     "panels_with_intervals",
     "pareto",
     "points_by_size",
+    "posterior_variance",
     "range_chart",
     "recall_chart",
     "roc_curves",
+    "schedule_match",
     "score_histograms",
+    "seed_differences",
     "set_style",
     "stage_times",
     "strength_strips",

@@ -156,6 +156,7 @@ RULES: dict[str, Rule] = {
     "strip_timestep": Rule(low=1, high=1000),
     "strip_images": Rule(low=4),
     "toy_steps": _COUNT,
+    "training_seeds": Rule(low=1, high=20),
     "vae": _WEIGHTS,
     "vaes": _WEIGHTS,
     "pixel_ddpm_weights": _WEIGHTS,

@@ -38,6 +38,9 @@ for Gaussian data, it ends with the variance along each axis
     v                        with half of the true score, the probability-flow ODE of Song et al. (eq. 13 there).
 
 Both of eq. 5's are v (1 - r) to first order. `score_toys` has the closed forms, and the tests check (a), (b) and (c).
+
+Eq. 6 and 7, which motivate the method, have signed powers, E[(s - g)^l], and so no minimiser for odd l. Notebook 05
+shows them as printed, and compares minimisers for |.|^l, which is our reading (`analyses.score_toys`).
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class ESM(ScoreMatchingDetector):
     Parameters beyond the shared ones
     ---------------------------------
     mean : reading of mu_t, "denoised" or "input" (`equations.MEANS`).
-    variance_floor : lower bound of sigma_t^2 in the sampler.
+    variance_min : lower bound of sigma_t^2 in the sampler.
     shared : one UNet with two heads in the place of two streams (section 3.3 argues against it).
     """
 
@@ -42,21 +42,22 @@ class ESM(ScoreMatchingDetector):
     published_as: ClassVar[str] = "ESM"
     DETECTORS: ClassVar[tuple[str, ...]] = ("cos", "u", "kl", "re")
     STREAMS: ClassVar[int] = 2
+    former_names: ClassVar[dict[str, str]] = {"variance_floor": "variance_min"}
 
     mean: str = "denoised"
-    variance_floor: float = VARIANCE_MIN
+    variance_min: float = VARIANCE_MIN
     shared: bool = False
 
     def __post_init__(self) -> None:
         if self.mean not in MEANS:
             raise ValueError(f"mean must be one of {MEANS}, got {self.mean!r}")
-        if self.variance_floor <= 0:
-            raise ValueError(f"variance_floor must be above 0, got {self.variance_floor}")
+        if self.variance_min <= 0:
+            raise ValueError(f"variance_min must be above 0, got {self.variance_min}")
         super().__post_init__()
 
     def _check_steps(self, noise_timestep: int) -> None:
         super()._check_steps(noise_timestep)
-        check_stability(self.schedule_, noise_timestep, self.stride, self.variance_floor)
+        check_stability(self.schedule_, noise_timestep, self.stride, self.variance_min)
 
     @property
     def nfe(self) -> int:
@@ -88,7 +89,7 @@ class ESM(ScoreMatchingDetector):
             self.noised(x0, keys),
             self.schedule_,
             edges,
-            variance_min=self.variance_floor,
+            variance_min=self.variance_min,
             anchor=x0 if self.mean == "input" else None,
             observe=observe,
         )

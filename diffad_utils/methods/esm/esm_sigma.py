@@ -1,4 +1,8 @@
-"""ESM-sigma: the variance takes the place of beta in the reverse process (eq. 11 to 13)."""
+"""ESM-sigma: the variance takes the place of beta in the reverse process (eq. 11 to 13).
+
+The paper's table 5 (subsets of the four detectors) is of this method: four subsets, I-AUROC and P-AUROC. Notebook 05 has
+all fifteen, for ESM as well; claims are judged on ESM-sigma.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ class ESMSigma(ESM):
 
     def _check_steps(self, noise_timestep: int) -> None:
         ScoreMatchingDetector._check_steps(self, noise_timestep)
-        dt = matched_dt(self.schedule_, noise_timestep, self.variance_floor) if self.dt is None else self.dt
+        dt = matched_dt(self.schedule_, noise_timestep, self.variance_min) if self.dt is None else self.dt
         if not 0 < dt * self.stride < 2:
             got = f"{dt:.3g} * {self.stride} from T_d = {noise_timestep}"
             raise ValueError(f"steps of eq. 13 are stable for 0 < dt * stride < 2, got {got}")
@@ -38,7 +42,7 @@ class ESMSigma(ESM):
         return 2 * self.num_steps + 2
 
     def _sample(self, x0: Tensor, keys: Sequence[str], observe: Observer | None) -> Tensor:
-        edges, variance_min = step_edges(self.noise_timestep_, self.stride), self.variance_floor
+        edges, variance_min = step_edges(self.noise_timestep_, self.stride), self.variance_min
         dt = matched_dt(self.schedule_, self.noise_timestep_, variance_min) if self.dt is None else self.dt
         x = guided_forward(self.network_.variance, x0, edges, dt, self.seed, keys, variance_min=variance_min)
         return guided_reverse(

@@ -204,6 +204,20 @@ def test_a_loaded_detector_has_no_training_images(esm, tmp_path):
         ESM.load(tmp_path, device="cpu")
 
 
+def test_a_detector_saved_under_the_former_name_of_a_setting_is_loaded(esm, tmp_path):
+    esm.with_settings(variance_min=0.05).save(tmp_path)
+    record = json.loads((tmp_path / "detector.json").read_text())
+    record["hyperparameters"]["variance_floor"] = record["hyperparameters"].pop("variance_min")
+    (tmp_path / "detector.json").write_text(json.dumps(record))
+    assert ESM.load(tmp_path, device="cpu").variance_min == 0.05
+
+
+def test_without_a_warm_up(splits):
+    alone = ESM(**SMALL | {"dsm_steps": 0}).fit(splits[0])
+    assert alone.dsm_log_.losses == [] and len(alone.training_log_.losses) == SMALL["train_steps"]
+    assert torch.isfinite(alone.predict(splits[1]["image"], splits[1]["key"]).score).all()
+
+
 @pytest.mark.parametrize(
     ("cls", "settings", "message"),
     [
@@ -211,12 +225,12 @@ def test_a_loaded_detector_has_no_training_images(esm, tmp_path):
         (SGM, {"weights": {"kl": 1.0}}, "weights must name some of"),
         (ESM, {"weights": {"kl": 0.0}}, "not all 0"),
         (ESM, {"mean": "posterior"}, "mean must be one of"),
-        (ESM, {"variance_floor": 0.0}, "variance_floor must be above 0"),
+        (ESM, {"variance_min": 0.0}, "variance_min must be above 0"),
         (ESM, {"noise_timestep": 250, "stride": 10}, "would diverge"),
         (ESMSigma, {"dt": 0.5}, "stable for 0 < dt \\* stride < 2"),
         (SGM, {"noise_timestep": 1001}, "expected T_d in 1 .. 1000"),
         (SGM, {"noise_timestep": None, "noise_timesteps": ()}, "give noise_timestep"),
-        (SGM, {"dsm_steps": 0}, "expected dsm_steps >= 1"),
+        (SGM, {"dsm_steps": -1}, "expected dsm_steps >= 0"),
     ],
 )
 def test_bad_settings_are_refused_before_training(cls, settings, message):

@@ -10,21 +10,26 @@ import math
 import pytest
 import torch
 
-from diffad_utils.analyses.score_matching import (
-    detector_subsets,
+from diffad_utils.analyses.score_matching import edge_correlation, ends_of_samplers, errors_over_time, fixed_pattern
+from diffad_utils.analyses.score_process import (
+    bound_acted,
     distance_to_end,
-    edge_correlation,
-    ends_of_samplers,
-    errors_over_time,
+    growth,
     settled_at,
-    updates_over_floor,
+    stability_table,
+    updates_over_bound,
 )
 from diffad_utils.analyses.score_toys import (
+    PRINTED_VARIANCE,
     GaussianMixture,
     final_variance,
     lp_minimiser,
     noise_to_signal,
+    one_number,
+    posterior_of_one_number,
+    printed_objectives,
     relative_error,
+    schedule_candidates,
     train_toy,
 )
 from diffad_utils.diffusion import NoiseSchedule, add_noise
@@ -315,7 +320,7 @@ def test_edge_correlation():
 
 
 @pytest.mark.parametrize(("variance", "small", "overshooting"), [(0.5, 0.0, 0.0), (0.005, 1.0, 0.0), (1e-9, 1.0, 1.0)])
-def test_updates_over_floor_says_whether_a_small_variance_occurred(variance, small, overshooting):
+def test_updates_over_bound_says_whether_a_small_variance_occurred(variance, small, overshooting):
     class Network:
         def __call__(self, x, t):
             return Moments(torch.tanh(x), self.variance(x, t))
@@ -329,7 +334,7 @@ def test_updates_over_floor_says_whether_a_small_variance_occurred(variance, sma
         noised = staticmethod(lambda x, keys, t: x)
 
     images = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    updates = updates_over_floor(Detector(), images, ["a", "b"], 20, [0.01, 1e-6])
+    updates = updates_over_bound(Detector(), images, ["a", "b"], 20, [0.01, 1e-6])
     last = updates[1e-6]
     assert last["small"].tolist() == last["small, largest"].tolist() == [small] * 2
     assert last["overshooting"].tolist() == [overshooting] * 2
@@ -459,15 +464,58 @@ def test_published_timesteps():
     assert printed <= set(PAPER_T_D)
 
 
-def test_subsets_of_detectors_leave_images_without_masks_out_of_pixel_metrics():
-    class Summed:
-        combine = staticmethod(lambda maps, weights: sum(maps[name] for name in weights))
-        score = staticmethod(lambda combined: combined.flatten(1).amax(dim=1))
+# --- eq. 6 and 7, the schedule, the plaid
 
-    labels, masks = torch.tensor([0, 0, 1, 1]), torch.zeros(4, 8, 8, dtype=torch.bool)
-    masks[2:, 2:4, 2:4] = True
-    maps = {"re": masks + torch.rand(4, 8, 8, generator=torch.Generator().manual_seed(0)) / 2}
-    masks[3] = False
-    table, _ = detector_subsets(Summed(), maps, labels, masks, n=10, seed=0)
-    assert table.loc[0, "P-AUROC"] == 1.0  # the map of the last image would be nothing but false alarms
-    assert "P-AUROC" not in detector_subsets(Summed(), maps, labels, None, n=10, seed=0)[0]
+
+def test_eq_6_and_7_as_printed():
+    """Signed powers: l = 1 agrees, l = 2 up to a constant, higher ones do not; odd ones have no minimiser."""
+    table = printed_objectives(one_number(), float(ALPHAS[250]), [1, 2, 3, 4], [-1.5, -0.5, 0.0, 0.5, 1.5])
+    gap = (table["DSM"] - table["ESM"]).groupby(table["l"]).agg(["min", "max"])
+    assert gap.loc[1].abs().max() < 1e-12 and gap.loc[2, "max"] - gap.loc[2, "min"] < 1e-12 < 0.1 < gap.loc[2, "max"]
+    assert (gap.loc[[3, 4], "max"] - gap.loc[[3, 4], "min"]).min() > 1
+    for power in (1, 3):
+        dsm = table[table["l"] == power]["DSM"]
+        assert dsm.is_monotonic_increasing and dsm.min() < 0 < dsm.max()
+
+
+def test_eq_7_by_simulation():
+    x0, x = noised(one_number(), 250, n=200_000)
+    alpha_bar = float(ALPHAS[250])
+    g = -(x - alpha_bar**0.5 * x0) / (1 - alpha_bar)
+    table = printed_objectives(one_number(), alpha_bar, [2, 3], [0.5]).set_index("l")["DSM"]
+    for power in (2, 3):
+        drawn = (one_number().score(x, alpha_bar) + 0.5 - g).pow(power).mean()
+        assert float(drawn) == pytest.approx(table[power], rel=0.05)
+
+
+def test_the_printed_variance_of_sgm_is_one_minus_alpha_bar():
+    table = schedule_candidates(SCHEDULE).set_index("t")
+    for t, value in PRINTED_VARIANCE.items():
+        assert float(f"{table.iloc[:, 0][t]:.3g}") == value and table.iloc[:, 1][t] > 1.5 * value
+
+
+def test_fixed_pattern():
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = torch.rand(8, 1, generator=generator), torch.rand(1, 8, generator=generator)
+    assert fixed_pattern((rows + columns).expand(6, 8, 8)) == pytest.approx((1.0, 1.0))
+    board = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(4, 4).expand(6, 8, 8)
+    assert fixed_pattern(board) == pytest.approx((1.0, 0.0))  # the same in all, but no rows and columns
+    assert max(fixed_pattern(torch.rand(200, 8, 8, generator=generator))) < 0.02
+
+
+def test_what_is_left_of_one_number():
+    table = posterior_of_one_number(one_number(), float(ALPHAS[299]))
+    step = table["x"].diff().iloc[1]
+    assert (table["density"].sum() * step, table["signal density"].sum() * step) == pytest.approx((1, 1), rel=1e-3)
+    whole = table["density"] * (table["variance"] + table["mean"] ** 2)  # the law of total variance
+    signal = float(ALPHAS[299]) * float(one_number().covariance + one_number().mean ** 2)
+    assert float(whole.sum() * step) == pytest.approx(signal, rel=2e-3)
+
+
+def test_growth_of_updates():
+    updates = {0.01: {"ESM": torch.ones(2), "ESM-sigma": torch.ones(2)}}
+    updates[0.0001] = {"ESM": torch.full((2,), 100.0), "ESM-sigma": torch.full((2,), 10.0)}
+    assert growth(updates, 20, 0).effect == pytest.approx(1.0)
+    zero = {name: torch.zeros(2) for name in ("small", "small, largest", "overshooting")}
+    assert not bound_acted({b: u | zero for b, u in updates.items()})
+    assert stability_table({b: u | zero for b, u in updates.items()})["ESM"].tolist() == [0.0, 2.0]
