@@ -179,7 +179,7 @@ class BackboneDetector(AnomalibDetector):
 
     FROZEN: ClassVar[str] = "feature_extractor."
 
-    backbone: str = "resnet-mini"
+    backbone: str = "efficientnet-lite0"
     allow_mini: bool = False
     strides: Sequence[int] = (4, 8, 16)
 

@@ -95,7 +95,7 @@ class InvAD(Training, Detector):
         "warmup_steps": 5,
     }
 
-    backbone: str = "resnet-mini"
+    backbone: str = "efficientnet-lite0"
     allow_mini: bool = False
     strides: Sequence[int] = (2, 4, 8, 16)
     grid: int = 16
