@@ -184,8 +184,13 @@ class BackboneDetector(AnomalibDetector):
     strides: Sequence[int] = (4, 8, 16)
 
     def _features(self) -> _Features:
-        self.pretrained_ = load_backbone(self.backbone, allow_mini=self.allow_mini, strides=tuple(self.strides))
+        if not hasattr(self, "pretrained_"):
+            self.pretrained_ = load_backbone(self.backbone, allow_mini=self.allow_mini, strides=tuple(self.strides))
         return _Features(self.pretrained_)
+
+    def _drawn(self, n: int, count: int) -> Tensor:
+        """``count`` of the numbers below ``n``, int64, at random with the seed alone, whatever else was drawn."""
+        return torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))[:count]
 
 
 @dataclass(kw_only=True)
@@ -235,7 +240,7 @@ class PatchCore(BackboneDetector):
         if self.subsampling == "greedy":
             self.model_.subsample_embedding(ratio)
             return
-        kept = torch.randperm(patches)[: int(ratio * patches)].sort().values
+        kept = self._drawn(patches, int(ratio * patches)).sort().values
         self.model_.memory_bank = torch.vstack(self.model_.embedding_store)[kept.to(self.torch_device)]
         self.model_.embedding_store.clear()
 
@@ -275,7 +280,7 @@ class PaDiM(BackboneDetector):
         channels = sum(features.backbone.channels)
         model.feature_extractor, model.layers, model.n_features_original = features, features.layers, channels
         model.n_features = min(self.n_features, channels)
-        model.idx = torch.randperm(channels)[: model.n_features]
+        model.idx = self._drawn(channels, model.n_features)
         return model
 
     def _learn(self, images: Tensor) -> None:
