@@ -67,9 +67,14 @@ def mean_difference(ours: list[dict], reference: list[dict], samples: int = 1000
         for a, b in zip(ours, reference, strict=True):
             label = a["label"]
             rows = torch.cat(
-                [g[torch.randint(len(g), (len(g),), generator=draws)] for g in (label.nonzero()[:, 0], (label == 0).nonzero()[:, 0])]
+                [
+                    g[torch.randint(len(g), (len(g),), generator=draws)]
+                    for g in (label.nonzero()[:, 0], (label == 0).nonzero()[:, 0])
+                ]
             )
-            one.append(metrics.image_auroc(a["score"][rows], label[rows]) - metrics.image_auroc(b["score"][rows], label[rows]))
+            one.append(
+                metrics.image_auroc(a["score"][rows], label[rows]) - metrics.image_auroc(b["score"][rows], label[rows])
+            )
         differences.append(sum(one) / len(one))
     values = torch.tensor(differences, dtype=torch.float64)
     mean = sum(a["I-AUROC"] - b["I-AUROC"] for a, b in zip(ours, reference, strict=True)) / len(ours)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffad_utils import kernels, scoring
+from diffad_utils.analyses.task import Task
 from diffad_utils.data import ImageDataset
 from diffad_utils.methods.anomalib_models import BackboneDetector
 from diffad_utils.methods.base import Prediction, batches
@@ -189,3 +190,60 @@ def border_deviation(maps: Mapping[int, Tensor]) -> pd.DataFrame:
         }
         for stride, deviation in maps.items()
     )
+
+
+@torch.no_grad()
+def mean_features(backbone: Backbone, images: Tensor, batch_size: int = BATCH_SIZE) -> Tensor:
+    """Features of every stride averaged over all positions and joined: images [N, 3, H, W] -> [N, C], CPU."""
+    chunks = images.to(backbone.mean.device).split(batch_size)
+    return torch.cat(
+        [torch.cat([level.mean(dim=(2, 3)) for level in backbone(chunk)], dim=1).cpu() for chunk in chunks]
+    )
+
+
+def nearest_patch_on(
+    backbone: Backbone, train: ImageDataset, images: Tensor, train_images: int, share: float = 0.1, seed: int = 0
+) -> Prediction:
+    """`nearest_patch` of images [N, 3, S, S] against ``train_images`` of the training images, drawn with ``seed``."""
+    drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:train_images].sort().values
+    normal = torch.stack([train[i]["image"] for i in drawn.tolist()])
+    chosen = SharedFeatures(backbone).at(PATCH_STRIDES)
+    size = (images.shape[-2], images.shape[-1])
+    return nearest_patch(patch_features(chosen, normal), patch_features(chosen, images), size, share, seed)
+
+
+def table(task: Task, studied: Mapping[str, Mapping[str, Prediction]]) -> pd.DataFrame:
+    """Accuracy of `detectors_on` for several backbones: ``backbone, method, I-AUROC, low, high`` and, with masks,
+    ``AUPRO``; intervals are of 95 % over images."""
+    return pd.DataFrame(
+        {"backbone": backbone, "method": method, **task.accuracy(found.score, found.anomaly_map)}
+        for backbone, methods in studied.items()
+        for method, found in methods.items()
+    )
+
+
+def gains(task: Task, ours: Mapping[str, Prediction], other: Mapping[str, Prediction]) -> pd.DataFrame:
+    """I-AUROC on one backbone minus that on another, method by method: index ``method``; ``gain, low, high`` (95 %,
+    paired over images)."""
+    rows = {method: task.difference(found.score, other[method].score) for method, found in ours.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["gain", "low", "high"]).rename_axis("method")
+
+
+def gains_in_words(table: pd.DataFrame, ours: str, other: str) -> str:
+    """A sentence on `gains`, each method judged by its whole interval."""
+    sides = {
+        "better": table.index[table["low"] > 0],
+        "worse": table.index[table["high"] < 0],
+        "not shown to differ": table.index[(table["low"] <= 0) & (table["high"] >= 0)],
+    }
+    said = [f"{side}: {', '.join(methods)}" for side, methods in sides.items() if len(methods)]
+    mean = table["gain"].mean()
+    return f"On {ours} instead of {other} ({mean:+.3f} I-AUROC in the mean over methods), {'; '.join(said)}."
+
+
+def border_record(deviations: pd.DataFrame, change: tuple[float, float, float]) -> dict:
+    """What a run keeps: `border_deviation` of each padding, and the I-AUROC of reflection minus zeros with interval."""
+    paddings = deviations.index.get_level_values(0).unique()
+    return {padding: deviations.loc[padding].to_dict("records") for padding in paddings} | {
+        "reflect_minus_zeros": dict(zip(("I-AUROC", "low", "high"), change, strict=True))
+    }

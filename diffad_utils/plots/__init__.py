@@ -11,7 +11,7 @@ from diffad_utils.plots.comparison import (
     method_styles,
     recall_chart,
 )
-from diffad_utils.plots.images import captioned_strips, image_grid, labelled_rows, strength_strips
+from diffad_utils.plots.images import border_maps, captioned_strips, image_grid, labelled_rows, strength_strips
 from diffad_utils.plots.lines import (
     band_gains,
     bin_shares,
@@ -39,6 +39,7 @@ __all__ = [
     "alpha_curves",
     "band_gains",
     "bin_shares",
+    "border_maps",
     "captioned_strips",
     "claim_forest",
     "compromise",
