@@ -1,7 +1,8 @@
 """What a frozen backbone contributes: the same detectors on pretrained features, on others, and on random ones.
 
-Used by notebook 01 and `benchmarks.patch_size`. Entry points: `nearest_patch`, `detectors_on`, `border_deviation`,
-`border_maps`.
+Used by notebook 01 and `benchmarks.patch_size`. Entry points: `load_networks`, `detectors_on`, `table`, `gains`,
+`nearest_patch`, `border_maps`, `border_deviation`, `compare_paddings`, and the sentences `of_gains`, `of_elpv`,
+`of_nearest_patch`, `of_border`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from diffad_utils.data import ImageDataset
 from diffad_utils.methods.anomalib_models import BackboneDetector
 from diffad_utils.methods.base import Prediction, batches
 from diffad_utils.methods.invad.detector import InvAD
-from diffad_utils.models.backbones import Backbone
+from diffad_utils.models.backbones import Backbone, load_backbone
 
 STRIDES = (2, 4, 8, 16)
 PATCH_STRIDES = (8, 16)
@@ -201,15 +202,32 @@ def mean_features(backbone: Backbone, images: Tensor, batch_size: int = BATCH_SI
     )
 
 
-def nearest_patch_on(
-    backbone: Backbone, train: ImageDataset, images: Tensor, train_images: int, share: float = 0.1, seed: int = 0
-) -> Prediction:
-    """`nearest_patch` of images [N, 3, S, S] against ``train_images`` of the training images, drawn with ``seed``."""
-    drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:train_images].sort().values
-    normal = torch.stack([train[i]["image"] for i in drawn.tolist()])
-    chosen = SharedFeatures(backbone).at(PATCH_STRIDES)
-    size = (images.shape[-2], images.shape[-1])
-    return nearest_patch(patch_features(chosen, normal), patch_features(chosen, images), size, share, seed)
+def load_networks(backbone: str, others: Sequence[str], seed: int, device: str) -> dict[str, Backbone]:
+    """``backbone``, the ``others`` and the architecture of ``backbone`` with random weights, by name.
+
+    Where the weights of a name are not on this machine the shipped small model stands in, and its message says so.
+    """
+    found = {name: load_backbone(name, allow_mini=True) for name in (backbone, *others)}
+    found["random weights"] = load_backbone(backbone, allow_mini=True, random_seed=seed)
+    return {name: network.to(device) for name, network in found.items()}
+
+
+def compare_paddings(
+    paddings: Mapping[str, Backbone], task: Task, train_images: int, share: float = 0.1
+) -> tuple[float, float, float]:
+    """I-AUROC of `nearest_patch` with "reflect" minus that with "zeros", and its 95 % interval, paired over images.
+
+    The bank is of ``train_images`` of the training images, drawn with the task's seed, and the same for both.
+    """
+    drawn = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(task.seed))[:train_images]
+    normal = torch.stack([task.train[i]["image"] for i in drawn.sort().values.tolist()])
+    size = (task.images.shape[-2], task.images.shape[-1])
+    scores = {}
+    for name, backbone in paddings.items():
+        chosen = SharedFeatures(backbone).at(PATCH_STRIDES)
+        banks = patch_features(chosen, normal), patch_features(chosen, task.images)
+        scores[name] = nearest_patch(*banks, size, share, task.seed).score
+    return task.difference(scores["reflect"], scores["zeros"])
 
 
 def table(task: Task, studied: Mapping[str, Mapping[str, Prediction]]) -> pd.DataFrame:
@@ -229,8 +247,19 @@ def gains(task: Task, ours: Mapping[str, Prediction], other: Mapping[str, Predic
     return pd.DataFrame.from_dict(rows, orient="index", columns=["gain", "low", "high"]).rename_axis("method")
 
 
-def gains_in_words(table: pd.DataFrame, ours: str, other: str) -> str:
-    """A sentence on `gains`, each method judged by its whole interval."""
+def border_record(deviations: pd.DataFrame, change: tuple[float, float, float]) -> dict:
+    """What a run keeps: `border_deviation` of each padding, and the I-AUROC of reflection minus zeros with interval."""
+    paddings = deviations.index.get_level_values(0).unique()
+    return {padding: deviations.loc[padding].to_dict("records") for padding in paddings} | {
+        "reflect_minus_zeros": dict(zip(("I-AUROC", "low", "high"), change, strict=True))
+    }
+
+
+# -- in sentences ------------------------------------------------------------------------------------------------------
+
+
+def of_gains(table: pd.DataFrame, ours: str, other: str) -> str:
+    """table : `gains`. Each method is judged by its whole interval."""
     sides = {
         "better": table.index[table["low"] > 0],
         "worse": table.index[table["high"] < 0],
@@ -241,9 +270,30 @@ def gains_in_words(table: pd.DataFrame, ours: str, other: str) -> str:
     return f"On {ours} instead of {other} ({mean:+.3f} I-AUROC in the mean over methods), {'; '.join(said)}."
 
 
-def border_record(deviations: pd.DataFrame, change: tuple[float, float, float]) -> dict:
-    """What a run keeps: `border_deviation` of each padding, and the I-AUROC of reflection minus zeros with interval."""
-    paddings = deviations.index.get_level_values(0).unique()
-    return {padding: deviations.loc[padding].to_dict("records") for padding in paddings} | {
-        "reflect_minus_zeros": dict(zip(("I-AUROC", "low", "high"), change, strict=True))
-    }
+def of_elpv(networks: Mapping[str, Backbone], dataset: str) -> str:
+    """What has to be said of results on ELPV with the small network; "" for others."""
+    shaped = [name for name, net in networks.items() if f"images of {dataset} shaped" in net.resolved.message]
+    if not shaped:
+        return ""
+    return (
+        f"Attention: a trial on images of {dataset} had a part in choosing the task that {', '.join(shaped)} was "
+        "trained on (see its model card), so its results on this data set are too good by an unknown amount."
+    )
+
+
+def of_nearest_patch(table: pd.DataFrame) -> str:
+    """table : `table`."""
+    rows = table[table["method"] == "nearest patch"]
+    said = [f"{r['backbone']} {r['I-AUROC']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for _, r in rows.iterrows()]
+    return f"I-AUROC of nearest patch: {'; '.join(said)}. The maps are examples, these numbers are the result."
+
+
+def of_border(deviations: pd.DataFrame, stride: int = 16) -> str:
+    """deviations : `border_deviation` under the keys "zeros" and "reflect"."""
+    zeros, reflect = (deviations.loc[kind].set_index("stride").loc[stride] for kind in ("zeros", "reflect"))
+    return (
+        f"At stride {stride}, with zeros, {zeros['cells off']:.0%} of the cells are off by more than "
+        f"{BORDER_TOLERANCE:.0%}, by {zeros['median']:.3f} in the median and {zeros['largest']:.2f} at most; "
+        f"{zeros['identical cells']:.0%} equal the centre, which counts itself. With reflection "
+        f"{reflect['cells off']:.0%} are off, by {reflect['largest']:.3f} at most."
+    )

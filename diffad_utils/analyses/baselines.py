@@ -1,6 +1,6 @@
-"""The two bars that a diffusion model has to clear: trivial statistics, and established detectors without diffusion.
+"""The bars that a diffusion model has to clear: trivial statistics, and established detectors without diffusion.
 
-Used by notebook 01. Entry points: `detectors`, `measure`, `record`, `trivial_table`, `trivial_by_category`, `median_sizes`.
+Used by notebook 01. Entry points: `measure`, `run_detectors`, `compared`, `trivial_table`, `trivial_by_category`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from diffad_utils import data, metrics
 from diffad_utils.analyses.task import Task, TrivialBaseline
@@ -46,9 +45,9 @@ def compared(run: Run) -> dict[str, PaDiM | PatchCore | InvAD]:
     """The detectors that are run on every backbone beside nearest patch, unfitted; those of anomalib only where the
     parameter ``baselines`` has them."""
     p = run.parameters
-    chosen = {title: made for title, made in detectors(run).items() if title in ("PaDiM", "PatchCore")}
-    grid = max(2, p.image_size // 16)  # InvAD's paper: 16 cells at 256 px
-    invad = InvAD(
+    made = {title: detector for title, detector in detectors(run).items() if title in ("PaDiM", "PatchCore")}
+    grid = max(2, p.image_size // 16)  # cells of the paper's size: it has 16 at 256 px
+    made["InvAD"] = InvAD(
         image_size=p.image_size,
         grid=grid,
         train_steps=p.invad_steps,
@@ -56,7 +55,7 @@ def compared(run: Run) -> dict[str, PaDiM | PatchCore | InvAD]:
         seed=run.seed,
         device=run.device,
     )
-    return chosen | {"InvAD": invad}
+    return made
 
 
 def measure(detector: Detector, task: Task) -> tuple[Prediction, dict[str, float]]:
@@ -79,33 +78,36 @@ def measure(detector: Detector, task: Task) -> tuple[Prediction, dict[str, float
     return prediction, timing
 
 
-def record(
-    run: Run,
-    task: Task,
-    detector: AnomalibDetector,
-    prediction: Prediction,
-    timing: Mapping[str, float],
-    trivial: TrivialBaseline,
-) -> dict[str, float]:
-    """Write a baseline's own run folder; its row for the table: metrics, the interval of I-AUROC, times."""
-    values = metrics.evaluate(prediction, task.batch)
-    run.note_weights(detector.resolved)
-    run.record_method(
-        detector.name,
-        prediction,
-        task.batch,
-        values,
-        detector=detector,
-        maps=True,
-        timing=timing,
-        trivial_baseline={"statistic": trivial.statistic, "I-AUROC": trivial.auroc},
-    )
-    accuracy = task.accuracy(prediction.score)
-    return values | {"low": accuracy["low"], "high": accuracy["high"]} | timing
+def run_detectors(run: Run, task: Task, trivial: TrivialBaseline) -> tuple[dict[str, Prediction], pd.DataFrame]:
+    """Fit, measure and record the detectors that the parameter ``baselines`` names, each in a run folder of its own.
+
+    Returns
+    -------
+    title -> prediction of all test images; table with ``method``, metrics, the interval of I-AUROC (``low, high``) and
+    the times of `measure`, a row a detector.
+    """
+    found, rows = {}, []
+    for title, detector in detectors(run).items():
+        found[title], timing = measure(detector, task)
+        values = metrics.evaluate(found[title], task.batch)
+        run.note_weights(detector.resolved)
+        run.record_method(
+            detector.name,
+            found[title],
+            task.batch,
+            values,
+            detector=detector,
+            maps=True,
+            timing=timing,
+            trivial_baseline={"statistic": trivial.statistic, "I-AUROC": trivial.auroc},
+        )
+        interval = task.accuracy(found[title].score)
+        rows.append({"method": title, **values, "low": interval["low"], "high": interval["high"], **timing})
+    return found, pd.DataFrame(rows)
 
 
 def trivial_table(task: Task, prediction: Prediction) -> pd.DataFrame:
-    """I-AUROC and interval of the trivial score and of each statistic, best first: ``statistic, I-AUROC, low, high``."""
+    """I-AUROC of the trivial score and of each statistic, best first: ``statistic, I-AUROC, low, high``."""
     scores = {"largest deviation (the score)": prediction.score, **prediction.parts}
     rows = [{"statistic": name, **task.accuracy(values)} for name, values in scores.items()]
     return pd.DataFrame(rows).sort_values("I-AUROC", ascending=False, ignore_index=True)
@@ -131,8 +133,8 @@ def trivial_by_category(run: Run) -> tuple[pd.DataFrame, list[str]]:
         largest, mean = table["I-AUROC"].max(), table["I-AUROC"].mean()
         if largest > LARGEST or mean > MEAN:
             raise ValueError(
-                f"trivial statistics on textures: largest {largest:.3f}, mean {mean:.3f}, expected at most {LARGEST} and "
-                f"{MEAN}; the generator gives something away"
+                f"trivial statistics on textures: largest {largest:.3f}, mean {mean:.3f}, expected at most {LARGEST} "
+                f"and {MEAN}; the generator gives something away"
             )
     return table, [name for name, row in found.items() if row is None]
 
@@ -152,37 +154,53 @@ def _trivial_of(run: Run, category: str) -> dict | None:
     return {"best statistic": statistic, "I-AUROC": auroc, "low": low, "high": high}
 
 
-def defect_table(task: Task) -> pd.DataFrame | None:
-    """A row a marked defect: ``defect``, ``area, % of the image`` and, with counterparts, ``contrast``: the mean absolute
-    difference from the counterpart inside the mask, in units of the full grey range. None without masks."""
-    marked = (task.labels == 1) & task.with_masks
-    if not bool(marked.any()):
-        return None
-    masks = task.masks[marked].float()
-    kinds = [kind for kind, chosen in zip(task.kinds, marked.tolist(), strict=True) if chosen]
-    table = pd.DataFrame({"defect": kinds, "area, % of the image": 100 * masks.mean(dim=(1, 2)).numpy()})
-    if task.has_counterparts:
-        change = (task.images - task.batch["twin"])[marked].abs().mean(dim=1)
-        table["contrast"] = ((change * masks).sum(dim=(1, 2)) / masks.sum(dim=(1, 2))).numpy()
-    return table
-
-
-def counterpart_differences(task: Task, rows: Tensor) -> Tensor:
-    """Largest difference over the channels between the images ``rows`` and their defect-free counterparts: [n, S, S].
-
-    Raises
-    ------
-    ValueError: one of these anomalous images equals its counterpart.
-    """
-    difference = (task.images[rows] - task.batch["twin"][rows]).abs().amax(dim=1)
-    equal = [task.keys[row] for row, d in zip(rows.tolist(), difference, strict=True) if not bool(d.any())]
-    if equal:
-        raise ValueError(f"anomalous images that equal their defect-free counterparts: {equal}")
-    return difference
+# -- in sentences ------------------------------------------------------------------------------------------------------
 
 
 def in_words(difference: tuple[float, float, float], what: str) -> str:
-    """ "is above X by 0.05 [0.02, 0.08]": a paired difference (value, low, high), judged by its whole interval."""
+    """ "is above X (+0.05 [+0.02, +0.08])": a paired difference (value, low, high), judged by its whole interval."""
     value, low, high = difference
     side = "is above" if low > 0 else "is below" if high < 0 else "is not shown to differ from"
     return f"{side} {what} ({value:+.3f} [{low:+.3f}, {high:+.3f}])"
+
+
+def of_trivial(statistics: pd.DataFrame) -> str:
+    """statistics : `trivial_table`."""
+    best = statistics.iloc[0]
+    return (
+        f"The best statistic is {best['statistic']}: I-AUROC {best['I-AUROC']:.3f} [{best['low']:.3f}, "
+        f"{best['high']:.3f}] (95 % interval over images). It was chosen with the test labels, so it is a bar and not "
+        "a method."
+    )
+
+
+def of_categories(table: pd.DataFrame, left_out: list[str]) -> str:
+    """table, left_out : `trivial_by_category`."""
+    highest = table.loc[table["I-AUROC"].idxmax()]
+    left = f" Left out, with test images of one kind only: {', '.join(left_out)}." if left_out else ""
+    return (
+        f"The highest of {len(table)} categories is {highest['I-AUROC']:.3f} ({highest['category']}, "
+        f"{highest['best statistic']}), the mean {table['I-AUROC'].mean():.3f}.{left} The best of several statistics "
+        "lies above one half even where none of them carries anything."
+    )
+
+
+def of_best(task: Task, found: Mapping[str, Prediction], table: pd.DataFrame, trivial: TrivialBaseline) -> str:
+    """found, table : `run_detectors`."""
+    best = table.loc[table["I-AUROC"].idxmax(), "method"]
+    gain = task.difference(found[best].score, trivial.prediction.parts[trivial.statistic])
+    return (
+        f"The best of them, {best}, {in_words(gain, 'the trivial baseline')}. It is the best of several on the same "
+        "images, so its lead is a little too large."
+    )
+
+
+def of_maps(table: pd.DataFrame) -> str:
+    """table : `run_detectors`."""
+    if "AUPRO" not in table:
+        return "Without masks nobody can say whether these maps are right; they are shown as they are."
+    best = table.loc[table["AUPRO"].idxmax()]
+    return (
+        f"{best['method']} localises best: AUPRO {best['AUPRO']:.3f} (area under the per-region overlap up to a "
+        "false-positive rate of 0.3, all test images with masks). Eight images are examples, not proof."
+    )

@@ -37,8 +37,8 @@ class Backbone(nn.Module):
     """A frozen features-only network with its input normalisation.
 
     forward: images [B, 3, H, W], float, in [0, 1] -> list of features [B, C_i, ceil(H / s_i), ceil(W / s_i)].
-    channels: C_i. strides: s_i. resolved: where the weights come from (`weights.Resolved`). margin: pixels by which the
-    images are continued at each side by reflection, cut off the features again; 0: the network's own zero padding alone.
+    channels: C_i. strides: s_i. resolved: where the weights come from (`weights.Resolved`). margin: pixels by which
+    images are continued at each side by reflection, cut off the features again; 0: only zeros, the network's own.
 
     Always in evaluation mode (the batch statistics never change, so an image's features do not depend on its batch)
     and without gradients for the parameters; gradients with respect to the images do flow.

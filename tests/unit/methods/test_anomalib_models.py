@@ -57,7 +57,7 @@ def test_the_random_bank_holds_patches_of_the_training_images(train):
     images = data.load_batch(train)["image"]
     pooled = {name: model.feature_pooler(f) for name, f in model.feature_extractor(images).items()}
     patches = model.reshape_embedding(model.generate_embedding(pooled))
-    distances, rows = kernels.knn(model.memory_bank, patches, k=1)
+    distances, _ = kernels.knn(model.memory_bank, patches, k=1)
     assert distances.max() < 1e-4 and len(model.memory_bank) == len(patches) // 10
     assert torch.equal(model.memory_bank, again.model_.memory_bank)
     assert not torch.equal(model.memory_bank, other.model_.memory_bank)
