@@ -22,7 +22,7 @@ from diffad_utils.methods.invad.detector import InvAD
 from diffad_utils.models.backbones import load_backbone
 
 SEED = 1000
-INVAD = {"grid": 8, "train_steps": 100, "learning_rate": 1e-3}
+INVAD = {"grid": 8, "train_steps": 40, "learning_rate": 1e-3}
 TEXT = """# Image size and padding for patches of a frozen backbone
 
 `{backbone}` on training-side draws of `textures` (seed {seed}, which no run of the study uses): {train} normal and
