@@ -10,7 +10,17 @@ from collections.abc import Mapping
 
 from diffad_utils.weights import MINI_NAMES
 
-WEIGHTS = ("weights", "clip", "vae", "vaes", "backbone", "pixel_ddpm_weights", "img2img_weights", "winclip_weights")
+WEIGHTS = (
+    "weights",
+    "clip",
+    "vae",
+    "vaes",
+    "backbone",
+    "other_backbones",
+    "pixel_ddpm_weights",
+    "img2img_weights",
+    "winclip_weights",
+)
 """Parameters that name pretrained weights, or a list of them."""
 
 OPTIONAL = {"vaes"}

@@ -19,7 +19,7 @@ from diffad_utils.plots.comparison import (
     recall_chart,
 )
 from diffad_utils.plots.controls import against_control
-from diffad_utils.plots.images import captioned_strips, image_grid, labelled_rows, strength_strips
+from diffad_utils.plots.images import border_maps, captioned_strips, image_grid, labelled_rows, strength_strips
 from diffad_utils.plots.lines import (
     band_gains,
     bin_shares,
@@ -50,6 +50,7 @@ __all__ = [
     "answer_chart",
     "band_gains",
     "bin_shares",
+    "border_maps",
     "captioned_strips",
     "case_strip",
     "claim_forest",

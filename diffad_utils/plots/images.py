@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -145,6 +146,23 @@ def captioned_strips(
                 axis.set_ylabel(name, fontsize=9)
             if r == 0:
                 axis.set_title(columns[c], fontsize=9)
+    return figure
+
+
+def border_maps(rows: Mapping[str, Mapping[int, Tensor]]) -> Figure:
+    """A row a kind of padding, a column a stride: maps [h, w] of relative deviations, logarithmic, on one scale."""
+    strides = list(next(iter(rows.values())))
+    figure, axes = plt.subplots(len(rows), len(strides), figsize=(WIDTH * 0.75, 0.4 + 1.6 * len(rows)), squeeze=False)
+    scale = LogNorm(vmin=1e-3, vmax=max(1e-2, *(float(m.max()) for maps in rows.values() for m in maps.values())))
+    for r, (name, maps) in enumerate(rows.items()):
+        for axis, (stride, deviation) in zip(axes[r], maps.items(), strict=True):
+            axis.set(xticks=[], yticks=[])
+            axis.grid(False)
+            shown = axis.imshow(deviation.clamp_min(1e-3).numpy(), norm=scale, cmap="inferno")
+            if r == 0:
+                axis.set_title(f"stride {stride}", fontsize=9)
+        axes[r, 0].set_ylabel(name, fontsize=9)
+    figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.01, label="relative deviation").ax.tick_params(labelsize=7)
     return figure
 
 

@@ -146,11 +146,20 @@ def provenance(parameters: dict, data: list[dict], weights: list[dict]) -> str:
     places = [f"{entry['dataset']}/{'+'.join(entry['categories'])}" for entry in data]
     if not places and "dataset" in parameters:
         places = [f"{parameters['dataset']}/{parameters['category']}"]
-    names = [f"{entry['name']} ({'shipped mini' if entry['is_mini'] else entry['source']})" for entry in weights]
+    datasets = [place.partition("/")[0] for place in places]
+    names = [f"{entry['name']} ({_kind(entry, datasets)})" for entry in weights]
     parts = [f"profile {parameters['profile']}"]
     parts += [f"data {', '.join(places)}"] if places else []
     parts += [f"weights {', '.join(names)}" if names else "no pretrained weights"]
     return " · ".join(parts)
+
+
+def _kind(entry: dict, datasets: list[str]) -> str:
+    """Where weights come from; of a small model also whether one of the data sets had a part in its training."""
+    if not entry["is_mini"]:
+        return entry["source"]
+    shaped = [name for name in datasets if f"images of {name} shaped its training task" in entry.get("message", "")]
+    return ", ".join(["shipped mini", *(f"{name} shaped its training task" for name in dict.fromkeys(shaped))])
 
 
 def count_weights(detector: Any) -> int:

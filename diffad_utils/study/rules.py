@@ -108,6 +108,10 @@ RULES: dict[str, Rule] = {
     "backbone": _WEIGHTS,  # `models.backbones.load_backbone` knows it, a path or a name of timm too
     "baselines": Rule(choices=("patchcore", "padim", "fastflow", "stfpm", "winclip")),
     "coreset_ratio": Rule(above=0, high=1),
+    "coreset": Rule(choices=("random", "greedy")),
+    "other_backbones": _WEIGHTS,
+    "backbone_images": Rule(low=4),
+    "invad_steps": _COUNT,
     "baseline_steps": _COUNT,
     "winclip_weights": _WEIGHTS,
     "width": _COUNT,

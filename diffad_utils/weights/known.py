@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 #: What stands in for the weights of each role: a folder of data/mini.
 MINIS = {"sd": "sd", "clip": "clip", "features": "resnet", "vae": "sd/vae"}
+#: Folder of data/mini -> data set whose images had a part in how it was trained, so that it is not judged afresh there.
+SHAPED_BY = {"resnet": "elpv"}
 SAME = {"ViT-B-32/openai": "clip-vit-b32"}  # known without open_clip, as where it is not installed yet
 MINI_NAMES = {"sd-mini": "sd", "clip-mini": "clip", "resnet-mini": "features", "vae:sd-mini": "vae"}  # -> role
 

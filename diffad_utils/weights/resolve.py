@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffad_utils.io import paths
-from diffad_utils.weights.known import KNOWN, MINI_NAMES, MINIS, SAME, find_known
+from diffad_utils.weights.known import KNOWN, MINI_NAMES, MINIS, SAME, SHAPED_BY, find_known
 from diffad_utils.weights.packaged import PACKAGED
 from diffad_utils.weights.recognise import identify
 from diffad_utils.weights.safetensors_files import check_files, checksum, network_files
@@ -179,7 +179,7 @@ def _locate(text: str, allow_mini: bool, hub: bool, kaggle_root, hf_cache, read:
                 f"weights: the small model {folder} is not there; it comes with the repository, so run from a checkout "
                 "of it, or train it again with notebooks/00_foundation.ipynb"
             )
-        return Found(folder, "mini", "the small model of this repository, as asked for")
+        return Found(folder, "mini", f"the small model of this repository, as asked for{_caution(folder.name)}")
     owner = text.removeprefix("vae:")
     if not owner:
         raise ValueError("weights: 'vae:' needs what it is the autoencoder of, such as 'vae:sd15'")
@@ -211,10 +211,14 @@ def _locate(text: str, allow_mini: bool, hub: bool, kaggle_root, hf_cache, read:
                 MINI_ROOT / mini,
                 "mini",
                 f"not on this machine, the small model data/mini/{mini} stands in for it; "
-                f"its results are not those of {text}",
+                f"its results are not those of {text}{_caution(mini)}",
             )
         search.tried.append(f"small model {MINI_ROOT / mini}: not there")
     raise FileNotFoundError(_nothing_found(search))
+
+
+def _caution(mini: str) -> str:
+    return f"; images of {SHAPED_BY[mini]} shaped its training task, see its card" if mini in SHAPED_BY else ""
 
 
 def _looks_like_path(text: str) -> bool:

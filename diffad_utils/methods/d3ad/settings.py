@@ -59,7 +59,7 @@ class ConditionedSettings(Training, Detector):
     space: str = "pixel"
     vae: str = "sd-mini"
     posterior: str = "mean"
-    backbone: str = "resnet-mini"
+    backbone: str = "efficientnet-lite0"
     strides: Sequence[int] = (8, 16)
     allow_mini: bool = False
     block_out_channels: Sequence[int] = (16, 32, 64, 96)

@@ -139,7 +139,7 @@ class ScoreMatchingDetector(Training, Detector):
     image_size: int = 64
     space: str = "pixel"
     vae: str = "sd-mini"
-    backbone: str = "resnet-mini"
+    backbone: str = "efficientnet-lite0"
     allow_mini: bool = False
     block_out_channels: Sequence[int] = (16, 32, 64)
     layers_per_block: int = 1

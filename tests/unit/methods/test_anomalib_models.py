@@ -37,9 +37,11 @@ def test_without_anomalib_the_error_says_what_to_install(train, monkeypatch):
     assert importlib.import_module is absent  # the patch was in place
 
 
-def test_patchcore_is_the_distance_to_the_coreset(train):
+@pytest.mark.parametrize("subsampling", ["random", "greedy"])
+def test_patchcore_is_the_distance_to_the_bank(train, subsampling):
     """With one neighbour the score is the largest distance of a patch to the memory bank (Roth et al., eq. 6)."""
-    detector = PatchCore(image_size=64, device="cpu", coreset_ratio=0.1, num_neighbors=1).fit(train)
+    settings = {"coreset_ratio": 0.1, "subsampling": subsampling, "num_neighbors": 1}
+    detector = PatchCore(image_size=64, device="cpu", **settings).fit(train)
     images = data.load_batch(train)["image"][:2]
     model = detector.model_
     pooled = {name: model.feature_pooler(f) for name, f in model.feature_extractor(images).items()}
@@ -48,6 +50,18 @@ def test_patchcore_is_the_distance_to_the_coreset(train):
     distances, _ = kernels.knn(patches, model.memory_bank, k=1)
     expected = distances.reshape(2, -1).amax(dim=1)
     assert torch.allclose(detector.predict(images).score, expected.float(), atol=1e-3)
+
+
+def test_the_random_bank_holds_patches_of_the_training_images(train):
+    detector, again, other = (PatchCore(image_size=64, device="cpu", seed=seed).fit(train) for seed in (0, 0, 1))
+    model = detector.model_
+    images = data.load_batch(train)["image"]
+    pooled = {name: model.feature_pooler(f) for name, f in model.feature_extractor(images).items()}
+    patches = model.reshape_embedding(model.generate_embedding(pooled))
+    distances, _ = kernels.knn(model.memory_bank, patches, k=1)
+    assert distances.max() < 1e-4 and len(model.memory_bank) == len(patches) // 10
+    assert torch.equal(model.memory_bank, again.model_.memory_bank)
+    assert not torch.equal(model.memory_bank, other.model_.memory_bank)
 
 
 def test_few_patches_are_enough_neighbours(train):
@@ -73,6 +87,10 @@ def test_fitting_leaves_the_global_generators_as_they_were(train):
 def test_settings_that_cannot_work_are_refused(train):
     with pytest.raises(ValueError, match="vision transformer, got ModifiedResNet"):
         WinCLIP(image_size=64, clip="clip-mini", device="cpu").fit(train)
+    with pytest.raises(ValueError, match="subsampling must be 'random' or 'greedy', got 'all'"):
+        PatchCore(subsampling="all")
+    with pytest.raises(ValueError, match="coreset_ratio must be above 0 and at most 1, got 10"):
+        PatchCore(coreset_ratio=10)
     with pytest.raises(ValueError, match="multiple of 16, got 72"):
         FastFlow(image_size=72, device="cpu").fit(train)
 

@@ -147,6 +147,29 @@ def test_features_do_not_depend_on_the_batch():
             torch.testing.assert_close(alone[0], f[number], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["resnet-mini", "efficientnet-lite0"])
+def test_reflection_takes_the_border_out_of_the_features(name):
+    """A constant image has no border to see: with zero padding its features near the border differ from the centre's,
+    with the image continued by reflection far less. Shapes are the same, and the first stride is cut exactly."""
+    zeros, reflect = (load_backbone(name, random_seed=0, padding=padding) for padding in ("zeros", "reflect"))
+    grey = torch.full((1, 3, 96, 70), 0.3)
+    pairs = list(zip(zeros(grey), reflect(grey), strict=True))
+    assert [a.shape for a, _ in pairs] == [b.shape for _, b in pairs]
+    for with_zeros, reflected in pairs[:3]:
+        errors = [(f - f[..., 5:6, 4:5]).norm(dim=1).max() / f[..., 5, 4].norm() for f in (with_zeros, reflected)]
+        assert errors[1] < 0.5 * errors[0]
+    image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    inside = [f[..., 24:-24, 24:-24] for f in (zeros(image)[0], reflect(image)[0])]
+    torch.testing.assert_close(*inside, rtol=1e-4, atol=1e-4)  # far from the border nothing changes
+
+
+def test_paddings_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match="padding must be one of zeros, reflect, got 'same'"):
+        load_backbone("resnet-mini", padding="same")
+    with pytest.raises(ValueError, match="larger than that, got 32 x 64 px"):
+        load_backbone("resnet-mini", padding="reflect")(torch.rand(1, 3, 32, 64))
+
+
 @pytest.mark.parametrize("bad", [torch.zeros(3, 32, 32), torch.zeros(1, 1, 32, 32), torch.zeros(1, 3, 8, 8).byte()])
 def test_bad_images(bad):
     with pytest.raises(ValueError, match=r"expected float images \[B, 3, H, W\]"):

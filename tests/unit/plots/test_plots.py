@@ -50,6 +50,18 @@ def test_strength_strips_show_images_over_residuals(with_masks):
     assert [float(r.max()) > 0.4 for r in residuals] == [False] * 7 + [True]
 
 
+def test_border_maps_have_a_row_a_padding_and_one_scale():
+    rows = {
+        "zeros": {8: torch.rand(4, 4), 16: torch.rand(2, 2)},
+        "reflect": {8: torch.zeros(4, 4), 16: torch.zeros(2, 2)},
+    }
+    axes = plots.border_maps(rows).axes[:4]
+    assert [axis.get_title() for axis in axes] == ["stride 8", "stride 16", "", ""]
+    assert [axes[0].get_ylabel(), axes[2].get_ylabel()] == ["zeros", "reflect"]
+    largest = max(float(m.max()) for m in rows["zeros"].values())
+    assert all(axis.images[0].get_clim() == (1e-3, largest) for axis in axes)
+
+
 def test_maps_of_several_rows_on_one_scale():
     rows = {"a": torch.rand(3, 8, 8), "b": 2 * torch.rand(3, 8, 8)}
     limits = {axis.images[0].get_clim() for axis in plots.labelled_rows(rows, shared_scale=True).axes[:6]}

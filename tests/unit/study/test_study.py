@@ -15,8 +15,9 @@ import pytest
 import torch
 from runs import OWN, make_batch, make_prediction, session
 
-from diffad_utils import execution, metrics, study
+from diffad_utils import execution, metrics, study, weights
 from diffad_utils.study import claims
+from diffad_utils.study import manifest as manifests
 
 
 class TestParameters:
@@ -469,3 +470,11 @@ def test_tf32_is_off_and_noted(tmp_path):
     run.record(make_prediction(), make_batch(), {"I-AUROC": 1.0})
     (record,) = study.load_runs(tmp_path / "smoke")
     assert record.manifest["tf32"] is False
+
+
+@pytest.mark.parametrize(("dataset", "said"), [("elpv", True), ("textures", False)])
+def test_captions_say_that_elpv_shaped_the_small_backbone(dataset, said):
+    resolved = weights.resolve("resnet-mini")
+    entry = {"name": "resnet-mini", "source": "mini", "is_mini": True, "message": resolved.message}
+    text = manifests.provenance({"profile": "smoke"}, [{"dataset": dataset, "categories": ["mono"]}], [entry])
+    assert "resnet-mini (shipped mini" in text and ("elpv shaped its training task" in text) == said
