@@ -48,14 +48,14 @@ class Prediction:
     anomaly_map : float32 [B, H, W] at the size of the images given, or None for methods without localisation.
     reconstruction : float32 [B, 3, H, W] in [0, 1], or None for methods that do not reconstruct.
     parts : the raw, uncalibrated parts of the score by name, each [B].
-    nfe : network evaluations of the diffusion model an image (0 for methods without one).
+    nfe : network evaluations of the diffusion model an image, on average (0 for methods without one).
     """
 
     score: Tensor
     anomaly_map: Tensor | None = None
     reconstruction: Tensor | None = None
     parts: dict[str, Tensor] = field(default_factory=dict)
-    nfe: int = 0
+    nfe: float = 0
 
     def __len__(self) -> int:
         return len(self.score)
@@ -71,7 +71,10 @@ class Prediction:
             return None if values[0] is None else torch.cat(values)
 
         parts = {name: torch.cat([p.parts[name] for p in predictions]) for name in predictions[0].parts}
-        return cls(joined("score"), joined("anomaly_map"), joined("reconstruction"), parts, predictions[0].nfe)
+        same = {p.nfe for p in predictions}
+        mean = sum(len(p) * p.nfe for p in predictions) / max(sum(map(len, predictions)), 1)
+        nfe = same.pop() if len(same) == 1 else mean
+        return cls(joined("score"), joined("anomaly_map"), joined("reconstruction"), parts, nfe)
 
 
 @dataclass(kw_only=True)
