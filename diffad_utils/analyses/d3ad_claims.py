@@ -1,13 +1,14 @@
 """What notebook 06 says about the claims: its sections add effects, and all are judged at its end.
 
-Used by notebook 06; entry points: `Found`, `in_words`.
+Used by notebook 06; entry points: `Found`, `sentences`, `in_words`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 
 from diffad_utils.metrics.bootstrap import bootstrap_percentiles
 from diffad_utils.study import claims
@@ -59,27 +60,48 @@ def in_words(effect: Sequence[float], unit: str = "") -> str:
     return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]{unit}, {side}"
 
 
+def sentences(effects: Mapping[str, Sequence[float]]) -> str:
+    """A list of Markdown, "- measure: value [interval], ..." for each effect."""
+    return "\n".join(f"- {measure}: {in_words(effect)}." for measure, effect in effects.items())
+
+
 class Found:
     """Effects on claims as the sections measure them; `judged` makes the findings of all.
 
     ``not_judged``: what was measured too little to be judged, or has an objection, with the reason.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, images: int) -> None:
+        """images : the number that an effect is on where nothing else is said."""
+        self.images = images
         self.effects: list[dict] = []
         self.not_judged: list[dict] = []
 
-    def add(self, claim: str, measure: str, effect: Sequence[float], n: int, unless: str = "", fewest: int = FEWEST):
-        """Note an effect: draws [n + 1] with the value of the data first, or (value, low, high), on ``n`` images.
+    def add(
+        self,
+        claim: str,
+        effects: Mapping[str, Sequence[float]],
+        n: int | None = None,
+        unless: str = "",
+        fewest: int = FEWEST,
+    ) -> str:
+        """Note effects on a claim by their measures; returns them as sentences, to be said.
 
-        measure : holds one of the claim's variants word for word (claims.csv). unless : an objection; with one, or
-        with fewer than ``fewest`` images, the claim gets no verdict from it.
+        Parameters
+        ----------
+        effects : measure, which holds one of the claim's variants word for word (claims.csv) -> draws [m + 1] with the
+            value of the data first, or (value, low, high).
+        n : images behind them; None: all.
+        unless : an objection; with one, or with fewer than ``fewest`` images, the claim gets no verdict from them.
         """
+        n = self.images if n is None else int(n)
         why = unless or (f"{n} images are too few for an interval" if n < fewest else "")
-        if why:
-            self.not_judged.append({"claim_id": claim, "measure": measure, "why": why})
-        else:
-            self.effects.append({"claim": claim, "measure": measure, "interval": _interval(effect), "n": int(n)})
+        for measure, effect in effects.items():
+            if why:
+                self.not_judged.append({"claim_id": claim, "measure": measure, "why": why})
+            else:
+                self.effects.append({"claim": claim, "measure": measure, "interval": _interval(effect), "n": n})
+        return sentences(effects)
 
     def judged(self) -> list[dict]:
         """The findings, as ``run.record(claims=...)`` takes them; margins are the table's."""
@@ -94,6 +116,18 @@ class Found:
             )
             for entry in self.effects
         ]
+
+    def table(self) -> pd.DataFrame:
+        """The findings for reading, and below them what is not judged and why."""
+        findings = pd.DataFrame(self.judged())
+        findings["interval"] = [
+            f"{effect:+.3f} [{low:+.3f}, {high:+.3f}]"
+            for effect, (low, high) in zip(findings["effect"], findings["interval"], strict=True)
+        ]
+        columns = ["claim_id", "verdict", "interval", "margin", "n", "measure"]
+        open_ = pd.DataFrame(self.not_judged, columns=["claim_id", "measure", "why"])
+        open_["verdict"] = "not judged: " + open_.pop("why")
+        return pd.concat([findings[columns], open_], ignore_index=True).fillna("")
 
 
 def _interval(effect: Sequence[float]) -> tuple[float, float, float]:

@@ -70,10 +70,12 @@ def wiener_filter(clean: Tensor, noise_variance: float) -> Callable[[Tensor], Te
 def ddad_control(detector: DDAD, maps: Sequence[Maps], training: Tensor, size: tuple[int, int]) -> Prediction:
     """DDAD with the linear denoiser in the place of its network, from its maps of the images, a batch each.
 
-    training : normal images [n, 3, image_size, image_size] in [0, 1]. The constants that bring the two maps to one
+    training : normal images [n, 3, H, W] in [0, 1]. The constants that bring the two maps to one
     scale are taken anew from the same held-out normal images, so the control is as good as it can be.
     """
     alpha = float(detector.schedule.alphas_cumprod[detector.start_timestep])
+    side = (detector.image_size, detector.image_size)
+    training = torch.nn.functional.interpolate(training, size=side, mode="bilinear", antialias=True)
     denoise = wiener_filter(detector.encode(training), (1 - alpha) / alpha)
 
     def controlled(part: Maps) -> tuple[Tensor, Tensor, Tensor]:
