@@ -127,7 +127,7 @@ class Found:
         columns = ["claim_id", "verdict", "interval", "margin", "n", "measure"]
         open_ = pd.DataFrame(self.not_judged, columns=["claim_id", "measure", "why"])
         open_["verdict"] = "not judged: " + open_.pop("why")
-        return pd.concat([findings[columns], open_], ignore_index=True).fillna("")
+        return pd.concat([findings[columns], open_], ignore_index=True).astype(object).fillna("")
 
 
 def _interval(effect: Sequence[float]) -> tuple[float, float, float]:
