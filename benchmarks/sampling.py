@@ -95,7 +95,7 @@ def conditioned_loop(name: str, device: str, batch_size: int) -> tuple[Callable,
     steps, t = torch.full((batch_size,), detector.deepest_step), torch.full((batch_size,), 50, device=device)
     calls = len(denoising_timesteps(steps, detector.num_steps, detector.deepest_step, detector.plan))
     noise = torch.randn(1 + calls, *state.shape)
-    return lambda: detector._denoise(state, steps, state, 3.0, noise), lambda: detector._eps(state, t), calls
+    return lambda: detector._denoise(state, steps, state, 3.0, noise), lambda: detector.predict_noise(state, t), calls
 
 
 def score_matching_loop(name: str, device: str, batch_size: int) -> tuple[Callable, Callable, int]:

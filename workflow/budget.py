@@ -134,17 +134,18 @@ def esm(p: dict) -> list[Part]:
 
 def d3ad(p: dict) -> list[Part]:
     training, pixels = memory.d3ad(p), memory.ddad(p)
-    images = TEST_IMAGES + p["sweep_images"] * (
-        len(p["noise_fractions"]) + len(p["guidance_weights"]) + 2 * len(p["high_steps"]) + 4
-    )
-    adapted = TRAIN_IMAGES / p["train_batch_size"] * sum([p["adaptation_epochs"], *p["adaptation_study"]])
+    # steps, omegas, the modifications and removal on all images; guidance and the options of the code on fewer
+    images = TEST_IMAGES * (1 + 4 + len(p["noise_fractions"]) + 4 + 2) + 60 * len(p["high_steps"])
+    images += p["sweep_images"] * (len(p["guidance_weights"]) + 6)
+    adaptations = [4 * max(p["adaptation_epochs"], 1), *p["adaptation_study"]]
+    adapted = TRAIN_IMAGES / p["train_batch_size"] * sum(adaptations)
     each = operations(training.forward) / p["train_batch_size"]
     of_pixels = operations(pixels.forward) / p["train_batch_size"]
     return [
         _training(training, p["train_steps"], "training on latents"),
         _training(pixels, p["ddad_steps"], "training of DDAD"),
         Part("denoising", images * p["num_steps"], each, False),
-        Part("denoising by DDAD", (TEST_IMAGES + p["sweep_images"] * 4) * p["num_steps"], of_pixels, False),
+        Part("denoising by DDAD", TEST_IMAGES * (1 + 2 * len(p["ddad_weights"])) * p["num_steps"], of_pixels, False),
         Part("autoencoder", images + TRAIN_IMAGES, _autoencoder(p), False),
         Part("adaptation", adapted, 3 * operations(memory.adaptation(p).forward), False),
     ]

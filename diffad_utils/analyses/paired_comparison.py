@@ -85,6 +85,17 @@ class BootstrapQuality:
                 rows.append({name: variant, "metric": metric, "value": value, "low": low, "high": high})
         return pd.DataFrame(rows)
 
+    def differences(self, reference: str) -> pd.DataFrame:
+        """One row a variant other than ``reference`` and metric: variant, metric, and value, low, high of the paired
+        difference to it."""
+        rows = [
+            (name, metric, *bootstrap.bootstrap_percentiles(draws - self.values[reference][metric]))
+            for name, found in self.values.items()
+            if name != reference
+            for metric, draws in found.items()
+        ]
+        return pd.DataFrame(rows, columns=["variant", "metric", "value", "low", "high"])
+
 
 def image_pixel_auroc(maps: Tensor, masks: Tensor) -> np.ndarray:
     """Area under the ROC of the pixels inside against those outside the mask, for each image alone: float64 [B].

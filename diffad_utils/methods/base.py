@@ -14,6 +14,7 @@ import mmap
 import os
 import tempfile
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,14 +56,14 @@ class Prediction:
     anomaly_map : float32 [B, H, W] at the size of the images given, or None for methods without localisation.
     reconstruction : float32 [B, 3, H, W] in [0, 1], or None for methods that do not reconstruct.
     parts : the raw, uncalibrated parts of the score by name, each [B].
-    nfe : network evaluations of the diffusion model an image (0 for methods without one).
+    nfe : network evaluations of the diffusion model an image, on average (0 for methods without one).
     """
 
     score: Tensor
     anomaly_map: Tensor | None = None
     reconstruction: Tensor | None = None
     parts: dict[str, Tensor] = field(default_factory=dict)
-    nfe: int = 0
+    nfe: float = 0
 
     def __len__(self) -> int:
         return len(self.score)
@@ -79,7 +80,7 @@ class Prediction:
             predictions = list(predictions)
             total = sum(len(prediction) for prediction in predictions)
         joined: dict[str, Tensor] = {}
-        done, nfe = 0, 0
+        done, counts = 0, Counter()
         for prediction in predictions:
             named = {"score": prediction.score, "anomaly_map": prediction.anomaly_map}
             named |= {
@@ -91,11 +92,12 @@ class Prediction:
                     if name not in joined:
                         joined[name] = _room((total, *values.shape[1:]), values.dtype)
                     joined[name][done : done + len(values)] = values
-            nfe = prediction.nfe if done == 0 else nfe
+            counts[prediction.nfe] += len(prediction)
             done += len(prediction)
         if not done:
             raise ValueError("no predictions to join: the data set is empty")
         parts = {name.removeprefix("parts."): values for name, values in joined.items() if name.startswith("parts.")}
+        nfe = next(iter(counts)) if len(counts) == 1 else sum(nfe * images for nfe, images in counts.items()) / done
         return cls(joined["score"], joined.get("anomaly_map"), joined.get("reconstruction"), parts, nfe)
 
 

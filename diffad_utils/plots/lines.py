@@ -152,6 +152,12 @@ def intervals_chart(
     return figure
 
 
+def interval_panels(table: pd.DataFrame, xlabel: str, reference: float = 0.5) -> Figure:
+    """`intervals_chart` of a table with the columns (label, group, value, low, high) in this order."""
+    label, group, value, low, high = table.columns
+    return intervals_chart(table, label, value, low, high, xlabel, group, reference)
+
+
 def range_chart(table: pd.DataFrame, label: str, low: str, high: str, xlabel: str) -> Figure:
     """Horizontal lines from ``low`` to ``high``, one row a ``label``."""
     table = table.iloc[::-1]

@@ -184,7 +184,7 @@ RULES: dict[str, Rule] = {
     "max_train_timestep": Rule(low=2, high=1000),
     "t_max": Rule(low=10, high=999),
     "k": Rule(low=1, high=1000),
-    "plan": Rule(choices=("paper", "code")),
+    "plan": Rule(choices=("sub-sequence", "code", "paper")),  # "paper": the first one's earlier name
     "guidance_weight": Rule(low=0, high=100),
     "guidance_weights": Rule(low=0, high=100),
     "adaptation_epochs": Rule(low=0, high=100),

@@ -87,6 +87,7 @@ def adapt(
     distillation_weight: float = 0.0,
     learning_rate: float = 1e-4,
     batch_size: int = 16,
+    batch_statistics: bool = False,
     seed: int = 0,
 ) -> tuple[nn.Module, AdaptationLog]:
     """A fine-tuned copy of the extractor, frozen again, and what happened; the one given stays as it is.
@@ -100,6 +101,9 @@ def adapt(
     loss : "places", D3AD's eq. 10 (`d3ad_loss`), or "flattened", as its public code has it (`flattened_loss`).
     distillation_weight : 0: the loss above. Larger: DDAD's loss with this weight (`ddad_loss`).
     learning_rate : of AdamW, 1e-4 in both public codes.
+    batch_statistics : whether batch normalisation is in training mode meanwhile, as in both public codes: images and
+        reconstructions are then each normalised by their own batch, and the running statistics move. Afterwards the
+        extractor is in evaluation mode in any case.
     """
     adapted, log = copy.deepcopy(extractor), AdaptationLog()
     log.variance_before = log.variance_after = _variances(adapted, images, batch_size)
@@ -107,6 +111,7 @@ def adapt(
     optimizer = torch.optim.AdamW(adapted.parameters(), lr=learning_rate)
     for epoch in range(epochs):
         before, losses = copy.deepcopy(adapted.state_dict()), []
+        _batch_norms(adapted, training=batch_statistics)
         generator = step_generator(seed, epoch)
         for rows in torch.randperm(len(images), generator=generator).split(batch_size):
             targets, reconstructions = reconstruct(rows, generator)
@@ -122,6 +127,7 @@ def adapt(
             optimizer.step()
             losses.append(value.item())
         log.losses.append(sum(losses) / len(losses))
+        _batch_norms(adapted, training=False)
         variances = _variances(adapted, images, batch_size)
         if any(after < KEPT_VARIANCE * start for after, start in zip(variances, log.variance_before, strict=True)):
             adapted.load_state_dict(before)
@@ -129,6 +135,12 @@ def adapt(
             break
         log.variance_after, log.epochs = variances, epoch + 1
     return adapted.requires_grad_(False).eval(), log
+
+
+def _batch_norms(network: nn.Module, training: bool) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train(training)
 
 
 @torch.no_grad()

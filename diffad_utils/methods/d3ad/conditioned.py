@@ -9,9 +9,11 @@ Where the paper and the public code differ, or ours from both:
 
 - *Timesteps* (``plan``): the code noises to t = 250 and first calls the network at t = 225
   (`conditioning.code_timesteps`). By default ours is first called at the level of the start
-  (`conditioning.paper_timesteps`); both are options.
+  (`conditioning.subsequence_timesteps`); both are options.
 - *Maps*: the code scales pixel and feature map by their maxima over the batch. Ours uses constants from held-out normal
   training images (``normalisation="batch"`` for theirs).
+- *Adaptation*: both public codes sum the loss over every block and keep batch normalisation in training mode; ours
+  takes the blocks of the map in evaluation mode (``adaptation_strides``, ``adaptation_batch_statistics`` for theirs).
 - *Latent space* (``space="latent"``): the same method on latents of an autoencoder, as D3AD is; DDAD is in pixels.
 """
 
@@ -43,7 +45,7 @@ from diffad_utils.methods.d3ad.maps import Maps, Reconstruction, feature_distanc
 from diffad_utils.methods.d3ad.settings import ConditionedSettings
 from diffad_utils.methods.reconstruction import SMOOTHING
 from diffad_utils.models.autoencoders import LatentSpace, PixelSpace
-from diffad_utils.models.backbones import load_backbone
+from diffad_utils.models.backbones import Backbone, load_backbone
 from diffad_utils.models.feature_cache import cached_latents
 from diffad_utils.models.stable_diffusion import load_vae
 from diffad_utils.models.unet import small_unet
@@ -56,7 +58,7 @@ class ConditionedDiffusion(ConditionedSettings):
     """What `DDAD` and `D3AD` do alike; their fields are those of `ConditionedSettings`.
 
     Prediction: score = maximum of the anomaly map; parts ``residual`` and ``features``, the maxima of the two smoothed
-    maps, and ``step``. nfe = ``num_steps``, the most an image takes.
+    maps, ``step``, and ``evaluations`` of the network. nfe = the mean of the latter over the images.
     """
 
     # -- what differs between methods ----------------------------------------------------------------------------------
@@ -173,8 +175,10 @@ class ConditionedDiffusion(ConditionedSettings):
             self.extractor_, self.adaptation_log_ = self._frozen, adaptation.AdaptationLog()
             return
         images = torch.cat([self._input(batch["image"]) for batch in batches(self._fitted_images, self.batch_size)])
-        self.extractor_, self.adaptation_log_ = adaptation.adapt(
-            self._frozen,
+        strides = tuple(self.adaptation_strides or self.strides)
+        same = strides == tuple(self.strides)
+        adapted, self.adaptation_log_ = adaptation.adapt(
+            self._frozen if same else self._load_backbone(strides),
             images,
             lambda rows, generator: self._adaptation_pair(images, rows, generator),
             epochs=self.adaptation_epochs,
@@ -182,8 +186,13 @@ class ConditionedDiffusion(ConditionedSettings):
             distillation_weight=self.distillation_weight,
             learning_rate=self.adaptation_rate,
             batch_size=self.train_batch_size,
+            batch_statistics=self.adaptation_batch_statistics,
             seed=self.seed,
         )
+        self.extractor_ = adapted
+        if not same:  # the network is one, whichever of its blocks it returns
+            self.extractor_ = copy.deepcopy(self._frozen)
+            self.extractor_.load_state_dict(adapted.state_dict())
 
     def _adaptation_pair(self, images: Tensor, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Images [n, 3, H, W] of these rows and their reconstructions from a random tenth of T_max."""
@@ -214,6 +223,13 @@ class ConditionedDiffusion(ConditionedSettings):
         pixel, feature = (torch.cat(of_one).flatten(1).amax(dim=1).double().mean() for of_one in maps)
         return max(float(pixel), 1e-8), max(float(feature), 1e-8)
 
+    @property
+    def held_out_maps_(self) -> list[Maps]:
+        """Maps of the held-out normal training images, a batch each: what `scales_` is taken from."""
+        if self._scales is None or not isinstance(self._held_out_maps, list):
+            self._scales = self._peaks_of_held_out()
+        return self._held_out_maps
+
     # -- predict -------------------------------------------------------------------------------------------------------
 
     def predict(self, images: Tensor, keys: Sequence[str] | None = None) -> Prediction:
@@ -227,10 +243,13 @@ class ConditionedDiffusion(ConditionedSettings):
         parts = {"residual": residual, "features": feature}
         parts = {name: image_score(scoring.smooth_map(values, self._sigma)) for name, values in parts.items()}
         parts["step"] = done.steps.float()
+        parts["evaluations"] = (self._timesteps(done.steps) >= 0).sum(dim=0).float()
         if done.distances is not None:
             parts["distance"] = done.distances.float()
         score, x_hat = image_score(anomaly_map), at_image_size(done.x_hat, size)
-        return Prediction(score, scoring.upsample_map(anomaly_map, size), x_hat, parts, self.num_steps)
+        return Prediction(
+            score, scoring.upsample_map(anomaly_map, size), x_hat, parts, float(parts["evaluations"].mean())
+        )
 
     @property
     def _sigma(self) -> float:
@@ -292,12 +311,17 @@ class ConditionedDiffusion(ConditionedSettings):
         """Start from state [B, C, h, w] at steps [B] and come back, pulled towards target; noise [1 + num_steps, B,
         ...], for the start and for each step. All images run together, whatever their steps."""
         start = scaled_start(state, steps, self.schedule, self.noise_fraction, None if noise is None else noise[0])
-        t_max = max(self.deepest_step, int(steps.max()))
-        timesteps = denoising_timesteps(steps, self.num_steps, t_max, self.plan)
+        timesteps = self._timesteps(steps)
         more = {"eta": self.stochasticity, "noise": noise[-len(timesteps) :]} if self.stochasticity else {}
-        return ddim_sample(self._eps, start, self.schedule, timesteps, target, weight, **more).float()
+        return ddim_sample(self.predict_noise, start, self.schedule, timesteps, target, weight, **more).float()
 
-    def _eps(self, x: Tensor, t: Tensor) -> Tensor:
+    def _timesteps(self, steps: Tensor) -> Tensor:
+        """Timesteps int64 [S, B] that images with steps [B] visit, -1 where one waits."""
+        deepest = max(self.deepest_step, int(steps.max()))
+        return denoising_timesteps(steps, self.num_steps, deepest, self.plan)
+
+    def predict_noise(self, x: Tensor, t: Tensor) -> Tensor:
+        """The network: noise in states x [B, C, h, w] at timesteps t int64 [B], in the dtype of x."""
         with self._autocast():
             return self.unet_(x, t, return_dict=False)[0].to(x)
 
@@ -332,14 +356,15 @@ class ConditionedDiffusion(ConditionedSettings):
 
     def _load_networks(self) -> None:
         if not hasattr(self, "_frozen"):
-            self._frozen = load_backbone(self.backbone, allow_mini=self.allow_mini, strides=tuple(self.strides)).to(
-                self.torch_device
-            )
+            self._frozen = self._load_backbone(self.strides)
         if self.space == "latent" and not hasattr(self, "vae_"):
             self.vae_ = load_vae(self.vae, device=self.device, allow_mini=self.allow_mini)
         step = self._space.downsampling * 2 ** (len(self.block_out_channels) - 1)
         if self.image_size % step:
             raise ValueError(f"image_size must be a multiple of {step} with this UNet, got {self.image_size}")
+
+    def _load_backbone(self, strides: Sequence[int]) -> Backbone:
+        return load_backbone(self.backbone, allow_mini=self.allow_mini, strides=tuple(strides)).to(self.torch_device)
 
     def _build_unet(self) -> None:
         channels, side, _ = self._space.shape(self.image_size)

@@ -23,7 +23,8 @@ CELLS = 16
 """Side of the grid that features are averaged to before distances are taken (public code)."""
 
 
-PLANS = ("paper", "code")
+PLANS = ("sub-sequence", "code")
+EARLIER_NAMES = {"paper": "sub-sequence"}  # of plans, in settings that were saved before
 
 
 def pooled_features(features: Tensor, cells: int = CELLS) -> Tensor:
@@ -116,12 +117,13 @@ def scaled_start(
     return start if noise_fraction == 0 else start + noise_fraction * (1 - alphas).sqrt().to(z0) * noise.to(z0)
 
 
-def paper_timesteps(steps: Tensor, num_steps: int, t_max: int) -> Tensor:
-    """Timesteps of Algorithm 1: from T_hat down the DDIM sub-sequence of ``num_steps`` equal steps over T_max.
+def subsequence_timesteps(steps: Tensor, num_steps: int, t_max: int) -> Tensor:
+    """Timesteps from T_hat down one sub-sequence of ``num_steps`` equal steps over T_max: a reading of Algorithm 1.
 
     The network is first told T_hat, which is the noise level of the start, and then the members of the sub-sequence
-    below it; an image with a smaller T_hat takes fewer steps. steps: int64 [B] in 1 .. t_max. Returns int64 [S, B] for
-    `diffusion.ddim_sample`, -1 in front where an image waits.
+    below it; an image with a smaller T_hat takes fewer steps. The paper says "10 DDIM steps" and rounds T_hat to
+    multiples of 10, which fits ten equal steps from T_hat better (`code_timesteps`); it does not say which. steps:
+    int64 [B] in 1 .. t_max. Returns int64 [S, B] for `diffusion.ddim_sample`, -1 in front where an image waits.
     """
     if not 1 <= int(steps.min()) <= int(steps.max()) <= t_max or not 1 <= num_steps <= t_max:
         raise ValueError(
@@ -150,7 +152,8 @@ def code_timesteps(steps: Tensor, num_steps: int) -> Tensor:
 
 
 def denoising_timesteps(steps: Tensor, num_steps: int, t_max: int, plan: str) -> Tensor:
-    """`paper_timesteps` or `code_timesteps` by name: int64 [S, B]."""
+    """`subsequence_timesteps` or `code_timesteps` by name: int64 [S, B]."""
+    plan = EARLIER_NAMES.get(plan, plan)
     if plan not in PLANS:
         raise ValueError(f"plan must be one of {PLANS}, got {plan!r}")
-    return paper_timesteps(steps, num_steps, t_max) if plan == "paper" else code_timesteps(steps, num_steps)
+    return code_timesteps(steps, num_steps) if plan == "code" else subsequence_timesteps(steps, num_steps, t_max)

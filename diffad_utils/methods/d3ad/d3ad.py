@@ -13,14 +13,17 @@ Where paper and public code differ, or ours from both:
 
 - Line 8 of Algorithm 1 prints sqrt(alpha_bar_{t-1}) z_{0,0}, the clean latent itself, with which nothing would be
   reconstructed; we read the running estimate f of eq. 7, as in DDIM and in the code.
-- *Timesteps*: ``plan`` (`conditioning.paper_timesteps`, `conditioning.code_timesteps`).
+- *Timesteps*: the paper leaves open how ten DDIM steps and a step of the image go together; ``plan``
+  (`conditioning.subsequence_timesteps`, `conditioning.code_timesteps`).
 - *Training distances*: ``leave_one_out`` (`conditioning.DynamicStep`).
 - *Maps*: the paper normalises without saying how; the code takes minimum and maximum over the whole test set. Ours
   divides by constants from held-out normal training images (``normalisation="batch"``: over all images given to
   ``predict``).
 - *Latent*: the code draws it from the autoencoder's posterior, ours is the mean (``posterior="draw"`` for theirs).
 - *Adaptation*: eq. 10 averages 1 - cosine over places, the code takes one cosine of the flattened block
-  (``adaptation_loss="flattened"``). Both find neighbours with the adapted features.
+  (``adaptation_loss="flattened"``). Both sum over all blocks, ours over those of the map
+  (``adaptation_strides=(4, 8, 16)`` for theirs). The code keeps batch normalisation in training mode
+  (``adaptation_batch_statistics``). Both find neighbours with the adapted features.
 - *Schedule*: 0.0015 to 0.0195, linear in beta as in the code; latent diffusion's own "linear" is linear in sqrt(beta).
 """
 

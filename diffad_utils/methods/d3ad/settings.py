@@ -11,7 +11,7 @@ from typing import ClassVar
 from diffad_utils.diffusion import NoiseSchedule, check_precision
 from diffad_utils.methods.base import Detector
 from diffad_utils.methods.d3ad import adaptation
-from diffad_utils.methods.d3ad.conditioning import PLANS
+from diffad_utils.methods.d3ad.conditioning import EARLIER_NAMES, PLANS
 from diffad_utils.training import Training
 
 OPTIONS = {
@@ -42,13 +42,16 @@ class ConditionedSettings(Training, Detector):
         t up to its start, so a short training may spend itself there.
     weight_decay : with the fields of `training.Training`, of the training of the UNet with DDPM's epsilon objective
         (D3AD eq. 6).
-    num_steps : DDIM steps. plan : "paper" or "code", see `conditioning`.
+    num_steps : DDIM steps. plan : "sub-sequence" (once "paper", still read) or "code", see `conditioning`.
     noise_fraction : omega, how much noise the start is given (D3AD eq. 11): 1 in DDAD, 0 in D3AD.
     guidance_weight : DDAD's w, D3AD's eta: pull towards the image.
     stochasticity : DDIM's eta; noise in every step for values above 0.
     normalisation : of the maps before they are added, "training" or "batch" (the public codes'; an image's score then
         depends on what else is predicted with it).
     adaptation_epochs, adaptation_loss, distillation_weight, adaptation_rate : see `adaptation.adapt`.
+    adaptation_strides : blocks that the loss of the adaptation sums over; None: those of the map, ``strides``. Eq. 10
+        and both public codes sum over all blocks, such as (4, 8, 16). The deepest is that of ``strides``.
+    adaptation_batch_statistics : batch normalisation in training mode while adapting, as in both public codes.
     holdout_fraction : share of the training images held out for the constants of the maps.
     inference_precision : of all networks outside training, the constants of the maps included, "fp32", "bf16" or "fp16"
         (autocast; the state stays float32).
@@ -70,7 +73,7 @@ class ConditionedSettings(Training, Detector):
     max_train_timestep: int = 1000
     weight_decay: float = 0.01
     num_steps: int = 10
-    plan: str = "paper"
+    plan: str = "sub-sequence"
     noise_fraction: float = 1.0
     guidance_weight: float = 0.0
     stochasticity: float = 0.0
@@ -79,6 +82,8 @@ class ConditionedSettings(Training, Detector):
     adaptation_loss: str = "places"
     distillation_weight: float = 0.0
     adaptation_rate: float = 1e-4
+    adaptation_strides: Sequence[int] | None = None
+    adaptation_batch_statistics: bool = False
     holdout_fraction: float = 0.1
     inference_precision: str = "fp32"
 
@@ -91,6 +96,7 @@ class ConditionedSettings(Training, Detector):
 
     def __post_init__(self) -> None:
         check_precision(self.inference_precision)
+        self.plan = EARLIER_NAMES.get(self.plan, self.plan)
         for name, known in OPTIONS.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
@@ -99,5 +105,8 @@ class ConditionedSettings(Training, Detector):
             raise ValueError(f"expected noise_fraction and stochasticity in [0, 1] and guidance_weight >= 0, got {got}")
         if any(width < 8 or width % 8 for width in self.block_out_channels):
             raise ValueError(f"block_out_channels must be multiples of 8, got {list(self.block_out_channels)}")
+        if self.adaptation_strides is not None and max(self.adaptation_strides) != max(self.strides):
+            got = f"{list(self.adaptation_strides)} and {list(self.strides)}"
+            raise ValueError(f"adaptation_strides must end with the deepest of strides, got {got}")
         self.schedule = NoiseSchedule.linear(1000, self.beta_start, self.beta_end)
         self.stage_seconds: Counter[str] = Counter()  # wall time of `predict` by stage since this was last cleared

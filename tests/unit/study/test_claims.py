@@ -215,16 +215,6 @@ TO_CHANGE = {
     ("04_lora", "C30", "measure"): "leave C30 to notebook 08, whose rivals the claim names",
     ("05_esm", "C55", "measure"): "a finding for each smaller subset",
     ("05_esm", "C60", "measure"): "measured seconds an image",
-    ("06_d3ad", "C66", "measure"): "survival instead of removal",
-    ("06_d3ad", "C70", "measure"): "a finding for adaptation and one for DIC",
-    ("06_d3ad", "C72", "measure"): "a finding against DS, DA and neither",
-    ("06_d3ad", "C73", "measure"): "a finding for each static step",
-    ("06_d3ad", "C74", "measure"): "a finding for each pair of steps, and each step minus the dynamic one",
-    ("06_d3ad", "C77", "measure"): "no finding of severity where areas are not known",
-    ("06_d3ad", "C81", "measure"): "in units of the median defect's contrast",
-    ("06_d3ad", "C88", "measure"): "a finding for each pair of thirds",
-    ("06_d3ad", "C88", "margin"): "leave the margin to the table",
-    ("06_d3ad", "C91", "measure"): "a finding against lambda = 1 and one against lambda = 0",
 }
 """Where a notebook still judges a claim by another measure or margin than the one fixed, and what it has to do. Such a
 finding is no evidence. The list may only get shorter."""

@@ -13,9 +13,9 @@ from diffad_utils.methods.d3ad.conditioning import (
     DynamicStep,
     code_timesteps,
     denoising_timesteps,
-    paper_timesteps,
     pooled_features,
     scaled_start,
+    subsequence_timesteps,
 )
 from diffad_utils.methods.d3ad.maps import (
     anomaly_map,
@@ -125,22 +125,23 @@ def test_features_are_averaged_to_a_grid():
 
 
 def test_plans():
-    assert paper_timesteps(torch.tensor([80, 20, 50]), 10, 80).T.tolist() == [
+    assert subsequence_timesteps(torch.tensor([80, 20, 50]), 10, 80).T.tolist() == [
         [80, 72, 64, 56, 48, 40, 32, 24, 16, 8],
         [-1, -1, -1, -1, -1, -1, -1, 20, 16, 8],
         [-1, -1, -1, 50, 48, 40, 32, 24, 16, 8],
     ]
-    assert paper_timesteps(torch.tensor([20]), 10, 80).T.tolist() == [[20, 16, 8]]
+    assert subsequence_timesteps(torch.tensor([20]), 10, 80).T.tolist() == [[20, 16, 8]]
     assert code_timesteps(torch.tensor([80, 20]), 10).T.tolist() == [
         [72, 64, 56, 48, 40, 32, 24, 16, 8, 0],
         [18, 16, 14, 12, 10, 8, 6, 4, 2, 0],
     ]
     assert code_timesteps(torch.tensor([250]), 10).T.tolist() == [golden("ddad_reconstruction")["t_visited"].tolist()]
-    assert paper_timesteps(torch.tensor([250]), 10, 250)[:, 0].tolist() == list(range(250, 0, -25))
+    assert subsequence_timesteps(torch.tensor([250]), 10, 250)[:, 0].tolist() == list(range(250, 0, -25))
 
 
 @pytest.mark.parametrize(
-    ("steps", "num_steps", "plan"), [([0], 10, "paper"), ([90], 10, "paper"), ([25], 10, "code"), ([20], 10, "leading")]
+    ("steps", "num_steps", "plan"),
+    [([0], 10, "sub-sequence"), ([90], 10, "paper"), ([25], 10, "code"), ([20], 10, "leading")],
 )
 def test_bad_plans(steps, num_steps, plan):
     with pytest.raises(ValueError, match="steps|plan"):
@@ -196,7 +197,7 @@ def test_full_noise_one_step_and_no_guidance_are_plain_ddim():
     for t, following in zip(visited, [*visited[1:], None], strict=True):
         to = 1.0 if following is None else SCHEDULE.alphas_cumprod[following]
         x = ddim_step(x, eps(x, torch.full((3,), t)), SCHEDULE.alphas_cumprod[t], to)
-    assert torch.allclose(ddim_sample(eps, start, SCHEDULE, paper_timesteps(steps, 10, 80)), x, atol=1e-5)
+    assert torch.allclose(ddim_sample(eps, start, SCHEDULE, subsequence_timesteps(steps, 10, 80)), x, atol=1e-5)
 
 
 MEAN, STD = 1.5, 0.4
@@ -208,7 +209,7 @@ def oracle_eps(x, t):
     return (1 - a).sqrt() * (x - a.sqrt() * MEAN) / (a * STD**2 + 1 - a)
 
 
-@pytest.mark.parametrize("plan", ["paper", "code"])
+@pytest.mark.parametrize("plan", ["sub-sequence", "code"])
 @pytest.mark.parametrize("guidance", [0.0, 4.0])
 def test_mixed_steps_in_a_batch_equal_one_by_one(plan, guidance):
     z0 = MEAN + STD * torch.randn(6, 4, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -226,7 +227,7 @@ def test_mixed_steps_in_a_batch_equal_one_by_one(plan, guidance):
 
 def test_images_that_wait_do_not_see_the_network():
     seen = []
-    steps = paper_timesteps(torch.tensor([80, 20]), 10, 80)
+    steps = subsequence_timesteps(torch.tensor([80, 20]), 10, 80)
     ddim_sample(lambda x, t: seen.append(len(x)) or x, torch.ones(2, 3), SCHEDULE, steps)
     assert seen == [1] * 7 + [2] * 3
 
@@ -239,7 +240,7 @@ def test_an_oracle_removes_a_defect_as_theory_says():
     defect[..., 2:4, 2:4] = 3.0
     for level in (20, 80, 320):
         steps = torch.full((2,), level)
-        plan = paper_timesteps(steps, level, level)  # every timestep, so that DDIM follows the flow
+        plan = subsequence_timesteps(steps, level, level)  # every timestep, so that DDIM follows the flow
         outputs = [ddim_sample(oracle_eps, scaled_start(z, steps, SCHEDULE), SCHEDULE, plan) for z in (z0 + defect, z0)]
         a = float(SCHEDULE.alphas_cumprod[level])
         left = STD * a**0.5 / (a * STD**2 + 1 - a) ** 0.5
@@ -253,7 +254,7 @@ def test_guidance_pulls_monotonically_towards_the_input():
     z0 = MEAN + STD * torch.randn(4, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     z0[..., 2:4, 2:4] += 2.0
     steps = torch.tensor([80, 60, 40, 20])
-    plan = paper_timesteps(steps, 10, 80)
+    plan = subsequence_timesteps(steps, 10, 80)
     distance = [
         (ddim_sample(oracle_eps, scaled_start(z0, steps, SCHEDULE), SCHEDULE, plan, z0, eta) - z0)
         .abs()

@@ -1,0 +1,135 @@
+"""What notebook 06 says about the claims: its sections add effects, and all are judged at its end.
+
+Used by notebook 06; entry points: `Found`, `sentences`, `in_words`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from diffad_utils.metrics.bootstrap import bootstrap_percentiles
+from diffad_utils.study import claims
+
+FEWEST = 10
+"""Images below which no interval is given."""
+
+SECTIONS = {
+    "C42": "The same network by inversion",
+    "C66": "DDAD, the ancestor",
+    "C68": "Noise or no noise?",
+    "C69": "Noise or no noise?",
+    "C70": "The modifications one by one",
+    "C71": "The modifications one by one",
+    "C72": "The modifications one by one",
+    "C73": "A step for each image, or one for all?",
+    "C74": "A step for each image, or one for all?",
+    "C75": "Small and large defects",
+    "C76": "Small and large defects",
+    "C77": "Which step does an image choose?",
+    "C78": "Does it remove the defect and keep the rest?",
+    "C79": "What the autoencoder leaves, and what adaptation does about it",
+    "C80": "What the autoencoder leaves, and what adaptation does about it",
+    "C81": "How far can one go?",
+    "C82": "How far can one go?",
+    "C88": "Small and large defects",
+    "C89": "What the metrics say about size",
+    "C90": "What the metrics say about size",
+    "C91": "Latent map, feature map, or both?",
+    "C92": "Where does the time go?",
+    "C93": "Does it remove the defect and keep the rest?",
+}
+"""The notebook's section that computes what is said about a claim."""
+
+NOTES = {
+    "C42": "D3AD's own small network, inverted over the timesteps it was trained on",
+    "C66": "small network; supported: the more the reconstruction depends on the input, the more of the defect stays",
+    "C78": "two networks, pixel space at a smaller image size",
+    "C82": "after rescaling, scaling has lost nothing at all, so the decoded z_t itself is compared",
+    "C92": "interval over five interleaved repetitions",
+    "C93": "the autoencoder is the frozen one of the latents, not trained to detect",
+}
+
+
+def in_words(effect: Sequence[float], unit: str = "") -> str:
+    """ "+0.012 [-0.003, +0.027], not shown to differ from 0" of draws [n + 1] or of (value, low, high)."""
+    value, low, high = _interval(effect)
+    side = "above 0" if low > 0 else "below 0" if high < 0 else "not shown to differ from 0"
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]{unit}, {side}"
+
+
+def sentences(effects: Mapping[str, Sequence[float]]) -> str:
+    """A list of Markdown, "- measure: value [interval], ..." for each effect."""
+    return "\n".join(f"- {measure}: {in_words(effect)}." for measure, effect in effects.items())
+
+
+class Found:
+    """Effects on claims as the sections measure them; `judged` makes the findings of all.
+
+    ``not_judged``: what was measured too little to be judged, or has an objection, with the reason.
+    """
+
+    def __init__(self, images: int) -> None:
+        """images : the number that an effect is on where nothing else is said."""
+        self.images = images
+        self.effects: list[dict] = []
+        self.not_judged: list[dict] = []
+
+    def add(
+        self,
+        claim: str,
+        effects: Mapping[str, Sequence[float]],
+        n: int | None = None,
+        unless: str = "",
+        fewest: int = FEWEST,
+    ) -> str:
+        """Note effects on a claim by their measures; returns them as sentences, to be said.
+
+        Parameters
+        ----------
+        effects : measure, which holds one of the claim's variants word for word (claims.csv) -> draws [m + 1] with the
+            value of the data first, or (value, low, high).
+        n : images behind them; None: all.
+        unless : an objection; with one, or with fewer than ``fewest`` images, the claim gets no verdict from them.
+        """
+        n = self.images if n is None else int(n)
+        why = unless or (f"{n} images are too few for an interval" if n < fewest else "")
+        for measure, effect in effects.items():
+            if why:
+                self.not_judged.append({"claim_id": claim, "measure": measure, "why": why})
+            else:
+                self.effects.append({"claim": claim, "measure": measure, "interval": _interval(effect), "n": n})
+        return sentences(effects)
+
+    def judged(self) -> list[dict]:
+        """The findings, as ``run.record(claims=...)`` takes them; margins are the table's."""
+        return [
+            claims.finding(
+                entry["claim"],
+                *entry["interval"],
+                entry["n"],
+                measure=entry["measure"],
+                section=SECTIONS[entry["claim"][:3]],
+                note=NOTES.get(entry["claim"][:3], ""),
+            )
+            for entry in self.effects
+        ]
+
+    def table(self) -> pd.DataFrame:
+        """The findings for reading, and below them what is not judged and why."""
+        findings = pd.DataFrame(self.judged())
+        findings["interval"] = [
+            f"{effect:+.3f} [{low:+.3f}, {high:+.3f}]"
+            for effect, (low, high) in zip(findings["effect"], findings["interval"], strict=True)
+        ]
+        columns = ["claim_id", "verdict", "interval", "margin", "n", "measure"]
+        open_ = pd.DataFrame(self.not_judged, columns=["claim_id", "measure", "why"])
+        open_["verdict"] = "not judged: " + open_.pop("why")
+        return pd.concat([findings[columns], open_], ignore_index=True).astype(object).fillna("")
+
+
+def _interval(effect: Sequence[float]) -> tuple[float, float, float]:
+    values = np.asarray(effect, dtype=np.float64)
+    return tuple(map(float, values)) if len(values) == 3 else bootstrap_percentiles(values)
