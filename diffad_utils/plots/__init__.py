@@ -22,6 +22,7 @@ from diffad_utils.plots.lines import (
     frequency_curves,
     intervals_chart,
     lines_with_intervals,
+    means_chart,
     panels_with_intervals,
     points_by_size,
     range_chart,
@@ -30,7 +31,7 @@ from diffad_utils.plots.lines import (
     stage_times,
     training_curve,
 )
-from diffad_utils.plots.style import WIDTH, set_style
+from diffad_utils.plots.style import WIDTH, larger, set_style
 from diffad_utils.plots.sweeps import alpha_curves, compromise, heat_maps, pareto
 
 __all__ = [
@@ -55,7 +56,9 @@ __all__ = [
     "image_grid",
     "intervals_chart",
     "labelled_rows",
+    "larger",
     "lines_with_intervals",
+    "means_chart",
     "method_scatter",
     "method_styles",
     "panels_with_intervals",

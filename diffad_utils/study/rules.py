@@ -170,7 +170,6 @@ RULES: dict[str, Rule] = {
     "planted_images": Rule(low=2),
     "planted_areas": Rule(above=0, high=0.25),
     "planted_contrasts": Rule(above=0, high=0.5),
-    "bottleneck_steps": _COUNT,
     "attention_resolutions": Rule(low=1, high=256),
     "max_train_timestep": Rule(low=2, high=1000),
     "t_max": Rule(low=10, high=999),

@@ -210,8 +210,6 @@ def test_a_forest_has_a_row_for_each_run_category_and_the_pooled_effect():
 # --- notebooks keep to the table --------------------------------------------------------------------------------------
 
 TO_CHANGE = {
-    ("02_vae_bottleneck", "C02", "measure"): "subtract the same share in x, image by image",
-    ("02_vae_bottleneck", "C14", "measure"): "take the mean colour error off both and say so",
     ("03_img2img_sweep", "C05", "measure"): "survival of what the autoencoder left, at strength 0.1 and at 0.3",
     ("03_img2img_sweep", "C07", "measure"): "a finding for each setting instead of the best one",
     ("03_img2img_sweep", "C08", "measure"): "judge the smaller half of the defects",
@@ -221,7 +219,6 @@ TO_CHANGE = {
     ("03_img2img_sweep", "C13", "margin"): "leave the margin to the table",
     ("03_img2img_sweep", "C28", "measure"): "50 steps without guidance",
     ("03_img2img_sweep", "C29", "measure"): "resampling.crossfitted_range, and the range on the same images",
-    ("04_lora", "C30", "measure"): "leave C30 to notebook 08, whose rivals the claim names",
     ("05_esm", "C55", "measure"): "a finding for each smaller subset",
     ("05_esm", "C60", "measure"): "measured seconds an image",
     ("06_d3ad", "C66", "measure"): "survival instead of removal",
