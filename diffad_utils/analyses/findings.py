@@ -25,7 +25,8 @@ def judge(
     Parameters
     ----------
     found : claim, or (claim, variant) where the table has several, to (effect, low, high, n), signed so that larger
-        speaks for the claim. A variant is one of the claim's ``variants``, or begins with one.
+        speaks for the claim. A variant is one of the claim's ``variants``, or begins with one; one that begins like the
+        measure replaces it, others are added.
     sections : heading of a section -> the claims that it measures, for the link.
     notes : claim -> what a reader must know, such as "48 steps of training"; "" is the note of all the others.
 
@@ -42,7 +43,8 @@ def judge(
             raise ValueError(f"{claim} is in none of the sections {list(sections)}: name it in one")
         row = table.loc[claims.claim_row(claim, variant, table)]
         note = (notes or {}).get(claim, (notes or {}).get("", ""))
-        measure = f"{row['measure']} ({variant})" if variant else row["measure"]
+        whole = row["measure"].split()[0].rstrip(":") == variant.partition(" ")[0].rstrip(":,")
+        measure = variant if whole else f"{row['measure']} ({variant})" if variant else row["measure"]
         rows.append(claims.finding(row.name, *values, measure=measure, section=headings[claim], note=note))
     return rows
 

@@ -74,6 +74,8 @@ def test_findings_are_measured_as_the_table_fixes_them():
     assert rows[0]["measure"].endswith("minus the same share in x, image by image")
     assert rows[1]["measure"].endswith("(trained on pixels)") and rows[1]["verdict"] == "not supported"
     assert [(row["section"], row["note"]) for row in rows] == [("One", "short"), ("Two", "64 steps")]
+    colour = "colour shift outside the mask, LoRA minus base, ΔE, LoRA's prompt"
+    assert findings.judge({("C17a", colour): (1, 0, 2, 30)}, {"One": ["C17a"]})[0]["measure"] == colour
     assert findings.table(rows)["in this run"].tolist() == ["supported", "not supported"]
     with pytest.raises(ValueError, match="none of the sections"):
         findings.judge(found, {"One": ["C02"]})
