@@ -4,7 +4,7 @@ Source of the questions: slides, "LoRA - Parameter-Efficient Fine-Tuning" ("caus
 "Identity Drift". "Outside" is a mask of the pixels that should have stayed as they were: everything but the defect.
 Images are float [B, 3, H, W] in [0, 1], masks bool [B, H, W]; what has no pixel to be measured on is NaN.
 
-Used by notebook 04; entry points: `image_table`, `summary`, `paired_changes`.
+Used by notebook 04; entry points: `image_table`, `summary`, `paired_changes`, `change`.
 """
 
 from __future__ import annotations
@@ -128,6 +128,16 @@ MEASURES = {
 }
 """What `image_table` measures, with units."""
 
+MAIN = ("PSNR", "CLIP similarity", "colour shift", "Gram distance", "removal", "drift")
+"""Those that say most: of normal images, of colour and style outside the defect, of the defect."""
+
+
+CLAIMED = {
+    "C17a": ("colour shift", "colour shift outside the mask, LoRA minus base, ΔE"),
+    "C17b": ("Gram distance", "relative Gram distance outside the mask, LoRA minus base"),
+}
+"""Claims on an adapter: the measure of `image_table`, and how data/published/claims.csv names its change."""
+
 
 AT_ONCE = 16
 """Images whose features are held at once."""
@@ -214,6 +224,12 @@ def paired_changes(before: pd.DataFrame, after: pd.DataFrame, n: int = 1000, see
             }
         )
     return pd.DataFrame(rows)
+
+
+def change(changes: pd.DataFrame, measure: str) -> tuple[float, float, float, int]:
+    """Change, low, high and n of one measure in `paired_changes`, as `findings.judge` takes them."""
+    row = changes.set_index("measure").loc[measure]
+    return float(row["change"]), float(row["low"]), float(row["high"]), int(row["n"])
 
 
 def _common(*tables: pd.DataFrame) -> dict[str, list[np.ndarray]]:

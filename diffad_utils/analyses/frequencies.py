@@ -9,7 +9,8 @@ along a row). A latent grid that is 8 times coarser than the image can hold a co
 channels, so `BANDS` are octaves around that. Everything here is computed in float64 on the device of its input and
 looks at each image by itself, unless a function says that it pools.
 
-Used by notebook 02; entry points: `transfer`, `recovered_energy`, `gain_table`.
+Used by notebook 02; entry points: `response_curves`, `share_above`, `gain_table`,
+`detail_shares`.
 """
 
 from __future__ import annotations
@@ -165,14 +166,6 @@ def recovered_energy(
     return 1 - left / torch.where(lost > 0, lost, torch.nan)
 
 
-def sharpness(images: Tensor) -> Tensor:
-    """Variance of the Laplacian of the mean over channels (Pech-Pacheco et al., ICPR 2000): images [B, C, H, W] ->
-    [B]."""
-    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], dtype=torch.float64, device=images.device)
-    laplacian = F.conv2d(images.double().mean(dim=1, keepdim=True), kernel[None, None])
-    return laplacian.flatten(1).var(dim=1, correction=0)
-
-
 class _Rings(NamedTuple):
     frequency: Tensor  # [K]
     number: Tensor  # int64 [H * W]
@@ -246,3 +239,46 @@ def gain_table(
                 }
             )
     return pd.DataFrame(rows)
+
+
+def share_above(images: Tensor, cut_off: float) -> Tensor:
+    """Share of the energy of images or residuals [B, C, H, W] at and above ``cut_off`` cycles per pixel: float64 [B].
+
+    Without the mean of each channel, which is no frequency. NaN for a flat image.
+    """
+    energy = band_energy(images - images.mean(dim=(2, 3), keepdim=True), (0.0, cut_off, math.inf))
+    return energy[:, 1] / energy.sum(dim=1)
+
+
+DETAIL = (1 / 16, 1 / 8)
+"""The band, in cycles per pixel, in which the repair of a latent is judged: detail with little sensor noise."""
+
+
+def detail_shares(images: Tensor, plain: Tensor, repaired: Tensor) -> dict[str, Tensor]:
+    """What a repair of a plain reconstruction does to the detail at 1/16 to 1/8 cycles per pixel (`DETAIL`), [B] each.
+
+    recovered : the share of the energy lost there that the repair brings back (`recovered_energy`).
+    missing : the share of the plain reconstruction's energy there that is not in the repair; below 0 it has more.
+    """
+    return {
+        "recovered": recovered_energy(images, plain, repaired, DETAIL)[:, 0],
+        "missing": 1 - band_energy(repaired, DETAIL)[:, 0] / band_energy(plain, DETAIL)[:, 0],
+    }
+
+
+def response_curves(images: Tensor, reconstructions: Tensor, n: int = 1000, seed: int = 0) -> dict[str, dict]:
+    """Power spectra of images and residual, and the response of the reconstruction, for `plots.frequency_curves`.
+
+    Two panels: power of "image" and "residual"; "gain" and "amplitude" (`Transfer`). Each curve is (frequency, mean,
+    low, high) over images, mean over channels.
+    """
+
+    def curve(frequency: Tensor, values: Tensor) -> tuple:
+        return (frequency, *mean_interval(values.mean(dim=1), n, seed))
+
+    spectra = {"image": power_spectrum(images), "residual": power_spectrum(images - reconstructions)}
+    response = transfer(images, reconstructions)
+    return {
+        "power, mean over channels": {name: curve(s.frequency, s.power) for name, s in spectra.items()},
+        "response": {name: curve(response.frequency, getattr(response, name)) for name in ("gain", "amplitude")},
+    }

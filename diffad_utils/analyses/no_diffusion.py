@@ -1,96 +1,129 @@
-"""What remains of D3AD and DDAD without their diffusion model: the controls of "is it the diffusion?".
+"""Is it the diffusion? The score and the map of a method on a reconstruction that no diffusion made.
 
-D3AD: the distance that chooses the step, alone (a nearest-neighbour detector), and the same map from Dec(Enc(x)), which
-is T = 0. DDAD has neither a gate nor an autoencoder, and its map of the plain image is zero. Its control keeps the
-features, maps and constants and replaces the network by the best *linear* denoiser of the noise level that DDAD starts
-from (`wiener_filter`), which knows mean and spectrum of the normal training images and nothing else.
+A reconstruction changes an image for two reasons: what the network generates, and what its frame costs (the
+autoencoder's round trip, a smaller image). A control keeps the frame, the score, the map and the calibration, and
+leaves the generation out. A method that does not beat its control owes its accuracy to the frame.
 
-Used by notebook 06; entry points: `d3ad_controls`, `ddad_control`.
+Used by notebooks 02 and 04; entry points: `Resized`, `RoundTrip.of`, `control_row`,
+`control_sentence`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Self
 
-import torch
+import pandas as pd
 from torch import Tensor
 
-from diffad_utils.methods.base import Prediction
-from diffad_utils.methods.d3ad import D3AD, DDAD
-from diffad_utils.methods.d3ad.maps import Maps, ddad_anomaly_map, image_score
-from diffad_utils.methods.reconstruction import SMOOTHING
-from diffad_utils.scoring import upsample_map
-
-GATE = "nearest neighbours alone"
-AUTOENCODER = "Dec(Enc(x)), T = 0"
-LINEAR = "linear denoiser"
+from diffad_utils import scoring
+from diffad_utils.analyses.summaries import compared, in_words
+from diffad_utils.analyses.task import Task
+from diffad_utils.data import ImageDataset
+from diffad_utils.methods.base import Prediction, at_image_size, check_train_dataset, resize_images
+from diffad_utils.methods.img2img import Img2Img
+from diffad_utils.methods.reconstruction import ReconstructionDetector
 
 
-@torch.inference_mode()
-def d3ad_controls(detector: D3AD, maps: Sequence[Maps], size: tuple[int, int]) -> dict[str, Prediction]:
-    """D3AD's two controls from its own maps of the images, a batch each: by name, without network evaluations.
+@dataclass(kw_only=True)
+class Resized(ReconstructionDetector):
+    """The control of a method that works on smaller images: the image at that size and back.
 
-    `GATE`: the mean distance to the nearest training features as the score, no map. `AUTOENCODER`: eq. 9 with
-    z_hat = z_0, so that only the feature distance of x and Dec(Enc(x)) is left. ``size`` : (H, W) of the maps.
+    Parameters
+    ----------
+    image_size : of the residual, pixels.
+    side : of the smaller image, pixels.
+    score, holdout_fraction : as in `ReconstructionDetector`.
     """
-    gate = torch.cat([part.reconstruction.distances for part in maps]).float()
-    scores, finished, images = [], [], []
-    for part in maps:
-        x_hat = detector.decode(part.reconstruction.state.to(detector.torch_device))
-        feature = detector.feature_map(part.reconstruction.features, x_hat)
-        found = detector.anomaly_map(torch.zeros_like(part.residual), feature)
-        scores.append(image_score(found))
-        finished.append(upsample_map(found, size))
-        images.append(x_hat)
-    alone = Prediction(torch.cat(scores), torch.cat(finished), torch.cat(images))
-    return {GATE: Prediction(gate), AUTOENCODER: alone}
+
+    name: ClassVar[str] = "resized"
+    family: ClassVar[str] = "classical"
+
+    side: int = 64
+
+    @property
+    def nfe(self) -> int:
+        return 0
+
+    def fit(self, train_dataset: ImageDataset) -> Self:
+        """Calibrate the score on the same held-out normal images as a detector with this seed and share."""
+        check_train_dataset(train_dataset)
+        self._calibrate(*self._fitted_and_held_out(train_dataset, self.holdout_fraction)[1:])
+        return self
+
+    def _reconstruct(self, x: Tensor, keys: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        return at_image_size(resize_images(x, self.side), x.shape[-2:]), {}
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        self._require_fitted("calibration_")
+        return {}, {"calibration": self.calibration_.to_dict()}
+
+    def _set_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self.calibration_ = scoring.Calibration.from_dict(values["calibration"])
 
 
-def wiener_filter(clean: Tensor, noise_variance: float) -> Callable[[Tensor], Tensor]:
-    """The linear stationary denoiser of least squared error for white noise (Wiener, 1949).
+@dataclass(kw_only=True)
+class RoundTrip(Img2Img):
+    """The control of image-to-image, with an adapter or without: Dec(Enc(x)), scored like it.
 
-    x_hat = mean + F^-1[S / (S + noise_variance) F[x - mean]], with the mean and the power spectrum S of ``clean``
-    [n, C, H, W] (``clean`` in units in which the noise has ``noise_variance`` a value).
-
-    >>> flat = wiener_filter(torch.zeros(2, 1, 4, 4), 1.0)  # nothing ever differs from the mean
-    >>> float(flat(torch.ones(1, 1, 4, 4)).abs().max())
-    0.0
+    The prompt, the strength and the guidance have no part in it.
     """
-    mean = clean.mean(dim=0)
-    spectrum = torch.fft.fft2(clean - mean, norm="ortho").abs().square().mean(dim=0)
-    gain = spectrum / (spectrum + noise_variance)
 
-    def denoise(x: Tensor) -> Tensor:
-        return mean + torch.fft.ifft2(gain * torch.fft.fft2(x - mean)).real
+    name: ClassVar[str] = "round_trip"
 
-    return denoise
+    @classmethod
+    def of(cls, detector: Img2Img, normal: ImageDataset) -> Self:
+        """The control of a fitted detector, with its networks, calibrated on ``normal`` images as the detector is."""
+        settings = {field.name: getattr(detector, field.name) for field in fields(Img2Img) if field.init}
+        control = cls(**settings)
+        control.engine_, control.clip_ = detector.engine_, detector.clip_
+        return control.fit(normal)
+
+    def reconstruct(self, images: Tensor, keys: Sequence[str] | None = None) -> Tensor:
+        """Dec(Enc(x)), the posterior's mean decoded: float32 [B, 3, image_size, image_size] in [0, 1], CPU."""
+        return self.engine_.decode(self.engine_.encode(self._input(images)).mean)
+
+    def predict(self, images: Tensor, keys: Sequence[str] | None = None) -> Prediction:
+        return replace(super().predict(images, keys), nfe=0)
 
 
-@torch.inference_mode()
-def ddad_control(detector: DDAD, maps: Sequence[Maps], training: Tensor, size: tuple[int, int]) -> Prediction:
-    """DDAD with the linear denoiser in the place of its network, from its maps of the images, a batch each.
+def control_row(task: Task, score: Tensor, control: Tensor, what: str) -> dict:
+    """What ``experiments["no_diffusion"]`` of a run holds: how a method compares with its control.
 
-    training : normal images [n, 3, H, W] in [0, 1]. The constants that bring the two maps to one
-    scale are taken anew from the same held-out normal images, so the control is as good as it can be.
+    Parameters
+    ----------
+    score, control : [N] of the task's test images, the method's and its control's.
+    what : the control in words.
+
+    Returns
+    -------
+    ``I-AUROC`` of the control; ``difference``, the method's minus the control's, with the paired 95 % interval over
+    images ``low``, ``high``; ``what``.
     """
-    alpha = float(detector.schedule.alphas_cumprod[detector.start_timestep])
-    side = (detector.image_size, detector.image_size)
-    training = torch.nn.functional.interpolate(training, size=side, mode="bilinear", antialias=True)
-    denoise = wiener_filter(detector.encode(training), (1 - alpha) / alpha)
+    difference, low, high = task.difference(score, control)
+    return {
+        "I-AUROC": task.accuracy(control)["I-AUROC"],
+        "difference": difference,
+        "low": low,
+        "high": high,
+        "what": what,
+    }
 
-    def controlled(part: Maps) -> tuple[Tensor, Tensor, Tensor]:
-        state = part.reconstruction.state
-        state_hat = denoise(state)
-        x, x_hat = detector.decode(state), detector.decode(state_hat)
-        residual = detector.residual_map(x, x_hat, state, state_hat)
-        return residual, detector.feature_map(part.reconstruction.features, x_hat), x_hat
 
-    held_out = [controlled(part)[:2] for part in detector.held_out_maps_]
-    scales = tuple(float(torch.cat(kind).flatten(1).amax(dim=1).mean()) for kind in zip(*held_out, strict=True))
-    sigma = SMOOTHING * detector.image_size
-    found = []
-    for part in maps:
-        residual, feature, x_hat = controlled(part)
-        finished = ddad_anomaly_map(residual, feature, v=detector.v, sigma=sigma, scales=scales)
-        found.append(Prediction(image_score(finished), upsample_map(finished, size), x_hat))
-    return Prediction.concatenate(found)
+def control_table(controls: Mapping[str, Mapping], group: str) -> pd.DataFrame:
+    """The differences of `control_row` by method for `plots.means_chart`: name, mean, low, high, group."""
+    ends = ("low", "high")
+    return pd.DataFrame(
+        {"name": name, "mean": row["difference"], **{end: row[end] for end in ends}, "group": group}
+        for name, row in controls.items()
+    )
+
+
+def control_sentence(name: str, row: Mapping) -> str:
+    """What a `control_row` says of method ``name``, in a sentence."""
+    difference = (row["difference"], row["low"], row["high"])
+    return (
+        f"The I-AUROC of {name} {compared(difference)} that of its control without diffusion, {row['what']} "
+        f"({row['I-AUROC']:.3f}): {in_words(difference, digits=3, sign=True)}."
+    )

@@ -1,6 +1,6 @@
 """How much of a defect survives an autoencoder, by size and contrast.
 
-Used by notebook 02; entry points: `survival_table`, `planted_table`.
+Used by notebook 02; entry points: `survival_table`, `planted_table`, `survival_by_group`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from diffad_utils.analyses.frequencies import Reconstruct
+from diffad_utils.analyses.task import Task
 from diffad_utils.data import ImageDataset, collate
 from diffad_utils.diffusion import image_noise
+from diffad_utils.metrics import bootstrap
 from diffad_utils.metrics.counterfactual import absolute_error, defect_survival, masked_mean, moments, squared_error
 
 
@@ -114,7 +116,7 @@ def planted_table(
     """What a reconstruction does to discs (`plant`) of every area and contrast on normal images [B, 3, H, W].
 
     One row an image, area and contrast: key, area (nominal), planted (nominal contrast), and contrast, survival and
-    floor as in `survival_table`.
+    vae_error as in `survival_table`.
     """
     images_hat, rows = reconstruct(images, keys), []
     for area in areas:
@@ -133,3 +135,47 @@ def planted_table(
                 )
             )
     return pd.concat(rows, ignore_index=True)
+
+
+SMALL = 0.01
+"""Share of the image below which a defect is small (claim C03)."""
+
+
+def survival_by_group(table: pd.DataFrame, kind: str, n: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Survival of the defects of a `survival_table` or `planted_table`, all together and in groups of at least two.
+
+    Groups: each value of column ``kind``; those below `SMALL`; those whose contrast is below or above the
+    autoencoder's error at their place. Columns group, n, survival (mean), low, high (95 % interval over defects; none
+    for fewer than 10), below the error, lost (< 0.25), kept (> 0.75) (shares), and where it is known the median d'.
+    """
+    below = table["contrast"] < table["vae_error"]
+    groups = {"all": table["area"] > 0} | {str(value): table[kind] == value for value in sorted(table[kind].unique())}
+    groups |= {"below 1 % of the image": table["area"] < SMALL}
+    groups |= {"contrast below the error": below, "contrast above the error": ~below}
+    rows = []
+    for name, chosen in groups.items():
+        part = table[chosen]
+        if len(part) < 2:
+            continue
+        row = {"group": name, "n": len(part), "survival": float(part["survival"].mean())}
+        if len(part) >= 10:
+            row["low"], row["high"] = map(float, bootstrap.mean_interval(part["survival"], n, seed)[1:])
+        row |= {
+            "below the error": float(below[chosen].mean()),
+            "lost (< 0.25)": float((part["survival"] < 0.25).mean()),
+            "kept (> 0.75)": float((part["survival"] > 0.75).mean()),
+        }
+        if "detectability" in part:
+            row["median d'"] = float(part["detectability"].median())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def task_survival(reconstruct: Reconstruct, task: Task) -> Tensor:
+    """`defect_survival` of the defects of a task with defect-free counterparts: float64 [number of defects].
+
+    Images and counterparts get the same keys, so what is random is the same for both.
+    """
+    defects = task.take(task.labels.nonzero()[:, 0])
+    x, counterpart, keys = defects.images, defects.batch["twin"], defects.keys
+    return defect_survival(x, counterpart, reconstruct(x, keys), reconstruct(counterpart, keys))

@@ -31,6 +31,7 @@ from diffad_utils.plots.lines import (
     interval_panels,
     intervals_chart,
     lines_with_intervals,
+    means_chart,
     panels_with_intervals,
     points_by_size,
     range_chart,
@@ -40,7 +41,7 @@ from diffad_utils.plots.lines import (
     training_curve,
 )
 from diffad_utils.plots.scores import objectives, posterior_variance, schedule_match, seed_differences
-from diffad_utils.plots.style import WIDTH, set_style
+from diffad_utils.plots.style import WIDTH, larger, set_style
 from diffad_utils.plots.sweeps import alpha_curves, compromise, heat_maps, pareto
 
 __all__ = [
@@ -72,7 +73,9 @@ __all__ = [
     "interval_panels",
     "intervals_chart",
     "labelled_rows",
+    "larger",
     "lines_with_intervals",
+    "means_chart",
     "method_scatter",
     "method_styles",
     "objectives",

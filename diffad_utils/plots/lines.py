@@ -61,6 +61,7 @@ def lines_with_intervals(
     ylabel: str,
     trivial_baseline: float | None = None,
     log_x: bool = False,
+    log_y: bool = False,
 ) -> Figure:
     """Lines of ``y`` over ``x`` by ``hue``, with the columns ``low`` and ``high`` as a band where the table has
     them."""
@@ -77,7 +78,7 @@ def lines_with_intervals(
         axis.set_xscale("log")
         axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
         axis.minorticks_off()
-    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log_y else "linear")
     axis.legend(title=hue, fontsize=8, title_fontsize=8)
     return figure
 
@@ -156,6 +157,11 @@ def interval_panels(table: pd.DataFrame, xlabel: str, reference: float = 0.5) ->
     """`intervals_chart` of a table with the columns (label, group, value, low, high) in this order."""
     label, group, value, low, high = table.columns
     return intervals_chart(table, label, value, low, high, xlabel, group, reference)
+
+
+def means_chart(table: pd.DataFrame, xlabel: str, reference: float) -> Figure:
+    """`intervals_chart` of a table with columns name, mean, low, high and group (a panel each)."""
+    return intervals_chart(table, "name", "mean", "low", "high", xlabel, "group", reference)
 
 
 def range_chart(table: pd.DataFrame, label: str, low: str, high: str, xlabel: str) -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+from matplotlib.figure import Figure
 
 NORMAL, ANOMALOUS = "#2a6f97", "#c8553d"
 WIDTH = 9.0  # inches; notebooks and report show figures at about this width
@@ -15,3 +16,12 @@ def set_style() -> None:
     plt.rcParams.update(
         {"figure.dpi": 72, "savefig.dpi": 110, "figure.constrained_layout.use": True, "image.interpolation": "nearest"}
     )
+
+
+def larger(figure: Figure) -> Figure:
+    """Titles and numbers of small panels in a size that can be read at the page's width."""
+    for axis in figure.axes:
+        axis.tick_params(labelsize=9)
+        for label in (axis.title, axis.xaxis.label):
+            label.set_fontsize(10)
+    return figure

@@ -52,7 +52,6 @@ CUTS = dict(
     autoencoder_steps=4,
     pixel_ddpm_steps=4,
     pixel_ddpm_size=32,
-    bottleneck_steps=4,
     denoising_steps=3,
     denoising_step_counts=[1, 3],
     survey_images=2,

@@ -426,3 +426,17 @@ def test_a_method_against_its_controls():
     assert [tick.get_text() for tick in left.get_yticklabels()] == ["control", "method"]  # the first row is on top
     normal, anomalous = right.collections
     assert normal.get_offsets().tolist() == [[3, 1]] and anomalous.get_offsets().tolist() == [[1, 2], [2, 3]]
+
+
+def test_means_are_drawn_by_group_about_their_reference():
+    table = pd.DataFrame({"name": ["a", "b"], "mean": [0.1, 0.3], "low": [0.0, 0.2], "high": [0.2, 0.4], "group": "g"})
+    figure = plots.larger(plots.means_chart(table, "gain", 0.25))
+    (axis,) = figure.axes
+    assert axis.get_title() == "g" and axis.get_xlabel() == "gain" and axis.title.get_fontsize() == 10
+    assert [line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == ":"] == [0.25]
+
+
+def test_lines_can_be_on_a_logarithmic_axis():
+    table = pd.DataFrame({"x": [1, 2], "y": [0.1, 10.0], "name": "a"})
+    axis = plots.lines_with_intervals(table, "x", "y", "name", "x", "y", log_y=True).axes[0]
+    assert axis.get_yscale() == "log"

@@ -210,9 +210,6 @@ def test_a_forest_has_a_row_for_each_run_category_and_the_pooled_effect():
 # --- notebooks keep to the table --------------------------------------------------------------------------------------
 
 TO_CHANGE = {
-    ("02_vae_bottleneck", "C02", "measure"): "subtract the same share in x, image by image",
-    ("02_vae_bottleneck", "C14", "measure"): "take the mean colour error off both and say so",
-    ("04_lora", "C30", "measure"): "leave C30 to notebook 08, whose rivals the claim names",
     ("05_esm", "C55", "measure"): "a finding for each smaller subset",
     ("05_esm", "C60", "measure"): "measured seconds an image",
 }

@@ -4,8 +4,15 @@ import pytest
 import torch
 
 from diffad_utils import data
+from diffad_utils.analyses.conditioned_controls import (
+    AUTOENCODER,
+    GATE,
+    LINEAR,
+    d3ad_controls,
+    ddad_control,
+    wiener_filter,
+)
 from diffad_utils.analyses.detector_variants import Variants, settings_of
-from diffad_utils.analyses.no_diffusion import AUTOENCODER, GATE, LINEAR, d3ad_controls, ddad_control, wiener_filter
 from diffad_utils.analyses.task import Task
 from diffad_utils.methods.d3ad import D3AD, DDAD
 from diffad_utils.methods.d3ad.maps import feature_distance
