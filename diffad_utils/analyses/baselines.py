@@ -13,7 +13,7 @@ import torch
 
 from diffad_utils import data, metrics
 from diffad_utils.analyses.task import Task, TrivialBaseline
-from diffad_utils.methods.anomalib_models import BY_NAME, AnomalibDetector, PaDiM, PatchCore
+from diffad_utils.methods.anomalib_models import BY_NAME, AnomalibDetector
 from diffad_utils.methods.base import Detector, Prediction
 from diffad_utils.methods.invad.detector import InvAD
 from diffad_utils.methods.trivial import Trivial, best_statistic
@@ -34,18 +34,20 @@ def detectors(run: Run) -> dict[str, AnomalibDetector]:
         "stfpm": steps,
     }
     shared = {"image_size": p.image_size, "backbone": p.backbone, "allow_mini": True}
-    made = {}
+    made: dict[str, AnomalibDetector] = {}
     for name in p.baselines:
         own = {"clip": p.winclip_weights} if name == "winclip" else shared | settings.get(name, {})
         made[TITLES[name]] = BY_NAME[f"anomalib:{name}"](**own, seed=run.seed, device=run.device)
     return made
 
 
-def compared(run: Run) -> dict[str, PaDiM | PatchCore | InvAD]:
+def compared(run: Run) -> dict[str, Detector]:
     """The detectors that are run on every backbone beside nearest patch, unfitted; those of anomalib only where the
     parameter ``baselines`` has them."""
     p = run.parameters
-    made = {title: detector for title, detector in detectors(run).items() if title in ("PaDiM", "PatchCore")}
+    made: dict[str, Detector] = {
+        title: detector for title, detector in detectors(run).items() if title in ("PaDiM", "PatchCore")
+    }
     grid = max(2, p.image_size // 16)  # cells of the paper's size: it has 16 at 256 px
     made["InvAD"] = InvAD(
         image_size=p.image_size,

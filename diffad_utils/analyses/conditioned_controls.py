@@ -86,11 +86,11 @@ def ddad_control(detector: DDAD, maps: Sequence[Maps], training: Tensor, size: t
         return residual, detector.feature_map(part.reconstruction.features, x_hat), x_hat
 
     held_out = [controlled(part)[:2] for part in detector.held_out_maps_]
-    scales = tuple(float(torch.cat(kind).flatten(1).amax(dim=1).mean()) for kind in zip(*held_out, strict=True))
+    pixel, feature = (float(torch.cat(kind).flatten(1).amax(dim=1).mean()) for kind in zip(*held_out, strict=True))
     sigma = SMOOTHING * detector.image_size
     found = []
     for part in maps:
-        residual, feature, x_hat = controlled(part)
-        finished = ddad_anomaly_map(residual, feature, v=detector.v, sigma=sigma, scales=scales)
+        residual, distance, x_hat = controlled(part)
+        finished = ddad_anomaly_map(residual, distance, v=detector.v, sigma=sigma, scales=(pixel, feature))
         found.append(Prediction(image_score(finished), upsample_map(finished, size), x_hat))
     return Prediction.concatenate(found)

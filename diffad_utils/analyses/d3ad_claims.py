@@ -108,8 +108,10 @@ class Found:
         return [
             claims.finding(
                 entry["claim"],
-                *entry["interval"],
-                entry["n"],
+                entry["interval"][0],
+                entry["interval"][1],
+                entry["interval"][2],
+                n=entry["n"],
                 measure=entry["measure"],
                 section=SECTIONS[entry["claim"][:3]],
                 note=NOTES.get(entry["claim"][:3], ""),
@@ -132,4 +134,5 @@ class Found:
 
 def _interval(effect: Sequence[float]) -> tuple[float, float, float]:
     values = np.asarray(effect, dtype=np.float64)
-    return tuple(map(float, values)) if len(values) == 3 else bootstrap_percentiles(values)
+    mean, low, high = values if len(values) == 3 else bootstrap_percentiles(values)
+    return float(mean), float(low), float(high)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -291,7 +291,7 @@ def median_contrast(task: Task) -> float:
 
 
 @torch.inference_mode()
-def feature_distances(variants: Variants, **settings) -> pd.DataFrame:
+def feature_distances(variants: Variants, **settings: Any) -> pd.DataFrame:
     """Mean feature distance of each image of the task to its reconstruction, one row an image.
 
     Columns label; ``distance``, inside the mask of a defect that has one and over the image otherwise; for normal

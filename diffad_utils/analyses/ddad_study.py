@@ -6,6 +6,7 @@ Used by notebook 06; entry points: `ddad_settings`, `survival_over_guidance`, `r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -15,7 +16,7 @@ from diffad_utils.analyses.detector_variants import Variants, settings_of
 from diffad_utils.analyses.paired_comparison import size_groups
 from diffad_utils.analyses.task import Task
 from diffad_utils.methods.base import Prediction
-from diffad_utils.methods.d3ad import D3AD, DDAD
+from diffad_utils.methods.d3ad import DDAD
 from diffad_utils.metrics.counterfactual import defect_survival, removal_and_drift
 
 
@@ -36,8 +37,8 @@ def survival_over_guidance(ddad: DDAD, task: Task, weights: Sequence[float]) -> 
     return pd.concat(rows, ignore_index=True)
 
 
-def same_level(detector: D3AD, ddad: DDAD) -> int:
-    """D3AD's step, in tens, of the noise level that DDAD starts from."""
+def same_level(detector: Any, ddad: Any) -> int:
+    """The step of ``detector``, a D3AD, in tens, of the noise level that ``ddad``, a DDAD, starts from."""
     level = ddad.schedule.alphas_cumprod[ddad.start_timestep]
     return int((detector.schedule.alphas_cumprod - level).abs().argmin()) // 10 * 10
 
@@ -64,7 +65,8 @@ def reconstructions(variants: Variants, ddad: Variants, hurt: Task, autoencoder:
     autoencoder : prediction of the whole task by Dec(Enc(x)). DDAD on latents has DDAD's noise level, noise and
     guidance in D3AD's network.
     """
-    detector, rows = variants.detector, [variants.task.keys.index(key) for key in hurt.keys]
+    detector: Any = variants.detector  # D3AD
+    rows = [variants.task.keys.index(key) for key in hurt.keys]
     like_ddad = {"static_step": same_level(detector, ddad.detector), "noise_fraction": 1.0}
     like_ddad |= {"guidance_weight": ddad.detector.guidance_weight}
     size = tuple(hurt.images.shape[-2:])

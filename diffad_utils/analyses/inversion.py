@@ -201,19 +201,20 @@ def noise_of_the_model(task: Task, detector: InvAD, features: Tensor, timesteps:
             for x, names in zip((features, normal), keys, strict=True)
         ]
         states = {"of the model": [path[visited.index(t)] for path in paths], "random": random}
-        scores = {name: prediction(*pair, task.images.shape[-2:]).score for name, pair in states.items()}
+        scores = {name: prediction(z, normal_z, task.images.shape[-2:]).score for name, (z, normal_z) in states.items()}
         cosines = {name: _cosine(z, features) for name, (z, _) in states.items()}
         for name in states:
             found = task.accuracy(scores[name])
-            mean = bootstrap.mean_interval(cosines[name], task.bootstrap_samples, task.seed)
+            similar = bootstrap.mean_interval(cosines[name], task.bootstrap_samples, task.seed)
             rows.append(
                 {"noise": name, "t": t, "I-AUROC": found["I-AUROC"]}
                 | {"I-AUROC low": found["low"], "I-AUROC high": found["high"]}
-                | {"cosine": float(mean.mean), "cosine low": float(mean.low), "cosine high": float(mean.high)}
+                | {"cosine": float(similar.mean), "cosine low": float(similar.low), "cosine high": float(similar.high)}
             )
         closer = cosines["of the model"] - cosines["random"]
         differences[t, "I-AUROC"] = task.difference(scores["of the model"], scores["random"])
-        differences[t, "cosine"] = tuple(map(float, bootstrap.mean_interval(closer, task.bootstrap_samples, task.seed)))
+        mean, low, high = bootstrap.mean_interval(closer, task.bootstrap_samples, task.seed)
+        differences[t, "cosine"] = float(mean), float(low), float(high)
     table = pd.DataFrame(rows)
     table.attrs["differences"] = differences
     return table

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -80,7 +80,7 @@ def loss_rows(losses: Mapping[str, Tensor], timesteps: Sequence[int], means: Mea
     """
     rows = []
     for name, values in losses.items():
-        columns = {t: values[:, k] for k, t in enumerate(timesteps)}
+        columns: dict[Any, Tensor] = {t: values[:, k] for k, t in enumerate(timesteps)}
         rows.append(means.rows(columns, name).rename(columns={"name": "timestep", "group": "model"}))
     return pd.concat(rows, ignore_index=True)
 
@@ -242,7 +242,7 @@ def survivals(models: Mapping[str, Img2Img], made: Mapping[str, Prediction], tas
     return found
 
 
-def counts_table(counts: Mapping[str, Sequence[int]]) -> pd.DataFrame:
+def counts_table(counts: Mapping[str, Any]) -> pd.DataFrame:
     """Parameters of adapters and networks: name -> `Counts`; columns network, adapter, network's own, share in %."""
     return pd.DataFrame(
         {"network": name, "adapter": c.lora, "network's own": c.base, "share, %": 100 * c.share}

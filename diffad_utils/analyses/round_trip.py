@@ -138,7 +138,11 @@ def linear_bottlenecks(images: Tensor, channels: Sequence[int], downsamplings: S
 
 def of_vae(vae: autoencoders.VAE) -> Reconstruct:
     """Dec(Enc(x)) of an autoencoder, as a function of images and keys."""
-    return lambda images, keys=None: autoencoders.reconstruct(vae, images)
+
+    def reconstruct(images: Tensor, keys: Sequence[str] | None = None) -> Tensor:
+        return autoencoders.reconstruct(vae, images)
+
+    return reconstruct
 
 
 def attached(names: Sequence[str], device: str, note: Callable[[weights.Resolved], None]) -> dict[str, Reconstruct]:

@@ -32,7 +32,8 @@ class Means(NamedTuple):
 
     def finding(self, values: ArrayLike) -> tuple[float, float, float, int]:
         """mean, low, high and the number of values, as `findings.judge` takes them."""
-        return (*map(float, self.of(values)), len(values))
+        mean, low, high = self.of(values)
+        return float(mean), float(low), float(high), len(values)
 
     def rows(self, values: Mapping[str, ArrayLike], group: str = "") -> pd.DataFrame:
         """A row for each entry of ``values`` (name -> [N]): columns name, mean, low, high, n, group."""

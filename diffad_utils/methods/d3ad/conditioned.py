@@ -228,7 +228,7 @@ class ConditionedDiffusion(ConditionedSettings):
         """Maps of the held-out normal training images, a batch each: what `scales_` is taken from."""
         if self._scales is None or not isinstance(self._held_out_maps, list):
             self._scales = self._peaks_of_held_out()
-        return self._held_out_maps
+        return list(self._held_out_maps)
 
     # -- predict -------------------------------------------------------------------------------------------------------
 
