@@ -1,8 +1,5 @@
 """The published claims are fixed in advance, notebooks keep to them, and findings are read from old and new runs."""
 
-import ast
-import json
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from diffad_utils import study
 from diffad_utils.study import claims, verdicts
 
 ROOT = Path(__file__).parents[3]
@@ -209,74 +207,15 @@ def test_a_forest_has_a_row_for_each_run_category_and_the_pooled_effect():
 
 # --- notebooks keep to the table --------------------------------------------------------------------------------------
 
-TO_CHANGE = {
-    ("05_esm", "C55", "measure"): "a finding for each smaller subset",
-    ("05_esm", "C60", "measure"): "measured seconds an image",
-}
-"""Where a notebook still judges a claim by another measure or margin than the one fixed, and what it has to do. Such a
-finding is no evidence. The list may only get shorter."""
-
-
-def _text(node):
-    """A string as written; None for one with something filled in, or for no string at all."""
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
-
-
-def _margin(node):
-    """A margin as written: a number, +-claims.MARGIN, or None where it is not constant."""
-    text = ast.unparse(node).replace("claims.MARGIN", str(claims.MARGIN))
-    try:
-        return float(ast.literal_eval(text))
-    except (ValueError, SyntaxError):
-        return None
-
-
-def judged_calls(notebook):
-    """(claim, measures, margin) of every call that names a claim first: finding and the notebooks' own find,
-    difference, at_either. A measure with something filled in is not known here."""
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        if cell["cell_type"] != "code":
-            continue
-        for node in ast.walk(ast.parse("".join(cell["source"]))):
-            claim = _text(node.args[0]) if isinstance(node, ast.Call) and node.args else None
-            if claim is None or not re.fullmatch(r"C\d\d[a-z]?", claim):
-                continue
-            given = {keyword.arg: keyword.value for keyword in node.keywords}
-            strings = [given["measure"]] if "measure" in given else node.args[1:]
-            formatted = any(isinstance(part, ast.JoinedStr) for part in strings)
-            completed = formatted or ast.unparse(node.func) == "at_either"  # which adds the prompt
-            measures = [] if completed else [text for text in map(_text, strings) if text]
-            yield claim, measures, _margin(given["margin"]) if "margin" in given else None
-
-
-def written_otherwise(notebook):
-    """What a notebook's cells say that claims.csv does not."""
+def test_the_runs_judge_by_the_fixed_measures_and_margins():
+    """Every finding of the committed runs, however its measure was put together. Another measure is no evidence, and a
+    margin is not chosen beside its result."""
     table = claims.published_claims()
-    for claim, measures, margin in judged_calls(notebook):
-        rows = [name for name in table.index if re.fullmatch(claim + "[a-z]?", name)]
-        assert rows, f"{notebook.name}: {claim} is not in claims.csv"
-        fitting = [name for name in rows if any(verdicts.variant_of(table.loc[name], text) for text in measures)]
-        if measures and not fitting:
-            yield notebook.stem, claim[:3], "measure"
-        if margin is not None and margin not in {float(table.loc[name, "margin"]) for name in fitting or rows}:
-            yield notebook.stem, claim[:3], "margin"
-
-
-def recorded_otherwise():
-    """What the committed runs measured that claims.csv does not fix: every measure, however it was put together."""
-    from diffad_utils import study
-
     records = [study.load_run(path.parent) for path in sorted((ROOT / "reports/reference/smoke").rglob("claims.json"))]
-    for record in records:
-        for row in claims.findings([record]).to_dict("records"):
-            if row["objection"].startswith("another measure"):
-                yield record.manifest["notebook"], row["claim_id"][:3], "measure"
-
-
-def test_notebooks_judge_by_the_fixed_measures_and_margins():
-    notebooks = sorted((ROOT / "notebooks").glob("0*.ipynb"))
-    named = {claim for notebook in notebooks for claim, *_ in judged_calls(notebook)}
-    assert len(named) > 40  # the search finds them
-    found = {item for notebook in notebooks for item in written_otherwise(notebook)} | set(recorded_otherwise())
-    assert found - set(TO_CHANGE) == set(), "judged otherwise than claims.csv fixes it"
-    assert set(TO_CHANGE) - found == set(), "mended: take it off the list"
+    found = claims.findings(records)
+    assert found["claim_id"].nunique() > 60
+    other = found[found["objection"].str.startswith("another measure")]
+    assert other[["notebook", "claim_id", "measure"]].drop_duplicates().values.tolist() == []
+    fixed = found["claim_id"].map(table["margin"].astype(float))
+    margins = found[(found["margin"] - fixed).abs() > 1e-12]
+    assert margins[["notebook", "claim_id", "margin"]].drop_duplicates().values.tolist() == []
