@@ -54,7 +54,8 @@ def of_controls(found: pd.DataFrame) -> str:
     rest = found.drop(index=[*up.index, *down.index])
 
     def named(part):
-        return _counted([f"{row.method} on {row.task}" for row in part.itertuples()])
+        suffix = {"untrained": ", against itself untrained"}
+        return _counted([f"{row.method} on {row.task}{suffix.get(row.kind, '')}" for row in part.itertuples()])
 
     return (
         f"{len(found)} controls. Above its control: {named(up)}. Below: {named(down)}. Not shown to differ: "
