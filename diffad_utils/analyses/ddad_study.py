@@ -51,7 +51,8 @@ def at_size(images: Tensor, size: tuple[int, int]) -> Tensor:
 def ddad_settings(parameters: Mapping) -> dict:
     """DDAD's settings from a notebook's parameters: those it shares with D3AD, and its own under the names ddad_...;
     without domain adaptation, and with the default batch."""
-    own = {"image_size": "size", "block_out_channels": "channels", "train_steps": "steps", "guidance_weight": "weight"}
+    own = {"image_size": "size", "block_out_channels": "channels", "train_steps": "steps"}
+    own |= {"learning_rate": "learning_rate", "guidance_weight": "weight"}
     return (
         {name: value for name, value in settings_of(DDAD, parameters).items() if name != "train_batch_size"}
         | {name: parameters[f"ddad_{key}"] for name, key in own.items()}

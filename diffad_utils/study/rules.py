@@ -195,6 +195,7 @@ RULES: dict[str, Rule] = {
     "high_steps": Rule(low=10, high=999),
     "ddad_size": Rule(low=32, high=2048),
     "ddad_steps": _COUNT,
+    "ddad_learning_rate": Rule(above=0, high=1),
     "ddad_channels": Rule(low=8, high=4096),
     "ddad_weight": Rule(low=0, high=100),
     "ddad_weights": Rule(low=0, high=100),
