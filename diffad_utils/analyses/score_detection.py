@@ -57,7 +57,7 @@ def fit_three(
     more : settings in the place of those in ``shared``, such as ``seed``.
     """
     shared = {**shared, **more}
-    esm = ESM(**shared, noise_timestep=noise_timestep).fit(train)
+    esm: Any = ESM(**shared, noise_timestep=noise_timestep).fit(train)
     sgm = SGM(**shared, noise_timestep=esm.noise_timestep_).fit(train, warm_start=esm)
     return {"SGM": sgm, "ESM": esm, "ESM-sigma": esm.with_settings(ESMSigma)}
 

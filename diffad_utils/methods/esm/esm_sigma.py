@@ -1,7 +1,7 @@
 """ESM-sigma: the variance takes the place of beta in the reverse process (eq. 11 to 13).
 
-The paper's table 5 (subsets of the four detectors) is of this method: four subsets, I-AUROC and P-AUROC. Notebook 05 has
-all fifteen, for ESM as well; claims are judged on ESM-sigma.
+The paper's table 5 (subsets of the four detectors) is of this method: four subsets, I-AUROC and P-AUROC. Notebook 05
+has all fifteen, for ESM as well; claims are judged on ESM-sigma.
 """
 
 from __future__ import annotations
