@@ -1,5 +1,7 @@
 """Notebook 05's controls, seeds, subsets and cost."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from diffad_utils.analyses.score_claims import (
 )
 from diffad_utils.analyses.task import Task
 from diffad_utils.diffusion import NoiseSchedule
+from diffad_utils.io.paths import repository
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.esm import SGM
 from diffad_utils.study import claims, verdicts
@@ -164,6 +167,13 @@ def test_measures_are_those_fixed_in_advance(key):
     measure = MEASURES[key][0]
     row = claims.claim_row(key.split()[0], measure, table)
     assert verdicts.variant_of(table.loc[row], measure), f"{row}: {measure}"
+
+
+def test_sections_are_headings_of_the_notebook():
+    cells = json.loads((repository() / "notebooks/05_esm.ipynb").read_text(encoding="utf-8"))["cells"]
+    text = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    headings = {line.lstrip("# ") for cell in text for line in cell.splitlines() if line.startswith("#")}
+    assert {section for _, section in MEASURES.values()} <= headings
 
 
 def test_findings_have_a_seed_each_and_leave_other_words_out():
