@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffad_utils import data
-from diffad_utils.analyses import score_detection, score_sentences, score_sweeps
+from diffad_utils.analyses import score_detection, score_matching, score_sentences, score_sweeps
 from diffad_utils.analyses.score_claims import (
     MEASURES,
     Effect,
@@ -202,3 +202,26 @@ def test_cost_counts_seconds():
     assert found["C60b"].effect == pytest.approx(1000 / 200) and found["ESM-sigma"].effect == pytest.approx(1000 / 300)
     assert (found["C60a"].effect, found["C61"].effect) == (150, pytest.approx(0.7))
     assert len(printed_timesteps()) == 33 and "times as fast" in score_sentences.cost([50.0, 150.0], found)
+
+
+# --- data without masks -----------------------------------------------------------------------------------------------
+
+
+def test_without_masks_nothing_is_said_of_pixels():
+    task = labelled([0, 0, 1, 1])
+    task = Task("x", [0] * 7, None, task.rows, task.batch, bootstrap_samples=20)
+    predictions = {
+        name: Prediction(torch.arange(4.0), torch.rand(4, 8, 8), torch.full((4, 3, 8, 8), 0.25))
+        for name in ("SGM", "ESM", "ESM-sigma")
+    }
+    assert "covers" not in score_sentences.problem(task) and "7 normal images" in score_sentences.problem(task)
+    said = score_sentences.maps(predictions, task)
+    assert "0.250 (ESM)" in said and "There are no masks" in said
+    record = score_detection.control_record(task, predictions["ESM"], torch.ones(4), torch.rand(4, 4, 4), "nothing")
+    assert "AUPRO" not in record and (record["I-AUROC"], record["difference"]) == (0.5, 0.5)
+    ratios = {t: torch.rand(4, 2, 4, 4, generator=torch.Generator().manual_seed(t)) for t in (1, 100)}
+    task.images[:, :, :, 4:] = 1.0
+    marks = score_matching.what_variance_marks(ratios, task)
+    assert set(marks["measure"]) == {"structure"} and len(marks) == 2
+    assert "At t = 100" in score_sentences.variance_marks(marks, 80)
+    assert "pixel" not in score_sentences.variance_marks(marks, 80)
