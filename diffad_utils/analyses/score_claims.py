@@ -27,20 +27,21 @@ class Effect(NamedTuple):
     note: str = ""
 
 
-ACCURACY, CONTROLS = "Does it detect?", "Is it the diffusion?"
+SEEDS, INVERSION = "Does it hold with another training?", "The same network, used the other way round"
 POWERS, SCHEDULE = "Does the power matter? (section 3.1)", "Which schedule?"
 PATHS, STOPPING = "When does the image appear? (the paper's figure 3)", "Stopping early"
 SUBSETS, STABILITY = "Which detectors are needed? (the paper's table 5)", "Are the two processes stable?"
+TIMESTEPS = "How far into the noise?"
 STREAMS, COST = "One network or two?", "What does it cost? (the paper's table 4)"
 
 MEASURES: dict[str, tuple[str, str]] = {
-    "C42": ("I-AUROC of SGM's network, with inversion minus with its own inference", CONTROLS),
-    "C44": ("I-AUROC of ESM minus SGM", ACCURACY),
-    "C45": ("pixel AUROC within an image, ESM minus SGM, mean over images", ACCURACY),
-    "C46 image": ("I-AUROC of ESM-sigma minus ESM", ACCURACY),
-    "C46 pixel": ("P-AUROC of ESM-sigma minus ESM, within an image, mean over images", ACCURACY),
-    "C47a": ("I-AUROC of ESM minus SGM with ESM's four detectors", ACCURACY),
-    "C47b": ("log2 of the steps that SGM needs over those of ESM for an I-AUROC within 0.02 of its best", ACCURACY),
+    "C42": ("I-AUROC of SGM's network, with inversion minus with its own inference", INVERSION),
+    "C44": ("I-AUROC of ESM minus SGM", SEEDS),
+    "C45": ("pixel AUROC within an image, ESM minus SGM, mean over images", SEEDS),
+    "C46 image": ("I-AUROC of ESM-sigma minus ESM", SEEDS),
+    "C46 pixel": ("P-AUROC of ESM-sigma minus ESM, within an image, mean over images", SEEDS),
+    "C47a": ("I-AUROC of ESM minus SGM with ESM's four detectors", SEEDS),
+    "C47b": ("log2 of the steps that SGM needs over those of ESM for an I-AUROC within 0.02 of its best", TIMESTEPS),
     "C48": ("distance of DSM_3's optimum to the true score, minus DSM_2's (shares of the score's size)", POWERS),
     "C49a": ("t at which the state is within 10 % of the end, ESM minus SGM", PATHS),
     "C49b": ("20 minus the larger distance of the two t to 100 and to 20", PATHS),
@@ -57,7 +58,7 @@ MEASURES: dict[str, tuple[str, str]] = {
     "C61": ("share of a 1000-step method's evaluations that ESM-sigma saves, mean over the printed T_d", COST),
     "C64": ("I-AUROC of two streams minus one network with two heads", STREAMS),
     "C65": ("1e-6 minus the largest relative difference of the gradients of eq. 10 and of the DSM loss", STREAMS),
-    "C67": ("printed ESM minus SGM on MVTec AD (0.026), minus two standard deviations over seeds of ours", ACCURACY),
+    "C67": ("printed ESM minus SGM on MVTec AD (0.026), minus two standard deviations over seeds of ours", SEEDS),
 }
 """What is measured, and the heading in the notebook, by claim; two findings of one claim have a word after its id."""
 

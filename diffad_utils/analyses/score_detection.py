@@ -28,7 +28,6 @@ from diffad_utils.methods.esm import ESM, SGM, ESMSigma
 from diffad_utils.methods.esm.base import ReconstructionMaps, ScoreMatchingDetector
 from diffad_utils.methods.esm.equations import Moments, cosine_map, residual_map, step_edges
 from diffad_utils.metrics.bootstrap import mean_interval
-from diffad_utils.models.unet import small_unet
 
 SETTINGS = (
     *("space", "image_size", "vae", "backbone", "block_out_channels", "layers_per_block", "attention_levels"),
@@ -57,7 +56,7 @@ def fit_three(
     more : settings in the place of those in ``shared``, such as ``seed``.
     """
     shared = {**shared, **more}
-    esm = ESM(**shared, noise_timestep=noise_timestep).fit(train)
+    esm: Any = ESM(**shared, noise_timestep=noise_timestep).fit(train)
     sgm = SGM(**shared, noise_timestep=esm.noise_timestep_).fit(train, warm_start=esm)
     return {"SGM": sgm, "ESM": esm, "ESM-sigma": esm.with_settings(ESMSigma)}
 
@@ -416,16 +415,3 @@ def cost_table(
         for name, d in detectors.items()
     ]
     return pd.DataFrame(rows)
-
-
-def network_size(
-    channels: int,
-    image_size: int,
-    block_out_channels: Sequence[int],
-    layers_per_block: int,
-    attention_levels: Sequence[int],
-) -> int:
-    """Parameters of one stream of this size, counted without making it."""
-    with torch.device("meta"):
-        unet = small_unet(channels, image_size, block_out_channels, layers_per_block, attention_levels)
-    return sum(p.numel() for p in unet.parameters())

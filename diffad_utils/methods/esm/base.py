@@ -24,8 +24,6 @@ Where the paper is silent or ambiguous, and what we do:
 - *Smoothing* of the map is not mentioned; ours is that of all reconstructing methods here, 0 is none.
 - *Warm-up*: how long stream 1 begins with denoising score matching is not given. By default it is half of all steps and
   shared by the three methods, which brings them nearer to each other; ``dsm_steps`` = 0 trains by eq. 10 alone.
-- *The schedule* is not named. The paper prints an SGM variance of 0.341 at t = 200 and 1e-4 at the end; these are
-  1 - alpha_bar_t of DDPM's linear schedule (the printed formula, its root, would give 0.584 and 0.01).
 """
 
 from __future__ import annotations
@@ -168,9 +166,8 @@ class ScoreMatchingDetector(Training, Detector):
             )
         if self.dsm_steps < 0 or self.train_steps < 1 or not 0 <= self.smoothing <= 0.2 or self.validation_images < 2:
             raise ValueError(
-                f"expected dsm_steps >= 0, train_steps >= 1, smoothing in [0, 0.2] and validation_images >= 2, got "
-                f"{self.dsm_steps}, "
-                f"{self.train_steps}, {self.smoothing} and {self.validation_images}"
+                "expected dsm_steps >= 0, train_steps >= 1, smoothing in [0, 0.2] and validation_images >= 2, got "
+                f"{self.dsm_steps}, {self.train_steps}, {self.smoothing} and {self.validation_images}"
             )
         self.schedule_ = NoiseSchedule.linear()
         if self.noise_timestep is None and not self.noise_timesteps:
@@ -188,10 +185,7 @@ class ScoreMatchingDetector(Training, Detector):
     # --- fitting
 
     def fit(
-        self,
-        train_dataset: ImageDataset,
-        checkpoint_folder: str | Path | None = None,
-        warm_start: ScoreMatchingDetector | None = None,
+        self, train_dataset: ImageDataset, checkpoint_folder: str | Path | None = None, warm_start: Self | None = None
     ) -> Self:
         """Train on normal images, choose T_d if it is not given, calibrate.
 

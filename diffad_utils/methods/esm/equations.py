@@ -41,6 +41,9 @@ Both of eq. 5's are v (1 - r) to first order. `score_toys` has the closed forms,
 
 Eq. 6 and 7, which motivate the method, have signed powers, E[(s - g)^l], and so no minimiser for odd l. Notebook 05
 shows them as printed, and compares minimisers for |.|^l, which is our reading (`analyses.score_toys`).
+
+The paper does not name its schedule. It prints an SGM variance of 0.341 at t = 200 and 1e-4 at the end: these are
+1 - alpha_bar_t of DDPM's linear schedule, the default; the printed formula, its root, would give 0.584 and 0.01.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """Notebook 05's controls, seeds, subsets and cost."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from diffad_utils import data
-from diffad_utils.analyses import score_detection, score_sentences, score_sweeps
+from diffad_utils.analyses import score_detection, score_matching, score_sentences, score_sweeps
 from diffad_utils.analyses.score_claims import (
     MEASURES,
     Effect,
@@ -16,6 +18,7 @@ from diffad_utils.analyses.score_claims import (
 )
 from diffad_utils.analyses.task import Task
 from diffad_utils.diffusion import NoiseSchedule
+from diffad_utils.io.paths import repository
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.esm import SGM
 from diffad_utils.study import claims, verdicts
@@ -166,6 +169,13 @@ def test_measures_are_those_fixed_in_advance(key):
     assert verdicts.variant_of(table.loc[row], measure), f"{row}: {measure}"
 
 
+def test_sections_are_headings_of_the_notebook():
+    cells = json.loads((repository() / "notebooks/05_esm.ipynb").read_text(encoding="utf-8"))["cells"]
+    text = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    headings = {line.lstrip("# ") for cell in text for line in cell.splitlines() if line.startswith("#")}
+    assert {section for _, section in MEASURES.values()} <= headings
+
+
 def test_findings_have_a_seed_each_and_leave_other_words_out():
     effects = [Effect(0.1, 0.05, 0.15, 100, seed) for seed in (3, 4)]
     rows = esm_findings({"C44": effects, "C48": Effect(0.2, 0.1, 0.3, 200), "estimate": effects[0]}, "small")
@@ -192,3 +202,26 @@ def test_cost_counts_seconds():
     assert found["C60b"].effect == pytest.approx(1000 / 200) and found["ESM-sigma"].effect == pytest.approx(1000 / 300)
     assert (found["C60a"].effect, found["C61"].effect) == (150, pytest.approx(0.7))
     assert len(printed_timesteps()) == 33 and "times as fast" in score_sentences.cost([50.0, 150.0], found)
+
+
+# --- data without masks -----------------------------------------------------------------------------------------------
+
+
+def test_without_masks_nothing_is_said_of_pixels():
+    task = labelled([0, 0, 1, 1])
+    task = Task("x", [0] * 7, None, task.rows, task.batch, bootstrap_samples=20)
+    predictions = {
+        name: Prediction(torch.arange(4.0), torch.rand(4, 8, 8), torch.full((4, 3, 8, 8), 0.25))
+        for name in ("SGM", "ESM", "ESM-sigma")
+    }
+    assert "covers" not in score_sentences.problem(task) and "7 normal images" in score_sentences.problem(task)
+    said = score_sentences.maps(predictions, task)
+    assert "0.250 (ESM)" in said and "There are no masks" in said
+    record = score_detection.control_record(task, predictions["ESM"], torch.ones(4), torch.rand(4, 4, 4), "nothing")
+    assert "AUPRO" not in record and (record["I-AUROC"], record["difference"]) == (0.5, 0.5)
+    ratios = {t: torch.rand(4, 2, 4, 4, generator=torch.Generator().manual_seed(t)) for t in (1, 100)}
+    task.images[:, :, :, 4:] = 1.0
+    marks = score_matching.what_variance_marks(ratios, task)
+    assert set(marks["measure"]) == {"structure"} and len(marks) == 2
+    assert "At t = 100" in score_sentences.variance_marks(marks, 80)
+    assert "pixel" not in score_sentences.variance_marks(marks, 80)
