@@ -9,6 +9,7 @@ a part in a choice. Writes benchmarks/results/patch-size.md.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -22,38 +23,36 @@ from diffad_utils.methods.invad.detector import InvAD
 from diffad_utils.models.backbones import load_backbone
 
 SEED = 1000
-INVAD = {"grid": 8, "train_steps": 40, "learning_rate": 1e-3}
 TEXT = """# Image size and padding for patches of a frozen backbone
 
 `{backbone}` on training-side draws of `textures` (seed {seed}, which no run of the study uses): {train} normal and
 {test} test images a category of {categories}. Nearest patch: strides 8 and 16, a random tenth of the normal patches.
-InvAD: grid 8, {steps} steps.
 
-Made by `.venv/bin/python -m benchmarks.patch_size`.
+Made by `.venv/bin/python -m benchmarks.patch_size{arguments}`.
 
-I-AUROC of nearest patch, and the time of one test image (features and search, one thread, ms; without the bank):
+I-AUROC, AUPRO at each size's own masks, and the processor time of one test image (features and search, one thread, ms;
+without the bank):
 
 {sizes}
 
-I-AUROC at 128 px, mean over the categories, by what the network's convolutions see beyond the border:
+Difference: to the row of 128 px with zeros, with its 95 % interval over images, the categories weighted alike.
+
+Chosen for the smoke profile: 128 px with zeros. 256 px takes several times as long. Padding by reflection is an option
+of `models.backbones.load_backbone`, which says why it is not the default.
+"""
+METHODS_TEXT = """
+I-AUROC at 128 px by what the convolutions see beyond the border; InvAD: grid 8, {steps} steps:
 
 {paddings}
-
-Differences are to the row of 128 px with zeros, with 95 % intervals over images, the categories weighted alike.
-
-**Chosen.** 128 px in the smoke profile: 256 px takes several times as long, and with zeros no gain is shown for
-nearest patch. Padding with zeros, as the networks were trained, is the default of `load_backbone`: reflection helps
-nearest patch, which searches all positions alike, but takes more than twice as long; what it does to methods that
-know where a patch lies (PaDiM, InvAD) is in the second table. It is an option, `padding="reflect"`.
 """
 
 
-def measure(backbone: str, category: str, size: int, padding: str, train_images: int, test_images: int) -> dict:
+def measure(options: argparse.Namespace, category: str, size: int, padding: str) -> dict:
     """One category at one size: scores by method, labels, and AUPRO and milliseconds of nearest patch."""
     index = data.load_index("textures", category=category, seed=SEED)
-    normal = index[index["split"] == "train"].head(train_images)
-    test = index[index["split"] == "test"].sample(test_images, random_state=0)
-    network = load_backbone(backbone, strides=PATCH_STRIDES, padding=padding)
+    normal = index[index["split"] == "train"].head(options.train_images)
+    test = index[index["split"] == "test"].sample(options.test_images, random_state=0)
+    network = load_backbone(options.backbone, strides=PATCH_STRIDES, padding=padding)
     images, batch = (data.load_batch(data.ImageDataset(rows, size=size)) for rows in (normal, test))
     bank = patch_features(network, images["image"])
     start = time.process_time()
@@ -61,9 +60,10 @@ def measure(backbone: str, category: str, size: int, padding: str, train_images:
     spent = 1000 * (time.process_time() - start) / len(test)
     aupro = float(metrics.aupro(found.anomaly_map, batch["mask"]))
     scores = {"nearest patch": found.score}
-    if size == 128:
-        network = load_backbone(backbone, padding=padding)
-        made = {"PaDiM": PaDiM(device="cpu"), "InvAD": InvAD(device="cpu", **INVAD)}
+    if options.methods and size == 128:
+        network = load_backbone(options.backbone, padding=padding)
+        invad = InvAD(device="cpu", grid=8, train_steps=options.invad_steps, learning_rate=1e-3)
+        made = {"PaDiM": PaDiM(device="cpu"), "InvAD": invad}
         train = data.ImageDataset(normal, size=size)
         found_by = detectors_on(network, train, batch["image"], batch["key"], made)
         scores |= {name: one.score for name, one in found_by.items()}
@@ -111,14 +111,16 @@ def tables(found: dict[tuple[int, str], list[dict]], categories: list[str]) -> t
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="efficientnet-lite0")
-    parser.add_argument("--categories", nargs="+", default=["brick", "leather"])
+    parser.add_argument("--categories", nargs="+", default=["brick", "carpet", "leather", "wood"])
     parser.add_argument("--train-images", type=int, default=60)
     parser.add_argument("--test-images", type=int, default=80)
+    parser.add_argument("--methods", action="store_true", help="also PaDiM and InvAD at 128 px; minutes more")
+    parser.add_argument("--invad-steps", type=int, default=100)
+    parser.add_argument("--print", action="store_true", help="print the page only, write nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    counts = (options.train_images, options.test_images)
     found = {
-        (size, padding): [measure(options.backbone, name, size, padding, *counts) for name in options.categories]
+        (size, padding): [measure(options, name, size, padding) for name in options.categories]
         for size in (128, 256)
         for padding in ("zeros", "reflect")
     }
@@ -129,12 +131,14 @@ def main() -> None:
         train=options.train_images,
         test=options.test_images,
         categories=", ".join(options.categories),
-        steps=INVAD["train_steps"],
+        arguments="".join(f" {argument}" for argument in sys.argv[1:]),
         sizes=sizes,
-        paddings=paddings,
     )
-    Path(__file__).with_name("results").joinpath("patch-size.md").write_text(text, encoding="utf-8")
+    if options.methods:
+        text += METHODS_TEXT.format(steps=options.invad_steps, paddings=paddings)
     print(text)
+    if not options.print:
+        Path(__file__).with_name("results").joinpath("patch-size.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

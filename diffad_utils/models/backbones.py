@@ -104,7 +104,9 @@ def load_backbone(
     random_seed: the same architecture with random weights from this seed, no trained weights loaded.
     padding: "zeros", as the networks were trained: convolutions pad with zeros, so that features near the border of an
         image differ from those of the same texture inside. "reflect": the image is first continued by reflection,
-        `MARGIN` pixels at each side, and the margin is cut off the features; about twice the time at 128 px.
+        `MARGIN` pixels at each side, and the margin is cut off the features; more than twice the time at 128 px. It
+        helps a search that treats all positions alike (benchmarks/results/patch-size.md); methods that know where a
+        patch lies need not gain, so that zeros are the default.
 
     Raises
     ------
