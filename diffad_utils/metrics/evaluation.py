@@ -118,8 +118,8 @@ class Evaluation:
     """
 
     def __init__(self) -> None:
-        self._scores: list[np.ndarray] = []
-        self._labels: list[np.ndarray] = []
+        self._scores: list[float] = []
+        self._labels: list[bool] = []
         self._pixels = PixelMetrics()
         self._localises, self._left_out = True, 0
         self._kinds: set[bool] = set()  # of pixels that were seen
@@ -136,8 +136,8 @@ class Evaluation:
         if "label" not in batch:
             raise ValueError(f"batch must have 'label' [N], got {sorted(batch)}")
         labels = check_binary(batch["label"], scores.shape, "labels", "prediction.score")
-        self._scores.append(scores)
-        self._labels.append(labels)
+        self._scores += scores.tolist()
+        self._labels += labels.tolist()
         maps, masks = getattr(prediction, "anomaly_map", None), batch.get("mask")
         self._localises &= maps is not None and masks is not None
         if self._localises:
@@ -158,7 +158,7 @@ class Evaluation:
         """The metrics of all batches so far, by name. ``ValueError`` without any."""
         if not self._scores:
             raise ValueError("no batch to evaluate: the data set is empty")
-        scores, labels = np.concatenate(self._scores), np.concatenate(self._labels)
+        scores, labels = np.array(self._scores), np.array(self._labels)
         results = {}
         if labels.any() and not labels.all():
             results |= {name: metric(scores, labels) for name, metric in IMAGE_METRICS.items()}

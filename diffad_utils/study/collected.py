@@ -33,10 +33,10 @@ class Collected:
         from diffad_utils.metrics import Evaluation  # slow to import, and most who use the study evaluate nothing
 
         self._total, self._evaluation, self._maps = total, Evaluation(), SmallMaps(total)
-        self._predictions: list[Any] = []
+        self._scores: dict[str, list[float]] = {}
         self._reconstructions: list[pd.DataFrame] = []
         self._keys: list[str] = []
-        self._labels: list[np.ndarray] = []
+        self._labels: list[int] = []
         self._masks = tempfile.TemporaryFile(prefix="diffad-masks-")  # noqa: SIM115, closed by __exit__
         self._mask_shape: tuple[int, ...] | None = None
         self._localises, self._marked, self.nfe = True, False, 0
@@ -54,9 +54,10 @@ class Collected:
     def update(self, prediction: Any, batch: dict) -> None:
         """Take in a prediction and the batch it is of; raises as `metrics.evaluate` does."""
         self._evaluation.update(prediction, batch)
-        self._predictions.append(SimpleNamespace(score=prediction.score, parts=prediction.parts))
+        for name, values in {"score": prediction.score, **prediction.parts}.items():
+            self._scores.setdefault(name, []).extend(np.asarray(values).tolist())
         self._keys += batch["key"]
-        self._labels.append(np.asarray(batch["label"]))
+        self._labels += np.asarray(batch["label"]).tolist()
         self.nfe = prediction.nfe
         self._localises &= prediction.anomaly_map is not None
         if self._localises:
@@ -78,16 +79,12 @@ class Collected:
     @property
     def batch(self) -> dict:
         """Keys and labels of all images."""
-        return {"key": self._keys, "label": np.concatenate(self._labels)}
+        return {"key": self._keys, "label": np.array(self._labels)}
 
     def scores(self) -> pd.DataFrame:
         """As `score_table`."""
-        parts = {
-            name: np.concatenate([np.asarray(p.parts[name]) for p in self._predictions])
-            for name in self._predictions[0].parts
-        }
-        score = np.concatenate([np.asarray(p.score) for p in self._predictions])
-        return score_table(SimpleNamespace(score=score, parts=parts), self.batch)
+        parts = {name: np.array(values) for name, values in self._scores.items() if name != "score"}
+        return score_table(SimpleNamespace(score=np.array(self._scores["score"]), parts=parts), self.batch)
 
     def write(self, path: Callable[[str], Path], maps: bool) -> None:
         """Write ``maps.npz``, if asked for, and ``reconstruction.parquet`` to where ``path(name)`` says."""

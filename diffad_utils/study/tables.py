@@ -71,7 +71,9 @@ class SmallMaps:
 
     def __init__(self, total: int, limit: int = MAPS_LIMIT_BYTES) -> None:
         self._total, self._limit = total, limit
-        self._parts: list[Any] = []
+        # one piece of memory for all: small pieces between large ones that come and go would break the heap up
+        self._small: Any = None
+        self._done = 0
         self._low, self._high = np.inf, -np.inf
 
     def update(self, maps: ArrayLike) -> None:
@@ -82,7 +84,11 @@ class SmallMaps:
         if not bool(torch.isfinite(maps).all()):
             raise ValueError("anomaly_map has NaN or infinite values; nothing was written")
         self._low, self._high = min(self._low, maps.min().item()), max(self._high, maps.max().item())
-        self._parts.append(self._averaged(maps, np.dtype(np.float16)))
+        averaged = self._averaged(maps, np.dtype(np.float16))
+        if self._small is None:
+            self._small = torch.empty(self._total, *averaged.shape[1:])
+        self._small[self._done : self._done + len(averaged)] = averaged
+        self._done += len(averaged)
 
     def _averaged(self, maps: Any, kind: np.dtype) -> Any:
         """Down to the size that all maps may have as numbers of this kind."""
@@ -93,15 +99,14 @@ class SmallMaps:
         return maps
 
     def result(self) -> np.ndarray:
-        import torch
-
+        """All of them, [total, h, w]."""
         low, high = np.float32(self._low), np.float32(self._high)
         largest, spread = max(abs(low), abs(high)), high - low
         fits = largest < np.finfo(np.float16).max and (
             spread == 0 or spread >= largest / 8
         )  # 11 bits of which 3 are shared
         kind = np.dtype(np.float16 if fits else np.float32)
-        return self._averaged(torch.cat(self._parts), kind).numpy().astype(kind)
+        return self._averaged(self._small, kind).numpy().astype(kind)
 
 
 def usable_masks(batch: dict) -> dict[str, np.ndarray]:
