@@ -211,7 +211,8 @@ def seeds(effects: Mapping[str, list[Effect]]) -> str:
         mean = sum(values) / len(values)
         sign = "the sign is the same each time" if same else "**the sign depends on the seed**"
         parts.append(f"{name}: mean {mean:+.3f}, from {min(values):+.3f} to {max(values):+.3f}; {sign}")
-    return ". ".join(parts) + "."
+    weak = "So few trainings are weak evidence, in particular where their intervals include zero."
+    return ". ".join(parts) + f". {weak}"
 
 
 def no_diffusion(found: Controls) -> str:
