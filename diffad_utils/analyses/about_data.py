@@ -55,8 +55,8 @@ def of_counts(task: Task) -> str:
     kinds = len({kind for kind, label in zip(task.kinds, task.labels.tolist(), strict=True) if label})
     return (
         f"{int(task.labels.sum())} of the {len(task.labels)} test images are defective, of "
-        f"{kinds} {'kinds' if kinds > 1 else 'kind'}. The pictures do not show how often a defect occurs in a factory: "
-        "the shares are the data set's."
+        f"{kinds} {'kinds' if kinds > 1 else 'kind'}. In a factory defects may be much "
+        "rarer; the shares here are the data set's."
     )
 
 
@@ -70,8 +70,8 @@ def of_copies(index: pd.DataFrame) -> str:
 def of_brightness(images: Tensor) -> str:
     brightness = images.mean(dim=(1, 2, 3))
     return (
-        f"The mean brightness of normal images is {brightness.mean():.3f} with the standard deviation "
-        f"{brightness.std():.3f} (full range: 1). A detector has to accept such differences."
+        f"The mean brightness of normal images is {brightness.mean():.3f} with a standard deviation of "
+        f"{brightness.std():.3f} (images range from 0 to 1). A detector has to accept such differences."
     )
 
 
@@ -89,9 +89,8 @@ def of_counterparts(task: Task, rows: Tensor, differences: Tensor) -> str:
     """differences : `counterpart_differences` of the same ``rows``."""
     inside = task.masks[rows]
     return (
-        f"On average they differ by {float(differences[inside].mean()):.3f} inside the masks and by "
-        f"{float(differences[~inside].mean()):.4f} outside. Real defects need not be so well separated from their "
-        "surroundings."
+        f"On average image and counterpart differ by {float(differences[inside].mean()):.3f} inside the masks "
+        f"and by {float(differences[~inside].mean()):.4f} outside. The borders of real defects may be less clear."
     )
 
 
@@ -110,7 +109,7 @@ def of_false_alarms(shares: Mapping[str, float], unseen: int) -> str:
         interval = binomtest(round(share * unseen), unseen).proportion_ci()
         said[name] = f"{share:.1%} [{interval.low:.1%}, {interval.high:.1%}]"
     return (
-        f"False alarms among {unseen} unseen normal images: {said['without']} where a training image is left out of "
-        f"its own neighbours, {said['with']} where it counts as one (exact binomial intervals). The threshold was "
-        "meant for 5 %."
+        f"False alarms among {unseen} unseen normal images: {said['without']} if a training image does not count as "
+        f"its own neighbour, {said['with']} if it does (95 % exact binomial intervals). The threshold was "
+        "meant to give 5 %."
     )

@@ -261,13 +261,16 @@ def border_record(deviations: pd.DataFrame, change: tuple[float, float, float]) 
 def of_gains(table: pd.DataFrame, ours: str, other: str) -> str:
     """table : `gains`. Each method is judged by its whole interval."""
     sides = {
-        "better": table.index[table["low"] > 0],
-        "worse": table.index[table["high"] < 0],
-        "not shown to differ": table.index[(table["low"] <= 0) & (table["high"] >= 0)],
+        "Better": table.index[table["low"] > 0],
+        "Worse": table.index[table["high"] < 0],
+        "Not shown to differ": table.index[(table["low"] <= 0) & (table["high"] >= 0)],
     }
     said = [f"{side}: {', '.join(methods)}" for side, methods in sides.items() if len(methods)]
     mean = table["gain"].mean()
-    return f"On {ours} instead of {other} ({mean:+.3f} I-AUROC in the mean over methods), {'; '.join(said)}."
+    return (
+        f"With {ours} instead of {other} the I-AUROC changes by {mean:+.3f} in the mean over methods. "
+        f"{'. '.join(said)}."
+    )
 
 
 def of_elpv(networks: Mapping[str, Backbone], dataset: str) -> str:
@@ -276,8 +279,8 @@ def of_elpv(networks: Mapping[str, Backbone], dataset: str) -> str:
     if not shaped:
         return ""
     return (
-        f"Attention: a trial on images of {dataset} had a part in choosing the task that {', '.join(shaped)} was "
-        "trained on (see its model card), so its results on this data set are too good by an unknown amount."
+        f"Attention: the task that {', '.join(shaped)} was trained on was chosen with the help of a trial on images of "
+        f"{dataset} (see its model card). So its results on this data set may be too good, by an unknown amount."
     )
 
 
@@ -285,15 +288,15 @@ def of_nearest_patch(table: pd.DataFrame) -> str:
     """table : `table`."""
     rows = table[table["method"] == "nearest patch"]
     said = [f"{r['backbone']} {r['I-AUROC']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for _, r in rows.iterrows()]
-    return f"I-AUROC of nearest patch: {'; '.join(said)}. The maps are examples, these numbers are the result."
+    return f"I-AUROC of nearest patch: {'; '.join(said)}. The maps are only examples."
 
 
 def of_border(deviations: pd.DataFrame, stride: int = 16) -> str:
     """deviations : `border_deviation` under the keys "zeros" and "reflect"."""
     zeros, reflect = (deviations.loc[kind].set_index("stride").loc[stride] for kind in ("zeros", "reflect"))
     return (
-        f"At stride {stride}, with zeros, {zeros['cells off']:.0%} of the cells are off by more than "
-        f"{BORDER_TOLERANCE:.0%}, by {zeros['median']:.3f} in the median and {zeros['largest']:.2f} at most; "
-        f"{zeros['identical cells']:.0%} equal the centre, which counts itself. With reflection "
-        f"{reflect['cells off']:.0%} are off, by {reflect['largest']:.3f} at most."
+        f"At stride {stride}, with zeros, {zeros['cells off']:.0%} of the cells differ from the centre by more than "
+        f"{BORDER_TOLERANCE:.0%}. The median difference is {zeros['median']:.3f}, the largest {zeros['largest']:.2f}. "
+        f"{zeros['identical cells']:.0%} of the cells equal the centre (the centre itself included). With reflection "
+        f"{reflect['cells off']:.0%} of the cells differ, by {reflect['largest']:.3f} at most."
     )

@@ -171,19 +171,19 @@ def of_trivial(statistics: pd.DataFrame) -> str:
     best = statistics.iloc[0]
     return (
         f"The best statistic is {best['statistic']}: I-AUROC {best['I-AUROC']:.3f} [{best['low']:.3f}, "
-        f"{best['high']:.3f}] (95 % interval over images). It was chosen with the test labels, so it is a bar and not "
-        "a method."
+        f"{best['high']:.3f}] (95 % interval over images). It was chosen with the test labels. So it is a "
+        "hurdle for methods, and not a method."
     )
 
 
 def of_categories(table: pd.DataFrame, left_out: list[str]) -> str:
     """table, left_out : `trivial_by_category`."""
     highest = table.loc[table["I-AUROC"].idxmax()]
-    left = f" Left out, with test images of one kind only: {', '.join(left_out)}." if left_out else ""
+    left = f" Left out, because all their test images have the same label: {', '.join(left_out)}." if left_out else ""
     return (
-        f"The highest of {len(table)} categories is {highest['I-AUROC']:.3f} ({highest['category']}, "
+        f"The highest I-AUROC of {len(table)} categories is {highest['I-AUROC']:.3f} ({highest['category']}, "
         f"{highest['best statistic']}), the mean {table['I-AUROC'].mean():.3f}.{left} The best of several statistics "
-        "lies above one half even where none of them carries anything."
+        "tends to lie above one half even if none of them is of use."
     )
 
 
@@ -192,17 +192,17 @@ def of_best(task: Task, found: Mapping[str, Prediction], table: pd.DataFrame, tr
     best = table.loc[table["I-AUROC"].idxmax(), "method"]
     gain = task.difference(found[best].score, trivial.prediction.parts[trivial.statistic])
     return (
-        f"The best of them, {best}, {in_words(gain, 'the trivial baseline')}. It is the best of several on the same "
-        "images, so its lead is a little too large."
+        f"The best of them, {best}, {in_words(gain, 'the trivial baseline')}. It was chosen as the best of several on "
+        "the same images, so this difference tends to be too large."
     )
 
 
 def of_maps(table: pd.DataFrame) -> str:
     """table : `run_detectors`."""
     if "AUPRO" not in table:
-        return "Without masks nobody can say whether these maps are right; they are shown as they are."
+        return "Without masks it cannot be checked whether these maps are right."
     best = table.loc[table["AUPRO"].idxmax()]
     return (
         f"{best['method']} localises best: AUPRO {best['AUPRO']:.3f} (area under the per-region overlap up to a "
-        "false-positive rate of 0.3, all test images with masks). Eight images are examples, not proof."
+        "false-positive rate of 0.3, all test images with masks; 1 is perfect). The images above are only examples."
     )

@@ -42,7 +42,7 @@ def test_sentences_on_the_images(task):
     assert about_data.of_counts(task).startswith("4 of the 8 test images are defective")
     images = torch.rand(3, 1, 8, 8).expand(3, 3, 8, 8)
     assert "keeps 100% of the contrast" in about_data.of_alignment(images[:1])
-    assert "is 0.250 with the standard deviation 0.000" in about_data.of_brightness(torch.full((4, 3, 8, 8), 0.25))
+    assert "is 0.250 with a standard deviation of 0.000" in about_data.of_brightness(torch.full((4, 3, 8, 8), 0.25))
     mean, deviation = about_data.mean_and_deviation(torch.stack([torch.zeros(3, 2, 2), torch.full((3, 2, 2), 0.2)]))
     assert torch.allclose(mean, torch.tensor(0.1)) and torch.allclose(deviation, torch.tensor(3 * 0.02**0.5))
     index = pd.concat([task.train.index, task.test.index])
@@ -71,7 +71,9 @@ def test_gains_and_their_sentence(task):
     table = backbone_study.gains(task, ours, {"A": Prediction(bad), "B": Prediction(good)})
     assert table["gain"].tolist() == [1.0, 0.0]
     said = backbone_study.of_gains(table, "x", "y")
-    assert said == "On x instead of y (+0.500 I-AUROC in the mean over methods), better: A; not shown to differ: B."
+    assert said == (
+        "With x instead of y the I-AUROC changes by +0.500 in the mean over methods. Better: A. Not shown to differ: B."
+    )
     accuracies = backbone_study.table(task, {"x": ours})
     assert accuracies["I-AUROC"].tolist() == [1.0, 1.0] and "x 1.000" not in backbone_study.of_nearest_patch(accuracies)
 
