@@ -105,7 +105,7 @@ def two_pass_detection(cells: Tensor, labels: Tensor, accuracy: pd.DataFrame, ga
 
 
 def escape(study: TwoPassStudy) -> str:
-    """The answer to "does it escape the conflict of removal and fidelity?"."""
+    """The answer to "do two passes remove the defect and keep the rest?"."""
     best = study.best()
     one, own, true = (best.loc[name] for name in EDITORS)
 
