@@ -47,8 +47,8 @@ NOTES = {
     "C42": "D3AD's own small network, inverted over the timesteps it was trained on",
     "C66": "small network; supported: the more the reconstruction depends on the input, the more of the defect stays",
     "C78": "two networks, pixel space at a smaller image size",
-    "C82": "after rescaling, scaling has lost nothing at all, so the decoded z_t itself is compared",
-    "C92": "interval over five interleaved repetitions",
+    "C82": "z_t is decoded as it is: if a scaled latent were scaled back first, nothing would be lost",
+    "C92": "interval over five repetitions, the two timed alternately",
     "C93": "the autoencoder is the frozen one of the latents, not trained to detect",
 }
 

@@ -108,8 +108,9 @@ def evaluations_in_words(prediction: Prediction) -> str:
     """How many network evaluations an image takes."""
     return (
         f"An image takes {prediction.nfe:.1f} network evaluations on average and "
-        f"{int(prediction.parts['evaluations'].max())} at most: from a smaller step fewer members of the DDIM "
-        "sub-sequence are left. Whether what changes is the defect, the picture shows for single images only."
+        f"{int(prediction.parts['evaluations'].max())} at most. The number depends on the step: from a smaller one "
+        "fewer DDIM steps are left. The picture shows single images only; removal and drift are measured further down, "
+        "where the data set has defect-free counterparts."
     )
 
 
@@ -369,9 +370,9 @@ def leave_one_out_of_scaling(detector: D3AD, task: Task) -> dict[str, float]:
 def scaling_in_words(leak: Mapping[str, float]) -> str:
     """What `leave_one_out_of_scaling` found."""
     return (
-        "A bar that leaves out zero is a difference that these few images show. With maps scaled over the images "
-        "given, an image depends on the others: when one is left out, the score of another changes by up to "
-        f"{leak['largest relative change of a score']:.0%}."
+        "If a bar does not touch zero, the option makes a difference on these images. With maps scaled over the test "
+        "set, the score of an image depends on the other images. When one is left out, another's score changes by up "
+        f"to {leak['largest relative change of a score']:.0%}."
     )
 
 
@@ -423,6 +424,7 @@ def stage_milliseconds(detector: D3AD, images: int) -> dict[str, float]:
 def ratios_in_words(ratios: np.ndarray) -> str:
     """What `time_over_features_alone` found."""
     return (
-        f"D3AD takes {np.median(ratios):.1f} times the time of features and neighbours alone ({ratios.min():.1f} to "
-        f"{ratios.max():.1f} in {len(ratios)} turns). That is on this machine and with networks of these sizes."
+        f"D3AD takes {np.median(ratios):.1f} times as long as features and nearest neighbours alone "
+        f"({ratios.min():.1f} to {ratios.max():.1f} in {len(ratios)} repetitions). This holds for this machine and "
+        "networks of these sizes."
     )

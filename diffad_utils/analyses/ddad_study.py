@@ -99,9 +99,12 @@ def removal_table(reconstructions: Mapping[str, Tensor], task: Task) -> pd.DataF
 def removal_in_words(table: pd.DataFrame) -> str:
     """The most and the least of removal and drift by method, of means with intervals (method, measure, value)."""
     lines = []
-    for measure, text in (("removal", "Removal of the defect"), ("drift", "Drift of the rest, in grey values")):
+    for measure, text in (
+        ("removal", "Removal of the defect"),
+        ("drift", "Drift of the rest, in grey values from 0 to 1"),
+    ):
         values = table[table["measure"] == measure].set_index("method")["value"]
         lines.append(
-            f"- {text}: least {values.min():.3f} ({values.idxmin()}), most {values.max():.3f} ({values.idxmax()})."
+            f"- {text}: lowest {values.min():.3f} ({values.idxmin()}), highest {values.max():.3f} ({values.idxmax()})."
         )
     return "\n".join(lines)

@@ -26,10 +26,10 @@ Interval = Sequence[float]
 
 def task_size(task: Task) -> str:
     areas = 100 * task.masks.float().mean(dim=(1, 2))[(task.labels == 1) & task.with_masks]
-    size = f"; half of them cover less than {areas.median():.1f} % of it" if task.has_masks else ""
+    size = f"; half of them cover less than {areas.median():.1f} % of the image" if task.has_masks else ""
     return (
         f"{int(task.labels.sum())} of the {len(task.keys)} test images have a defect{size}. "
-        "The editor has to leave nearly the whole picture as it is."
+        "An editor has to change the defect and nothing else."
     )
 
 
@@ -40,7 +40,8 @@ def detection(accuracy: pd.DataFrame, baseline: Interval, no_editor: Interval) -
         f"img2img has an I-AUROC of {written(*accuracy.loc['img2img', ['I-AUROC', 'low', 'high']])}. It "
         f"{relation(*baseline[1:3])} the trivial baseline (difference {written(*baseline, sign='+')}). CLIP's distance "
         f"to normal training images, which needs no reconstruction, {relation(*no_editor[1:3])} CLIP's distance to the "
-        f"reconstruction (difference {written(*no_editor, sign='+')}). The figure does not say what the scores look at."
+        f"reconstruction (difference {written(*no_editor, sign='+')}). The figure does not show what in the images the "
+        "scores see."
     )
 
 
@@ -49,8 +50,8 @@ def strips(images: Tensor, x_hats: Sequence[Tensor], strength: float) -> str:
     first, last = (float((x_hat - images).abs().mean()) for x_hat in (x_hats[0], x_hats[-1]))
     return (
         f"The autoencoder alone has a mean residual that is {first / last:.0%} of the one at strength {strength:g}. It "
-        "blurs the picture, and with it the defect, before any diffusion does. So what follows compares with what the "
-        r"autoencoder leaves, $\mathrm{Dec}(\mathrm{Enc}(x))$."
+        "changes the picture, and with it the defect, before any diffusion does. So everything below is compared with "
+        r"$\mathrm{Dec}(\mathrm{Enc}(x))$ and not with $x$, where this is possible."
     )
 
 
@@ -61,8 +62,8 @@ def removal(edits: EditStudy) -> str:
     judged = (
         "is above one half: the images can show whether an editor removes defects."
         if edits.oracle_passes
-        else "is not shown to be above one half. So a low removal says nothing about the editor here, and no verdict "
-        "is given on it. Survival is not affected."
+        else "is not shown to be above one half. Even a perfect editor may fail with this autoencoder, so a low "
+        "removal says nothing about the editor and gets no verdict. Survival is not affected."
     )
     return (
         f"From strength {first['strength']:g} to {last['strength']:g} the survival of the defect goes from "
@@ -76,7 +77,7 @@ def settings(edits: EditStudy) -> str:
     good = int(((points["removal"] > 0.5) & (points["drift"] < 0.5)).sum())
     best = points.loc[points["removal"].idxmax()]
     return (
-        f"{good} of {len(points)} settings lie in the green corner by their means. The largest mean removal is "
+        f"{good} of {len(points)} settings lie in the green corner. The largest mean removal is "
         f"{best['removal']:.2f}, at strength {best['strength']:g}; the oracle's is "
         f"{edits.oracle_row()['removal']:.2f}."
     )
@@ -86,9 +87,9 @@ def small_defects(edits: EditStudy) -> str:
     small = edits.drifts[edits.drifts["smaller_half"]]
     effect = over_images(small["log2_drift"].to_numpy())
     return (
-        f"For the smaller half of the defects log2 of the ratio is {written(*effect[:3], sign='+')} in the mean, which "
-        f"{relation(effect.low, effect.high, 1.0)} 1, twice as large. The autoencoder's own error, which is not in "
-        f"it, comes to {small['log2_vae'].mean():+.2f}."
+        f"For the smaller half of the defects the mean log2 of drift over defect is {written(*effect[:3], sign='+')}, "
+        f"which {relation(effect.low, effect.high, 1.0)} 1 (a drift twice as large as the defect). The autoencoder's "
+        f"own error is not part of this drift; in the same unit it is {small['log2_vae'].mean():+.2f}."
     )
 
 
@@ -97,14 +98,14 @@ def two_pass_detection(cells: Tensor, labels: Tensor, accuracy: pd.DataFrame, ga
     row = accuracy.loc["img2img_masked"]
     normal, defective = (float(cells[labels == label].float().mean()) for label in (0, 1))
     return (
-        f"The mask takes {normal:.0%} of the area of normal images and {defective:.0%} of that of defective ones. As a "
-        f"detector the two passes have an I-AUROC of {written(row['I-AUROC'], row['low'], row['high'])}, which "
+        f"The mask covers {normal:.0%} of the area of normal images and {defective:.0%} of that of defective ones. As "
+        f"a detector the two passes have an I-AUROC of {written(row['I-AUROC'], row['low'], row['high'])}, which "
         f"{relation(*gain[1:3])} that of one pass (difference {written(*gain, sign='+')})."
     )
 
 
 def escape(study: TwoPassStudy) -> str:
-    """The answer to "does it escape the conflict of removal and fidelity?"."""
+    """The answer to "do two passes remove the defect and keep the rest?"."""
     best = study.best()
     one, own, true = (best.loc[name] for name in EDITORS)
 
@@ -116,17 +117,17 @@ def escape(study: TwoPassStudy) -> str:
         return f"{relation(row['gain low'], row['gain high'])} one pass (difference {gain})"
 
     if own["gain low"] > 0:
-        answer = "Yes, in part: a second pass inside the mask that was found loosens the conflict."
+        answer = "Yes, in part: a second pass inside the mask found does better than one pass."
     elif true["gain low"] > 0:
-        answer = "No, but it would with a better finder: only the true mask loosens the conflict."
+        answer = "No, but a better mask would help: with the true mask, two passes do better than one."
     else:
-        answer = "No: not even with the true mask is a gain shown, so the finder is not what holds it back."
+        answer = "No: no gain is shown even with the true mask, so a better mask would not be enough."
     return (
-        "**Does it escape the conflict of removal and fidelity?** Take for each editor the strength at which the "
-        "smaller one of *defect gone* (1 - survival) and *rest kept* (fidelity) is largest. This number is "
-        f"{value(one)} for one pass. Two passes with the mask found reach {value(own)}, which {against(own)}; with the "
-        f"true mask {value(true)}, which {against(true)}. **{answer}** The best strength was chosen on the same "
-        "images, for all three alike."
+        "**Do two passes remove the defect and keep the rest?** Both numbers should be high: *defect gone* "
+        "(1 - survival) and *rest kept* (fidelity). We take the smaller of the two, and for each editor the strength "
+        f"at which it is largest. It is {value(one)} for one pass. Two passes with the mask found reach {value(own)}, "
+        f"which {against(own)}; with the true mask {value(true)}, which {against(true)}. **{answer}** The best "
+        "strength was chosen on the same images, for all three alike."
     )
 
 
@@ -138,7 +139,7 @@ def trade(study: TwoPassStudy) -> str:
     return (
         f"At strength {one['strength']:g} the drift is {own['drift']:.2f} of a defect's size with two passes and "
         f"{one['drift']:.2f} with one; the survival of the defect is {own['survival']:.2f} with two and "
-        f"{one['survival']:.2f} with one. What the mask misses survives."
+        f"{one['survival']:.2f} with one. A defect that the mask misses is not redrawn, so it survives."
     )
 
 
@@ -148,8 +149,8 @@ def repeatability(deviation: Mapping[str, Tensor], of_defects: bool) -> str:
     seeds, guidance = (over_images(values) for values in deviation.values())
     return (
         f"A pixel's standard deviation is {written(*seeds[:3])} of {unit} from seed to seed, and "
-        f"{written(*guidance[:3])} between the guidance scales. The pictures show where; they do not show whether the "
-        "mean over seeds is right."
+        f"{written(*guidance[:3])} between the guidance scales. The picture shows where in the images. It does "
+        "not show whether the mean over seeds is right."
     )
 
 
@@ -157,18 +158,21 @@ def prompts(moved: Mapping[str, float]) -> str:
     """``moved`` : mean change by prompt, in units of the autoencoder's error."""
     listed = ", ".join(f"{name}: {value:.2f}" for name, value in moved.items())
     return (
-        f"Mean change against the prompt's picture, in units of the autoencoder's error: {listed}. A change alone does "
-        "not mean that the words were understood."
+        f"Mean change compared with the first prompt, in units of the autoencoder's error: {listed}. A change alone "
+        "does not mean that the words were understood."
     )
 
 
 def near_identity(identity: Identity) -> str:
     growth = over_images(identity.lipschitz - 1)
-    kind = "contracts" if growth.high < 0 else "expands" if growth.low > 0 else "neither clearly contracts nor expands"
+    kind = (
+        "shrinks it" if growth.high < 0 else "enlarges it" if growth.low > 0 else "is not shown to shrink or enlarge it"
+    )
     return (
-        f"The squared error is {2 ** float(identity.error.mean()):.2f} times the autoencoder's. A pasted defect is "
-        f"passed on with the factor {growth.value + 1:.2f}, so the map {kind}. The reconstruction lies "
-        f"{2 ** float(identity.distance.mean()):.2f} times as far away as the nearest normal training image does."
+        f"The squared error is {2 ** float(identity.error.mean()):.2f} times the autoencoder's. The change by a pasted "
+        f"defect is passed on with the factor {growth.value + 1:.2f}, so img2img {kind}. From the image that the "
+        f"autoencoder returns, the reconstruction is {2 ** float(identity.distance.mean()):.2f} times as far away as "
+        "the nearest normal training image."
     )
 
 
@@ -188,14 +192,18 @@ def part_scales(scale: Mapping[str, float]) -> str:
         ("CLIP's part", "the squared error") if scale["clip"] > scale["mse"] else ("the squared error", "CLIP's part")
     )
     ratio = max(scale["clip"] / scale["mse"], scale["mse"] / scale["clip"])
-    return f"On normal training images {larger} varies {ratio:.1f} times as much as {smaller}, and outweighs it in (2)."
+    return (
+        f"On normal training images {larger} varies {ratio:.1f} times as much as {smaller}, so it outweighs it in "
+        "(2) at equal weights."
+    )
 
 
 def alpha(moved: Effect, balance: Effect) -> str:
     return (
-        "From alpha 0.3 to 0.9 the raw score's rank correlation with the squared error moves by "
-        f"{written(*moved[:3], sign='+')}. At one of the two ends the weaker part owns {written(*balance[:3])} of its "
-        "variance. The higher points on the left are no advice for alpha: they were found with the test labels."
+        "From alpha 0.3 to 0.9 the raw score's rank correlation with the squared error changes by "
+        f"{written(*moved[:3], sign='+')}. At the end where the "
+        f"weaker part matters less, it makes up {written(*balance[:3])} of the variance. The highest point on the left "
+        "is no advice for alpha: it was found with the test labels."
     )
 
 
@@ -204,8 +212,8 @@ def changes(response: Response, clip: str) -> str:
     more = "more" if local.low > 0 else "less" if local.high < 0 else "not clearly more or less"
     return (
         f"CLIP answers to the global changes {more} than to the spot: log2 of the ratio is "
-        f"{written(*local[:3], sign='+')}. This is a property of the CLIP at hand ({clip}): a model whose training "
-        "captions name defects has learned to see spots."
+        f"{written(*local[:3], sign='+')}. This is a property of the CLIP used here ({clip}). A model whose training "
+        "captions name defects may have learned to see spots."
     )
 
 
@@ -215,7 +223,7 @@ def sweep(table: pd.DataFrame) -> str:
         f"I-AUROC lies between {worst['I-AUROC']:.2f} (strength {worst['strength']:g}, guidance "
         f"{worst['guidance_scale']:g}, {worst['num_inference_steps']:.0f} steps) and {best['I-AUROC']:.2f} (strength "
         f"{best['strength']:g}, guidance {best['guidance_scale']:g}, {best['num_inference_steps']:.0f} steps). The "
-        "best was found with the test labels; the next figure takes this advantage away."
+        "best was found with the test labels; the next figure removes this advantage."
     )
 
 
@@ -224,9 +232,10 @@ def value_range(found: Sensitivity) -> str:
     largest = max(found.explained, key=found.explained.get)
     steadier = found.evidence()["C32a", ""]
     return (
-        f"The range is {written(*low)} from below and {written(*high)} from above. Of the variance over the grid "
-        f"{found.explained[largest]:.0%} is due to {largest} alone. Range of the squared error's I-AUROC minus that of "
-        f"the CLIP distance's: {written(*steadier[:3], sign='+')}; above 0 CLIP is the steadier one."
+        f"The range of I-AUROC lies between {written(*low)} (cross-fitted) and {written(*high)} (on the same images). "
+        f"Of the variance over the settings {found.explained[largest]:.0%} is due to {largest} alone. The range of the "
+        f"squared error's I-AUROC minus that of the CLIP distance's is {written(*steadier[:3], sign='+')}: above 0, "
+        "CLIP depends less on the settings."
     )
 
 
@@ -261,7 +270,7 @@ def cost(one: int, two: int, timing: Mapping[str, Mapping[str, float]]) -> str:
 
 def reasons(found: Reasons) -> str:
     listed = "; ".join(f"{name}: *{reason.verdict}*" for name, reason in found.found.items())
-    return f"By the rule above, {listed}. The rows of global statistics show whether such a change alone would detect."
+    return f"By the rule above: {listed}. The rows of global statistics show whether one of them alone would detect."
 
 
 def search(found: Mapping[str, Any]) -> str:

@@ -215,9 +215,9 @@ def classes_in_words(task: Task, predictions: Mapping[str, Prediction]) -> str:
     if "one category, InvAD" in predictions:
         single, control = versus("unified, InvAD", "one category, InvAD"), "one category, no diffusion"
         said.append(compared("The network for one category", versus("one category, InvAD", control), "its control"))
-        said.append(compared("The unified network", single, "the one for one category"))
+        said.append(compared("The unified network", single, "the network for one category"))
     else:
-        said.append("The data set has one category, so both settings are the same")
+        said.append("The network was trained on one category only, so there is no second one to compare with")
     return ". ".join(said) + "."
 
 

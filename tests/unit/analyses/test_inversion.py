@@ -182,10 +182,10 @@ def test_findings_have_the_fixed_measures_and_their_images(task):
 def test_classes_in_words_name_what_is_there(task, detector, features):
     rows, found = sweeps.class_rows(task, {"unified": (detector, features)})
     assert [row["setting"] for row in rows] == ["unified, InvAD", "unified, untrained", "unified, no diffusion"]
-    assert sweeps.classes_in_words(task, found).endswith("so both settings are the same.")
+    assert sweeps.classes_in_words(task, found).endswith("so there is no second one to compare with.")
     _, found = sweeps.class_rows(task, {"unified": (detector, features), "one category": (detector, features)})
     said = sweeps.classes_in_words(task, found)
     assert said.endswith(
-        "The unified network is not shown to differ from the one for one category: +0.000 [+0.000, +0.000] I-AUROC."
+        "The unified network is not shown to differ from the network for one category: +0.000 [+0.000, +0.000] I-AUROC."
     )
     assert np.isfinite([row["low"] for row in rows]).all()
