@@ -1,6 +1,6 @@
 """What a few test images become at every setting of a sweep, recorded for the report's sliders.
 
-Used by notebooks 03 and 06. Entry points: `over_strengths`, `over_noise_and_steps`, `record`.
+Used by notebooks 03 and 06. Entry points: `over_strengths`, `over_noise_and_steps`, `Strip.record`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from diffad_utils.analyses.img2img_stability import redraw, through
 from diffad_utils.analyses.task import Task
 from diffad_utils.io.files import to_json, write_atomically
 from diffad_utils.io.png import sprite_sheet
+from diffad_utils.methods.d3ad import D3AD
 from diffad_utils.methods.img2img import Img2Img
 from diffad_utils.metrics.counterfactual import absolute_error, defect_survival
 from diffad_utils.study.run import Run
@@ -74,10 +75,42 @@ class Strip:
         first, last = (row[~row.isnan()].tolist() for row in (self.survival[0], self.survival[-1]))
         texts = [f"{min(row):.2f} to {max(row):.2f}" for row in (first, last)]
         return (
-            f"In the strip, the survival of the {len(first)} defects shown is {texts[0]} at {self.settings[0]} and "
+            f"In the strip, the survival of the defects shown ({len(first)}) is {texts[0]} at {self.settings[0]} and "
             f"{texts[1]} at {self.settings[-1]} (least to most). A few examples measure nothing: they show what the "
             "curves over all images are made of."
         )
+
+    def record(self, run: Run, name: str, caption: str) -> Strip:
+        """Write ``strips/<name>.json`` and ``strips/<name>.jpg`` into the run's folder; returns itself.
+
+        The sheet has N columns: a row of images, then for each setting a row of reconstructions and a row of maps, all
+        maps on one colour scale from 0 to their 99.8th percentile, ``limit`` in the record.
+
+        Raises ``ValueError`` if ``name`` is not a plain name, ``caption`` is empty, or a value is infinite.
+        """
+        if not re.fullmatch(r"[\w-]+", name):
+            raise ValueError(f"strip name {name!r}: use letters, digits, _ and - only")
+        if not caption.strip():
+            raise ValueError(f"strip {name!r} needs a caption")
+        limit = float(np.quantile(self.maps.float().numpy(), 0.998))
+        rows = [self.task.images, *itertools.chain(*zip(self.x_hats, heat(self.maps, limit), strict=True))]
+        shown = torch.nn.functional.interpolate(torch.cat(rows).float(), (TILE, TILE), mode="bilinear", antialias=True)
+        survival = None if self.survival is None else self.survival.tolist()
+        content = {
+            "name": name,
+            "caption": caption.strip(),
+            "text": self.in_words(),
+            "provenance": run.provenance,
+            "axes": [{"name": axis, "values": [f"{v:g}" for v in values]} for axis, values in self.axes.items()],
+            "settings": self.settings,
+            "examples": self.task.kinds,
+            "map_name": self.map_name,
+            "limit": limit,
+            "survival": survival and [[None if math.isnan(value) else value for value in row] for row in survival],
+        }
+        write_atomically(run.path(f"{FOLDER}/{name}.jpg"), sprite_sheet(shown, len(self.task.keys), MOST_BYTES))
+        write_atomically(run.path(f"{FOLDER}/{name}.json"), to_json(content, f"{name}.json"))
+        return self
 
 
 def counterparts(task: Task) -> Task:
@@ -100,12 +133,15 @@ def over_strengths(detector: Img2Img, task: Task, x_hats: Sequence[Tensor], stre
     return Strip(task, {"strength": strengths}, torch.stack([*x_hats]), maps, "residual", survival)
 
 
-def over_noise_and_steps(variants: Variants, steps: Sequence[int], fractions: Sequence[float]) -> Strip:
+def over_noise_and_steps(detector: D3AD, task: Task, steps: Sequence[int], fractions: Sequence[float]) -> Strip:
     """D3AD from every fixed step T with every noise fraction omega: its anomaly maps, and the survival of defects.
 
     The maps of a setting are scaled by the held-out training images at that setting, as the method does.
     """
-    task, settings = variants.task, [{"static_step": t, "noise_fraction": w} for t in steps for w in fractions]
+    variants, settings = (
+        Variants(detector, task),
+        [{"static_step": t, "noise_fraction": w} for t in steps for w in fractions],
+    )
     found = [variants.predict(**setting) for setting in settings]
     x_hats, survival = torch.stack([each.reconstruction for each in found]), None
     if task.has_counterparts:
@@ -119,43 +155,10 @@ def over_noise_and_steps(variants: Variants, steps: Sequence[int], fractions: Se
     return Strip(task, {"T": steps, "omega": fractions}, x_hats, maps, "anomaly map", survival)
 
 
-def record(run: Run, name: str, strip: Strip, caption: str) -> Strip:
-    """Write a strip as ``strips/<name>.json`` and ``strips/<name>.jpg`` into the run's folder; returns the strip.
-
-    The sheet has N columns: a row of images, then for each setting a row of reconstructions and a row of maps, all
-    maps on one colour scale from 0 to their 99.8th percentile, ``limit`` in the record.
-
-    Raises ``ValueError`` if ``name`` is not a plain name, ``caption`` is empty, or a value is infinite.
-    """
-    if not re.fullmatch(r"[\w-]+", name):
-        raise ValueError(f"strip name {name!r}: use letters, digits, _ and - only")
-    if not caption.strip():
-        raise ValueError(f"strip {name!r} needs a caption")
-    limit = float(np.quantile(strip.maps.numpy(), 0.998))
-    rows = [strip.task.images, *itertools.chain(*zip(strip.x_hats, heat(strip.maps, limit), strict=True))]
-    shown = torch.nn.functional.interpolate(torch.cat(rows).float(), (TILE, TILE), mode="bilinear", antialias=True)
-    survival = None if strip.survival is None else strip.survival.tolist()
-    content = {
-        "name": name,
-        "caption": caption.strip(),
-        "text": strip.in_words(),
-        "provenance": run.provenance,
-        "axes": [{"name": axis, "values": [f"{v:g}" for v in values]} for axis, values in strip.axes.items()],
-        "settings": strip.settings,
-        "examples": strip.task.kinds,
-        "map_name": strip.map_name,
-        "limit": limit,
-        "survival": survival and [[None if math.isnan(value) else value for value in row] for row in survival],
-    }
-    write_atomically(run.path(f"{FOLDER}/{name}.jpg"), sprite_sheet(shown, len(strip.task.keys), MOST_BYTES))
-    write_atomically(run.path(f"{FOLDER}/{name}.json"), to_json(content, f"{name}.json"))
-    return strip
-
-
 def heat(maps: Tensor, limit: float) -> Tensor:
     """Maps [..., H, W] in the colours of the study's residuals, black at 0 and brightest at ``limit``: [..., 3, H, W]
     in [0, 1]."""
     from matplotlib import colormaps
 
-    colours = colormaps["inferno"]((maps / max(limit, 1e-12)).clamp(0, 1).numpy())[..., :3]
+    colours = colormaps["inferno"]((maps / max(limit, 1e-12)).clamp(0, 1).float().numpy())[..., :3]
     return torch.from_numpy(colours).movedim(-1, -3)

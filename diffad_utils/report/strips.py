@@ -19,7 +19,7 @@ from diffad_utils.study import write_atomically
 PAGE = "strips.html"
 
 Strip = dict[str, Any]
-"""A record of `analyses.strips.record` with what the template adds: anchor, title, uri, size, bounds, settings."""
+"""A record of `analyses.strips.Strip.record` with what the template needs (`load`)."""
 
 LIMIT_BYTES = 4_500_000
 """Of the strips on one page; it leaves room for what else is on it."""
@@ -33,9 +33,9 @@ def load(folder: Path) -> list[Strip]:
     found = []
     for path in sorted((Path(folder) / "strips").glob("*.json")):
         strip = json.loads(path.read_text(encoding="utf-8"))
-        title = " and ".join(axis["name"] for axis in strip["axes"])
+        over = "over " + " and ".join(axis["name"] for axis in strip["axes"])
         strip |= {"anchor": f"strip-{strip['name']}", "uri": data_uri(path.with_suffix(".jpg"))}
-        found.append(strip | _layout(strip) | {"title": f"Over {title}"})
+        found.append(strip | _layout(strip) | {"over": over, "title": over[0].upper() + over[1:]})
     return found
 
 
@@ -100,7 +100,7 @@ def write(root: str | Path, runs: Sequence[tuple[dict, Path]]) -> str | None:
     shown, others, room = [], [], LIMIT_BYTES
     for number, (run, folder) in enumerate(runs):
         for strip in load(folder):
-            titled = strip | {"title": f"{run['title']}: {strip['title'].lower()}"}
+            titled = strip | {"title": f"{run['title']}: {strip['over']}"}
             text = html(titled | {"anchor": f"strip-{number}-{strip['name']}"})
             room -= len(text.encode())
             if room >= 0:

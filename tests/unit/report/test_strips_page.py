@@ -49,7 +49,7 @@ def new_run(root, notebook="03_img2img_sweep"):
 def finished(root, *named, notebook="03_img2img_sweep"):
     run = new_run(root, notebook)
     for name, strip in named:
-        strips.record(run, name, strip, "Squares, <as> drawn.")
+        strip.record(run, name, "Squares, <as> drawn.")
     batch = {"key": [f"textures/carpet/test/good/{i}" for i in range(4)], "label": torch.tensor([0, 0, 1, 1])}
     prediction = types.SimpleNamespace(score=torch.arange(4.0), anomaly_map=None, parts={}, nfe=3)
     folder = run.record(prediction, batch, {"I-AUROC": 0.9}, intervals={})
@@ -156,9 +156,9 @@ def test_without_counterparts_the_strip_says_so(tmp_path):
 def test_what_does_not_fit_is_refused(tmp_path):
     strip, run = strip_of({"strength": STRENGTHS}), new_run(tmp_path)
     with pytest.raises(ValueError, match="letters, digits"):
-        strips.record(run, "a/b", strip, "caption")
+        strip.record(run, "a/b", "caption")
     with pytest.raises(ValueError, match="needs a caption"):
-        strips.record(run, "a", strip, " ")
+        strip.record(run, "a", " ")
     with pytest.raises(ValueError, match=r"maps has shape .* expected \[4, 3"):
         strips.Strip(strip.task, strip.axes, strip.x_hats, strip.maps[:2], "residual", None)
     with pytest.raises(ValueError, match="one or two axes"):
