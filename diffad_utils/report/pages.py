@@ -17,7 +17,6 @@ import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
 import markupsafe
 import pandas as pd
 
@@ -25,11 +24,9 @@ from diffad_utils import execution, study
 from diffad_utils.analyses import agreement
 from diffad_utils.io.notebooks import read_cells
 from diffad_utils.io.png import small_png
-from diffad_utils.report import benchmarks, front
+from diffad_utils.report import benchmarks, front, strips
+from diffad_utils.report.environment import environment
 from diffad_utils.study import claims
-
-TEMPLATES = Path(__file__).resolve().parent / "templates"
-
 
 COMPARISON = "comparison"
 
@@ -64,22 +61,6 @@ def code_digest() -> str:
 def _reference_files() -> list[Path]:
     """What the agreement with the reference is read from."""
     return sorted(file for name in ("metrics", "claims") for file in study.reference_folder().rglob(f"{name}.json"))
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["number"] = lambda value: "–" if pd.isna(value) else f"{value:.4g}"
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment.globals |= {"script": markupsafe.Markup(script), "script_digest": markupsafe.Markup(digest)}
-    environment.globals["css"] = markupsafe.Markup((TEMPLATES / "page.css").read_text(encoding="utf-8"))
-    return environment
 
 
 def mathml(tex: str, block: bool) -> str:
@@ -119,7 +100,9 @@ def _exporter():
     return exporter
 
 
-def notebook_page(path: Path, *, title: str, back: str, limit: int = PAGE_LIMIT_BYTES) -> str:
+def notebook_page(
+    path: Path, *, title: str, back: str, limit: int = PAGE_LIMIT_BYTES, shown: Sequence[strips.Strip] = ()
+) -> str:
     """An executed notebook as one HTML page of at most ``limit`` bytes: its pictures are made smaller until it fits.
 
     Parameters
@@ -127,6 +110,7 @@ def notebook_page(path: Path, *, title: str, back: str, limit: int = PAGE_LIMIT_
     path : the ``.ipynb`` file.
     title : page title.
     back : relative address of the front page.
+    shown : strips of the run, below the notebook.
     """
     import nbformat
     from pygments.formatters import HtmlFormatter
@@ -141,9 +125,15 @@ def notebook_page(path: Path, *, title: str, back: str, limit: int = PAGE_LIMIT_
             _prepare_outputs(cell.get("outputs", []), scale)
         body, _ = _exporter().from_notebook_node(notebook)
         page = (
-            _environment()
+            environment()
             .get_template("notebook.html")
-            .render(title=title, back=back, body=markupsafe.Markup(body), **styles)
+            .render(
+                title=title,
+                back=back,
+                body=markupsafe.Markup(body),
+                strips=[strips.html(strip) for strip in shown],
+                **styles,
+            )
         )
         if len(page.encode()) <= limit:
             break
@@ -179,7 +169,7 @@ def _export_notebook(record: study.RunRecord, root: Path) -> str | None:
         target.unlink(missing_ok=True)
         return None
     back = os.path.relpath(root / "index.html", record.folder).replace(os.sep, "/")
-    text = notebook_page(source, title=_title(record), back=back)
+    text = notebook_page(source, title=_title(record), back=back, shown=strips.load(record.folder))
     if not target.is_file() or target.read_text(encoding="utf-8") != text:
         study.write_atomically(target, text)
     return target.relative_to(root).as_posix()
@@ -333,9 +323,10 @@ def write(root: str | Path) -> Path:
     for record in records:
         _export_notebook(record, root)
     joined = _read_comparison(root)
-    runs = [_describe(record, root) for record in [*records, *([joined["record"]] if joined else [])]]
+    everything = [*records, *([joined["record"]] if joined else [])]
+    runs = [_describe(record, root) for record in everything]
     notebooks: dict[str, dict] = {}
-    for record, run in zip([*records, *([joined["record"]] if joined else [])], runs, strict=True):
+    for record, run in zip(everything, runs, strict=True):
         entry = notebooks.setdefault(run["notebook"], {"question": "", "pages": {}})
         entry["question"] = entry["question"] or _question(record.folder / "run.ipynb")
         label = run["task"] + (f", seed {run['seed']}" if record.seed else "")
@@ -352,9 +343,9 @@ def write(root: str | Path) -> Path:
     if agreed is not None:
         agreed.write(root)
     summary = joined["record"] if joined else None
-    ledger = ledger_rows([*records, *([joined["record"]] if joined else [])], root)
+    ledger = ledger_rows(everything, root)
     text = (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             profile=root.name,
@@ -371,6 +362,7 @@ def write(root: str | Path) -> Path:
             versions=_same_everywhere(records),
             agreement=_describe_agreement(agreed),
             benchmarks=benchmarks.write(root),
+            strips=strips.write(root, [(run, record.folder) for run, record in zip(runs, everything, strict=True)]),
             # from the runs, not the clock: the same runs give the same page
             latest=max((run["started"] for run in runs), default=""),
         )
