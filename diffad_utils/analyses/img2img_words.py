@@ -121,7 +121,7 @@ def escape(study: TwoPassStudy) -> str:
     elif true["gain low"] > 0:
         answer = "No, but a better mask would help: with the true mask, two passes do better than one."
     else:
-        answer = "No: no gain is shown even with the true mask, so a better mask would not be enough."
+        answer = "No: no gain is shown even with the true mask, so the mask alone is not the reason."
     return (
         "**Do two passes remove the defect and keep the rest?** Both numbers should be high: *defect gone* "
         "(1 - survival) and *rest kept* (fidelity). We take the smaller of the two, and for each editor the strength "
