@@ -207,6 +207,7 @@ def test_a_forest_has_a_row_for_each_run_category_and_the_pooled_effect():
 
 # --- notebooks keep to the table --------------------------------------------------------------------------------------
 
+
 def test_the_runs_judge_by_the_fixed_measures_and_margins():
     """Every finding of the committed runs, however its measure was put together. Another measure is no evidence, and a
     margin is not chosen beside its result."""
