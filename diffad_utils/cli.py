@@ -41,6 +41,13 @@ def _assignment(text: str) -> tuple[str, object]:
         return name, value
 
 
+def _tolerance(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0, such as 0.001")
+    return value
+
+
 def _typed(given: dict, defaults: dict) -> dict:
     """Values as their parameter's type where the shell lost it: ``category=01`` is the text 01."""
     texts = {name for name, default in defaults.items() if isinstance(default, str)}
@@ -56,8 +63,8 @@ def run(options: argparse.Namespace) -> int:
     study.check_parameters(notebook.name, parameters, defaults)
     together = defaults | parameters
     root = study.profile_folder(together)
-    place = [] if study.method_of(notebook.stem) is None else [together["dataset"], together["category"]]
-    tail = [*place, f"seed-{together['seed']}"] if place else []
+    is_summary = study.method_of(notebook.stem) is None
+    tail = [] if is_summary else [together["dataset"], together["category"], f"seed-{together['seed']}"]
     # papermill adds its cell only if there is something to put into it
     parameters = {"profile": together["profile"]} | parameters
     folder = execution.run_notebook(
@@ -140,9 +147,25 @@ def doctor(options: argparse.Namespace) -> int:
     return 1 if page.problems else 0
 
 
+def _results(options: argparse.Namespace) -> Path:
+    """The folder of a profile's results, by the profile's name or by its file."""
+    given = options.profile
+    name = Path(given).stem if Path(given).suffix in (".yaml", ".yml") else given
+    if name != Path(name).name:
+        raise ValueError(
+            f"profile {given!r}: expected a name, such as smoke, or a YAML file; "
+            "results that lie elsewhere: --output with the folder above them"
+        )
+    folder = (options.output or study.reports_folder()) / name
+    names = execution.profile_names()
+    if not folder.is_dir() and name == given and name not in names:
+        raise ValueError(f"there is no profile {name!r} and no folder {folder}; profiles: {', '.join(names)}")
+    return folder
+
+
 def write_report(options: argparse.Namespace) -> int:
     """Write the pages of a profile from the runs that there are."""
-    print(f"The report is at {report.write((options.output or study.reports_folder()) / options.profile)}")
+    print(f"The report is at {report.write(_results(options))}")
     return 0
 
 
@@ -154,11 +177,13 @@ def compare(options: argparse.Namespace) -> int:
     """
     from diffad_utils.analyses import agreement
 
+    if options.ours.resolve() == options.reference.resolve():
+        raise ValueError(f"A and B are the same folder, {options.ours}; give two, such as yours and the reference's")
     found = agreement.compare(options.ours, options.reference)
     if options.output:
-        found.write(options.output)
+        found.write(options.output, options.tolerance)
         print(f"agreement.md and agreement.csv are in {options.output}")
-    print(found.runs.to_csv(index=False, float_format="%.6g") if options.csv else found.markdown())
+    print(found.runs.to_csv(index=False, float_format="%.6g") if options.csv else found.markdown(options.tolerance))
     return 0 if found.holds(options.tolerance) else 1
 
 
@@ -173,9 +198,14 @@ def store_command(options: argparse.Namespace) -> int:
     """List what a profile's runs have kept (fitted detectors, features), or remove it with --clear."""
     import pandas as pd
 
-    found = store.open_at((options.output or study.reports_folder()) / options.profile / store.FOLDER)
+    found = store.open_at(_results(options) / store.FOLDER)
     if found is None:
         print(f"There is no store: {store.ROOT}=off")
+        return 0
+    if found.root.exists() and not found.root.is_dir():
+        raise ValueError(f"the store {found.root} is a file; {store.ROOT} must name a folder, or be off")
+    if not found.root.exists():
+        print(f"Nothing is kept yet: there is no folder {found.root}")
         return 0
     if options.clear:
         print(f"{found.clear()} entries removed from {found.root}")
@@ -250,8 +280,10 @@ def weights_list(options: argparse.Namespace) -> int:
 
 
 def weights_where(options: argparse.Namespace) -> int:
-    """Say where a model's weights would be taken from, and why. Exit code 1 if there are none, or only a small model
-    that stands in for them."""
+    """Say where a model's weights would be taken from, and why.
+
+    Exit code 1 if there are none, or only a small model that stands in for them.
+    """
     from diffad_utils import weights
 
     try:
@@ -268,6 +300,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="diffad", description="Diffusion models for industrial anomaly detection.")
     parser.add_argument("--version", action="version", version=f"diffad {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
+    profiles = ", ".join(execution.profile_names())
 
     def command(name: str, function: Callable, where: Any = commands) -> argparse.ArgumentParser:
         sub = where.add_parser(name, help=function.__doc__.split("\n")[0], description=function.__doc__)
@@ -287,9 +320,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def planned(name: str, function: Callable) -> argparse.ArgumentParser:
         sub = command(name, function)
-        sub.add_argument(
-            "profile", nargs="?", default="smoke", help="smoke (default), kaggle, paper, or the path of a YAML file"
-        )
+        sub.add_argument("profile", nargs="?", default="smoke", help=f"{profiles}, or a YAML file (default: smoke)")
         sub.add_argument("--notebooks", type=Path, help="folder of the notebooks (default: the repository's)")
         sub.add_argument("--profiles", type=Path, help="folder of the profiles (default: workflow/profiles)")
         sub.add_argument("--output", type=Path, help="folder of the results (default: reports)")
@@ -311,23 +342,23 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sub = command("doctor", doctor)
-    sub.add_argument(
-        "--profile", default="", help="also what its notebooks would lack: smoke, kaggle, paper, or a file"
-    )
+    sub.add_argument("--profile", default="", help=f"also what its notebooks would lack: {profiles}, or a YAML file")
 
     sub = command("store", store_command)
-    sub.add_argument("profile", nargs="?", default="smoke")
+    sub.add_argument("profile", nargs="?", default="smoke", help="its name or its YAML file (default: smoke)")
     sub.add_argument("--output", type=Path, help="folder of the results (default: reports)")
     sub.add_argument("--clear", action="store_true", help="remove all entries")
 
     sub = command("report", write_report)
-    sub.add_argument("profile", nargs="?", default="smoke")
+    sub.add_argument("profile", nargs="?", default="smoke", help="its name or its YAML file (default: smoke)")
     sub.add_argument("--output", type=Path, help="folder of the results (default: reports)")
 
     sub = command("compare", compare)
     sub.add_argument("ours", type=Path, metavar="A", help="a profile's results, such as reports/smoke")
     sub.add_argument("reference", type=Path, metavar="B", help="others, such as reports/reference/smoke")
-    sub.add_argument("--tolerance", type=float, default=1e-3, help="relative difference of a metric (default 0.001)")
+    sub.add_argument(
+        "--tolerance", type=_tolerance, default=1e-3, help="relative difference of a metric (default 0.001)"
+    )
     sub.add_argument("--csv", action="store_true", help="print the table as CSV instead of Markdown")
     sub.add_argument("--output", type=Path, metavar="FOLDER", help="also write agreement.md and agreement.csv there")
 

@@ -62,13 +62,13 @@ def estimate(folder: Path, categories: int, seeds: int, workers: list[int], over
         "| notebook | measured on | runs | seconds a run (median, range) | jobs | hours in a row |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    jobs, joins = [], 0.0
+    jobs, summary = [], 0.0
     for name, entry in runs.items():
         seconds = [value / faster for value in entry["seconds"]]
         count = 1 if study.method_of(name) is None else categories * seeds
         middle = statistics.median(seconds)
         if study.method_of(name) is None:
-            joins += middle
+            summary += middle
         else:
             jobs += [middle] * count
         spread = f"{middle:.0f} ({min(seconds):.0f} to {max(seconds):.0f})"
@@ -79,7 +79,7 @@ def estimate(folder: Path, categories: int, seeds: int, workers: list[int], over
     lines += ["", "| workers | hours until all is done | of it the last, summary notebook |", "| --- | --- | --- |"]
     for number in workers:
         each = [value + (overhead if number > 1 else 0.0) for value in jobs]
-        lines.append(f"| {number} | {(makespan(each, number) + joins) / 3600:.1f} | {joins / 3600:.2f} |")
+        lines.append(f"| {number} | {(makespan(each, number) + summary) / 3600:.1f} | {summary / 3600:.2f} |")
     lines += [
         "",
         f"{categories} categories, {seeds} seeds, {len(jobs)} jobs and the comparison, {overhead:g} s to start a job "

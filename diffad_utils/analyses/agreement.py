@@ -70,17 +70,17 @@ class Agreement:
         )
         return text + (f" {alone} runs are in one folder only." if alone else "")
 
-    def markdown(self) -> str:
+    def markdown(self, tolerance: float = TOLERANCE) -> str:
         """Sentence and tables for people."""
         shown = self.runs.sort_values("largest relative difference", ascending=False, na_position="last")
-        parts = [f"# {self.ours} against {self.reference}", self.sentence(), _markdown(shown)]
+        parts = [f"# {self.ours} against {self.reference}", self.sentence(tolerance), _markdown(shown)]
         if len(self.verdicts):
             parts += ["Verdicts that changed:", _markdown(self.verdicts)]
         return "\n\n".join(parts) + "\n"
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, tolerance: float = TOLERANCE) -> None:
         """``agreement.md``, ``agreement.csv`` and ``agreement-verdicts.csv`` in the folder."""
-        study.write_atomically(folder / "agreement.md", self.markdown())
+        study.write_atomically(folder / "agreement.md", self.markdown(tolerance))
         study.write_atomically(folder / "agreement.csv", self.runs.to_csv(index=False, float_format="%.6g"))
         study.write_atomically(folder / "agreement-verdicts.csv", self.verdicts.to_csv(index=False))
 

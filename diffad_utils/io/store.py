@@ -19,6 +19,7 @@ bound unless one calls ``reduce_size``.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -67,14 +68,15 @@ class Store:
         try:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             damaged = [name for name, sha in record["files"].items() if checksum(folder / name) != sha]
-            os.utime(folder / RECORD)
+            _note_use(folder / RECORD)
         except FileNotFoundError:  # another process has removed it
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             record, damaged = {}, [f"{RECORD} ({error})"]
         if damaged:
             warnings.warn(f"{folder}: {damaged[0]} is damaged; the entry is removed and computed anew", stacklevel=2)
-            self._remove(folder)
+            with contextlib.suppress(OSError):  # a store that cannot be written is no reason to end a run
+                self._remove(folder)
             return None
         return Entry(kind, key, folder, _size(folder), time.time(), record["note"])
 
@@ -115,9 +117,9 @@ class Store:
             if path.parent.parent.name.startswith("."):
                 continue
             try:
-                note = json.loads(path.read_text(encoding="utf-8")).get("note", {})
+                note = _note(path)
                 used, size = path.stat().st_mtime, _size(path.parent)
-            except (OSError, ValueError, AttributeError):  # removed at this moment, or damaged: `take` says so
+            except OSError:  # removed at this moment
                 continue
             found.append(Entry(path.parent.parent.name, path.parent.name, path.parent, size, used, note))
         return sorted(found, key=lambda entry: (entry.used, entry.key))
@@ -129,7 +131,11 @@ class Store:
         for entry in entries:
             if total <= self.limit:
                 break
-            self._remove(entry.folder)
+            try:
+                self._remove(entry.folder)
+            except OSError as error:
+                warnings.warn(f"{entry.folder} cannot be removed ({error}); the store stays too large", stacklevel=2)
+                break
             total -= entry.size
         for path in self.root.glob(".*-*"):
             try:
@@ -139,7 +145,7 @@ class Store:
                 continue
 
     def clear(self) -> int:
-        """Remove all entries; how many there were."""
+        """Remove all entries, damaged ones too; how many there were."""
         entries = self.entries()
         for entry in entries:
             self._remove(entry.folder)
@@ -169,6 +175,25 @@ class Store:
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _note(record: Path) -> dict[str, Any]:
+    """The note of an entry's record; of a damaged one, that it is damaged."""
+    try:
+        note = json.loads(record.read_text(encoding="utf-8")).get("note", {})
+        return note | {"seconds": float(note.get("seconds", 0.0))}
+    except (ValueError, TypeError, AttributeError):
+        return {"what": "(damaged: computed anew when it is needed)", "seconds": 0.0}
+
+
+def _note_use(record: Path) -> None:
+    """Its date says when an entry was used, where the store can be written: it may be shared and read-only."""
+    try:
+        os.utime(record)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return
 
 
 def _sync(path: Path) -> None:

@@ -75,10 +75,21 @@ def load_run(folder: str | Path) -> RunRecord:
     ------
     FileNotFoundError
         the folder has no ``metrics.json``, so the run did not finish.
+    ValueError
+        one of its files is damaged, or lacks what a run records.
     """
     folder = Path(folder)
     if not (folder / "metrics.json").is_file():
         raise FileNotFoundError(f"{folder}: no metrics.json, so no finished run; run its notebook first")
+    try:
+        return _read_run(folder)
+    except KeyError as error:
+        raise ValueError(f"{folder}: its records lack {error}; remove the folder and run its notebook again") from error
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"{folder}: damaged ({error}); remove the folder and run its notebook again") from error
+
+
+def _read_run(folder: Path) -> RunRecord:
     result = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     captions, findings = folder / "figures.json", folder / "claims.json"

@@ -128,3 +128,24 @@ def test_a_users_runs_are_ignored_by_git_and_the_reference_is_not():
         assert not ignored(f"reports/reference/smoke/{name}"), name
     for name in (f"{run}/run.ipynb", f"{run}/maps.npz", f"{run}/figures/scores.png", "agreement.md"):
         assert ignored(f"reports/reference/smoke/{name}"), name
+
+
+def test_the_command_says_what_is_wrong_with_its_folders(folders, capsys):
+    ours, reference = folders
+    for wrong in ("-1", "nan", "x"):
+        with pytest.raises(SystemExit):
+            cli.main(["compare", str(ours), str(reference), f"--tolerance={wrong}"])
+    assert cli.main(["compare", str(ours), str(ours)]) == 2
+    assert "the same folder" in capsys.readouterr().err
+    change(ours / RUNS[0] / "manifest.json", lambda content: content.pop("parameters"))
+    assert cli.main(["compare", str(ours), str(reference)]) == 2
+    error = capsys.readouterr().err
+    assert RUNS[0] in error and "lack 'parameters'" in error
+    (ours / RUNS[0] / "metrics.json").write_text("{")
+    assert cli.main(["compare", str(ours), str(reference)]) == 2
+    assert RUNS[0] in capsys.readouterr().err
+
+
+def test_the_sentence_names_the_tolerance_that_was_asked_for(folders, capsys):
+    assert cli.main(["compare", *map(str, folders), "--tolerance", "0.25"]) == 0
+    assert "differ by more than 0.25" in capsys.readouterr().out

@@ -249,3 +249,46 @@ def test_the_command_lists_and_clears(train, tmp_path, capsys):
     assert "trivial" in listed and "1 entries" in listed
     assert cli.main(["store", "--output", str(tmp_path), "--clear"]) == 0
     assert "1 entries removed" in capsys.readouterr().out and not store.active().entries()
+
+
+def test_a_store_that_cannot_be_written_is_read_and_ends_no_run(tmp_path, monkeypatch):
+    kept = store.Store(tmp_path)
+    for name in ("whole", "damaged"):
+        kept.put("kind", name, writing(name))
+    (tmp_path / "kind" / "damaged" / "b.bin").write_bytes(b"other")
+
+    def refuse(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(store.os, "utime", refuse)
+    monkeypatch.setattr(store.tempfile, "mkdtemp", refuse)
+    assert kept.take("kind", "whole") is not None
+    with pytest.warns(UserWarning, match="damaged"):
+        assert kept.take("kind", "damaged") is None
+    kept.limit = 1
+    with pytest.warns(UserWarning, match="cannot be removed"):
+        kept.trim()
+
+
+@pytest.mark.parametrize("record", ["{", "[]", '{"note": []}', '{"note": {"seconds": "x"}}'])
+def test_damaged_entries_are_listed_and_removed(tmp_path, capsys, record):
+    folder = tmp_path / "smoke" / store.FOLDER / "detector" / "key"
+    folder.mkdir(parents=True)
+    (folder / store.RECORD).write_text(record)
+    assert cli.main(["store", "smoke", "--output", str(tmp_path)]) == 0
+    assert "damaged" in capsys.readouterr().out
+    assert cli.main(["store", "smoke", "--output", str(tmp_path), "--clear"]) == 0
+    assert "1 entries removed" in capsys.readouterr().out and not folder.exists()
+
+
+def test_the_command_says_what_is_wrong_with_a_profile_or_a_folder(tmp_path, capsys, monkeypatch):
+    output = ["--output", str(tmp_path)]
+    assert cli.main(["store", "mine.yaml", *output]) == 0  # a user's profile has results under the file's name
+    assert str(tmp_path / "mine" / store.FOLDER) in capsys.readouterr().out
+    for wrong, message in (("nonsense", "no profile 'nonsense'"), ("../smoke", "expected a name")):
+        assert cli.main(["store", wrong, *output]) == 2
+        assert message in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(store.ROOT, str(tmp_path / "file"))
+    assert cli.main(["store", "smoke", *output]) == 2
+    assert "is a file" in capsys.readouterr().err
