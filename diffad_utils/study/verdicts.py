@@ -108,7 +108,7 @@ def standard_error(low: ArrayLike, high: ArrayLike, level: float = LEVEL) -> np.
     """Of an effect over test images, from its interval: half of the width over the normal quantile.
 
     A percentile interval of a mean or an AUROC is as wide as its bootstrap standard deviation says, to a few per cent
-    (tests/unit/test_claims.py), so a finding needs no further number, and those of earlier runs can be pooled.
+    (tests/unit/study/test_claims.py), so a finding needs no further number, and those of earlier runs can be pooled.
     """
     return (np.asarray(high) - np.asarray(low)) / (2 * stats.norm.ppf((1 + level) / 2))
 
