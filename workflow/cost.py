@@ -23,9 +23,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from diffad_utils import study
 
 
+def from_nothing(manifest: dict) -> float:
+    """Seconds of a run if the store had been empty: its wall time, and the time that what it took from there had taken
+    when an earlier run computed it."""
+    earlier = [entry for entry in manifest.get("from_store", []) if entry["written"] < manifest["started"]]
+    return manifest["wall_s"] + sum(entry["seconds"] or 0 for entry in earlier)
+
+
 def measured(folder: Path) -> dict[str, dict]:
-    """Notebook -> seconds (list, one a run) and devices and profiles (sets), from every complete run; methods beside
-    others count once."""
+    """Notebook -> seconds `from_nothing` (list, one a run) and devices and profiles (sets), from every complete run;
+    methods beside others count once."""
     found: dict[str, dict] = {}
     for path in sorted(folder.rglob("manifest.json")):
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -35,7 +42,7 @@ def measured(folder: Path) -> dict[str, dict]:
         ):
             continue
         entry = found.setdefault(manifest["notebook"], {"seconds": [], "devices": set(), "profiles": set()})
-        entry["seconds"].append(manifest["wall_s"])
+        entry["seconds"].append(from_nothing(manifest))
         entry["profiles"].add(manifest["parameters"]["profile"])
         entry["devices"].add(manifest["device_name"] if manifest["device"] != "cpu" else "CPU")
     return found
