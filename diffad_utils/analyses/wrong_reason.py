@@ -223,8 +223,11 @@ def beyond_half(found: Reasons, task: Task) -> dict[str, np.ndarray]:
     """What a score detects without the defect, minus half of what it detects with it, for scores that detect: draws
     [n + 1] by what was measured; above 0 where most of the detection is not the defect's.
 
-    Without counterparts the residual outside the mask takes the place of the score without the defect.
+    Without counterparts the residual outside the mask takes the place of the score without the defect; without masks
+    nothing can be said.
     """
+    if not task.has_masks:
+        return {}
     marked = task.with_masks
     labels = task.labels[marked]
     counts = bootstrap_counts(labels, task.bootstrap_samples, task.seed)
