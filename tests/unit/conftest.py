@@ -1,10 +1,14 @@
 """What several test files need."""
 
+import hypothesis
 import pytest
 import torch
 
 from diffad_utils import data
 from diffad_utils.io import store
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # no test depends on how busy the machine is
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)
