@@ -67,7 +67,7 @@ def test_both_plans_and_both_normalisations_run(name, plan, fitted, splits):
     ours = detector.with_settings(normalisation="training").predict(splits[1]["image"], splits[1]["key"])
     assert 0 < together.nfe <= detector.num_steps and torch.isfinite(together.score).all()
     rest = detector.predict(splits[1]["image"][:3], splits[1]["key"][:3])
-    assert not torch.allclose(rest.score, together.score[:3], rtol=1e-3), "scaling over the batch leaves no trace"
+    assert not torch.allclose(rest.score, together.score[:3], rtol=1e-4), "scaling over the batch leaves no trace"
     assert not torch.allclose(ours.score, together.score)
 
 
