@@ -34,7 +34,7 @@ SMALL = {
     "train_steps": 8,
     "train_batch_size": 4,
     "sweep_images": 6,
-    "train_images": 10,
+    "train_images": 500,
     "test_images": 10,
 }
 """What makes a notebook quick, as far as it has such parameters."""
