@@ -349,7 +349,7 @@ def test_kernels_run_in_a_copy_of_kaggles_file_tree_and_go_on_from_an_earlier_se
     first = tree.run("07_invad", change=lambda text: text.replace(', \\"tiny\\")', ', \\"tiny\\", hours=0.0)', 1))
     text = (first / "__notebook__.ipynb").read_text()
     assert "PAUSED: InvAD denoiser: step 1 of 8" in text
-    assert list(first.glob("reports/tiny/.checkpoints/elpv/mono/invad/seed-0/*/training-01.pt"))
+    assert list(first.glob("reports/tiny/.checkpoints/elpv/mono/invad/seed-0/*/unified/checkpoint.pt"))
     assert not list(first.glob("reports/tiny/*/*/*/*/metrics.json"))
     # the next version has that output attached: the training goes on, then the other run of the grid
     earlier = first.rename(first.with_name("earlier"))
