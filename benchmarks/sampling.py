@@ -270,7 +270,7 @@ def image_by_image(detector, vae, images: torch.Tensor) -> torch.Tensor:
             visited = denoising_timesteps(step, detector.num_steps, detector.deepest_step, detector.plan)[:, 0].tolist()
             for t, after in zip(visited, [*visited[1:], None], strict=True):
                 level, following = alphas[t].to(z), torch.tensor(1.0) if after is None else alphas[after].to(z)
-                eps = detector._eps(z, torch.tensor([t], device=z.device))
+                eps = detector.predict_noise(z, torch.tensor([t], device=z.device))
                 eps = eps - detector.guidance_weight * (1 - level).sqrt() * (
                     level.sqrt() * target + (1 - level).sqrt() * eps - z
                 )

@@ -33,7 +33,7 @@ SMALL = {
     "num_heads": 2,
     "train_steps": 8,
     "train_batch_size": 4,
-    "sweep_images": 6,
+    "sweep_images": 10,
     "train_images": 500,
     "test_images": 10,
 }
