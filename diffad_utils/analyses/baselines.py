@@ -13,6 +13,7 @@ import torch
 
 from diffad_utils import data, metrics
 from diffad_utils.analyses.task import Task, TrivialBaseline
+from diffad_utils.analyses.wording import relation, signed
 from diffad_utils.methods.anomalib_models import BY_NAME, AnomalibDetector
 from diffad_utils.methods.base import Detector, Prediction
 from diffad_utils.methods.invad.detector import InvAD
@@ -161,9 +162,7 @@ def _trivial_of(run: Run, category: str) -> dict | None:
 
 def in_words(difference: tuple[float, float, float], what: str) -> str:
     """ "is above X (+0.05 [+0.02, +0.08])": a paired difference (value, low, high), judged by its whole interval."""
-    value, low, high = difference
-    side = "is above" if low > 0 else "is below" if high < 0 else "is not shown to differ from"
-    return f"{side} {what} ({value:+.3f} [{low:+.3f}, {high:+.3f}])"
+    return f"is {relation(*difference[1:])} {what} ({signed(difference)})"
 
 
 def of_trivial(statistics: pd.DataFrame) -> str:

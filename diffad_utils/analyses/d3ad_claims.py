@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from diffad_utils.analyses.wording import relation, signed
 from diffad_utils.metrics.bootstrap import bootstrap_percentiles
 from diffad_utils.study import claims
 
@@ -55,9 +56,8 @@ NOTES = {
 
 def in_words(effect: Sequence[float], unit: str = "") -> str:
     """ "+0.012 [-0.003, +0.027], not shown to differ from 0" of draws [n + 1] or of (value, low, high)."""
-    value, low, high = _interval(effect)
-    side = "above 0" if low > 0 else "below 0" if high < 0 else "not shown to differ from 0"
-    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]{unit}, {side}"
+    interval = _interval(effect)
+    return f"{signed(interval)}{unit}, {relation(*interval[1:])} 0"
 
 
 def sentences(effects: Mapping[str, Sequence[float]]) -> str:

@@ -15,6 +15,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 from torch import Tensor
 
+from diffad_utils.analyses import wording
 from diffad_utils.metrics import bootstrap
 from diffad_utils.study import claims
 
@@ -119,11 +120,11 @@ def shown(findings: Sequence[dict]) -> Styler:
     return table[columns].style.format(formats).hide(axis="index")
 
 
-def relation(low: float, high: float, reference: float = 0.0) -> str:
-    """Where an interval lies, in words: above, below, or not shown to differ from the reference."""
-    return "is above" if low > reference else "is below" if high < reference else "is not shown to differ from"
-
-
 def written(value: float, low: float, high: float, *_: object, digits: int = 2, sign: str = "") -> str:
     """A value with its interval: "0.31 [0.25, 0.38]"."""
     return f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+def relation(low: float, high: float, reference: float = 0.0) -> str:
+    """Where an interval lies, as the end of a sentence: `wording.relation` after "is"."""
+    return f"is {wording.relation(low, high, reference)}"

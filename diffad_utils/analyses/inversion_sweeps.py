@@ -14,6 +14,7 @@ import pandas as pd
 from torch import Tensor
 
 from diffad_utils.analyses.task import Task
+from diffad_utils.analyses.wording import relation, signed
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.invad import InvAD
 from diffad_utils.methods.invad.score import channel_norm, prediction
@@ -183,15 +184,6 @@ def class_rows(task: Task, variants: Mapping[str, tuple[InvAD, Tensor]]) -> tupl
 # --- sentences and claims ---------------------------------------------------------------------------------------------
 
 
-def signed(effect: Effect) -> str:
-    """``+0.012 [-0.003, +0.025]``.
-
-    >>> signed((0.1, -0.02, 0.25))
-    '+0.100 [-0.020, +0.250]'
-    """
-    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*effect)
-
-
 def compared(one: str, effect: Effect, other: str) -> str:
     """A difference in words, which its interval chooses.
 
@@ -200,9 +192,7 @@ def compared(one: str, effect: Effect, other: str) -> str:
     >>> compared("InvAD", (0.1, -0.05, 0.25), "chance")
     'InvAD is not shown to differ from chance: +0.100 [-0.050, +0.250] I-AUROC'
     """
-    _, low, high = effect
-    standing = "is above" if low > 0 else "is below" if high < 0 else "is not shown to differ from"
-    return f"{one} {standing} {other}: {signed(effect)} I-AUROC"
+    return f"{one} is {relation(*effect[1:])} {other}: {signed(effect)} I-AUROC"
 
 
 def classes_in_words(task: Task, predictions: Mapping[str, Prediction]) -> str:

@@ -18,8 +18,7 @@ from torch import Tensor
 from diffad_utils.diffusion import NoiseSchedule, ddim_invert
 from diffad_utils.diffusion.ddim import EpsFn
 from diffad_utils.methods.base import Prediction
-from diffad_utils.methods.invad.score import anomaly_map, image_score, score_parts
-from diffad_utils.scoring import Calibration
+from diffad_utils.methods.invad.score import prediction
 
 
 class Inversion(NamedTuple):
@@ -88,13 +87,6 @@ def invert_and_score(
         return ((x - mean) / std.clamp_min(1e-6)).float().cpu()
 
     return Inversion(
-        _prediction(inverted(states), inverted(normal), size, num_steps),
-        _prediction(standardised(states), standardised(normal), size, 0),
+        prediction(inverted(states), inverted(normal), size, num_steps),
+        prediction(standardised(states), standardised(normal), size, 0),
     )
-
-
-def _prediction(z: Tensor, normal: Tensor, size: tuple[int, int], nfe: int) -> Prediction:
-    """InvAD's score and map of final latents z [N, C, h, w], calibrated on those of normal images."""
-    parts = score_parts(z)
-    score = image_score(parts, Calibration.fit(score_parts(normal)))
-    return Prediction(score, anomaly_map(z, size), parts=parts, nfe=nfe)

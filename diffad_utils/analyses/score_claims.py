@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from diffad_utils.analyses.wording import relation
 from diffad_utils.io.paths import repository
 from diffad_utils.study import claims
 
@@ -103,13 +104,7 @@ def esm_findings(found: Mapping[str, Effect | list[Effect]], note: str) -> list[
 def compared(effect: Effect | Sequence[float], reference: float = 0.0) -> str:
     """ "above", "below" or "not shown to differ from" by the whole of the interval (effect, low, high, ...)."""
     low, high = effect[1:3]
-    return "above" if low > reference else "below" if high < reference else "not shown to differ from"
-
-
-def signed(effect: Effect | Sequence[float], digits: int = 3) -> str:
-    """ "+0.037 [-0.010, +0.081]": an effect with its interval, for sentences."""
-    value, low, high = effect[:3]
-    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return relation(low, high, reference)
 
 
 def printed_timesteps() -> np.ndarray:

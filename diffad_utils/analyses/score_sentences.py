@@ -12,11 +12,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from diffad_utils.analyses.score_claims import MAIN, Effect, compared, signed
+from diffad_utils.analyses.score_claims import MAIN, Effect, compared
 from diffad_utils.analyses.score_detection import Controls, largest_inside
 from diffad_utils.analyses.score_matching import Fields
 from diffad_utils.analyses.score_process import Trace, bound_acted
 from diffad_utils.analyses.task import Task
+from diffad_utils.analyses.wording import signed
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.esm.base import ScoreMatchingDetector
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffad_utils import metrics
 from diffad_utils.analyses.task import Task, TrivialBaseline
+from diffad_utils.analyses.wording import relation
 from diffad_utils.methods.base import Detector, Prediction
 from diffad_utils.metrics import bootstrap
 from diffad_utils.metrics.counterfactual import reconstruction_metrics
@@ -62,7 +63,7 @@ def compared(interval: Sequence[float]) -> str:
     ('is above', 'is not shown to differ from', 'is below')
     """
     low, high = interval[1:3]
-    return "is above" if low > 0 else "is below" if high < 0 else "is not shown to differ from"
+    return f"is {relation(low, high)}"
 
 
 class Measured(NamedTuple):
