@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from diffad_utils import metrics, plots
 from diffad_utils.analyses.comparison import against_baseline, difference
@@ -327,10 +328,9 @@ def plain_tables(tables: Mapping[str, pd.DataFrame]) -> dict[str, list[dict]]:
     return {name: table.astype(object).where(table.notna(), None).to_dict("records") for name, table in stable.items()}
 
 
-def draw_narrow(run: Run, against: pd.DataFrame) -> None:
-    """``figures/answer-narrow.png``: the figure of the answer in one column, which the report shows on phones."""
-    figure = plots.answer_chart(against, columns=1)
-    figure.savefig(run.path("figures/answer-narrow.png"), dpi=100, metadata={"Software": None})
+def save_narrow(run: Run, name: str, figure: Figure) -> None:
+    """``figures/<name>-narrow.png``: a figure as the report shows it on phones; the figure is closed."""
+    figure.savefig(run.path(f"figures/{name}-narrow.png"), dpi=100, metadata={"Software": None})
     plt.close(figure)
 
 

@@ -112,23 +112,34 @@ def task_rows(rows: Mapping[str, tuple[np.ndarray, np.ndarray | None, Sequence[s
     return figure
 
 
-def case_strip(images: np.ndarray, masks: np.ndarray | None, titles: Sequence[str], maps: np.ndarray) -> Figure:
+def case_strip(
+    images: np.ndarray, masks: np.ndarray | None, titles: Sequence[str], maps: np.ndarray, columns: int | None = None
+) -> Figure:
     """Images over their anomaly maps: images [N, H, W, 3] in [0, 1], masks bool [N, H, W] or None, titles [N], maps [N,
-    h, w] in [0, 1]."""
+    h, w] in [0, 1]. columns : pictures beside each other, all of them by default; fewer for a narrow screen."""
     count = len(images)
-    side = min(WIDTH / count, 1.8)
-    figure, axes = plt.subplots(2, count, figsize=(side * count, 2 * side + 0.45), squeeze=False)
+    columns = min(columns or count, count)
+    lines = -(-count // columns)
+    side = min((WIDTH if lines == 1 else 0.5 * WIDTH) / columns, 1.8)
+    size = (side * columns, (2 * side + 0.45) * lines)
+    figure, axes = plt.subplots(2 * lines, columns, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.grid(False)
-    for i in range(count):
-        axes[0, i].imshow(images[i])
-        axes[0, i].set_title(titles[i], fontsize=7)
+    for i in range(lines * columns):
+        above, below = axes[2 * (i // columns) : 2 * (i // columns) + 2, i % columns]
+        if i >= count:
+            above.axis("off")
+            below.axis("off")
+            continue
+        above.imshow(images[i])
+        above.set_title(titles[i], fontsize=7)
         if masks is not None and masks[i].any():
-            axes[0, i].contour(masks[i], levels=[0.5], colors="#00d5ff", linewidths=1.2)
-        axes[1, i].imshow(maps[i], cmap="inferno", vmin=0, vmax=1)
-    axes[0, 0].set_ylabel("image", fontsize=8)
-    axes[1, 0].set_ylabel("anomaly map", fontsize=8)
+            above.contour(masks[i], levels=[0.5], colors="#00d5ff", linewidths=1.2)
+        below.imshow(maps[i], cmap="inferno", vmin=0, vmax=1)
+    for line in range(lines):
+        axes[2 * line, 0].set_ylabel("image", fontsize=8)
+        axes[2 * line + 1, 0].set_ylabel("anomaly map", fontsize=8)
     return figure
 
 

@@ -311,6 +311,9 @@ def test_rows_of_tasks_and_strips_of_cases_draw(tmp_path):
     strip = plots.case_strip(images, masks, ["a", "b"], np.zeros((2, 8, 8)))
     strip.savefig(tmp_path / "strip.png")
     assert [axis.get_title() for axis in strip.axes[:2]] == ["a", "b"]
+    narrow = plots.case_strip(images, masks, ["a", "b"], np.zeros((2, 8, 8)), columns=1)
+    assert [axis.get_title() for axis in narrow.axes] == ["a", "", "b", ""], "each image stands above its own map"
+    assert narrow.get_figwidth() < strip.get_figwidth() <= narrow.get_figheight()
 
 
 @pytest.mark.parametrize(
