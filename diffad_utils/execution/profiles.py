@@ -133,8 +133,8 @@ def _size(node: Any, known: dict[int, float]) -> float:
 def label_of(notebook: Path, parameters: dict) -> str:
     if study.method_of(Path(notebook).stem) is None:
         return f"{Path(notebook).stem} ({parameters['profile']})"
-    place = f"{parameters['dataset']}/{parameters['category']}"
-    return f"{Path(notebook).stem} {place} seed {parameters['seed']}"
+    task = f"{parameters['dataset']}/{parameters['category']}"
+    return f"{Path(notebook).stem} {task} seed {parameters['seed']}"
 
 
 def _check_keys(where: str, section: Any, known: tuple[str, ...]) -> dict:
@@ -166,7 +166,7 @@ def _parameters(where: str, section: dict) -> dict:
     return parameters or {}
 
 
-def _places(where: str, section: dict, is_summary: bool) -> list[tuple[dict, dict]]:
+def _tasks(where: str, section: dict, is_summary: bool) -> list[tuple[dict, dict]]:
     """The dataset/category pairs of a section, each with parameters of its own; a summary notebook has the one empty
     pair."""
     grid = section.get("grid")
@@ -176,17 +176,17 @@ def _places(where: str, section: dict, is_summary: bool) -> list[tuple[dict, dic
         return [({}, {})]
     if not isinstance(grid, list) or not grid:
         raise ProfileError(f"{where}: `grid` must list {{dataset: ..., category: ...}} entries")
-    places = []
+    tasks = []
     for i, entry in enumerate(grid):
         entry = _check_keys(f"{where}: grid[{i}]", entry, ("dataset", "category", "parameters"))
         if not {"dataset", "category"} <= set(entry):
             raise ProfileError(f"{where}: grid[{i}] needs both dataset and category, got {entry}")
         categories = entry["category"] if isinstance(entry["category"], list) else [entry["category"]]
-        places += [
+        tasks += [
             ({"dataset": entry["dataset"], "category": category}, _parameters(f"{where}: grid[{i}]", entry))
             for category in categories
         ]
-    return places
+    return tasks
 
 
 def profile_names(profiles: Path | None = None) -> list[str]:
@@ -317,9 +317,9 @@ def _section_runs(
         for key, (usual, least) in RESOURCES.items()
     }
     runs = []
-    for place, of_place in _places(where, section, is_summary):
+    for task, of_task in _tasks(where, section, is_summary):
         for seed in seeds[:1] if is_summary else seeds:
-            parameters = shared | _parameters(where, section) | of_place | common | place | {"seed": seed}
+            parameters = shared | _parameters(where, section) | of_task | common | task | {"seed": seed}
             try:
                 study.check_parameters(where, parameters, own)
                 parameters = study.with_category_names(parameters)
@@ -346,13 +346,13 @@ def check_data(plan: Plan) -> None:
 
     known: dict[tuple, list[str]] = {}
     for run in (run for run in plan.runs if not run.is_summary):
-        place = (run.parameters["dataset"], run.parameters.get("data_root") or None)
-        if place not in known:
-            known[place] = list(data.categories(place[0], place[1]))
-        if run.parameters["category"] not in known[place]:
+        dataset, root = run.parameters["dataset"], run.parameters.get("data_root") or None
+        if (dataset, root) not in known:
+            known[dataset, root] = list(data.categories(dataset, root))
+        if run.parameters["category"] not in known[dataset, root]:
             raise ProfileError(
-                f"{run.name}: {place[0]} has no category {run.parameters['category']!r};"
-                f" known: {', '.join(known[place])}"
+                f"{run.name}: {dataset} has no category {run.parameters['category']!r};"
+                f" known: {', '.join(known[dataset, root])}"
             )
 
 
