@@ -14,6 +14,7 @@ from scipy import stats
 
 from diffad_utils import metrics
 from diffad_utils.analyses.method_results import BASELINE, COST, LOWER_IS_BETTER, QUALITY, MethodResult
+from diffad_utils.metrics.pareto import pareto_front
 
 FEWEST_CATEGORIES = 5
 """Categories needed before average ranks are compared."""
@@ -188,7 +189,5 @@ def pareto(found: pd.DataFrame, cost: str = "ms an image", quality: str = "I-AUR
     """Which rows of a task nothing beats: none is at least as good and as cheap, and better in one. bool, by row."""
     front = pd.Series(False, index=found.index)
     for _, part in found.dropna(subset=[cost, quality]).groupby(["dataset", "category"]):
-        c, q = part[cost].to_numpy(), part[quality].to_numpy()
-        beaten = ((q >= q[:, None]) & (c <= c[:, None]) & ((q > q[:, None]) | (c < c[:, None]))).any(axis=1)
-        front[part.index] = ~beaten
+        front[part.index] = pareto_front(part[quality], part[cost])
     return front

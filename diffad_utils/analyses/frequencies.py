@@ -15,19 +15,18 @@ Used by notebook 02; entry points: `response_curves`, `share_above`, `gain_table
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from sklearn.decomposition import PCA
 from torch import Tensor
+from torchvision.transforms.v2 import functional
 
 from diffad_utils.metrics.bootstrap import mean_interval
 from diffad_utils.metrics.counterfactual import check_same_shape, squared_error
@@ -58,15 +57,12 @@ def linear_bottleneck(images: Tensor, channels: int, downsampling: int) -> Recon
             raise ValueError(f"images must have sides that are multiples of {downsampling}, got {list(x.shape[-2:])}")
         return F.unfold(x.double().cpu(), downsampling, stride=downsampling).transpose(1, 2)
 
-    total, square, count = torch.zeros(values, dtype=torch.float64), torch.zeros(values, values, dtype=torch.float64), 0
-    for part in images.split(64):
-        flat = patches(part).flatten(0, 1)
-        total, square, count = total + flat.sum(dim=0), square + flat.T @ flat, count + len(flat)
-    mean = total / count
-    basis = torch.linalg.eigh(square / count - mean[:, None] * mean[None]).eigenvectors[:, -channels:]
+    # the eigenvectors of the covariance: as long as the patches are float64, its precision is enough
+    pca = PCA(channels, svd_solver="covariance_eigh").fit(patches(images).flatten(0, 1).numpy())
 
     def reconstruct(x: Tensor, keys: Sequence[str] | None = None) -> Tensor:
-        flat = (patches(x) - mean) @ basis @ basis.T + mean
+        flat = patches(x)
+        flat = torch.from_numpy(pca.inverse_transform(pca.transform(flat.flatten(0, 1).numpy()))).view_as(flat)
         return F.fold(flat.transpose(1, 2), x.shape[-2:], downsampling, stride=downsampling).float().clamp(0, 1)
 
     return reconstruct
@@ -74,12 +70,7 @@ def linear_bottleneck(images: Tensor, channels: int, downsampling: int) -> Recon
 
 def jpeg(images: Tensor, quality: int) -> Tensor:
     """Images after JPEG at ``quality`` in 1 .. 100, float32 in [0, 1]: an everyday loss to compare with."""
-    outputs = []
-    for pixels in images.mul(255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy():
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "JPEG", quality=quality)
-        outputs.append(torch.from_numpy(np.array(Image.open(file), dtype=np.float32) / 255).permute(2, 0, 1))
-    return torch.stack(outputs)
+    return functional.jpeg(images.mul(255).round().to("cpu", torch.uint8), quality).float() / 255
 
 
 class RadialSpectrum(NamedTuple):

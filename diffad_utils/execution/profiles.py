@@ -20,7 +20,6 @@ is ``false`` is left out.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from typing import Any
 import yaml
 
 from diffad_utils import study
+from diffad_utils.io.messages import did_you_mean
 
 DEFAULT_MINUTES = 60
 
@@ -143,8 +143,7 @@ def _check_keys(where: str, section: Any, known: tuple[str, ...]) -> dict:
         raise ProfileError(f"{where}: expected keys ({', '.join(known)}), got {section!r}")
     for key in section:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f" (did you mean `{close[0]}`?)" if close else ""
+            hint = did_you_mean(key, known, mark="`")
             raise ProfileError(f"{where}: unknown key `{key}`{hint}; known: {', '.join(known)}")
     return section
 
