@@ -434,7 +434,8 @@ def test_means_are_drawn_by_group_about_their_reference():
     (axis,) = figure.axes
     assert axis.get_title() == "g" and axis.get_xlabel() == "gain" and axis.title.get_fontsize() == 10
     assert [line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == ":"] == [0.25]
-    renamed = table[["name", "group", "mean", "low", "high"]].set_axis(
+    names = ["method", "metric", "value", "from", "to"]
+    renamed = table[["name", "group", "mean", "low", "high"]].set_axis(names, axis=1)
         ["method", "metric", "value", "from", "to"], axis=1
     )
     (other,) = plots.means_chart(renamed, "gain").axes
