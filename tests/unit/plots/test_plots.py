@@ -436,8 +436,6 @@ def test_means_are_drawn_by_group_about_their_reference():
     assert [line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == ":"] == [0.25]
     names = ["method", "metric", "value", "from", "to"]
     renamed = table[["name", "group", "mean", "low", "high"]].set_axis(names, axis=1)
-        ["method", "metric", "value", "from", "to"], axis=1
-    )
     (other,) = plots.means_chart(renamed, "gain").axes
     assert other.get_title() == "g" and [tick.get_text() for tick in other.get_yticklabels()] == ["b", "a"]
     assert [line.get_xdata()[0] for line in other.lines if line.get_linestyle() == ":"] == [0.5]
