@@ -333,28 +333,6 @@ def _section_runs(
     return runs
 
 
-def check_data(plan: Plan) -> None:
-    """Check that every data set of the plan is there and has the categories asked for.
-
-    Raises
-    ------
-    ProfileError, FileNotFoundError
-        with the known categories, or where a data set was looked for.
-    """
-    from diffad_utils import data
-
-    known: dict[tuple, list[str]] = {}
-    for run in (run for run in plan.runs if not run.is_summary):
-        dataset, root = run.parameters["dataset"], run.parameters.get("data_root") or None
-        if (dataset, root) not in known:
-            known[dataset, root] = list(data.categories(dataset, root))
-        if run.parameters["category"] not in known[dataset, root]:
-            raise ProfileError(
-                f"{run.name}: {dataset} has no category {run.parameters['category']!r};"
-                f" known: {', '.join(known[dataset, root])}"
-            )
-
-
 def yaml_text(parameters: dict) -> str:
     """The parameters as the YAML that papermill reads."""
     return yaml.safe_dump(parameters, sort_keys=True, allow_unicode=True)
