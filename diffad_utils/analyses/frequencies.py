@@ -15,18 +15,20 @@ Used by notebook 02; entry points: `response_curves`, `share_above`, `gain_table
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from sklearn.decomposition import PCA
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from diffad_utils.metrics.bootstrap import mean_interval
 from diffad_utils.metrics.counterfactual import check_same_shape, squared_error
@@ -70,7 +72,12 @@ def linear_bottleneck(images: Tensor, channels: int, downsampling: int) -> Recon
 
 def jpeg(images: Tensor, quality: int) -> Tensor:
     """Images after JPEG at ``quality`` in 1 .. 100, float32 in [0, 1]: an everyday loss to compare with."""
-    return functional.jpeg(images.mul(255).round().to("cpu", torch.uint8), quality).float() / 255
+    outputs = []  # torchvision's JPEG gives the same pixels, and is deprecated since its version 0.29
+    for pixels in images.mul(255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy():
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+        outputs.append(torch.from_numpy(np.array(Image.open(file), dtype=np.float32) / 255).permute(2, 0, 1))
+    return torch.stack(outputs)
 
 
 class RadialSpectrum(NamedTuple):
