@@ -111,25 +111,28 @@ def clear_winners(measured: Sequence[MethodResult]) -> set[tuple[str, str, str]]
 
 
 class Ranks(NamedTuple):
-    """Average ranks (1 is best) of methods over tasks, Friedman's p, and Nemenyi's p for each pair."""
+    """Average ranks (1 is best) of methods over tasks, Friedman's p, and Nemenyi's p for each pair; the methods that
+    were not measured on each of the tasks, which have no rank."""
 
     average: pd.Series
     p: float
     pairs: pd.DataFrame
     tasks: int
+    left_out: tuple[str, ...]
 
 
 def ranks(measured: Sequence[MethodResult], name: str = "I-AUROC") -> Ranks | None:
     """Friedman's test and Nemenyi's post-hoc test (Demsar, JMLR 2006) over the tasks where every method was measured.
 
-    Methods that were not measured on all of them are left out; None with fewer than `FEWEST_CATEGORIES` or 3 methods.
+    Methods that were not measured on all of them are left out, and named; None with fewer than `FEWEST_CATEGORIES` or 3 methods.
     """
     table = pd.DataFrame(
         [{"task": r.task, "method": r.method, name: r.values[name]} for r in measured if name in r.values]
     )
     if table.empty:
         return None
-    table = table.pivot(index="task", columns="method", values=name).dropna(axis="columns")
+    every = table.pivot(index="task", columns="method", values=name)
+    table = every.dropna(axis="columns")
     if len(table) < FEWEST_CATEGORIES or table.shape[1] < 3:
         return None
     import scikit_posthocs  # not in every image that notebooks run in, and needed with many categories only
@@ -137,7 +140,8 @@ def ranks(measured: Sequence[MethodResult], name: str = "I-AUROC") -> Ranks | No
     sign = 1 if name in LOWER_IS_BETTER else -1
     average = (sign * table).rank(axis="columns").mean().sort_values()
     p = stats.friedmanchisquare(*(table[column] for column in table)).pvalue
-    return Ranks(average, float(p), scikit_posthocs.posthoc_nemenyi_friedman(table), len(table))
+    left_out = tuple(sorted(set(every) - set(table)))
+    return Ranks(average, float(p), scikit_posthocs.posthoc_nemenyi_friedman(table), len(table), left_out)
 
 
 def table(measured: Sequence[MethodResult]) -> pd.DataFrame:

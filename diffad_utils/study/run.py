@@ -367,6 +367,9 @@ class Run:
                 "family": getattr(detector, "family", "unknown"),
                 "weights": count_weights(detector),
             }
+            log = getattr(detector, "training_log_", None)
+            if getattr(log, "ema_decay", None) is not None:  # what was reached; the parameters have what was asked for
+                manifest["detector"]["ema_decay"] = log.ema_decay
         return manifest
 
     def _publish(self) -> None:

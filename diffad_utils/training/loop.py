@@ -54,12 +54,14 @@ class BatchLoss:
 @dataclass
 class TrainingLog:
     """What a training run did: the loss of every step, wall seconds of all its parts, the step it was resumed from (or
-    0), and how many rows the network saw at once after memory had run out (None: whole batches)."""
+    0), how many rows the network saw at once after memory had run out (None: whole batches), and the decay that the
+    average of the weights came to (None: no average). In a short run that is less than asked for, by the warm-up."""
 
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     resumed_from: int = 0
     rows_at_once: int | None = None
+    ema_decay: float | None = None
 
 
 def step_generator(seed: int, step: int, batch: int = 0) -> torch.Generator:
@@ -231,6 +233,7 @@ def train(
             _save(checkpoint, settings, trained, list(model.buffers()), parts, ema, log)
     if ema is not None:
         ema.copy_to(trained)
+        log.ema_decay = float(ema.get_decay(ema.optimization_step))
     accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)  # mixed precision had wrapped its forward
     model.eval()
     return log

@@ -240,7 +240,12 @@ class TestOverCategories:
 
     def test_a_method_without_every_category_is_left_out_of_the_ranks(self, many):
         found = comparison.ranks([r for r in many if (r.method, r.category) != ("esm", "wood")])
-        assert sorted(found.average.index) == ["ddad", "invad", "trivial"]
+        assert sorted(found.average.index) == ["ddad", "invad", "trivial"] and found.left_out == ("esm",)
+        assert in_words.of_ranks(found).endswith(" Without esm: it was not measured on every task.")
+        both = found._replace(left_out=("esm", "sgm"))
+        assert in_words.of_ranks(both).endswith(" Without esm, sgm: they were not measured on every task.")
+        complete = comparison.ranks(many)
+        assert complete.left_out == () and "Without" not in in_words.of_ranks(complete)
 
     def test_averages(self, many):
         (average,) = [r for r in method_results.averages(many) if r.dataset == "textures" and r.method == "esm"]

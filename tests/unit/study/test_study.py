@@ -123,7 +123,8 @@ class TestRecord:
         run.figure(fig, "curve", "A rising line.")
         assert not run.folder.exists()  # nothing where a reader looks, until it is complete
         np.save(run.path("own/file.npy"), np.zeros(3))
-        detector = types.SimpleNamespace(net=torch.nn.Linear(3, 2))
+        log = types.SimpleNamespace(ema_decay=0.75)
+        detector = types.SimpleNamespace(net=torch.nn.Linear(3, 2), training_log_=log)
         timing = {"ms_per_image": 2.5}
         run.record(
             make_prediction(),
@@ -153,7 +154,8 @@ class TestRecord:
         assert record.experiments == {"steps": {"3": 0.5}, "grid": [0, 1]}
         assert record.intervals["I-AUROC"] == [1.0, 1.0]  # perfectly separated scores
         assert record.ms_per_image == 2.5
-        assert record.manifest["detector"] == {"class": "SimpleNamespace", "family": "unknown", "weights": 8}
+        expected = {"class": "SimpleNamespace", "family": "unknown", "weights": 8, "ema_decay": 0.75}
+        assert record.manifest["detector"] == expected
         assert record.manifest["nfe"] == 3 and record.manifest["images"] == 8
         assert (
             record.manifest["versions"]["torch"] == torch.__version__.split("+")[0]
