@@ -124,7 +124,8 @@ class Ranks(NamedTuple):
 def ranks(measured: Sequence[MethodResult], name: str = "I-AUROC") -> Ranks | None:
     """Friedman's test and Nemenyi's post-hoc test (Demsar, JMLR 2006) over the tasks where every method was measured.
 
-    Methods that were not measured on all of them are left out, and named; None with fewer than `FEWEST_CATEGORIES` or 3 methods.
+    Methods that were not measured on all of them are left out, and named; None with fewer than `FEWEST_CATEGORIES`
+    tasks or 3 methods.
     """
     table = pd.DataFrame(
         [{"task": r.task, "method": r.method, name: r.values[name]} for r in measured if name in r.values]

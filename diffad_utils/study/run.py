@@ -362,14 +362,13 @@ class Run:
         if prediction is not None:
             manifest |= {"nfe": prediction.nfe, "images": len(batch["key"])}
         if detector is not None:
+            # what the average of the weights came to; the parameters have what was asked for
+            reached = getattr(getattr(detector, "training_log_", None), "ema_decay", None)
             manifest["detector"] = {
                 "class": type(detector).__name__,
                 "family": getattr(detector, "family", "unknown"),
                 "weights": count_weights(detector),
-            }
-            log = getattr(detector, "training_log_", None)
-            if getattr(log, "ema_decay", None) is not None:  # what was reached; the parameters have what was asked for
-                manifest["detector"]["ema_decay"] = log.ema_decay
+            } | ({} if reached is None else {"ema_decay": reached})
         return manifest
 
     def _publish(self) -> None:
