@@ -164,7 +164,7 @@ COLUMNS = [
 
 
 def findings(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """Every finding of the runs, one row each; a run that joins others names data set and category itself.
+    """Every finding of the runs, one row each; a run that summarises others names data set and category itself.
 
     The keys of `finding`, with ``low`` and ``high`` for the interval, and
 
