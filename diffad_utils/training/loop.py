@@ -7,10 +7,8 @@ processes do what one does with twice the gradient accumulation.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +22,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from diffad_utils.io import checkpoints
+from diffad_utils.io.files import written_whole
 from diffad_utils.models.device import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -335,17 +334,14 @@ def _save(
         "losses": log.losses,
         "seconds": log.seconds,
     }
-    temporary = path.with_suffix(".tmp")
     try:
-        torch.save(state, temporary)
+        with written_whole(path) as temporary:
+            torch.save(state, temporary)
     except (OSError, RuntimeError) as error:  # what torch says of a full disk is a RuntimeError
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         kept = "the earlier one is kept" if path.exists() else "there is no earlier one"
         raise OSError(
             f"checkpoint {path} could not be written after {len(log.losses)} steps, {kept}: is the disk full? ({error})"
         ) from error
-    os.replace(temporary, path)
 
 
 def _forget_accelerator() -> None:
