@@ -135,8 +135,7 @@ def seed_everything(seed: int) -> None:
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-
-    random.seed(seed)
+    random.seed(seed)  # accelerate's set_seed is these three lines, after an import of seconds
     np.random.seed(seed)
     torch.manual_seed(seed)
 
