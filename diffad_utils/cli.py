@@ -61,7 +61,8 @@ def run(options: argparse.Namespace) -> int:
     pairs = [(text, *_assignment(text)) for text in options.parameter]
     parameters = _typed({name: (value, text.partition("=")[2]) for text, name, value in pairs}, defaults)
     study.check_parameters(notebook.name, parameters, defaults)
-    together = defaults | parameters
+    together = study.with_category_names(defaults | parameters)
+    execution.check_run(notebook, together)
     root = study.profile_folder(together)
     is_summary = study.method_of(notebook.stem) is None
     tail = [] if is_summary else [together["dataset"], together["category"], f"seed-{together['seed']}"]
@@ -314,7 +315,13 @@ def _parser() -> argparse.ArgumentParser:
     may_be_fresh(sub)
     sub.add_argument("notebook", help="its name or the beginning of it, such as 07")
     sub.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE")
-    sub.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    sub.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="CPU threads (default 1, as in the profiles: the same numbers; more are slower where other work takes the "
+        "cores)",
+    )
     sub.add_argument("--minutes", type=int, default=execution.DEFAULT_MINUTES, help="time limit (default %(default)s)")
     sub.add_argument("--notebooks", type=Path, help="folder of the notebooks (default: the repository's)")
 
@@ -365,7 +372,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("notebooks", reexecute)
     may_be_fresh(sub)
     sub.add_argument("notebook", nargs="*", help="names or beginnings of them (default: all)")
-    sub.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    sub.add_argument("--threads", type=int, default=1, help="CPU threads (default 1, as in the profiles)")
 
     kaggle_parser = commands.add_parser("kaggle", help="Build and push kernels for Kaggle.")
     kaggle_commands = kaggle_parser.add_subparsers(dest="kaggle_command", required=True)

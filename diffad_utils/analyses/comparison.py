@@ -14,6 +14,7 @@ from scipy import stats
 
 from diffad_utils import metrics
 from diffad_utils.analyses.method_results import BASELINE, COST, LOWER_IS_BETTER, QUALITY, MethodResult
+from diffad_utils.metrics.pareto import pareto_front
 
 FEWEST_CATEGORIES = 5
 """Categories needed before average ranks are compared."""
@@ -110,25 +111,29 @@ def clear_winners(measured: Sequence[MethodResult]) -> set[tuple[str, str, str]]
 
 
 class Ranks(NamedTuple):
-    """Average ranks (1 is best) of methods over tasks, Friedman's p, and Nemenyi's p for each pair."""
+    """Average ranks (1 is best) of methods over tasks, Friedman's p, and Nemenyi's p for each pair; the methods that
+    were not measured on each of the tasks, which have no rank."""
 
     average: pd.Series
     p: float
     pairs: pd.DataFrame
     tasks: int
+    left_out: tuple[str, ...]
 
 
 def ranks(measured: Sequence[MethodResult], name: str = "I-AUROC") -> Ranks | None:
     """Friedman's test and Nemenyi's post-hoc test (Demsar, JMLR 2006) over the tasks where every method was measured.
 
-    Methods that were not measured on all of them are left out; None with fewer than `FEWEST_CATEGORIES` or 3 methods.
+    Methods that were not measured on all of them are left out, and named; None with fewer than `FEWEST_CATEGORIES`
+    tasks or 3 methods.
     """
     table = pd.DataFrame(
         [{"task": r.task, "method": r.method, name: r.values[name]} for r in measured if name in r.values]
     )
     if table.empty:
         return None
-    table = table.pivot(index="task", columns="method", values=name).dropna(axis="columns")
+    every = table.pivot(index="task", columns="method", values=name)
+    table = every.dropna(axis="columns")
     if len(table) < FEWEST_CATEGORIES or table.shape[1] < 3:
         return None
     import scikit_posthocs  # not in every image that notebooks run in, and needed with many categories only
@@ -136,7 +141,8 @@ def ranks(measured: Sequence[MethodResult], name: str = "I-AUROC") -> Ranks | No
     sign = 1 if name in LOWER_IS_BETTER else -1
     average = (sign * table).rank(axis="columns").mean().sort_values()
     p = stats.friedmanchisquare(*(table[column] for column in table)).pvalue
-    return Ranks(average, float(p), scikit_posthocs.posthoc_nemenyi_friedman(table), len(table))
+    left_out = tuple(sorted(set(every) - set(table)))
+    return Ranks(average, float(p), scikit_posthocs.posthoc_nemenyi_friedman(table), len(table), left_out)
 
 
 def table(measured: Sequence[MethodResult]) -> pd.DataFrame:
@@ -188,7 +194,5 @@ def pareto(found: pd.DataFrame, cost: str = "ms an image", quality: str = "I-AUR
     """Which rows of a task nothing beats: none is at least as good and as cheap, and better in one. bool, by row."""
     front = pd.Series(False, index=found.index)
     for _, part in found.dropna(subset=[cost, quality]).groupby(["dataset", "category"]):
-        c, q = part[cost].to_numpy(), part[quality].to_numpy()
-        beaten = ((q >= q[:, None]) & (c <= c[:, None]) & ((q > q[:, None]) | (c < c[:, None]))).any(axis=1)
-        front[part.index] = ~beaten
+        front[part.index] = pareto_front(part[quality], part[cost])
     return front

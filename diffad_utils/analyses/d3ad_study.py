@@ -78,17 +78,12 @@ def as_records(experiments: Mapping[str, object]) -> dict[str, object]:
 def beside_controls(task: Task, scores: Mapping[str, Tensor]) -> tuple[pd.DataFrame, list[dict]]:
     """I-AUROC of scores [N] by name, and of the first minus each of the others, paired.
 
-    Returns a table (method, data, I-AUROC, low, high), and a record for each of the others: ``what`` it is, its
-    I-AUROC, and ``difference``, ``low`` and ``high`` of the first minus it.
+    Returns a table (method, data, I-AUROC, low, high), and for each of the others `Task.control_row`.
     """
     accuracies = [{"method": name, "data": task.name} | task.accuracy(score) for name, score in scores.items()]
     table = pd.DataFrame(accuracies)
     (_, first), *others = scores.items()
-    records = []
-    for (name, score), auroc in zip(others, table["I-AUROC"][1:], strict=True):
-        difference, low, high = task.difference(first, score)
-        records.append({"what": name, "I-AUROC": float(auroc), "difference": difference, "low": low, "high": high})
-    return table, records
+    return table, [task.control_row(first, score, name) for name, score in others]
 
 
 def differences(records: Sequence[Mapping], method: str) -> dict[str, tuple[float, float, float]]:

@@ -27,6 +27,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from sklearn.decomposition import PCA
 from torch import Tensor
 
 from diffad_utils.metrics.bootstrap import mean_interval
@@ -58,15 +59,12 @@ def linear_bottleneck(images: Tensor, channels: int, downsampling: int) -> Recon
             raise ValueError(f"images must have sides that are multiples of {downsampling}, got {list(x.shape[-2:])}")
         return F.unfold(x.double().cpu(), downsampling, stride=downsampling).transpose(1, 2)
 
-    total, square, count = torch.zeros(values, dtype=torch.float64), torch.zeros(values, values, dtype=torch.float64), 0
-    for part in images.split(64):
-        flat = patches(part).flatten(0, 1)
-        total, square, count = total + flat.sum(dim=0), square + flat.T @ flat, count + len(flat)
-    mean = total / count
-    basis = torch.linalg.eigh(square / count - mean[:, None] * mean[None]).eigenvectors[:, -channels:]
+    # the eigenvectors of the covariance: as long as the patches are float64, its precision is enough
+    pca = PCA(channels, svd_solver="covariance_eigh").fit(patches(images).flatten(0, 1).numpy())
 
     def reconstruct(x: Tensor, keys: Sequence[str] | None = None) -> Tensor:
-        flat = (patches(x) - mean) @ basis @ basis.T + mean
+        flat = patches(x)
+        flat = torch.from_numpy(pca.inverse_transform(pca.transform(flat.flatten(0, 1).numpy()))).view_as(flat)
         return F.fold(flat.transpose(1, 2), x.shape[-2:], downsampling, stride=downsampling).float().clamp(0, 1)
 
     return reconstruct
@@ -74,7 +72,7 @@ def linear_bottleneck(images: Tensor, channels: int, downsampling: int) -> Recon
 
 def jpeg(images: Tensor, quality: int) -> Tensor:
     """Images after JPEG at ``quality`` in 1 .. 100, float32 in [0, 1]: an everyday loss to compare with."""
-    outputs = []
+    outputs = []  # torchvision's JPEG gives the same pixels, and is deprecated since its version 0.29
     for pixels in images.mul(255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy():
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=quality)

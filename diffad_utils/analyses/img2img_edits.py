@@ -19,12 +19,12 @@ from torch import Tensor
 from diffad_utils import metrics
 from diffad_utils.analyses.img2img_claims import Effect, over_images
 from diffad_utils.analyses.img2img_grid import Grid, nearest_setting
-from diffad_utils.analyses.img2img_settings import pareto_front
 from diffad_utils.analyses.task import Task
 from diffad_utils.analyses.wrong_reason import top_pixels_inside
 from diffad_utils.methods.img2img import Img2Img, Img2ImgEngine, Setting
 from diffad_utils.metrics import bootstrap
 from diffad_utils.metrics.counterfactual import absolute_error, defect_survival, mean_where, removal_and_drift
+from diffad_utils.metrics.pareto import pareto_front
 
 
 @dataclass(frozen=True)

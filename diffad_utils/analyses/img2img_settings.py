@@ -52,17 +52,6 @@ def crossing(x: Sequence[float], rising: Sequence[float], falling: Sequence[floa
     return None
 
 
-def pareto_front(removal: Sequence[float], drift: Sequence[float]) -> np.ndarray:
-    """Which points nothing beats: none has at least the removal and at most the drift, and one of the two better.
-
-    bool [K]. Both sequences [K], finite.
-    """
-    r, d = np.asarray(removal, float), np.asarray(drift, float)
-    no_worse = (r[:, None] >= r) & (d[:, None] <= d)  # [i, j]: i is no worse than j
-    better = (r[:, None] > r) | (d[:, None] < d)
-    return ~(no_worse & better).any(axis=0)
-
-
 def reconstruction_spread(x_hats: Tensor) -> Tensor:
     """Standard deviation of each pixel over K reconstructions, mean over channels: [K, B, 3, H, W] -> [B, H, W].
 

@@ -89,11 +89,18 @@ def of_pairs(pairs: pd.DataFrame) -> str:
 
 
 def of_ranks(ranked: Ranks) -> str:
-    """`comparison.ranks`: the first and the last, and Friedman's p."""
+    """`comparison.ranks`: the first and the last, Friedman's p, and which methods have no rank."""
     order = ranked.average.index
+    several = len(ranked.left_out) > 1
+    without = (
+        f" Without {', '.join(ranked.left_out)}: {'they were' if several else 'it was'} not measured on every task."
+        if ranked.left_out
+        else ""
+    )
     return (
         f"First of {len(order)} methods on average: {order[0]} (rank {ranked.average.iloc[0]:.1f}); last: {order[-1]}. "
         f"Friedman's p is {ranked.p:.2g} over {ranked.tasks} tasks. Ranks say nothing about the size of a difference."
+        f"{without}"
     )
 
 

@@ -20,7 +20,6 @@ from diffad_utils import data
 from diffad_utils.analyses.task import Task
 from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import add_noise, image_noise
-from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.invad import InvAD
 from diffad_utils.methods.invad.score import min_max_over_test_set, prediction
 from diffad_utils.metrics import bootstrap
@@ -69,7 +68,7 @@ class Controls:
 
     scores : by name [N]: "InvAD"; "untrained network", the same before its first step; "no diffusion", the same score
     of the standardised features themselves; and the "trivial baseline". table : a row each, ``label``, ``I-AUROC``,
-    ``low``, ``high``, ``AUPRO`` where there are masks. records : for the run's record, `control_record` of
+    ``low``, ``high``, ``AUPRO`` where there are masks. records : for the run's record, `Task.control_row` of
     "no_diffusion" and "untrained". trivial : the baseline's statistic and I-AUROC.
     """
 
@@ -93,22 +92,10 @@ def controls(task: Task, detector: InvAD, features: Tensor) -> Controls:
     maps = {name: found.anomaly_map for name, found in predictions.items()}
     table = pd.DataFrame([{"label": name, **task.accuracy(score, maps.get(name))} for name, score in scores.items()])
     records = {
-        key: control_record(task, predictions["InvAD"], predictions[name])
+        key: task.control_row(scores["InvAD"], scores[name], anomaly_map=maps[name])
         for key, name in {"no_diffusion": "no diffusion", "untrained": "untrained network"}.items()
     }
     return Controls(scores, table, records, {"statistic": baseline.statistic, "I-AUROC": baseline.auroc})
-
-
-def control_record(task: Task, method: Prediction, control: Prediction) -> dict[str, float]:
-    """What the run records of a control: its I-AUROC, and by how much the method is above, with its interval.
-
-    Returns
-    -------
-    ``{"I-AUROC", "difference", "low", "high"}``, and ``"AUPRO"`` where there are masks.
-    """
-    row = task.accuracy(control.score, control.anomaly_map)
-    difference = dict(zip(("difference", "low", "high"), task.difference(method.score, control.score), strict=True))
-    return {name: row[name] for name in ("I-AUROC", "AUPRO") if name in row} | difference
 
 
 def snapshot_steps(parameters: Mapping) -> list[int]:

@@ -89,26 +89,8 @@ class RoundTrip(Img2Img):
 
 
 def control_row(task: Task, score: Tensor, control: Tensor, what: str) -> dict:
-    """What ``experiments["no_diffusion"]`` of a run holds: how a method compares with its control.
-
-    Parameters
-    ----------
-    score, control : [N] of the task's test images, the method's and its control's.
-    what : the control in words.
-
-    Returns
-    -------
-    ``I-AUROC`` of the control; ``difference``, the method's minus the control's, with the paired 95 % interval over
-    images ``low``, ``high``; ``what``.
-    """
-    difference, low, high = task.difference(score, control)
-    return {
-        "I-AUROC": task.accuracy(control)["I-AUROC"],
-        "difference": difference,
-        "low": low,
-        "high": high,
-        "what": what,
-    }
+    """`Task.control_row`, the method's ``score`` against its control's, [N]; ``what`` is the control in words."""
+    return task.control_row(score, control, what)
 
 
 def control_table(controls: Mapping[str, Mapping], group: str) -> pd.DataFrame:

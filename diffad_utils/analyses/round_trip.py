@@ -93,15 +93,15 @@ def from_worst_to_best(psnr: np.ndarray) -> list[int]:
     return order[[0, len(order) // 4, len(order) // 2, -1]].tolist()
 
 
-def psnr_by_category(places: Survey, reconstructions: Mapping[str, Tensor], means: Means) -> pd.DataFrame:
+def psnr_by_category(surveyed: Survey, reconstructions: Mapping[str, Tensor], means: Means) -> pd.DataFrame:
     """PSNR on the normal images of a survey: a row a category and reconstruction [N, 3, H, W].
 
     Columns as `Means.rows`: the name is the category, the group the reconstruction.
     """
     rows = []
     for name, made in reconstructions.items():
-        values = psnr(places.normal["image"], made)
-        rows.append(means.rows({place: values[places.category == place] for place in places.names}, name))
+        values = psnr(surveyed.normal["image"], made)
+        rows.append(means.rows({c: values[surveyed.category == c] for c in surveyed.names}, name))
     return pd.concat(rows, ignore_index=True)
 
 

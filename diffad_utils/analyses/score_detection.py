@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from diffad_utils import metrics, scoring
+from diffad_utils import scoring
 from diffad_utils.analyses.latent_inversion import Inversion, invert_and_score
 from diffad_utils.analyses.score_claims import MAIN, Effect
 from diffad_utils.analyses.score_matching import pixel_auroc_by_image
@@ -206,7 +206,7 @@ def without_diffusion(detector: ScoreMatchingDetector, images: Tensor) -> tuple[
 
 
 class Controls(NamedTuple):
-    """Each method without its network. table: method, row, I-AUROC, low, high; the others {method: `control_record`}:
+    """Each method without its network. table: method, row, I-AUROC, low, high; the others {method: `Task.control_row`}:
     ``no_diffusion`` is the autoencoder alone (in pixel space ``closed_form``)."""
 
     table: pd.DataFrame
@@ -220,27 +220,18 @@ def controls(
     """Every method beside `closed_form` and, in latent space, `without_diffusion`."""
     what = "same noise, process and detectors; an element-wise Gaussian of the training images for the network"
     plain = {name: closed_form(d, task.train).predict(task.images, task.keys) for name, d in detectors.items()}
-    formula = {n: control_record(task, predictions[n], q.score, q.anomaly_map, what) for n, q in plain.items()}
+    formula = {n: task.control_row(predictions[n].score, q.score, what, q.anomaly_map) for n, q in plain.items()}
     rows = [(n, "with its network", q.score) for n, q in predictions.items()]
     rows += [(n, "closed form", q.score) for n, q in plain.items()]
     nothing, first = formula, detectors["SGM"]
     if first.space == "latent":
         what = "S_Cos and S_RE of the image against Dec(Enc(image)), calibrated alike: no noise, no network"
         score, maps = without_diffusion(first, task.images)
-        nothing = {n: control_record(task, q, score, maps, what) for n, q in predictions.items()}
+        maps = scoring.upsample_map(maps, tuple(task.images.shape[-2:]))
+        nothing = {n: task.control_row(q.score, score, what, maps) for n, q in predictions.items()}
         rows += [(n, "autoencoder alone", score) for n in predictions]
     table = pd.DataFrame([{"method": n, "row": row, **task.accuracy(s)} for n, row, s in rows])
     return Controls(table, nothing, formula)
-
-
-def control_record(task: Task, method: Prediction, score: Tensor, maps: Tensor | None, what: str) -> dict:
-    """I-AUROC of a control, and of the method minus it, as the comparison reads them: "I-AUROC", "difference" ..."""
-    difference, low, high = task.difference(method.score, score)
-    row = {"I-AUROC": task.accuracy(score)["I-AUROC"], "difference": difference, "low": low, "high": high, "what": what}
-    if maps is not None and task.has_masks:
-        full = scoring.upsample_map(maps, tuple(task.masks.shape[-2:]))
-        row["AUPRO"] = float(metrics.aupro(full[task.with_masks], task.masks[task.with_masks]))
-    return row
 
 
 class ElementwiseGaussian(nn.Module):

@@ -7,7 +7,7 @@ Used by notebooks 01 to 07. Entry points: `load_task`, `Task.accuracy`, `Task.di
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -112,15 +112,40 @@ class Task:
             metrics.image_auroc, score, self.labels, n=self.bootstrap_samples, seed=self.seed
         )
         row = {"I-AUROC": float(metrics.image_auroc(score, self.labels)), "low": low, "high": high}
-        if anomaly_map is not None and self.has_masks:
-            row["AUPRO"] = float(metrics.aupro(anomaly_map[self.with_masks], self.masks[self.with_masks]))
-        return row
+        return row | self._aupro(anomaly_map)
+
+    def _aupro(self, anomaly_map: Tensor | None) -> dict[str, float]:
+        """``{"AUPRO"}`` of maps [N, S, S]; empty without maps, and where there are no masks."""
+        if anomaly_map is None or not self.has_masks:
+            return {}
+        return {"AUPRO": float(metrics.aupro(anomaly_map[self.with_masks], self.masks[self.with_masks]))}
 
     def difference(self, score: Tensor, other: Tensor) -> tuple[float, float, float]:
         """I-AUROC of ``score`` [N] minus that of ``other`` [N], and its 95 % interval: paired, over images."""
         return metrics.paired_bootstrap_difference(
             metrics.image_auroc, score, other, self.labels, n=self.bootstrap_samples, seed=self.seed
         )
+
+    def control_row(
+        self, score: Tensor, control: Tensor, what: str = "", anomaly_map: Tensor | None = None
+    ) -> dict[str, Any]:
+        """How a method compares with its control; what ``experiments["no_diffusion"]`` of a run holds.
+
+        Parameters
+        ----------
+        score, control : [N], the method's and its control's.
+        what : the control in words.
+        anomaly_map : the control's maps, [N, S, S].
+
+        Returns
+        -------
+        ``I-AUROC`` of the control; ``difference``, the method's minus the control's, with the paired 95 % interval over
+        images ``low``, ``high``; ``what`` where it is given; ``AUPRO`` of the control where there are maps and masks.
+        """
+        difference, low, high = self.difference(score, control)
+        row = {"I-AUROC": float(metrics.image_auroc(control, self.labels)), "difference": difference}
+        named = {"what": what} if what else {}
+        return row | {"low": low, "high": high} | named | self._aupro(anomaly_map)
 
     def trivial_baseline(self) -> TrivialBaseline:
         """The best trivial statistic on this task's test images."""

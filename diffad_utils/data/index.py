@@ -7,7 +7,6 @@ change; the columns of the table are fixed.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 import warnings
@@ -23,6 +22,7 @@ from diffad_utils.data.layouts.common import is_hidden
 from diffad_utils.data.rows import doubtful_labels, missing_files, missing_masks, repeated_keys
 from diffad_utils.data.unread import unread_files
 from diffad_utils.io import paths
+from diffad_utils.io.messages import did_you_mean
 
 COLUMNS = ["dataset", "category", "split", "label", "defect", "image", "mask", "twin"]
 DATASETS = ("textures", *LAYOUTS)
@@ -38,9 +38,7 @@ KAGGLE_FOLDERS = 30_000  # folders looked at, so that an input with very many ca
 def unknown_name(what: str, got: str, known: Iterable[str]) -> str:
     """Message for a name that is not known: the known ones, and the closest of them if one is close."""
     known = list(known)
-    close = difflib.get_close_matches(str(got), known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"unknown {what} {got!r}; known: {', '.join(known)}.{hint}"
+    return f"unknown {what} {got!r}{did_you_mean(got, known)}; known: {', '.join(known)}"
 
 
 def _layout(dataset: str) -> Layout:

@@ -165,20 +165,20 @@ def lacking(run, *, gpu: bool, bundled: Iterable[str] = (), internet: bool = Fal
 
 
 def _lacking_data(data, parameters: dict) -> list[str]:
-    place = f"{parameters['dataset']}/{parameters['category']}"
+    task = f"{parameters['dataset']}/{parameters['category']}"
     try:
         index = data.load_index(parameters["dataset"], parameters.get("data_root") or None, parameters["category"])
     except FileNotFoundError:
-        return [f"data {place}: not found; `diffad data list` shows where it is looked for"]
+        return [f"data {task}: not found; `diffad data list` shows where it is looked for"]
     except (OSError, ValueError) as error:
-        return [f"data {place}: {_first_line(error)}"]
+        return [f"data {task}: {_first_line(error)}"]
     lacks = []
     least, found = needs.least_train_images(parameters), int((index["split"] == "train").sum())
     if found < least:
-        lacks.append(f"{least} training images of {place} (k nearest neighbours and the image itself), it has {found}")
+        lacks.append(f"{least} training images of {task} (k nearest neighbours and the image itself), it has {found}")
     labels = set(index.loc[index["split"] == "test", "label"])
     return lacks + [
-        f"{kind} test images of {place}" for kind, label in (("normal", 0), ("defective", 1)) if label not in labels
+        f"{kind} test images of {task}" for kind, label in (("normal", 0), ("defective", 1)) if label not in labels
     ]
 
 

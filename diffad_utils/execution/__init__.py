@@ -11,6 +11,7 @@ from diffad_utils.execution.fingerprints import (
     package_digest,
 )
 from diffad_utils.execution.gpus import claim_gpus
+from diffad_utils.execution.inputs import check_data, check_run
 from diffad_utils.execution.notebook import run_notebook, running
 from diffad_utils.execution.profiles import (
     DEFAULT_MINUTES,
@@ -18,7 +19,6 @@ from diffad_utils.execution.profiles import (
     Plan,
     PlannedRun,
     ProfileError,
-    check_data,
     label_of,
     load_plan,
     profile_names,
@@ -49,6 +49,7 @@ __all__ = [
     "ProfileError",
     "RunFailed",
     "check_data",
+    "check_run",
     "chosen_runs",
     "claim_gpus",
     "code_digest",

@@ -20,7 +20,6 @@ is ``false`` is left out.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from typing import Any
 import yaml
 
 from diffad_utils import study
+from diffad_utils.io.messages import did_you_mean
 
 DEFAULT_MINUTES = 60
 
@@ -133,8 +133,8 @@ def _size(node: Any, known: dict[int, float]) -> float:
 def label_of(notebook: Path, parameters: dict) -> str:
     if study.method_of(Path(notebook).stem) is None:
         return f"{Path(notebook).stem} ({parameters['profile']})"
-    place = f"{parameters['dataset']}/{parameters['category']}"
-    return f"{Path(notebook).stem} {place} seed {parameters['seed']}"
+    task = f"{parameters['dataset']}/{parameters['category']}"
+    return f"{Path(notebook).stem} {task} seed {parameters['seed']}"
 
 
 def _check_keys(where: str, section: Any, known: tuple[str, ...]) -> dict:
@@ -143,8 +143,7 @@ def _check_keys(where: str, section: Any, known: tuple[str, ...]) -> dict:
         raise ProfileError(f"{where}: expected keys ({', '.join(known)}), got {section!r}")
     for key in section:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f" (did you mean `{close[0]}`?)" if close else ""
+            hint = did_you_mean(key, known, mark="`")
             raise ProfileError(f"{where}: unknown key `{key}`{hint}; known: {', '.join(known)}")
     return section
 
@@ -166,7 +165,7 @@ def _parameters(where: str, section: dict) -> dict:
     return parameters or {}
 
 
-def _places(where: str, section: dict, is_summary: bool) -> list[tuple[dict, dict]]:
+def _tasks(where: str, section: dict, is_summary: bool) -> list[tuple[dict, dict]]:
     """The dataset/category pairs of a section, each with parameters of its own; a summary notebook has the one empty
     pair."""
     grid = section.get("grid")
@@ -176,17 +175,17 @@ def _places(where: str, section: dict, is_summary: bool) -> list[tuple[dict, dic
         return [({}, {})]
     if not isinstance(grid, list) or not grid:
         raise ProfileError(f"{where}: `grid` must list {{dataset: ..., category: ...}} entries")
-    places = []
+    tasks = []
     for i, entry in enumerate(grid):
         entry = _check_keys(f"{where}: grid[{i}]", entry, ("dataset", "category", "parameters"))
         if not {"dataset", "category"} <= set(entry):
             raise ProfileError(f"{where}: grid[{i}] needs both dataset and category, got {entry}")
         categories = entry["category"] if isinstance(entry["category"], list) else [entry["category"]]
-        places += [
+        tasks += [
             ({"dataset": entry["dataset"], "category": category}, _parameters(f"{where}: grid[{i}]", entry))
             for category in categories
         ]
-    return places
+    return tasks
 
 
 def profile_names(profiles: Path | None = None) -> list[str]:
@@ -317,9 +316,9 @@ def _section_runs(
         for key, (usual, least) in RESOURCES.items()
     }
     runs = []
-    for place, of_place in _places(where, section, is_summary):
+    for task, of_task in _tasks(where, section, is_summary):
         for seed in seeds[:1] if is_summary else seeds:
-            parameters = shared | _parameters(where, section) | of_place | common | place | {"seed": seed}
+            parameters = shared | _parameters(where, section) | of_task | common | task | {"seed": seed}
             try:
                 study.check_parameters(where, parameters, own)
                 parameters = study.with_category_names(parameters)
@@ -332,28 +331,6 @@ def _section_runs(
             folder = study.run_folder(notebook.stem, parameters)
             runs.append(PlannedRun(name, notebook, parameters, folder, is_summary=is_summary, **resources))
     return runs
-
-
-def check_data(plan: Plan) -> None:
-    """Check that every data set of the plan is there and has the categories asked for.
-
-    Raises
-    ------
-    ProfileError, FileNotFoundError
-        with the known categories, or where a data set was looked for.
-    """
-    from diffad_utils import data
-
-    known: dict[tuple, list[str]] = {}
-    for run in (run for run in plan.runs if not run.is_summary):
-        place = (run.parameters["dataset"], run.parameters.get("data_root") or None)
-        if place not in known:
-            known[place] = list(data.categories(place[0], place[1]))
-        if run.parameters["category"] not in known[place]:
-            raise ProfileError(
-                f"{run.name}: {place[0]} has no category {run.parameters['category']!r};"
-                f" known: {', '.join(known[place])}"
-            )
 
 
 def yaml_text(parameters: dict) -> str:

@@ -24,8 +24,8 @@ def is_current(plan: Plan, run: PlannedRun) -> bool:
     if not all((folder / "metrics.json").is_file() for folder in others):
         return False
     made = manifest["parameters"]
-    places = ("output_root", "data_root")
-    planned = {name: value for name, value in run.parameters.items() if name not in places}
+    folders = ("output_root", "data_root")
+    planned = {name: value for name, value in run.parameters.items() if name not in folders}
     return json.loads(study.to_json(planned, "parameters")) == {name: made.get(name) for name in planned}
 
 

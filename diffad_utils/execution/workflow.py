@@ -24,17 +24,9 @@ from diffad_utils import study
 from diffad_utils.execution.errors import RunFailed
 from diffad_utils.execution.fingerprints import PACKAGE
 from diffad_utils.execution.gpus import claim_gpus
+from diffad_utils.execution.inputs import check_data
 from diffad_utils.execution.notebook import run_notebook, running
-from diffad_utils.execution.profiles import (
-    DEFAULT_MINUTES,
-    WORK,
-    Plan,
-    PlannedRun,
-    ProfileError,
-    check_data,
-    load_plan,
-    read_yaml,
-)
+from diffad_utils.execution.profiles import DEFAULT_MINUTES, WORK, Plan, PlannedRun, ProfileError, load_plan, read_yaml
 from diffad_utils.execution.progress import failures
 from diffad_utils.io.machine import memory_limit, visible_gpus
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from diffad_utils.foundation.pictures import FAMILIES, irregularity, picture
+from diffad_utils.io.files import written_whole
 from diffad_utils.models.backbones import IMAGENET_MEAN, IMAGENET_STD
 
 STRIDES = (2, 4, 8, 16)
@@ -322,9 +323,8 @@ def save_backbone(model: FoundationModel, folder: str | Path) -> Path:
             "license": "mit",
         },
     }
-    temporary = folder / "model.safetensors.tmp"
-    save_file(state, temporary, metadata={"format": "pt"})
-    temporary.chmod(0o644)
-    temporary.replace(folder / "model.safetensors")
+    with written_whole(folder / "model.safetensors") as temporary:
+        save_file(state, temporary, metadata={"format": "pt"})
+        temporary.chmod(0o644)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return folder

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from diffad_utils import training
 from diffad_utils.data import textures
 from diffad_utils.data.captions import caption
+from diffad_utils.io.files import written_whole
 
 from .backbone import marks_loss
 from .captioned import FAMILIES, STATES, Pairs, captions_of, draw_said, matches
@@ -247,9 +248,8 @@ def save_clip(model: CLIP, folder: str | Path) -> Path:
         name: value.detach().cpu().half() if value.is_floating_point() else value.detach().cpu()
         for name, value in model.state_dict().items()
     }
-    temporary = folder / "open_clip_model.safetensors.tmp"
-    save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata={"format": "pt"})
-    temporary.chmod(0o644)
-    temporary.replace(folder / "open_clip_model.safetensors")
+    with written_whole(folder / "open_clip_model.safetensors") as temporary:
+        save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata={"format": "pt"})
+        temporary.chmod(0o644)
     (folder / "open_clip_config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
     return folder

@@ -19,6 +19,7 @@ from pathlib import Path
 from diffad_utils import study
 from diffad_utils.doctor import needs
 from diffad_utils.execution import profiles
+from diffad_utils.io.notebooks import read_cells
 from diffad_utils.kaggle import wheels as wheels_of_image
 
 PREFIX = "diffad"
@@ -307,10 +308,10 @@ def weights_needed(folder: str | Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted(Path(folder).glob("*/*.ipynb")):
         sources = [
-            "".join(cell["source"])
+            cell.source
             for tag in ("parameters", "injected-parameters")
-            for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
-            if tag in cell["metadata"].get("tags", [])
+            for cell in read_cells(path)
+            if tag in cell.metadata.get("tags", [])
         ]
         parameters = {name: value for text in sources for name, value in study.default_parameters(text).items()}
         for weight in needs.weights_of(parameters):

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset, collate
 from diffad_utils.diffusion import PRECISIONS
-from diffad_utils.io.files import write_atomically
+from diffad_utils.io.files import write_atomically, written_whole
 from diffad_utils.methods.stored import through_store
 from diffad_utils.models.device import in_pieces, pick_device
 
@@ -236,13 +236,11 @@ class Detector(ABC):
         tensors, values = self._state()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / "detector.safetensors.tmp"
         try:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
+            with written_whole(folder / "detector.safetensors") as temporary:
+                save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
         except SafetensorError as error:  # a full disk, say
-            temporary.unlink(missing_ok=True)
             raise OSError(f"{folder / 'detector.safetensors'} could not be written: {error}") from error
-        os.replace(temporary, folder / "detector.safetensors")
         record = {"method": self.name, "hyperparameters": dataclasses.asdict(self), "values": values}
         write_atomically(folder / "detector.json", json.dumps(record, indent=1, sort_keys=True))
 

@@ -86,7 +86,7 @@ def method_scatter(
     """Methods as points of columns ``x`` and ``y``, one panel a task, with the intervals ``<name> low`` and ``high``
     that there are.
 
-    ``front`` marks rows to join by a line (a Pareto front).
+    ``front`` marks rows that a line connects (a Pareto front).
     """
     table = table.dropna(subset=[x, y])
     tasks = list(dict.fromkeys(table["task"]))
@@ -195,7 +195,7 @@ def _time_over_size(axis: Axes, by_size: pd.DataFrame, styles: Mapping[str, dict
 
 
 def critical_differences(average: pd.Series, p_values: pd.DataFrame) -> Figure:
-    """Average ranks (1 is best) on a line; bars join methods that Nemenyi's test does not tell apart at 5 %."""
+    """Average ranks (1 is best) on a line; bars connect methods that do not differ by Nemenyi's test at 5 %."""
     import scikit_posthocs
 
     figure, axis = plt.subplots(figsize=(WIDTH, 1.4 + 0.22 * len(average)))

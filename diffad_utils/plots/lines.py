@@ -153,15 +153,12 @@ def intervals_chart(
     return figure
 
 
-def interval_panels(table: pd.DataFrame, xlabel: str, reference: float = 0.5) -> Figure:
-    """`intervals_chart` of a table with the columns (label, group, value, low, high) in this order."""
-    label, group, value, low, high = table.columns
+def means_chart(table: pd.DataFrame, xlabel: str, reference: float = 0.5) -> Figure:
+    """`intervals_chart` of a table with columns name, group, mean, low and high, or with five that mean this, in this
+    order."""
+    named = ["name", "group", "mean", "low", "high"]
+    label, group, value, low, high = named if set(named) <= set(table) else table.columns
     return intervals_chart(table, label, value, low, high, xlabel, group, reference)
-
-
-def means_chart(table: pd.DataFrame, xlabel: str, reference: float) -> Figure:
-    """`intervals_chart` of a table with columns name, mean, low, high and group (a panel each)."""
-    return intervals_chart(table, "name", "mean", "low", "high", xlabel, "group", reference)
 
 
 def range_chart(table: pd.DataFrame, label: str, low: str, high: str, xlabel: str) -> Figure:

@@ -75,9 +75,8 @@ def to_markdown(found: pd.DataFrame, winners: set[tuple[str, str, str]]) -> str:
 def to_latex(found: pd.DataFrame, winners: set[tuple[str, str, str]]) -> str:
     """The table for a paper: needs booktabs and xcolor; marks as in `to_markdown`."""
     cells = formatted(found, winners, _latex_mark)
-    lines = [" & ".join(_escaped(str(cell)) for cell in row) + r" \\" for row in [cells.columns, *cells.to_numpy()]]
-    start = f"\\begin{{tabular}}{{ll{'r' * (cells.shape[1] - 2)}}}"
-    return "\n".join([start, r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}", ""])
+    style = cells.style.hide(axis="index").format(_escaped).format_index(_escaped, axis="columns")
+    return style.to_latex(hrules=True, column_format="ll" + "r" * (cells.shape[1] - 2))
 
 
 def write_files(run: Run, found: pd.DataFrame, winners: set[tuple[str, str, str]]) -> None:

@@ -164,7 +164,7 @@ COLUMNS = [
 
 
 def findings(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """Every finding of the runs, one row each; a run that joins others names data set and category itself.
+    """Every finding of the runs, one row each; a run that summarises others names data set and category itself.
 
     The keys of `finding`, with ``low`` and ``high`` for the interval, and
 
@@ -287,12 +287,12 @@ def forest_rows(judgement: Judgement, found: pd.DataFrame) -> pd.DataFrame:
     for variant in judgement.variants:
         runs = mine[mine["variant"] == variant.name].sort_values(["dataset_category", "seed"])
         for category in variant.by_category.itertuples():
-            place, count = category.dataset_category, f"n = {category.n}"
+            task, count = category.dataset_category, f"n = {category.n}"
             if category.seeds > 1:
-                for run in runs[runs["dataset_category"] == place].itertuples():
-                    rows.append((variant.name, f"{place}, seed {run.seed}", run.effect, run.low, run.high, "seed"))
+                for run in runs[runs["dataset_category"] == task].itertuples():
+                    rows.append((variant.name, f"{task}, seed {run.seed}", run.effect, run.low, run.high, "seed"))
                 count = f"{category.seeds} seeds, {count}"
-            rows.append((variant.name, f"{place} ({count})", category.effect, category.low, category.high, "category"))
+            rows.append((variant.name, f"{task} ({count})", category.effect, category.low, category.high, "category"))
         pooled, k = variant.pooled, variant.pooled.categories
         if k > 1:
             ends = float(pooled.effect), float(pooled.low), float(pooled.high)

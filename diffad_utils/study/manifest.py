@@ -135,21 +135,20 @@ def seed_everything(seed: int) -> None:
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-
-    random.seed(seed)
+    random.seed(seed)  # accelerate's set_seed is these three lines, after an import of seconds
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
 def provenance(parameters: dict, data: list[dict], weights: list[dict]) -> str:
     """``profile smoke · data elpv/mono · weights resnet-mini (shipped mini)``."""
-    places = [f"{entry['dataset']}/{'+'.join(entry['categories'])}" for entry in data]
-    if not places and "dataset" in parameters:
-        places = [f"{parameters['dataset']}/{parameters['category']}"]
-    datasets = [place.partition("/")[0] for place in places]
+    tasks = [f"{entry['dataset']}/{'+'.join(entry['categories'])}" for entry in data]
+    if not tasks and "dataset" in parameters:
+        tasks = [f"{parameters['dataset']}/{parameters['category']}"]
+    datasets = [task.partition("/")[0] for task in tasks]
     names = [f"{entry['name']} ({_kind(entry, datasets)})" for entry in weights]
     parts = [f"profile {parameters['profile']}"]
-    parts += [f"data {', '.join(places)}"] if places else []
+    parts += [f"data {', '.join(tasks)}"] if tasks else []
     parts += [f"weights {', '.join(names)}" if names else "no pretrained weights"]
     return " · ".join(parts)
 

@@ -4,10 +4,10 @@ allowed."""
 from __future__ import annotations
 
 import ast
-import difflib
 from pathlib import Path
 from typing import Any
 
+from diffad_utils.io.messages import did_you_mean
 from diffad_utils.io.notebooks import read_cells
 from diffad_utils.io.paths import repository
 from diffad_utils.study.rules import RULES, ParameterError
@@ -153,8 +153,7 @@ def check_parameters(where: str, given: dict, defaults: dict) -> None:
     """
     for name, value in given.items():
         if name not in defaults:
-            close = difflib.get_close_matches(name, defaults, n=1)
-            hint = f" (did you mean `{close[0]}`?)" if close else ""
+            hint = did_you_mean(name, defaults, mark="`")
             raise ParameterError(f"{where}: unknown parameter `{name}`{hint}; known: {', '.join(sorted(defaults))}")
         default = defaults[name]
         if _is_number_for_category(name, value) and isinstance(default, str):
@@ -170,8 +169,7 @@ def check_parameters(where: str, given: dict, defaults: dict) -> None:
             continue
         for item in value if isinstance(value, (list, tuple)) else [value]:
             if not rule.allows(item):
-                close = difflib.get_close_matches(str(item), [str(choice) for choice in rule.choices or ()], n=1)
-                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                hint = did_you_mean(item, rule.choices or ())
                 raise ParameterError(f"{where}: parameter `{name}` is {value!r}, allowed: {rule}{hint}")
 
 

@@ -153,7 +153,7 @@ class Run:
             self._data.append(entry)
 
     def note_runs(self, records: list[RunRecord]) -> None:
-        """Put the weights and data of the runs that this one joins into the manifest, so that captions name them."""
+        """Put the weights and data of the runs that this one summarises into the manifest: captions name them."""
         for record in records:
             for mine, theirs in ((self._weights, record.manifest["weights"]), (self._data, record.manifest["data"])):
                 mine += [entry for entry in theirs if entry not in mine]
@@ -232,8 +232,8 @@ class Run:
 
         Parameters
         ----------
-        prediction : ``Prediction`` for the images in `batch`, or None for a notebook that joins runs; or, for a test
-            set that is larger than memory, `Collected`, which has its batch.
+        prediction : ``Prediction`` for the images in `batch`, or None for a notebook that summarises runs; or, for a
+            test set that is larger than memory, `Collected`, which has its batch.
         batch : dict with key (list of str) and label [N]; None with `prediction` None.
         metrics : name -> value, from ``metrics.evaluate``; what could not be computed is absent.
         detector : the fitted detector; its class and number of weights go into the manifest.
@@ -305,7 +305,7 @@ class Run:
     def record_method(self, method: str, prediction: Any, batch: dict, metrics: dict, **more: Any) -> Path:
         """Write the run folder of another method that this notebook measured on the same data (05 has three, say).
 
-        It stands beside this run's folder, under the method's own name, with the same parameters, data and weights, so
+        Its folder lies next to this run's, under the method's own name, with the same parameters, data and weights, so
         that the comparison finds every method in the same way. Call it before `record`.
 
         Parameters
@@ -362,11 +362,13 @@ class Run:
         if prediction is not None:
             manifest |= {"nfe": prediction.nfe, "images": len(batch["key"])}
         if detector is not None:
+            # what the average of the weights came to; the parameters have what was asked for
+            reached = getattr(getattr(detector, "training_log_", None), "ema_decay", None)
             manifest["detector"] = {
                 "class": type(detector).__name__,
                 "family": getattr(detector, "family", "unknown"),
                 "weights": count_weights(detector),
-            }
+            } | ({} if reached is None else {"ema_decay": reached})
         return manifest
 
     def _publish(self) -> None:
@@ -394,8 +396,8 @@ def start(notebook: str, namespace: dict) -> Run:
         see `parameters_of_session`; also a missing common parameter.
     """
     parameters = parameters_of_session(notebook, namespace)
-    joins = method_of(notebook) is None
-    needed = ["profile", "seed"] + ([] if joins else ["dataset", "category"])
+    is_summary = method_of(notebook) is None
+    needed = ["profile", "seed"] + ([] if is_summary else ["dataset", "category"])
     missing = [name for name in needed if name not in parameters]
     if missing:
         raise ParameterError(f"{notebook}: the parameters cell lacks {', '.join(missing)}")

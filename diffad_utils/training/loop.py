@@ -7,10 +7,8 @@ processes do what one does with twice the gradient accumulation.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +22,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from diffad_utils.io import checkpoints
+from diffad_utils.io.files import written_whole
 from diffad_utils.models.device import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -54,12 +53,14 @@ class BatchLoss:
 @dataclass
 class TrainingLog:
     """What a training run did: the loss of every step, wall seconds of all its parts, the step it was resumed from (or
-    0), and how many rows the network saw at once after memory had run out (None: whole batches)."""
+    0), how many rows the network saw at once after memory had run out (None: whole batches), and the decay that the
+    average of the weights came to (None: no average). In a short run that is less than asked for, by the warm-up."""
 
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     resumed_from: int = 0
     rows_at_once: int | None = None
+    ema_decay: float | None = None
 
 
 def step_generator(seed: int, step: int, batch: int = 0) -> torch.Generator:
@@ -231,6 +232,7 @@ def train(
             _save(checkpoint, settings, trained, list(model.buffers()), parts, ema, log)
     if ema is not None:
         ema.copy_to(trained)
+        log.ema_decay = float(ema.get_decay(ema.optimization_step))
     accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)  # mixed precision had wrapped its forward
     model.eval()
     return log
@@ -332,17 +334,14 @@ def _save(
         "losses": log.losses,
         "seconds": log.seconds,
     }
-    temporary = path.with_suffix(".tmp")
     try:
-        torch.save(state, temporary)
+        with written_whole(path) as temporary:
+            torch.save(state, temporary)
     except (OSError, RuntimeError) as error:  # what torch says of a full disk is a RuntimeError
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         kept = "the earlier one is kept" if path.exists() else "there is no earlier one"
         raise OSError(
             f"checkpoint {path} could not be written after {len(log.losses)} steps, {kept}: is the disk full? ({error})"
         ) from error
-    os.replace(temporary, path)
 
 
 def _forget_accelerator() -> None:

@@ -23,7 +23,7 @@ GRID = [{"dataset": "textures", "category": ["carpet", "grid"]}]
 
 
 @pytest.fixture
-def place(tmp_path):
+def root(tmp_path):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "profiles").mkdir()
     for name in ("01_data", "07_invad"):
@@ -37,28 +37,28 @@ def place(tmp_path):
     return tmp_path
 
 
-def plan(place: Path, profile: str) -> profiles.Plan:
-    folders = {"notebooks": place / "notebooks", "profiles": place / "profiles", "output_root": place / "out"}
+def plan(root: Path, profile: str) -> profiles.Plan:
+    folders = {"notebooks": root / "notebooks", "profiles": root / "profiles", "output_root": root / "out"}
     return profiles.load_plan(profile, **folders)
 
 
-def own(place: Path, content: dict, name: str = "mine.yaml") -> str:
-    (place / name).write_text(yaml.safe_dump(content))
-    return str(place / name)
+def own(root: Path, content: dict, name: str = "mine.yaml") -> str:
+    (root / name).write_text(yaml.safe_dump(content))
+    return str(root / name)
 
 
 # --- profiles --------------------------------------------------------------------------------------------------------
 
 
-def test_a_profile_by_path_says_only_what_differs(place):
+def test_a_profile_by_path_says_only_what_differs(root):
     changes = {
         "extends": "base",
         "defaults": {"seed": [3]},
         "01_data": False,
         "07_invad": {"parameters": {"learning_rate": 0.1}},
     }
-    made = plan(place, own(place, changes))
-    assert made.profile == "mine" and made.root == place / "out/mine"
+    made = plan(root, own(root, changes))
+    assert made.profile == "mine" and made.root == root / "out/mine"
     assert [run.name for run in made.runs] == [
         f"07_invad/textures/{category}/seed-3" for category in ("carpet", "grid")
     ]
@@ -67,18 +67,18 @@ def test_a_profile_by_path_says_only_what_differs(place):
     assert run.parameters["profile"] == "mine"
 
 
-def test_a_place_of_the_grid_has_parameters_of_its_own(place):
+def test_an_entry_of_the_grid_has_parameters_of_its_own(root):
     grid = [GRID[0] | {"category": "carpet"}, GRID[0] | {"category": "grid", "parameters": {"learning_rate": 0.2}}]
-    made = plan(place, own(place, {"07_invad": {"grid": grid, "parameters": {"learning_rate": 0.1}}}))
+    made = plan(root, own(root, {"07_invad": {"grid": grid, "parameters": {"learning_rate": 0.1}}}))
     assert [(run.name, run.parameters["learning_rate"]) for run in made.runs] == [
         ("07_invad/textures/carpet/seed-0", 0.1),
         ("07_invad/textures/grid/seed-0", 0.2),
     ]
 
 
-def test_a_profile_extends_another_file_beside_it(place):
-    own(place, {"extends": "base", "defaults": {"seed": [1]}}, "first.yaml")
-    made = plan(place, own(place, {"extends": "first.yaml", "01_data": {"memory_mb": 200}}))
+def test_a_profile_extends_another_file_beside_it(root):
+    own(root, {"extends": "base", "defaults": {"seed": [1]}}, "first.yaml")
+    made = plan(root, own(root, {"extends": "first.yaml", "01_data": {"memory_mb": 200}}))
     assert {run.parameters["seed"] for run in made.runs} == {1} and made.runs[0].memory_mb == 200
 
 
@@ -93,24 +93,24 @@ def test_a_profile_extends_another_file_beside_it(place):
         ({"extends": "base", "07_invad": {"parameters": {"device": "cuda"}}}, "set `gpus: 1`"),
     ],
 )
-def test_a_wrong_profile_of_ones_own(place, content, message):
+def test_a_wrong_profile_of_ones_own(root, content, message):
     with pytest.raises(profiles.ProfileError) as error:
-        plan(place, own(place, content))
+        plan(root, own(root, content))
     assert message in str(error.value)
 
 
-def test_a_file_with_the_name_of_a_profile_is_refused(place):
+def test_a_file_with_the_name_of_a_profile_is_refused(root):
     with pytest.raises(profiles.ProfileError, match="already"):
-        plan(place, own(place, {"extends": "base"}, "base.yaml"))
+        plan(root, own(root, {"extends": "base"}, "base.yaml"))
     with pytest.raises(profiles.ProfileError, match="there is no profile"):
-        plan(place, str(place / "nowhere.yaml"))
+        plan(root, str(root / "nowhere.yaml"))
 
 
 # --- status and choice -----------------------------------------------------------------------------------------------
 
 
-def test_status_tells_missing_failed_running_changed_and_done(place, capsys):
-    made = plan(place, "base")
+def test_status_tells_missing_failed_running_changed_and_done(root, capsys):
+    made = plan(root, "base")
     _first, second, third, fourth = made.runs
     for run in (second, third, fourth):
         made.work(run).mkdir(parents=True)
@@ -128,15 +128,15 @@ def test_status_tells_missing_failed_running_changed_and_done(place, capsys):
     assert [execution.last_seconds(run) for run in made.runs] == [0, 0, 0, 65.2]
     assert rows[3]["state"] == "done" and rows[3]["time"] == "0:01:05" and rows[3]["when"] == "2026-01-02 03:04"
     assert rows[1]["note"] == "cell 3: no" and "starting the kernel" in rows[2]["note"]
-    arguments = ["status", "base", "--notebooks", str(place / "notebooks"), "--profiles", str(place / "profiles")]
-    assert cli.main([*arguments, "--output", str(place / "out")]) == 0
+    arguments = ["status", "base", "--notebooks", str(root / "notebooks"), "--profiles", str(root / "profiles")]
+    assert cli.main([*arguments, "--output", str(root / "out")]) == 0
     assert "4 runs: 1 done, 1 running, 1 failed, 1 missing" in capsys.readouterr().out
     progress.stop()
     assert execution.state(made, third) == "missing"
 
 
-def test_a_run_that_another_process_is_at_is_not_started_twice(place):
-    made = plan(place, "base")
+def test_a_run_that_another_process_is_at_is_not_started_twice(root):
+    made = plan(root, "base")
     run = made.runs[0]
     progress = notebook.Progress("x", [""], time.monotonic() + 100, made.work(run) / notebook.RUNNING)
     with pytest.raises(execution.RunFailed, match="is at this run already"):
@@ -144,8 +144,8 @@ def test_a_run_that_another_process_is_at_is_not_started_twice(place):
     progress.stop()
 
 
-def test_runs_are_chosen_by_name_beginning_or_pattern(place):
-    made = plan(place, "base")
+def test_runs_are_chosen_by_name_beginning_or_pattern(root):
+    made = plan(root, "base")
 
     def names(*patterns):
         return [run.name for run in execution.chosen_runs(made, patterns)]

@@ -20,7 +20,7 @@ from diffad_utils.execution import notebook, saving
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def root(tmp_path_factory):
     """Notebooks 01, 07 and 08 and a profile in a folder of their own; the tests below go through one history."""
     root = tmp_path_factory.mktemp("workflow")
     (root / "notebooks").mkdir()
@@ -72,93 +72,93 @@ def changed(before: dict[str, int], after: dict[str, int]) -> set[str]:
 CARPET, GRID = "textures/carpet/invad/seed-0", "textures/grid/invad/seed-0"
 
 
-def test_first_run_executes_everything_and_says_where_the_report_is(place):
-    done = run(place)
+def test_first_run_executes_everything_and_says_where_the_report_is(root):
+    done = run(root)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert set(fingerprints(place)) == {"textures/carpet/trivial/seed-0", CARPET, GRID, "comparison"}
+    assert set(fingerprints(root)) == {"textures/carpet/trivial/seed-0", CARPET, GRID, "comparison"}
     assert "The report is at out/smoke/index.html" in done.stdout
     assert "07_invad textures/carpet seed 0: cell 4/6 (07_invad)" in done.stdout  # progress, with the heading
-    page = (place / "out/smoke/index.html").read_text()
+    page = (root / "out/smoke/index.html").read_text()
     assert "textures/carpet/invad/seed-0/run.html" in page
 
 
-def test_runs_use_this_python_their_threads_and_the_joining_one_came_last(place):
-    record = study.load_run(place / "out/smoke" / CARPET)
+def test_runs_use_this_python_their_threads_and_the_summary_came_last(root):
+    record = study.load_run(root / "out/smoke" / CARPET)
     assert record.experiments["python"] == sys.executable
     assert record.experiments["threads"] == 1
     assert record.manifest["parameters"]["profile"] == "smoke"
-    assert study.load_run(place / "out/smoke/comparison").experiments["count"] == 3
-    executed = nbformat.read(place / "out/smoke" / CARPET / "run.ipynb", as_version=4)
+    assert study.load_run(root / "out/smoke/comparison").experiments["count"] == 3
+    executed = nbformat.read(root / "out/smoke" / CARPET / "run.ipynb", as_version=4)
     assert str(Path.home()) + "/" not in json.dumps(executed.metadata)
 
 
-def test_second_run_does_nothing_and_says_so(place):
-    before = fingerprints(place)
-    for path in (place / "notebooks").iterdir():  # dates alone mean nothing
+def test_second_run_does_nothing_and_says_so(root):
+    before = fingerprints(root)
+    for path in (root / "notebooks").iterdir():  # dates alone mean nothing
         path.touch()
-    done = run(place)
+    done = run(root)
     assert done.returncode == 0
     assert done.stdout.strip().endswith("nothing to do: out/smoke/index.html is up to date")
     assert "out/smoke against" in done.stdout  # the table of agreement with the reference
-    assert fingerprints(place) == before
+    assert fingerprints(root) == before
 
 
-def test_a_changed_notebook_runs_again_with_what_joins_it(place):
-    before = fingerprints(place)
+def test_a_changed_notebook_runs_again_with_what_joins_it(root):
+    before = fingerprints(root)
     cells = [PARAMETERS, START.format(name="07_invad"), WORK, RECORD + "\nprint('changed')"]
-    write_notebook(place / "notebooks/07_invad.ipynb", cells)
-    assert run(place).returncode == 0
-    assert changed(before, fingerprints(place)) == {CARPET, GRID, "comparison"}
+    write_notebook(root / "notebooks/07_invad.ipynb", cells)
+    assert run(root).returncode == 0
+    assert changed(before, fingerprints(root)) == {CARPET, GRID, "comparison"}
 
 
-def test_a_changed_parameter_runs_its_section_again(place):
-    before = fingerprints(place)
-    write_profile(place, {}, **{"01_data": RATE})
-    assert run(place).returncode == 0
-    assert changed(before, fingerprints(place)) == {"textures/carpet/trivial/seed-0", "comparison"}
-    assert study.load_run(place / "out/smoke/textures/carpet/trivial/seed-0").experiments["rate"] == 1e-5
+def test_a_changed_parameter_runs_its_section_again(root):
+    before = fingerprints(root)
+    write_profile(root, {}, **{"01_data": RATE})
+    assert run(root).returncode == 0
+    assert changed(before, fingerprints(root)) == {"textures/carpet/trivial/seed-0", "comparison"}
+    assert study.load_run(root / "out/smoke/textures/carpet/trivial/seed-0").experiments["rate"] == 1e-5
 
 
-def test_a_failure_keeps_the_earlier_run_and_can_be_read(place):
-    before = fingerprints(place)
-    write_profile(place, {"fail_on": "grid"}, **{"01_data": RATE})
-    done = run(place)
+def test_a_failure_keeps_the_earlier_run_and_can_be_read(root):
+    before = fingerprints(root)
+    write_profile(root, {"fail_on": "grid"}, **{"01_data": RATE})
+    done = run(root)
     assert done.returncode == 1
-    assert changed(before, fingerprints(place)) == {CARPET}  # went on with the others; the old grid run is untouched
+    assert changed(before, fingerprints(root)) == {CARPET}  # went on with the others; the old grid run is untouched
     assert "1 run(s) FAILED" in done.stdout and "ArithmeticError: forced failure" in done.stdout
-    failed = place / "out/smoke/.workflow/07_invad/textures/grid/seed-0"
+    failed = root / "out/smoke/.workflow/07_invad/textures/grid/seed-0"
     assert "forced failure" in (failed / "run.failed.ipynb").read_text()
     assert "07_invad textures/grid seed 0: FAILED" in (failed / "run.log").read_text()
     assert (failed / "run.log").read_text().count("starting the kernel") <= 2  # two attempts in one log
     assert (failed / "run.log").read_text().count("FAILED") == 2
-    page = (place / "out/smoke/index.html").read_text()
+    page = (root / "out/smoke/index.html").read_text()
     assert "forced failure" in page and "<summary>traceback</summary>" in page
     assert ".workflow/07_invad/textures/grid/seed-0/run.failed.html" in page
     assert "forced failure" in (failed / "run.failed.html").read_text()
     assert "--only 07_invad/textures/grid/seed-0" in done.stdout and "--only 07_invad/textures/grid/seed-0" in page
 
 
-def test_only_the_run_that_is_named_runs(place):
-    before = fingerprints(place)
-    write_profile(place, {"fail_on": "carpet"}, **{"01_data": RATE})
-    assert run(place, "--only", "07_invad/textures/grid").returncode == 0
-    assert changed(before, fingerprints(place)) == {GRID}
+def test_only_the_run_that_is_named_runs(root):
+    before = fingerprints(root)
+    write_profile(root, {"fail_on": "carpet"}, **{"01_data": RATE})
+    assert run(root, "--only", "07_invad/textures/grid").returncode == 0
+    assert changed(before, fingerprints(root)) == {GRID}
 
 
-def test_after_mending_only_what_failed_runs(place):
-    before = fingerprints(place)
-    write_profile(place, {"fail_on": "nothing"}, **{"01_data": RATE})
-    assert run(place).returncode == 0
-    assert changed(before, fingerprints(place)) == {CARPET, GRID, "comparison"}
-    assert not list((place / "out/smoke/.workflow").rglob("run.failed.ipynb"))
-    assert "forced failure" not in (place / "out/smoke/index.html").read_text()
+def test_after_mending_only_what_failed_runs(root):
+    before = fingerprints(root)
+    write_profile(root, {"fail_on": "nothing"}, **{"01_data": RATE})
+    assert run(root).returncode == 0
+    assert changed(before, fingerprints(root)) == {CARPET, GRID, "comparison"}
+    assert not list((root / "out/smoke/.workflow").rglob("run.failed.ipynb"))
+    assert "forced failure" not in (root / "out/smoke/index.html").read_text()
 
 
-def test_a_deleted_run_folder_is_made_again(place):
-    (place / "out/smoke" / GRID / "metrics.json").unlink()
-    before = fingerprints(place)
-    assert run(place).returncode == 0
-    assert changed(before, fingerprints(place)) == {GRID, "comparison"}
+def test_a_deleted_run_folder_is_made_again(root):
+    (root / "out/smoke" / GRID / "metrics.json").unlink()
+    before = fingerprints(root)
+    assert run(root).returncode == 0
+    assert changed(before, fingerprints(root)) == {GRID, "comparison"}
 
 
 @pytest.mark.parametrize(
@@ -189,19 +189,19 @@ def test_a_deleted_run_folder_is_made_again(place):
         ({"defaults": {"minutes": 0}}, "expected a whole number of at least 1"),
     ],
 )
-def test_a_wrong_profile_stops_before_anything_runs(place, tmp_path, change, message):
+def test_a_wrong_profile_stops_before_anything_runs(root, tmp_path, change, message):
     (tmp_path / "profiles").mkdir()
     change = dict(change)
     write_profile(tmp_path, change.pop("parameters", {}), **change)
     with pytest.raises(execution.ProfileError) as error:
-        execution.load_plan("smoke", notebooks=place / "notebooks", profiles=tmp_path / "profiles")
+        execution.load_plan("smoke", notebooks=root / "notebooks", profiles=tmp_path / "profiles")
     assert message in str(error.value)
 
 
-def test_an_unknown_category_stops_before_anything_runs(place, tmp_path):
+def test_an_unknown_category_stops_before_anything_runs(root, tmp_path):
     (tmp_path / "profiles").mkdir()
     write_profile(tmp_path, {}, **{"07_invad": {"grid": [{"dataset": "textures", "category": "carpets"}]}})
-    plan = execution.load_plan("smoke", notebooks=place / "notebooks", profiles=tmp_path / "profiles")
+    plan = execution.load_plan("smoke", notebooks=root / "notebooks", profiles=tmp_path / "profiles")
     with pytest.raises(ValueError, match="carpets"):
         execution.check_data(plan)
 

@@ -78,9 +78,21 @@ def inside(root: Path, path: Path) -> Path:
     return path
 
 
+def as_on_disk(path: Path) -> Path:
+    """`path`, or the file there whose ending has small letters for capitals or the reverse: 0000.jpg for 0000.JPG.
+
+    Copies of data sets change endings while their tables keep them.
+    """
+    endings = (path.suffix, path.suffix.lower(), path.suffix.upper())
+    return next((found for found in map(path.with_suffix, endings) if found.is_file()), path)
+
+
 def below(root: Path, *parts: str) -> Path:
-    """Join a path read from a table (CSV, JSON) to `root`; absolute paths and escapes raise DataError."""
-    return inside(root, root.joinpath(*(part.replace("\\", "/") for part in parts)))
+    """Join a path read from a table (CSV, JSON) to `root`, as `as_on_disk`; absolute paths and escapes raise
+    DataError."""
+    path = inside(root, root.joinpath(*(part.replace("\\", "/") for part in parts)))
+    found = as_on_disk(path)
+    return path if found == path else inside(root, found)
 
 
 def read_text(path: Path) -> str:

@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .common import CC_BY_NC_SA, DataError, Layout, below, inside, read_text, sample_row, seeded_train, train_count
+from .common import (
+    CC_BY_NC_SA,
+    DataError,
+    Layout,
+    as_on_disk,
+    below,
+    inside,
+    read_text,
+    sample_row,
+    seeded_train,
+    train_count,
+)
 
 ELPV_DEFECTS = {"0.00": "good", "0.33": "probability_1_3", "0.67": "probability_2_3", "1.00": "defective"}
 # Images by defect: Deitsch et al., 2019 (2,624 cells).
@@ -61,7 +72,7 @@ LAYOUT = Layout(
     masks="no",
     recognises=_is_elpv,
     fits=_is_elpv,
-    categories=lambda root: sorted({kind for image, _, kind in elpv_table(root) if (root / image).is_file()}),
+    categories=lambda root: sorted({kind for image, _, kind in elpv_table(root) if as_on_disk(root / image).is_file()}),
     read=_read_elpv,
     known_categories=("mono", "poly"),
     listed=True,

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from .common import DataError, Layout, list_folders, list_images, sample_row, seeded_train, train_count
+from .common import DataError, Layout, as_on_disk, list_folders, list_images, sample_row, seeded_train, train_count
 
 _MTD_NAME = re.compile(r"exp(?P<exposure>\d+)_num_(?P<number>\d+)")
 MTD_TILE_GAP = 300
@@ -91,7 +91,7 @@ def _read_mtd(root: Path, category: str, *, seed: int, train_fraction: float = 0
             if name == "MT_Free":
                 rows.append(sample_row("mtd", category, "train" if path in train else "test", "good", path))
             else:
-                rows.append(sample_row("mtd", category, "test", name, path, path.with_suffix(".png")))
+                rows.append(sample_row("mtd", category, "test", name, path, as_on_disk(path.with_suffix(".png"))))
     return rows
 
 

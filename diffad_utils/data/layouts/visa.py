@@ -9,7 +9,7 @@ import csv
 import io
 from pathlib import Path
 
-from .common import DataError, Layout, any_category, below, by_split, inside, read_text, sample_row
+from .common import DataError, Layout, any_category, as_on_disk, below, by_split, inside, read_text, sample_row
 from .mvtec_like import all_known, is_mvtec_category, mvtec_categories, read_mvtec_tree
 
 VISA_CATEGORIES = (
@@ -65,7 +65,7 @@ def _visa_table(root: Path) -> list[dict[str, str]]:
 
 def _visa_categories(root: Path) -> list[str]:
     if _visa_csv(root).is_file():  # a category whose images are not there is none
-        return sorted({line["object"] for line in _visa_table(root) if (root / line["image"]).is_file()})
+        return sorted({line["object"] for line in _visa_table(root) if as_on_disk(root / line["image"]).is_file()})
     return mvtec_categories(root)
 
 

@@ -41,7 +41,7 @@ def flattened_loss(x: Features, x_hat: Features) -> Tensor:
     )
 
 
-LOSSES = {"places": d3ad_loss, "flattened": flattened_loss}
+LOSSES = {"positions": d3ad_loss, "flattened": flattened_loss}
 
 
 def ddad_loss(
@@ -54,7 +54,7 @@ def ddad_loss(
 
 
 def feature_variance(features: Tensor) -> float:
-    """How much the directions of features [N, C, h, w] differ over images and places: 1 - |mean unit vector|².
+    """How much the directions of features [N, C, h, w] differ over images and positions: 1 - |mean unit vector|².
 
     In [0, 1]; 0 where all point the same way. Cosine distances see directions only, so this is what a collapse takes
     away.
@@ -83,7 +83,7 @@ def adapt(
     reconstruct: Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]],
     *,
     epochs: int,
-    loss: str = "places",
+    loss: str = "positions",
     distillation_weight: float = 0.0,
     learning_rate: float = 1e-4,
     batch_size: int = 16,
@@ -98,7 +98,7 @@ def adapt(
     reconstruct : ``reconstruct(rows int64 [B], generator)`` -> (targets, reconstructions), both [B, 3, H, W]: images
         whose features should agree, for these rows of ``images``. Draws what is random from the CPU generator.
     epochs : passes over the images; 0 gives a plain copy.
-    loss : "places", D3AD's eq. 10 (`d3ad_loss`), or "flattened", as its public code has it (`flattened_loss`).
+    loss : "positions", D3AD's eq. 10 (`d3ad_loss`), or "flattened", as its public code has it (`flattened_loss`).
     distillation_weight : 0: the loss above. Larger: DDAD's loss with this weight (`ddad_loss`).
     learning_rate : of AdamW, 1e-4 in both public codes.
     batch_statistics : whether batch normalisation is in training mode meanwhile, as in both public codes: images and

@@ -24,7 +24,7 @@ CELLS = 16
 
 
 PLANS = ("sub-sequence", "code")
-EARLIER_NAMES = {"paper": "sub-sequence"}  # of plans, in settings that were saved before
+EARLIER_NAMES = {"paper": "sub-sequence", "places": "positions"}  # of a plan and a loss, in settings saved before
 
 
 def pooled_features(features: Tensor, cells: int = CELLS) -> Tensor:

@@ -20,7 +20,7 @@ Where paper and public code differ, or ours from both:
   divides by constants from held-out normal training images (``normalisation="batch"``: over all images given to
   ``predict``).
 - *Latent*: the code draws it from the autoencoder's posterior, ours is the mean (``posterior="draw"`` for theirs).
-- *Adaptation*: eq. 10 averages 1 - cosine over places, the code takes one cosine of the flattened block
+- *Adaptation*: eq. 10 averages 1 - cosine over positions, the code takes one cosine of the flattened block
   (``adaptation_loss="flattened"``). Both sum over all blocks, ours over those of the map
   (``adaptation_strides=(4, 8, 16)`` for theirs). The code keeps batch normalisation in training mode
   (``adaptation_batch_statistics``). Both find neighbours with the adapted features.

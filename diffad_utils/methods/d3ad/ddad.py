@@ -11,7 +11,8 @@ from torch import Tensor
 
 from diffad_utils.methods.d3ad.conditioned import ConditionedDiffusion
 from diffad_utils.methods.d3ad.conditioning import denoising_timesteps
-from diffad_utils.methods.d3ad.maps import ddad_anomaly_map, pixel_distance
+from diffad_utils.methods.d3ad.maps import ddad_anomaly_map
+from diffad_utils.metrics.counterfactual import absolute_error
 
 
 @dataclass(kw_only=True)
@@ -71,7 +72,7 @@ class DDAD(ConditionedDiffusion):
         return target, self.decode(state_hat).to(self.torch_device)
 
     def residual_map(self, x: Tensor, x_hat: Tensor, state: Tensor, state_hat: Tensor) -> Tensor:
-        return pixel_distance(x, x_hat)
+        return absolute_error(x, x_hat)
 
     def anomaly_map(self, residual: Tensor, feature: Tensor) -> Tensor:
         scales = (residual.max(), feature.max()) if self.normalisation == "batch" else self.scales_

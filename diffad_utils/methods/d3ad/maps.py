@@ -107,11 +107,6 @@ def patchify(features: Tensor) -> Tensor:
     return F.avg_pool2d(features, kernel_size=3, stride=1, padding=1)
 
 
-def pixel_distance(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Mean over channels of |x - x_hat|: [B, C, H, W] twice -> [B, H, W] (DDAD)."""
-    return (x - x_hat).abs().mean(dim=1)
-
-
 def ddad_anomaly_map(
     pixel: Tensor, feature: Tensor, *, v: float, sigma: float, scales: tuple[float | Tensor, float | Tensor]
 ) -> Tensor:

@@ -79,7 +79,7 @@ class ConditionedSettings(Training, Detector):
     stochasticity: float = 0.0
     normalisation: str = "training"
     adaptation_epochs: int = 0
-    adaptation_loss: str = "places"
+    adaptation_loss: str = "positions"
     distillation_weight: float = 0.0
     adaptation_rate: float = 1e-4
     adaptation_strides: Sequence[int] | None = None
@@ -97,6 +97,7 @@ class ConditionedSettings(Training, Detector):
     def __post_init__(self) -> None:
         check_precision(self.inference_precision)
         self.plan = EARLIER_NAMES.get(self.plan, self.plan)
+        self.adaptation_loss = EARLIER_NAMES.get(self.adaptation_loss, self.adaptation_loss)
         for name, known in OPTIONS.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")

@@ -59,6 +59,7 @@ from torch import Tensor
 
 from diffad_utils import scoring
 from diffad_utils.diffusion import NoiseSchedule, image_noise
+from diffad_utils.metrics.counterfactual import squared_error
 
 TOP_SHARE = 250 / 256**2
 """N_a = 250 pixels (eq. 15) of the paper's 256 x 256, as a share of the area."""
@@ -311,7 +312,7 @@ def cosine_map(features: Sequence[Tensor], others: Sequence[Tensor], size: tuple
 
 def residual_map(x: Tensor, x_hat: Tensor) -> Tensor:
     """S_RE = (X_0 - X_0_hat)^2, mean over channels: [B, C, H, W] -> [B, H, W]."""
-    return (x - x_hat).square().mean(dim=1)
+    return squared_error(x, x_hat)
 
 
 def uncertainty_map(x: Tensor, x_hat: Tensor, variance: Tensor) -> Tensor:

@@ -19,14 +19,13 @@ images stay latents: they are not decoded and encoded in between.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from torch import Tensor, nn
@@ -36,6 +35,7 @@ from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import PRECISIONS, NoiseSchedule, add_noise
 from diffad_utils.methods.base import check_train_dataset, resize_images
 from diffad_utils.methods.clip_detectors import fill_prompt
+from diffad_utils.methods.img2img.adapter_training import Examples, PromptedUNet, sample_latents
 from diffad_utils.methods.img2img.adapters import (
     ADAPTER,
     ATTENTION,
@@ -50,12 +50,15 @@ from diffad_utils.methods.img2img.adapters import (
 )
 from diffad_utils.methods.img2img.detector import Img2Img
 from diffad_utils.methods.img2img.engine import Img2ImgEngine, Posterior, Setting, check_prompts
+from diffad_utils.models.device import generators_kept
 from diffad_utils.training import OPTIMIZERS, BatchLoss, TrainingLog, train
 
 __all__ = [
     "SD15_UNET",
     "Counts",
+    "Examples",
     "LoRA",
+    "PromptedUNet",
     "base_checksum",
     "load_adapter",
     "parameter_counts",
@@ -66,54 +69,6 @@ __all__ = [
 
 PRIOR_SAMPLING = Setting(strength=1.0, guidance_scale=7.5, num_inference_steps=50)
 """How the images of the prior are drawn: the defaults of diffusers' pipeline, which its training script keeps."""
-
-
-def sample_latents(
-    engine: Img2ImgEngine, prompt: str, keys: Sequence[str], setting: Setting, size: int, negative_prompt: str = ""
-) -> Tensor:
-    """Text to image: latents float32 [N, C, h, w] for a prompt, one a key; decode them with ``engine.decode``.
-
-    ``setting.strength`` must be 1. The image-to-image engine starts from a mixture of two normal draws then, which is a
-    normal draw.
-    """
-    if setting.strength != 1:
-        raise ValueError(f"text to image starts from noise alone: expected strength=1, got {setting.strength}")
-    side = size // engine.size_factor
-    zeros = torch.zeros(len(keys), engine.unet.config.in_channels, side, side)
-    text = engine.embed(prompt, negative_prompt)
-    return engine.denoise(Posterior(zeros, torch.ones_like(zeros)), keys, [text] * len(keys), [setting] * len(keys))
-
-
-class PromptedUNet(nn.Module):
-    """The UNet, and the text encoder where that is trained, too, as one module for the training loop."""
-
-    def __init__(self, unet: UNet2DConditionModel, text_encoder: nn.Module | None = None):
-        super().__init__()
-        self.unet, self.text_encoder = unet, text_encoder
-
-    def forward(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """Noisy latents [B, C, h, w], timesteps int64 [B], text features [B, L, D] (or tokens int64 [B, L] where the
-        text encoder is here) -> the predicted noise [B, C, h, w]."""
-        hidden = text if self.text_encoder is None else self.text_encoder(text)[0]
-        return self.unet(noisy, timesteps, encoder_hidden_states=hidden, return_dict=False)[0]
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Training images after what is computed once.
-
-    posterior : of n images. text : [P, ...], features or tokens of P prompts. prompt : int64 [n], an image's prompt.
-    """
-
-    posterior: Posterior
-    text: Tensor
-    prompt: Tensor
-
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Latents [count, C, h, w], drawn from the posteriors of images drawn, and their prompts [count, ...]."""
-        rows = torch.randint(len(self.prompt), (count,), generator=generator)
-        part = self.posterior[rows]
-        return part.mean + part.std * torch.randn(part.mean.shape, generator=generator), self.text[self.prompt[rows]]
 
 
 @dataclass(kw_only=True)
@@ -301,7 +256,7 @@ class LoRA(Img2Img):
         pipeline = self.engine_.pipeline
         options = dict(r=self.rank, lora_alpha=self.lora_alpha or self.rank, lora_dropout=self.lora_dropout)
         targets = {"unet": self.target_modules} | ({"text_encoder": TEXT_ATTENTION} if self.train_text_encoder else {})
-        with _global_generators(self.seed, self.torch_device):
+        with generators_kept(self.seed):
             for name, modules in targets.items():
                 config = LoraConfig(**options, init_lora_weights="gaussian", target_modules=list(modules))
                 getattr(pipeline, name).add_adapter(config, adapter_name=ADAPTER)
@@ -427,7 +382,7 @@ class LoRA(Img2Img):
 
     def _dropout_drawn_from(self, generator: torch.Generator) -> AbstractContextManager:
         """peft's dropout draws from torch's global generator, which knows nothing of seed and step; here it does."""
-        return _global_generators(int(torch.randint(2**62, (1,), generator=generator)), self.torch_device)
+        return generators_kept(int(torch.randint(2**62, (1,), generator=generator)))
 
     def save(self, folder: str | Path) -> None:
         """What `Detector.save` writes, and the adapter as `save_adapter` writes it: ``load_lora_weights(folder)``."""
@@ -440,11 +395,3 @@ class LoRA(Img2Img):
         detector = super().load(folder, device)
         detector._use_adapter(folder)
         return detector
-
-
-@contextmanager
-def _global_generators(seed: int, device: torch.device) -> Iterator[None]:
-    """torch's global generators with this seed; afterwards they are where they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

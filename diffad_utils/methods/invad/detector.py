@@ -28,7 +28,6 @@ Where paper and public code differ, or ours from both:
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -54,6 +53,7 @@ from diffad_utils.diffusion import (
     inversion_timesteps,
     noisy_batch,
 )
+from diffad_utils.io.files import written_whole
 from diffad_utils.methods.base import Detector, Prediction, batches, check_train_dataset
 from diffad_utils.methods.invad.score import anomaly_map, image_score, score_parts
 from diffad_utils.models.feature_cache import cached_features
@@ -198,8 +198,8 @@ class InvAD(Training, Detector):
         def keep(step: int) -> None:
             path = _snapshot(checkpoint_folder, step)
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.denoiser_.state_dict().items()}
-            save_file(tensors, path.with_suffix(".tmp"))
-            os.replace(path.with_suffix(".tmp"), path)
+            with written_whole(path) as temporary:
+                save_file(tensors, temporary)
 
         if snapshot_steps:
             Path(checkpoint_folder).mkdir(parents=True, exist_ok=True)

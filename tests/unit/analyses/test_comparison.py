@@ -124,7 +124,24 @@ def test_the_grid_of_thresholds_moves_pixel_metrics_by_less_than_two_thousandths
             assert found[name][i] == pytest.approx(function(maps[chosen], masks[chosen]), abs=2e-3), name
 
 
-def test_the_floor_is_marked_and_what_is_not_above_it_greyed(measured):
+def test_the_table_for_a_paper_is_escaped_and_complete():
+    task = {"dataset": "textures", "category": "carpet", "seeds": 1, "AUPRO": float("nan")}
+    trivial = task | {"method": "trivial", "statistic": "r_max", "above_baseline": None, "I-AUROC": 0.5}
+    other = task | {"method": "esm_sigma", "statistic": None, "above_baseline": True, "I-AUROC": 0.9}
+    latex = tables.to_latex(pd.DataFrame([trivial, other]), {("textures/carpet", "esm_sigma", "I-AUROC")})
+    assert latex.splitlines() == [
+        r"\begin{tabular}{llrrr}",
+        r"\toprule",
+        r"data & method & seeds & I-AUROC & AUPRO \\",
+        r"\midrule",
+        r"\textit{textures/carpet} & \textit{trivial baseline (r\_max)} & \textit{1} & \textit{0.500} & \textit{--} \\",
+        r"textures/carpet & esm\_sigma & 1 & \textbf{0.900} & -- \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_the_trivial_baseline_is_marked_and_what_is_not_above_it_greyed(measured):
     table = comparison.table(measured)
     assert table["method"].tolist()[0] == "trivial" and table["statistic"][0] in PARTS
     above = table.set_index("method")["above_baseline"]
@@ -223,7 +240,12 @@ class TestOverCategories:
 
     def test_a_method_without_every_category_is_left_out_of_the_ranks(self, many):
         found = comparison.ranks([r for r in many if (r.method, r.category) != ("esm", "wood")])
-        assert sorted(found.average.index) == ["ddad", "invad", "trivial"]
+        assert sorted(found.average.index) == ["ddad", "invad", "trivial"] and found.left_out == ("esm",)
+        assert in_words.of_ranks(found).endswith(" Without esm: it was not measured on every task.")
+        both = found._replace(left_out=("esm", "sgm"))
+        assert in_words.of_ranks(both).endswith(" Without esm, sgm: they were not measured on every task.")
+        complete = comparison.ranks(many)
+        assert complete.left_out == () and "Without" not in in_words.of_ranks(complete)
 
     def test_averages(self, many):
         (average,) = [r for r in method_results.averages(many) if r.dataset == "textures" and r.method == "esm"]

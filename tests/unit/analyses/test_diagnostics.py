@@ -16,6 +16,7 @@ from diffad_utils.analyses import img2img_settings, wrong_reason
 from diffad_utils.methods.img2img.engine import ddim_schedule
 from diffad_utils.metrics import bootstrap
 from diffad_utils.metrics.counterfactual import reconstruction_metrics, removal_and_drift
+from diffad_utils.metrics.pareto import pareto_front
 
 
 @pytest.fixture
@@ -90,12 +91,9 @@ def test_crossing():
 
 
 def test_pareto_front():
-    front = img2img_settings.pareto_front([0.1, 0.5, 0.5, 0.9, 0.4], [0.0, 0.2, 0.3, 0.4, 0.25])
+    front = pareto_front([0.1, 0.5, 0.5, 0.9, 0.4], [0.0, 0.2, 0.3, 0.4, 0.25])
     assert front.tolist() == [True, True, False, True, False]
-    assert img2img_settings.pareto_front([0.5, 0.5], [0.2, 0.2]).tolist() == [
-        True,
-        True,
-    ]  # equals do not beat one another
+    assert pareto_front([0.5, 0.5], [0.2, 0.2]).tolist() == [True, True]  # equals do not beat one another
 
 
 # -- variance ----------------------------------------------------------------------------------------------------------

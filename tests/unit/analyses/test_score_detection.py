@@ -217,7 +217,7 @@ def test_without_masks_nothing_is_said_of_pixels():
     assert "covers" not in score_sentences.problem(task) and "7 normal images" in score_sentences.problem(task)
     said = score_sentences.maps(predictions, task)
     assert "0.250 (ESM)" in said and "There are no masks" in said
-    record = score_detection.control_record(task, predictions["ESM"], torch.ones(4), torch.rand(4, 4, 4), "nothing")
+    record = task.control_row(predictions["ESM"].score, torch.ones(4), "nothing", torch.rand(4, 8, 8))
     assert "AUPRO" not in record and (record["I-AUROC"], record["difference"]) == (0.5, 0.5)
     ratios = {t: torch.rand(4, 2, 4, 4, generator=torch.Generator().manual_seed(t)) for t in (1, 100)}
     task.images[:, :, :, 4:] = 1.0

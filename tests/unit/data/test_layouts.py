@@ -81,6 +81,30 @@ def test_visa_csv(tmp_path):
     assert index[index["label"] == 1]["defect"].tolist() == ["bad"]
 
 
+def renamed_endings(root: Path, before: str, after: str) -> None:
+    for path in list(root.rglob(f"*{before}")):
+        path.rename(path.with_suffix(after))
+
+
+def test_endings_in_other_letters_than_the_table_has_are_read(tmp_path):
+    """Copies of VisA and others come with .jpg for .JPG, or .PNG for .png; a table keeps the names of its authors."""
+    visa = visa_csv_tree(tmp_path / "visa")
+    before = data.load_index("visa", visa)
+    renamed_endings(visa, ".JPG", ".jpg")
+    renamed_endings(visa, ".png", ".PNG")
+    assert data.categories("visa", visa) == ["candle"]
+    index = data.load_index("visa", visa)
+    data.validate(index)
+    assert index["image"].tolist() == [path.replace(".JPG", ".jpg") for path in before["image"]]
+    assert index["mask"].dropna().tolist() == [str(visa / "candle/Data/Masks/Anomaly/000.PNG")]
+    iad = real_iad_tree(tmp_path / "iad", nested=False)
+    count = len(data.load_index("real_iad", iad))
+    renamed_endings(iad, ".jpg", ".JPG")
+    index = data.load_index("real_iad", iad)
+    data.validate(index)
+    assert len(index) == count and index["image"].str.endswith(".JPG").all()
+
+
 def test_visa_converted_tree(tmp_path):
     root = tmp_path / "visa"
     for name in ("train/good/0.png", "test/good/1.png", "test/bad/2.png"):
@@ -394,11 +418,13 @@ def test_root_in_another_layout_says_what_was_expected_and_found(tmp_path):
 
 
 def test_unknown_names_list_the_known_and_suggest(tmp_path):
-    with pytest.raises(ValueError, match=r"unknown data set 'mvtec'.*textures, elpv.*Did you mean 'mvtec_ad'"):
+    with pytest.raises(
+        ValueError, match=r"unknown data set 'mvtec' \(did you mean 'mvtec_ad'\?\); known: .*textures, elpv"
+    ):
         data.load_index("mvtec")
-    with pytest.raises(ValueError, match=r"unknown category of elpv 'momo'; known: mono, poly.*'mono'"):
+    with pytest.raises(ValueError, match=r"unknown category of elpv 'momo' \(did you mean 'mono'\?\); known: mono"):
         data.load_index("elpv", category="momo")
-    with pytest.raises(ValueError, match=r"unknown category of textures.*Did you mean 'carpet'"):
+    with pytest.raises(ValueError, match=r"unknown category of textures.*\(did you mean 'carpet'\?\)"):
         data.load_index("textures", category="carpett")
     root = mvtec_tree(tmp_path, "bottle")
     with pytest.raises(ValueError, match=r"category 'zipper' of mvtec_ad is not in .*which holds bottle"):

@@ -437,6 +437,11 @@ def test_means_are_drawn_by_group_about_their_reference():
     (axis,) = figure.axes
     assert axis.get_title() == "g" and axis.get_xlabel() == "gain" and axis.title.get_fontsize() == 10
     assert [line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == ":"] == [0.25]
+    names = ["method", "metric", "value", "from", "to"]
+    renamed = table[["name", "group", "mean", "low", "high"]].set_axis(names, axis=1)
+    (other,) = plots.means_chart(renamed, "gain").axes
+    assert other.get_title() == "g" and [tick.get_text() for tick in other.get_yticklabels()] == ["b", "a"]
+    assert [line.get_xdata()[0] for line in other.lines if line.get_linestyle() == ":"] == [0.5]
 
 
 def test_lines_can_be_on_a_logarithmic_axis():

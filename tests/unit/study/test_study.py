@@ -123,7 +123,8 @@ class TestRecord:
         run.figure(fig, "curve", "A rising line.")
         assert not run.folder.exists()  # nothing where a reader looks, until it is complete
         np.save(run.path("own/file.npy"), np.zeros(3))
-        detector = types.SimpleNamespace(net=torch.nn.Linear(3, 2))
+        log = types.SimpleNamespace(ema_decay=0.75)
+        detector = types.SimpleNamespace(net=torch.nn.Linear(3, 2), training_log_=log)
         timing = {"ms_per_image": 2.5}
         run.record(
             make_prediction(),
@@ -153,7 +154,8 @@ class TestRecord:
         assert record.experiments == {"steps": {"3": 0.5}, "grid": [0, 1]}
         assert record.intervals["I-AUROC"] == [1.0, 1.0]  # perfectly separated scores
         assert record.ms_per_image == 2.5
-        assert record.manifest["detector"] == {"class": "SimpleNamespace", "family": "unknown", "weights": 8}
+        expected = {"class": "SimpleNamespace", "family": "unknown", "weights": 8, "ema_decay": 0.75}
+        assert record.manifest["detector"] == expected
         assert record.manifest["nfe"] == 3 and record.manifest["images"] == 8
         assert (
             record.manifest["versions"]["torch"] == torch.__version__.split("+")[0]
@@ -286,15 +288,15 @@ class TestRecord:
         with pytest.raises(ValueError, match="once"):
             run.record()
 
-    def test_a_joining_run_names_the_weights_and_data_of_the_runs_it_joins(self, tmp_path):
+    def test_a_summary_names_the_weights_and_data_of_its_runs(self, tmp_path):
         run = study.start("07_invad", session(tmp_path))
         run.note_weights(
             types.SimpleNamespace(name="net", source="path", sha256="0" * 64, is_mini=False, message="taken")
         )
         run.record(make_prediction(), make_batch(), {"I-AUROC": 1.0})
-        joining = study.start("07_invad", session(tmp_path))
-        joining.note_runs([study.load_run(run.folder)] * 2)
-        assert joining.provenance.count("net (path)") == 1
+        summary = study.start("07_invad", session(tmp_path))
+        summary.note_runs([study.load_run(run.folder)] * 2)
+        assert summary.provenance.count("net (path)") == 1
 
     def test_figures_after_the_record_still_count(self, tmp_path):
         run = self.record(tmp_path)
@@ -338,7 +340,7 @@ class TestRecord:
         with pytest.raises(ValueError, match="anomaly_map has NaN"):
             study.small_maps(torch.tensor([[[1.0, float("nan")]]]))
 
-    def test_the_joining_notebook_has_one_folder(self, tmp_path):
+    def test_the_summary_notebook_has_one_folder(self, tmp_path):
         self.record(tmp_path)
         run = study.start("08_comparison", session(tmp_path))
         run.record(experiments={"runs": 1})

@@ -64,7 +64,7 @@ def test_resumes_exactly(tmp_path):
     assert (tmp_path / "checkpoint.pt").exists()
     resumed = network()
     log = train(resumed, regression, **SETTINGS, checkpoint_folder=tmp_path, checkpoint_every=5)
-    assert log.resumed_from == 15 and log.losses == reference.losses
+    assert log.resumed_from == 15 and log.losses == reference.losses and log.ema_decay == reference.ema_decay
     assert torch.equal(weights(whole), weights(resumed))
     assert not (tmp_path / "checkpoint.pt").exists()
 
@@ -129,6 +129,13 @@ def test_a_snapshot_is_the_end_of_a_shorter_run(ema_decay):
     train(untouched, regression, **settings, num_steps=6)
     assert [*seen] == [3, 6] and torch.equal(seen[3], weights(shorter))
     assert torch.equal(seen[6], weights(model)) and torch.equal(weights(model), weights(untouched))
+
+
+def test_the_log_has_the_decay_that_the_average_came_to():
+    """diffusers' average follows the weights closely in a short run, whatever decay is asked for."""
+    assert train(network(), regression, **SETTINGS).ema_decay == pytest.approx(30 / 39)  # (1 + n) / (10 + n)
+    assert train(network(), regression, **SETTINGS | {"ema_decay": 0.5}).ema_decay == 0.5
+    assert train(network(), regression, **SETTINGS | {"ema_decay": None}).ema_decay is None
 
 
 def test_only_what_requires_a_gradient_moves():

@@ -24,8 +24,8 @@ from diffad_utils.methods.d3ad.maps import (
     image_score,
     min_max_over_batch,
     patchify,
-    pixel_distance,
 )
+from diffad_utils.metrics.counterfactual import absolute_error
 
 GOLDEN = Path(__file__).parents[3] / "golden"
 SCHEDULE = NoiseSchedule.linear(1000, 0.0015, 0.0195)
@@ -277,7 +277,7 @@ def test_ddad_map_matches_the_public_code():
         assert torch.allclose(scoring.cosine_map(patches, other), z[f"cosmap_{level}"], rtol=1e-5, atol=2e-6)
     features = ([z[f"feat_{name}_{level}"] for level in levels] for name in ("target", "output"))
     feature = feature_distance(*features, size, patches=True)
-    pixel = pixel_distance(z["target"], z["output"])
+    pixel = absolute_error(z["target"], z["output"])
     assert torch.allclose(feature, z["feature_distance"][:, 0], rtol=1e-5, atol=2e-6)
     assert torch.allclose(pixel, z["pixel_distance"][:, 0], rtol=1e-5, atol=2e-6)
     for v in (1, 7):

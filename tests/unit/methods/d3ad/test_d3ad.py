@@ -183,7 +183,7 @@ def _pairs(images):
     return reconstruct
 
 
-@pytest.mark.parametrize(("loss", "distillation_weight"), [("places", 0.0), ("flattened", 0.0), ("places", 0.1)])
+@pytest.mark.parametrize(("loss", "distillation_weight"), [("positions", 0.0), ("flattened", 0.0), ("positions", 0.1)])
 def test_adaptation_brings_features_together_and_leaves_the_original(loss, distillation_weight):
     images = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     extractor = Blocks()
@@ -293,10 +293,11 @@ def test_more_neighbours_than_images_are_refused_before_any_work(leave_one_out, 
 # --- departures of the public codes ----------------------------------------------------------------------------------
 
 
-def test_the_earlier_name_of_a_plan_is_read(fitted, splits):
+def test_earlier_names_of_settings_are_read(fitted, splits):
     images, keys = splits[1]["image"], splits[1]["key"]
     earlier = fitted["d3ad"].with_settings(plan="paper")
     assert earlier.plan == fitted["d3ad"].plan == "sub-sequence"
+    assert type(earlier)(adaptation_loss="places").adaptation_loss == earlier.adaptation_loss == "positions"
     assert torch.equal(earlier.predict(images, keys).score, fitted["d3ad"].predict(images, keys).score)
 
 
