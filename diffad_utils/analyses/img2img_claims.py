@@ -54,15 +54,11 @@ MEASURES = {
     "C10": (_STABLE, "standard deviation of a pixel over seeds, in units of the defect's mean absolute size"),
     "C11": (_STABLE, "standard deviation of a pixel over guidance scales, in units of the defect's mean absolute size"),
     "C12": (_IDENTITY, "{}"),
-    "C13": (
-        _IDENTITY,
-        "log2 1.25 minus |mean log2 of the distance of x_hat to Dec(Enc(x)) over that to the nearest normal training "
-        "image, after the autoencoder|",
-    ),
+    "C13": (_IDENTITY, "{}"),
     "C21": (
         "Pixels for the local, CLIP for the global?",
         "log2 of CLIP's response to global changes (colour cast, contrast; geometric mean) over its response to a spot "
-        "of the same squared error",
+        "that is as visible",
     ),
     "C22": (_ALPHA, "rank correlation of the raw score with the squared error at alpha 0.9 minus that at 0.3"),
     "C23": (_ALPHA, "share of the raw score's variance owed to its weaker part, the smaller of alpha 0.3 and 0.9"),
@@ -98,24 +94,35 @@ def over_draws(draws: np.ndarray, n: int, note: str = "") -> Effect:
     return Effect(*bootstrap.bootstrap_percentiles(draws), n, note)
 
 
-def judge(found: Mapping[tuple[str, str], Effect]) -> list[dict]:
-    """Findings (`claims.finding`) from effects by (claim, what differs between findings of one claim)."""
+def judge(found: Mapping[tuple[str, str], Effect], restriction: str = "") -> list[dict]:
+    """Findings (`claims.finding`) from effects by (claim, what differs between findings of one claim); the
+    ``restriction`` is in the note of each."""
     rows = []
     for (claim, which), effect in found.items():
         section, measure = MEASURES[claim]
-        rows.append(
-            claims.finding(
-                claim, *effect[:4], measure=measure.format(which), section=section, note=Effect(*effect).note
-            )
-        )
+        note = "; ".join(text for text in (Effect(*effect).note, restriction) if text)
+        rows.append(claims.finding(claim, *effect[:4], measure=measure.format(which), section=section, note=note))
     return sorted(rows, key=lambda row: row["claim_id"])
+
+
+def restriction(dataset: str, weights: str, gain: Sequence[float]) -> str:
+    """What the reader must know of every finding on a data set; empty where there is nothing.
+
+    weights : of Stable Diffusion. gain : I-AUROC of img2img minus the trivial baseline: value, low, high.
+    """
+    texts = []
+    if weights == "sd-mini" and dataset != "textures":
+        texts.append("the generator has seen neither the pictures nor the words of this data set")
+    if gain[1] <= 0:
+        texts.append("img2img is not shown to be above the trivial baseline here")
+    return "; ".join(texts)
 
 
 def shown(findings: Sequence[dict]) -> Styler:
     """The findings as a table, with the statements of the claims."""
     table = pd.DataFrame(findings)
     table["claim"] = table["claim_id"].map(claims.published_claims()["statement"])
-    columns = ["claim_id", "claim", "measure", "verdict", "effect", "interval", "margin", "n"]
+    columns = ["claim_id", "claim", "measure", "verdict", "effect", "interval", "margin", "n", "note"]
     formats = {"effect": "{:+.3f}", "margin": "{:g}", "interval": "[{0[0]:+.3f}, {0[1]:+.3f}]".format}
     return table[columns].style.format(formats).hide(axis="index")
 

@@ -108,7 +108,7 @@ def score_parts(prediction: Prediction, labels: Tensor) -> Figure:
 
 
 def changes(images: Tensor, response: Response, count: int = 6) -> Figure:
-    """Normal images, changed in three ways by one squared error."""
+    """Normal images, changed in three ways that are as visible."""
     return plots.labelled_rows({"x": images[:count]} | {name: x[:count] for name, x in response.changed.items()})
 
 

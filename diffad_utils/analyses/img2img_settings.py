@@ -26,6 +26,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from diffad_utils import metrics, scoring
+from diffad_utils.analyses.adapter_drift import lab
 from diffad_utils.diffusion import EpsFn, ddim_step, image_noise
 from diffad_utils.methods.base import Detector, resize_images
 from diffad_utils.methods.img2img.engine import Schedule
@@ -225,13 +226,19 @@ def sensitivity(scores: ArrayLike, labels: Sequence[int], n: int = 1000, seed: i
     return (gaps[0] + gaps[1]) / 2
 
 
-def changes_of_equal_energy(images: Tensor, keys: Sequence[str], mse: float = 1e-3, seed: int = 0) -> dict[str, Tensor]:
-    """Images [B, 3, H, W] changed in three ways by one and the same mean squared error: what do score parts respond to?
+JUST_NOTICEABLE = 2.3
+"""A colour difference of CIELAB (CIE 1976) that half of the observers see: Mahy, Van Eycken and Oosterlinck, Color
+Research and Application 19 (1994)."""
 
-    spot : a disc on 1 % of the image, darker or lighter, at a place drawn by (seed, key): a local change. colour cast :
-        one
-    colour added everywhere. contrast : every pixel's distance from the image's mean colour scaled: a change of the
-    texture. The error is ``mse`` before the result is clipped to [0, 1].
+
+def changes_as_visible(
+    images: Tensor, keys: Sequence[str], delta_e: float = 3 * JUST_NOTICEABLE, seed: int = 0
+) -> dict[str, Tensor]:
+    """Images [B, 3, H, W] changed in three ways that are as visible where they are: what do score parts respond to?
+
+    spot : a disc on 1 % of the image, darker or lighter, at a place drawn by (seed, key): a local change.
+    colour cast : one colour added everywhere. contrast : every pixel's distance from the image's mean colour scaled: a
+    change of the texture. delta_e : mean colour difference over the changed area, in CIELAB, after clipping to [0, 1].
     """
     side = torch.tensor(images.shape[-2:]).float()
     place = 0.15 + 0.7 * torch.special.ndtr(image_noise((2,), seed, list(keys)))[:, :, None, None] * torch.ones(
@@ -249,28 +256,48 @@ def changes_of_equal_energy(images: Tensor, keys: Sequence[str], mse: float = 1e
         "colour cast": cast.expand_as(images),
         "contrast": centred / centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp_min(1e-6),
     }
-    return {name: (images + math.sqrt(mse) * change).clamp(0, 1) for name, change in changes.items()}
+    where = {name: disc if name == "spot" else torch.ones_like(disc) for name in changes}
+    return {name: _scaled_to(images, change, where[name], delta_e) for name, change in changes.items()}
+
+
+def _scaled_to(images: Tensor, change: Tensor, where: Tensor, delta_e: float, turns: int = 6) -> Tensor:
+    """images + s change, clipped, with s so that the mean colour difference over ``where`` [B, 1, H, W] is delta_e.
+
+    It grows about in proportion to s, so a few corrections by the ratio are enough; every second pixel is looked at.
+    """
+    x, d, w = (part[..., ::2, ::2] for part in (images, change, where))
+    before, scale = lab(x), torch.full((len(images), 1, 1, 1), 0.01)
+    for _ in range(turns):
+        seen = (lab((x + scale * d).clamp(0, 1)) - before).norm(dim=1, keepdim=True)
+        mean = (seen * w).sum(dim=(1, 2, 3), keepdim=True) / w.sum(dim=(1, 2, 3), keepdim=True)
+        scale = scale * (delta_e / mean.clamp_min(1e-6)).clamp(0.1, 10)
+    return (images + scale * change).clamp(0, 1)
 
 
 class Response(NamedTuple):
-    """Images changed by one squared error in three ways, the mean of each part of the score for them (a row a change),
-    and log2 of CLIP's response to the global changes over that to the spot, [N]."""
+    """Images changed in three ways that are as visible, the mean of each part of the score for them (a row a change),
+    and log2 of the response to the global changes over that to the spot, [N], of CLIP and of the squared error."""
 
     changed: dict[str, Tensor]
     means: pd.DataFrame
     log_ratio: Tensor
+    log_ratio_mse: Tensor
 
 
 def response_to_changes(clip: Clip, images: Tensor, keys: Sequence[str], seed: int = 0) -> Response:
-    """What squared error and CLIP distance answer to `changes_of_equal_energy` of normal images [N, 3, H, W]."""
-    changed, before = changes_of_equal_energy(images, keys, seed=seed), clip_features(clip, images)
+    """What squared error and CLIP distance answer to `changes_as_visible` of normal images [N, 3, H, W]."""
+    changed, before = changes_as_visible(images, keys, seed=seed), clip_features(clip, images)
     parts = {
         name: scoring.residual_parts(images, image, (before, clip_features(clip, image)))[0]
         for name, image in changed.items()
     }
-    globally = torch.stack([parts[name]["clip"].log2() for name in ("colour cast", "contrast")]).mean(dim=0)
+
+    def ratio(part: str) -> Tensor:
+        globally = [parts[name][part].log2() for name in ("colour cast", "contrast")]
+        return torch.stack(globally).mean(dim=0) - parts["spot"][part].log2()
+
     means = pd.DataFrame({name: {part: float(v.mean()) for part, v in p.items()} for name, p in parts.items()}).T
-    return Response(changed, means, globally - parts["spot"]["clip"].log2())
+    return Response(changed, means, ratio("clip"), ratio("mse"))
 
 
 def time_by_size(detector: Detector, images: Tensor, sizes: Sequence[int], repeats: int = 2) -> dict[str, float]:

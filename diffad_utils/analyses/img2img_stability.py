@@ -8,6 +8,7 @@ Used by notebook 03; entry points: `redraw`, `over_settings`, `deviations`, `und
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from diffad_utils.analyses.task import Task
 from diffad_utils.data import ImageDataset, captions
 from diffad_utils.data.pasted_defects import paste_defect
 from diffad_utils.kernels import knn
+from diffad_utils.methods.base import Detector
 from diffad_utils.methods.img2img import Img2Img, Img2ImgEngine
 from diffad_utils.methods.img2img.engine import ddim_schedule
 from diffad_utils.metrics import bootstrap
@@ -81,6 +83,14 @@ def under_prompts(detector: Img2Img, task: Task, category: str) -> tuple[dict[st
     return redrawn, change
 
 
+BESIDE = (
+    "log2 1.25 minus |mean log2 of the distance of x_hat to Dec(Enc(x)) over that to the nearest normal training "
+    "image, after the autoencoder|"
+)
+CLEAN = "log2 1.25 minus log2 of the distance to normal training images by CLIP, x_hat over Dec(Enc(x))"
+"""The two measures of C13, "another clean example": as far from x as another example is, and as clean."""
+
+
 class Identity(NamedTuple):
     """How far reconstructions of normal images are from the identity, [N] each, after the autoencoder.
 
@@ -89,18 +99,22 @@ class Identity(NamedTuple):
         that went through the autoencoder as well.
     lipschitz : growth of a pasted defect d, |x_hat(x + d) - x_hat(x)| over |Dec(Enc(x + d)) - Dec(Enc(x))|, L2 norms;
         a lower estimate of the local Lipschitz constant.
+    strangeness : log2 of the distance of x_hat to the nearest normal training image in CLIP's features over that of
+        Dec(Enc(x)): at 0 it is as clean an example as the image itself.
     """
 
     error: Tensor
     distance: Tensor
     lipschitz: Tensor
+    strangeness: Tensor
 
     def table(self, n: int = 1000) -> pd.DataFrame:
-        """log2 of the three, means with intervals: log2, low, high by measure."""
+        """log2 of the four, means with intervals: log2, low, high by measure."""
         named = {
             "error over the autoencoder's": self.error,
             "distance over that to the nearest normal image": self.distance,
             "growth of a pasted defect": self.lipschitz.log2(),
+            "distance to normal images by CLIP, over the autoencoder's": self.strangeness,
         }
         rows = {name: [*map(float, bootstrap.mean_interval(values, n))] for name, values in named.items()}
         return pd.DataFrame.from_dict(rows, orient="index", columns=["log2", "low", "high"]).rename_axis("measure")
@@ -112,19 +126,21 @@ class Identity(NamedTuple):
         return {
             ("C12", error): over_images(self.error),
             ("C12", growth): over_images(self.lipschitz - 1),
-            ("C13", ""): Effect(*within_factor(self.distance, 1.25), len(self.distance)),
+            ("C13", BESIDE): Effect(*within_factor(self.distance, 1.25), len(self.distance)),
+            ("C13", CLEAN): over_images(math.log2(1.25) - self.strangeness),
         }
 
 
-def identity_measures(detector: Img2Img, normal: Task, x_hat: Tensor, seed: int = 0) -> Identity:
-    """Of a task's normal images and their reconstructions [N, 3, H, W]."""
+def identity_measures(detector: Img2Img, normality: Detector, normal: Task, x_hat: Tensor, seed: int = 0) -> Identity:
+    """Of a task's normal images and their reconstructions [N, 3, H, W]; ``normality`` : a fitted `ClipKNN`."""
     x, after = normal.images, through(detector.engine_, normal.images)
     error = (x_hat - x).square().mean(dim=(1, 2, 3)) / (after - x).square().mean(dim=(1, 2, 3))
     to_neighbour = (neighbours(normal.train, x, detector.engine_) - after).abs().mean(dim=(1, 2, 3))
     distance = (x_hat - after).abs().mean(dim=(1, 2, 3)) / to_neighbour
     changed = with_pasted_defects(x, seed)
     grown = amplification(x_hat, detector.reconstruct(changed, normal.keys), after, through(detector.engine_, changed))
-    return Identity(error.log2(), distance.log2(), grown)
+    far, near = (normality.predict(images, normal.keys).score.clamp_min(1e-6) for images in (x_hat, after))
+    return Identity(error.log2(), distance.log2(), grown, (far / near).log2())
 
 
 def neighbours(train: ImageDataset, images: Tensor, engine: Img2ImgEngine) -> Tensor:

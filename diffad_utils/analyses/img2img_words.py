@@ -172,7 +172,8 @@ def near_identity(identity: Identity) -> str:
         f"The squared error is {2 ** float(identity.error.mean()):.2f} times the autoencoder's. The change by a pasted "
         f"defect is passed on with the factor {growth.value + 1:.2f}, so img2img {kind}. From the image that the "
         f"autoencoder returns, the reconstruction is {2 ** float(identity.distance.mean()):.2f} times as far away as "
-        "the nearest normal training image."
+        "the nearest normal training image. From normal training images it is, by CLIP, "
+        f"{2 ** float(identity.strangeness.mean()):.2f} times as far away as that image is."
     )
 
 
@@ -208,12 +209,13 @@ def alpha(moved: Effect, balance: Effect) -> str:
 
 
 def changes(response: Response, clip: str) -> str:
-    local = over_images(response.log_ratio)
+    local, error = over_images(response.log_ratio), over_images(response.log_ratio_mse)
     more = "more" if local.low > 0 else "less" if local.high < 0 else "not clearly more or less"
     return (
-        f"CLIP answers to the global changes {more} than to the spot: log2 of the ratio is "
-        f"{written(*local[:3], sign='+')}. This is a property of the CLIP used here ({clip}). A model whose training "
-        "captions name defects may have learned to see spots."
+        f"CLIP answers to the global changes {more} than to a spot that is as visible: log2 of the ratio is "
+        f"{written(*local[:3], sign='+')}. For the squared error it is {written(*error[:3], sign='+')}: that adds up "
+        "over the area. CLIP is the more local part where its ratio is the smaller one. This is a property of the CLIP "
+        f"used here ({clip}). A model whose training captions name defects may have learned to see spots."
     )
 
 

@@ -6,15 +6,15 @@ smallest n, kind and family. The steps, in order:
 1. *Evidence.* A finding counts if its data set is in the claim's scope, its measure is the one that was fixed and its
    n is large enough. What does not count is named in the reason. The margin is always the table's.
 2. *Pooling* (`pooling`). For each variant images, seeds and categories give one effect and one 95 % interval.
+   Student's t has fewer degrees of freedom than categories minus one, because effects over categories are not Gaussian.
 3. *Several variants.* "Better than every" is an intersection-union test (Berger, Technometrics 24, 1982): supported if
    every variant is, at no cost in level; not supported if one is refuted, after Holm over the variants. A range over
    settings has two bounds: cross-fitted it is too small on average and can only support, on the same images it is too
    large and can only refute.
 4. *A family* of claims shares the 5 %, by Holm.
 5. *Decided* needs two categories, none of which alone lies wholly on the other side of the margin, and three seeds
-   each for a claim between trainings. Where some categories lie
-   clearly above the margin and others clearly below, or the effect is undecided and categories differ beyond chance
-   (Cochran's Q at 0.5 %), the verdict is *varies*. Else it is *inconclusive*, with the smallest effect that these data
+   each for a claim between trainings. Where some categories lie clearly above the margin and others clearly below, or
+   the effect is undecided and categories differ beyond chance (Cochran's Q at 0.5 %), the verdict is *varies*. Else it is *inconclusive*, with the smallest effect that these data
    would have shown with a power of 80 %.
 
 A claim that says "some" is *supported* by one case, after Holm over the cases, or *open*: a lack of cases refutes

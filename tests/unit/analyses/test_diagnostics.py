@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from diffad_utils import metrics, scoring
 from diffad_utils.analyses import img2img_settings, wrong_reason
+from diffad_utils.analyses.adapter_drift import lab
 from diffad_utils.methods.img2img.engine import ddim_schedule
 from diffad_utils.metrics import bootstrap
 from diffad_utils.metrics.counterfactual import reconstruction_metrics, removal_and_drift
@@ -320,18 +321,20 @@ def roc(scores, labels):
     return metrics.image_auroc(scores, labels)
 
 
-def test_changes_of_equal_energy():
+def test_changes_are_as_visible():
     images = 0.3 + 0.4 * torch.rand(5, 3, 32, 40, generator=torch.Generator().manual_seed(0))
     keys = [f"textures/carpet/test/good/{i}" for i in range(5)]
-    changed = img2img_settings.changes_of_equal_energy(images, keys, mse=1e-3)
+    changed = img2img_settings.changes_as_visible(images, keys, delta_e=7.0)
     assert set(changed) == {"spot", "colour cast", "contrast"}
-    for image in changed.values():
-        assert (image - images).square().mean(dim=(1, 2, 3)) == pytest.approx(torch.full((5,), 1e-3), rel=0.15)
     spot = (changed["spot"] - images).abs().amax(dim=1) > 0
+    for name, image in changed.items():
+        seen = (lab(image) - lab(images)).norm(dim=1)
+        where = spot if name == "spot" else torch.ones_like(spot)
+        assert (seen * where).sum(dim=(1, 2)) / where.sum(dim=(1, 2)) == pytest.approx(torch.full((5,), 7.0), rel=0.1)
     assert spot.float().mean(dim=(1, 2)) == pytest.approx(torch.full((5,), 0.01), abs=0.004)
     cast = changed["colour cast"] - images
     assert cast.std(dim=(2, 3)).max() < 1e-5 and cast.mean(dim=(2, 3)).abs().amax(dim=1).min() > 0.03
-    alone = img2img_settings.changes_of_equal_energy(images[2:3], keys[2:3], mse=1e-3)
+    alone = img2img_settings.changes_as_visible(images[2:3], keys[2:3], delta_e=7.0)
     assert torch.equal(alone["spot"], changed["spot"][2:3])
 
 

@@ -152,6 +152,27 @@ def test_within_a_factor_of_the_nearest_neighbour():
         assert img2img_stability.within_factor(far, 1.25)[2] < 0
 
 
+def test_another_clean_example_is_as_far_away_and_as_clean():
+    """C13: a wreck is as far from x as another example, and no clean one."""
+    close, noise = torch.zeros(30), 0.05 * torch.randn(30, generator=torch.Generator().manual_seed(0))
+    wreck = img2img_stability.Identity(close, noise, close + 0.5, noise + 2).evidence()
+    example = img2img_stability.Identity(close, noise, close + 0.5, noise).evidence()
+    judged = {row["measure"]: row["verdict"] for row in img2img_claims.judge(wreck) if row["claim_id"] == "C13"}
+    assert judged == {img2img_stability.BESIDE: "supported", img2img_stability.CLEAN: "not supported"}
+    assert all(row["verdict"] == "supported" for row in img2img_claims.judge(example) if row["claim_id"] == "C13")
+    phrases = verdicts.phrases(claims.published_claims().loc["C13"])
+    named = [verdicts.variant_of(claims.published_claims().loc["C13"], measure) for measure in judged]
+    assert named == phrases
+
+
+def test_restrictions_are_in_every_note():
+    text = img2img_claims.restriction("elpv", "sd-mini", (-0.1, -0.2, 0.0))
+    assert "words of this data set" in text and "trivial baseline" in text
+    assert img2img_claims.restriction("textures", "sd-mini", (0.1, 0.05, 0.2)) == ""
+    row = img2img_claims.judge({("C22", ""): img2img_claims.Effect(0.2, 0.1, 0.3, 60, "one")}, "another")[0]
+    assert row["note"] == "one; another"
+
+
 def test_pasted_defects_are_the_same_every_time():
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     changed = img2img_stability.with_pasted_defects(images, seed=1)
@@ -231,7 +252,7 @@ def test_figures_of_what_was_measured():
         "drift / defect's size",
         "survival of the defect",
     ]
-    identity = img2img_stability.Identity(*(torch.rand(30) + 0.1 for _ in range(3)))
+    identity = img2img_stability.Identity(*(torch.rand(30) + 0.1 for _ in range(4)))
     chart = img2img_figures.intervals(identity.table(), "log2", "textures/leather", 0)
     assert chart.axes[0].get_title() == "textures/leather" and chart.axes[0].get_xlabel() == "log2"
     assert {claim for claim, _ in identity.evidence()} == {"C12", "C13"}

@@ -144,7 +144,7 @@ def test_some_pays_for_looking_at_many_cases():
 
 
 def test_a_family_shares_its_level():
-    weak = rows([0.05, 0.01, 0.06, 0.03], error=0.015)
+    weak = rows([0.05, 0.02, 0.06, 0.03], error=0.015)
     alone = judged(weak)
     assert alone.verdict == "supported" and 0.02 < alone.p < 0.05
     others = [verdicts.judge(CLAIM, rows([0.03, -0.03, 0.01], error=0.05), set()) for _ in range(3)]
