@@ -125,7 +125,7 @@ def measure(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]
     baseline = task.trivial_baseline()
     found["trivial baseline"] = Prediction(baseline.prediction.parts[baseline.statistic])
     found["difference alone"] = Prediction(found[BOTH].parts["distance"])
-    quality = BootstrapQuality.of(found, task.batch, 1000, seed)
+    quality = BootstrapQuality.of(found, task.batch, 500, seed)
     return {"forms": rows, "metrics": quality.long("form").to_dict("records"), "differences": differences(quality)}
 
 
@@ -225,7 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--categories", nargs="+", default=list(CATEGORIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--train-steps", type=int, default=180)
     parser.add_argument("--work", default="build/glad", help="where finished runs are kept")
     parser.add_argument("--quick", action="store_true", help="one short run, to see that it works; nothing is kept")

@@ -86,7 +86,7 @@ def sample_adaptively(
         if len(undecided):
             own = noised(torch.full((n,), t))[undecided].to(x)
             here, noise = x[undecided], eps[undecided]
-            if not torch.equal(here, own):  # at the start they are the same state
+            if t < min_step or not torch.equal(here, own):  # at the start they are the same state
                 maps = compare(ddim_step(here, noise, alphas[i], 1.0), ddim_step(own, noise, alphas[i], 1.0))
                 score = top_mean(maps, top_share).double().cpu()
                 differences[undecided] = torch.maximum(differences[undecided], score)
