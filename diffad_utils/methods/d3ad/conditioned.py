@@ -157,22 +157,22 @@ class ConditionedDiffusion(ConditionedSettings):
 
     def _train_unet(self, states: Tensor, checkpoint_folder: str | Path | None) -> TrainingLog:
         """DDPM's simplified objective (D3AD eq. 6) on states [n, C, h, w]."""
-        draw = self._training_batches(states)
-
-        def loss(model: UNet2DModel, *batch: Tensor) -> Tensor:
-            return epsilon_loss(lambda x, t: model(x, t, return_dict=False)[0], NoisyBatch(*batch))
-
-        loss_fn = BatchLoss(self.train_batch_size, draw, loss)
-        description = f"{type(self).__name__} UNet"
-        return self._optimise(self.unet_, loss_fn, description, checkpoint_folder, weight_decay=self.weight_decay)
-
-    def _training_batches(self, states: Tensor) -> Callable[[torch.Generator], NoisyBatch]:
-        """How a batch of states [n, C, h, w] is drawn from a generator."""
 
         def draw(generator: torch.Generator) -> NoisyBatch:
             drawn = self.train_batch_size, generator, self.torch_device, self.max_train_timestep
             return noisy_batch(states, self.schedule, *drawn)
 
+        def loss(model: UNet2DModel, *batch: Tensor) -> Tensor:
+            return epsilon_loss(lambda x, t: model(x, t, return_dict=False)[0], NoisyBatch(*batch))
+
+        loss_fn = BatchLoss(self.train_batch_size, self._changed_batches(states, draw), loss)
+        description = f"{type(self).__name__} UNet"
+        return self._optimise(self.unet_, loss_fn, description, checkpoint_folder, weight_decay=self.weight_decay)
+
+    def _changed_batches(
+        self, states: Tensor, draw: Callable[[torch.Generator], NoisyBatch]
+    ) -> Callable[[torch.Generator], NoisyBatch]:
+        """What is drawn for a step of the training, from what DDPM's objective would draw of states [n, C, h, w]."""
         return draw
 
     def _adapt(self) -> None:

@@ -45,12 +45,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from diffad_utils.diffusion import NoisyBatch, image_noise
+from diffad_utils.diffusion import NoisyBatch
 from diffad_utils.methods.base import batches, noise_keys
 from diffad_utils.methods.d3ad import D3AD
 from diffad_utils.methods.d3ad.conditioning import scaled_start
 from diffad_utils.methods.glad.pasted import FADES, drawn_differences, pasted_copies, with_pasted
-from diffad_utils.methods.glad.steps import AdaptiveSample, nearest_distance, sample_adaptively
+from diffad_utils.methods.glad.steps import nearest_distance, sample_adaptively
 from diffad_utils.models.feature_cache import cached_latents
 
 STEP_RULES = ("criterion", "neighbours")
@@ -120,42 +120,41 @@ class GLAD(D3AD):
 
     # -- training ------------------------------------------------------------------------------------------------------
 
-    def _training_batches(self, states: Tensor) -> Callable[[torch.Generator], NoisyBatch]:
+    def _changed_batches(
+        self, states: Tensor, draw: Callable[[torch.Generator], NoisyBatch]
+    ) -> Callable[[torch.Generator], NoisyBatch]:
         """Rows, timesteps and noise as in D3AD's training; a share of the rows with a pasted anomaly."""
-        normal = super()._training_batches(states)
         if not self.pasted_share:
-            return normal
+            return draw
         images = torch.cat([self._input(batch["image"]) for batch in batches(self._fitted_images, self.batch_size)])
         pasted = [
             torch.cat([cached_latents(self._space, part) for part in copy.split(self.batch_size)])
             for copy in pasted_copies(images, self.pasted_copies, self.seed)
         ]
 
-        def draw(generator: torch.Generator) -> NoisyBatch:
-            batch = normal(generator)
+        def changed(generator: torch.Generator) -> NoisyBatch:
+            batch = draw(generator)
             difference = drawn_differences(states, pasted, batch.rows, self.pasted_share, generator)
             return with_pasted(batch, difference, self.schedule, fade=self.fade, deepest=self.max_train_timestep)
 
-        return draw
+        return changed
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
     def _fit_steps(self, new_extractor: bool) -> None:
         super()._fit_steps(new_extractor)
-        self.threshold_ = self.threshold if self.threshold is not None else self._threshold_of_normal_images()
+        self.threshold_ = self.threshold
+        if self.step_rule == "criterion" and self.threshold is None:
+            self.threshold_ = self._threshold_of_normal_images()
 
-    @torch.inference_mode()
-    def _threshold_of_normal_images(self) -> float | None:
+    def _threshold_of_normal_images(self) -> float:
         """Quantile over held-out normal images of the largest difference down to ``min_step``."""
-        if self.step_rule == "neighbours":
-            return None
-        found = []
-        for batch in batches(self._held_out_images, self.batch_size):
-            keys = noise_keys(batch["image"], batch["key"])
-            state = self.encode(self._input(batch["image"])).to(self.torch_device)
-            noise = image_noise((1, *state.shape[1:]), self.seed, keys).transpose(0, 1)
-            found.append(self._adaptively(state, noise, float("inf")).differences)
-        return float(torch.cat(found).quantile(self.threshold_quantile))
+        self.threshold_ = float("inf")  # so that none of them chooses a step before
+        reached = [
+            self._reconstruct(self._input(batch["image"]), noise_keys(batch["image"], batch["key"])).distances
+            for batch in batches(self._held_out_images, self.batch_size)
+        ]
+        return float(torch.cat(reached).quantile(self.threshold_quantile))
 
     def _steps(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         if self.step_rule == "neighbours":
@@ -167,28 +166,24 @@ class GLAD(D3AD):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.step_rule == "neighbours":
             return super()._come_back(state, steps, distances, noise)
-        return self._adaptively(state, noise, self.threshold_)
-
-    def _adaptively(self, state: Tensor, noise: Tensor | None, threshold: float) -> AdaptiveSample:
-        """States [B, C, h, w] noised by noise [1, B, C, h, w], and back."""
-        first = None if noise is None else noise[0]
+        of_start = None if noise is None else noise[0]
 
         def noised(t: Tensor) -> Tensor:
-            return scaled_start(state, t, self.schedule, self.noise_fraction, first)
+            return scaled_start(state, t, self.schedule, self.noise_fraction, of_start)
 
         found = sample_adaptively(
             self.predict_noise,
             noised,
-            noised(torch.full((len(state),), self.t_max)),
+            noised(steps),
             self.schedule,
             self._all_timesteps(),
             self._difference,
-            threshold=threshold,
+            threshold=self.threshold_,
             min_step=self.min_step,
             top_share=self.top_share,
             fusion=self.fusion,
         )
-        return found._replace(state=found.state.float())
+        return found.state.float(), found.steps, found.differences
 
     def _difference(self, clean: Tensor, of_image: Tensor) -> Tensor:
         """Distance of the decoded clean latents [n, C, h, w] in the deepest features: [n, h', w']."""

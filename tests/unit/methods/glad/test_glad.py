@@ -194,7 +194,7 @@ def test_the_threshold_is_of_held_out_training_images(fitted, splits):
     """A quantile of what they reach, whatever was predicted before; a number is taken as it is."""
     before = fitted.threshold_
     fitted.predict(1 - splits[1]["image"], splits[1]["key"])
-    assert before > 0 and fitted._threshold_of_normal_images() == before
+    assert before > 0 and fitted.with_settings(threshold_quantile=0.9).threshold_ == before
     assert fitted.with_settings(threshold=0.3).threshold_ == 0.3
     low, high = (fitted.with_settings(threshold=value) for value in (0.0, 10.0))
     steps = [detector.predict(splits[1]["image"], splits[1]["key"]).parts["step"] for detector in (low, high)]
