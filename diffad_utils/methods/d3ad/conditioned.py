@@ -311,12 +311,6 @@ class ConditionedDiffusion(ConditionedSettings):
             x_hat = self.decode(state_hat)
         return Reconstruction(state, state_hat, x_hat, features, steps, distances, seen_by)
 
-    def _come_back(
-        self, state: Tensor, steps: Tensor, distances: Tensor | None, noise: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """state [B, C, h, w] from its step and back, with the steps and distances that the prediction is to have."""
-        return self._denoise(state, steps, state, self.guidance_weight, noise), steps, distances
-
     @torch.inference_mode()
     def _denoise(self, state: Tensor, steps: Tensor, target: Tensor, weight: float, noise: Tensor | None) -> Tensor:
         """Start from state [B, C, h, w] at steps [B] and come back, pulled towards target; noise [1 + num_steps, B,
@@ -325,6 +319,12 @@ class ConditionedDiffusion(ConditionedSettings):
         timesteps = self._timesteps(steps)
         more = {"eta": self.stochasticity, "noise": noise[-len(timesteps) :]} if self.stochasticity else {}
         return ddim_sample(self.predict_noise, start, self.schedule, timesteps, target, weight, **more).float()
+
+    def _come_back(
+        self, state: Tensor, steps: Tensor, distances: Tensor | None, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """state [B, C, h, w] from its step and back, with the steps and distances that the prediction is to have."""
+        return self._denoise(state, steps, state, self.guidance_weight, noise), steps, distances
 
     def _timesteps(self, steps: Tensor) -> Tensor:
         """Timesteps int64 [S, B] that images with steps [B] visit, -1 where one waits."""
