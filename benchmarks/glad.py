@@ -22,8 +22,10 @@ import torch
 
 from benchmarks import harness
 from diffad_utils import data
+from diffad_utils.analyses import glad_study
 from diffad_utils.analyses.conditioned_controls import AUTOENCODER, GATE, d3ad_controls
 from diffad_utils.analyses.detector_variants import Variants
+from diffad_utils.analyses.glad_study import BOTH, PLAIN
 from diffad_utils.analyses.paired_comparison import BootstrapQuality
 from diffad_utils.analyses.task import Task
 from diffad_utils.analyses.wording import relation, signed
@@ -43,23 +45,13 @@ NETWORK = {  # of notebook 06's smoke profile
     "learning_rate": 2e-3,
     "max_train_timestep": 400,
 }
-TRAININGS = {
-    "plain": {"pasted_share": 0.0},
-    "pasted": {"fade": "linear"},
-    "pasted whole": {"fade": "none"},  # the paper's loss; the first seed only
+TRAININGS = glad_study.TRAININGS | {
+    "pasted whole": {"fade": "none"}  # the paper's loss; the first seed only
 }
-RULES = {
-    "neighbours": {"step_rule": "neighbours"},
-    "criterion": {"step_rule": "criterion"},
-    "criterion without fusion": {"step_rule": "criterion", "fusion": False},  # pasted, the first seed only
+RULES = glad_study.RULES | {
+    "criterion without fusion": {"step_rule": "criterion", "fusion": False}  # pasted, the first seed only
 }
-PLAIN, BOTH = "plain, neighbours", "pasted, criterion"
-QUESTIONS = {  # what is asked: one minus the other
-    "pasted anomalies in training (step by neighbours)": ("pasted, neighbours", PLAIN),
-    "pasted anomalies in training (step by the criterion)": (BOTH, "plain, criterion"),
-    "the criterion's step (plain training)": ("plain, criterion", PLAIN),
-    "the criterion's step (pasted training)": (BOTH, "pasted, neighbours"),
-    "both": (BOTH, PLAIN),
+QUESTIONS = glad_study.QUESTIONS | {  # what is asked: one minus the other
     "both, over Dec(Enc(x)) without diffusion": (BOTH, AUTOENCODER),
     "both, over the trivial baseline": (BOTH, "trivial baseline"),
     "the criterion's difference alone, over the nearest-neighbour distance alone": ("difference alone", GATE),
