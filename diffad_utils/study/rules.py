@@ -189,6 +189,7 @@ RULES: dict[str, Rule] = {
     "adaptation_epochs": Rule(low=0, high=100),
     "adaptation_study": Rule(low=0, high=100),
     "adaptation_rate": Rule(above=0, high=1),
+    "glad_steps": Rule(low=0),
     "map_weight": _FRACTION,
     "map_weights": _FRACTION,
     "noise_fractions": _FRACTION,

@@ -23,7 +23,7 @@ import copy
 import dataclasses
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
@@ -165,9 +165,15 @@ class ConditionedDiffusion(ConditionedSettings):
         def loss(model: UNet2DModel, *batch: Tensor) -> Tensor:
             return epsilon_loss(lambda x, t: model(x, t, return_dict=False)[0], NoisyBatch(*batch))
 
-        loss_fn = BatchLoss(self.train_batch_size, draw, loss)
+        loss_fn = BatchLoss(self.train_batch_size, self._changed_batches(states, draw), loss)
         description = f"{type(self).__name__} UNet"
         return self._optimise(self.unet_, loss_fn, description, checkpoint_folder, weight_decay=self.weight_decay)
+
+    def _changed_batches(
+        self, states: Tensor, draw: Callable[[torch.Generator], NoisyBatch]
+    ) -> Callable[[torch.Generator], NoisyBatch]:
+        """What is drawn for a step of the training, from what DDPM's objective would draw of states [n, C, h, w]."""
+        return draw
 
     def _adapt(self) -> None:
         """Domain adaptation on the fitted images, each from a random tenth of T_max as in the public code."""
@@ -243,7 +249,7 @@ class ConditionedDiffusion(ConditionedSettings):
         parts = {"residual": residual, "features": feature}
         parts = {name: image_score(scoring.smooth_map(values, self._sigma)) for name, values in parts.items()}
         parts["step"] = done.steps.float()
-        parts["evaluations"] = (self._timesteps(done.steps) >= 0).sum(dim=0).float()
+        parts["evaluations"] = self._evaluations(done.steps).float()
         if done.distances is not None:
             parts["distance"] = done.distances.float()
         score, x_hat = image_score(anomaly_map), at_image_size(done.x_hat, size)
@@ -299,9 +305,8 @@ class ConditionedDiffusion(ConditionedSettings):
                 noise = image_noise((1 + self.num_steps * (self.stochasticity > 0), *shape), self.seed, keys).transpose(
                     0, 1
                 )
-            state_hat = self._denoise(
-                state.to(self.torch_device), steps, state.to(self.torch_device), self.guidance_weight, noise
-            ).cpu()
+            state_hat, steps, distances = self._come_back(state.to(self.torch_device), steps, distances, noise)
+            state_hat = state_hat.cpu()
         with self._timed("decode"):
             x_hat = self.decode(state_hat)
         return Reconstruction(state, state_hat, x_hat, features, steps, distances, seen_by)
@@ -315,10 +320,20 @@ class ConditionedDiffusion(ConditionedSettings):
         more = {"eta": self.stochasticity, "noise": noise[-len(timesteps) :]} if self.stochasticity else {}
         return ddim_sample(self.predict_noise, start, self.schedule, timesteps, target, weight, **more).float()
 
+    def _come_back(
+        self, state: Tensor, steps: Tensor, distances: Tensor | None, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """state [B, C, h, w] from its step and back, with the steps and distances that the prediction is to have."""
+        return self._denoise(state, steps, state, self.guidance_weight, noise), steps, distances
+
     def _timesteps(self, steps: Tensor) -> Tensor:
         """Timesteps int64 [S, B] that images with steps [B] visit, -1 where one waits."""
         deepest = max(self.deepest_step, int(steps.max()))
         return denoising_timesteps(steps, self.num_steps, deepest, self.plan)
+
+    def _evaluations(self, steps: Tensor) -> Tensor:
+        """Evaluations of the network int64 [B] of images with steps [B]."""
+        return (self._timesteps(steps) >= 0).sum(dim=0)
 
     def predict_noise(self, x: Tensor, t: Tensor) -> Tensor:
         """The network: noise in states x [B, C, h, w] at timesteps t int64 [B], in the dtype of x."""
