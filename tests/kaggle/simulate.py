@@ -118,7 +118,7 @@ def environment(folder: Path, python: str) -> Path:
     """Kaggle's image as far as the lock has it: a virtual environment without what the image lacks; its Python."""
     text = (REPOSITORY / wheels.LOCK).read_text(encoding="utf-8")
     entries = re.split(r"\n(?=[A-Za-z0-9])", text)[1:]
-    left_out = {*wheels.LACKING, "elpv-dataset"}
+    left_out = {*wheels.LACKING, *wheels.OF_ANOMALIB, "elpv-dataset"}
     image = "\n".join(entry for entry in entries if entry.partition("==")[0] not in left_out) + "\n"
     stamp, mark = hashlib.sha256(image.encode()).hexdigest(), folder / "ready"
     if not mark.is_file() or mark.read_text() != stamp:

@@ -136,7 +136,7 @@ def test_wheels_are_those_of_the_lock_and_a_network_takes_their_place(tmp_path):
     listed = (folder / "dataset/requirements.txt").read_text()
     assert not (folder / "dataset/wheels").exists() and "ftfy==" in listed and "--hash=sha256:" in listed
     text = (folder / "07_invad/07_invad.ipynb").read_text()
-    assert "--internet" in text and "--require-hashes" in text
+    assert "--internet" in text and "--requirements" in text and "--require-hashes" in text
 
 
 def test_wheels_that_cannot_be_fetched_are_explained(monkeypatch, tmp_path):
@@ -144,7 +144,7 @@ def test_wheels_that_cannot_be_fetched_are_explained(monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    with pytest.raises(RuntimeError, match=r"cannot be fetched(.|\n)*--wheels wheels.*--internet"):
+    with pytest.raises(RuntimeError, match=r"cannot be fetched(.|\n)*--wheels FOLDER.*--internet"):
         wheels.fetch(["ftfy"])
     assert not list((tmp_path / "wheels").iterdir())
     with pytest.raises(ValueError, match=r"requirements.kaggle.lock lacks no-such-package"):
