@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import timm
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
@@ -66,6 +67,21 @@ def _autoencoder(p: dict) -> float:
     vae, side = memory._meta(lambda: AutoencoderKL(**memory.KL_LEVELS)), p["image_size"]
     encode = operations(lambda: vae.encode(memory._zeros(1, 3, side, side)).latent_dist.mean)
     return encode + operations(lambda: vae.decode(memory._zeros(1, 4, side // 8, side // 8)).sample)
+
+
+def baselines(p: dict) -> list[Part]:
+    """PatchCore, PaDiM and WinCLIP, as in profile `kaggle`: EfficientNet-B4 and ViT-B/32 look, nothing is trained."""
+    side, images = p["image_size"], TEST_IMAGES + TRAIN_IMAGES
+    net = memory._meta(lambda: timm.create_model("tf_efficientnet_b4", features_only=True))
+    clip = memory._meta(lambda: timm.create_model("vit_base_patch32_224"))
+    patches, channels = (side // 8) ** 2, 56 + 160  # strides 8 and 16
+    nearest = 2.0 * channels * patches * p["coreset_ratio"] * TRAIN_IMAGES * patches
+    windows = 1 + 6 * 6 + 5 * 5  # of 2 x 2 and 3 x 3 of the 7 x 7 patches, counted as whole images
+    return [
+        Part("features", 2 * images, operations(lambda: net(memory._zeros(1, 3, side, side))), False),
+        Part("PatchCore, nearest patches", TEST_IMAGES, nearest, False),
+        Part("WinCLIP, windows", TEST_IMAGES * windows, operations(lambda: clip(memory._zeros(1, 3, 224, 224))), False),
+    ]
 
 
 def bottleneck(p: dict) -> list[Part]:
@@ -163,6 +179,7 @@ def invad(p: dict) -> list[Part]:
 
 
 PARTS = {
+    "01_data": baselines,
     "02_vae_bottleneck": bottleneck,
     "03_img2img_sweep": img2img,
     "04_lora": lora,

