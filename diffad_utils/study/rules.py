@@ -90,7 +90,7 @@ RULES: dict[str, Rule] = {
     "grid": Rule(low=2, high=128),
     "batch_size": Rule(low=1, high=4096),
     "train_images": _COUNT,
-    "test_images": _COUNT,
+    "test_images": Rule(low=0),
     "epochs": _COUNT,
     "train_steps": _COUNT,
     "steps": _COUNT,
