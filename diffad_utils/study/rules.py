@@ -161,6 +161,7 @@ RULES: dict[str, Rule] = {
     "strip_images": Rule(low=4),
     "toy_steps": _COUNT,
     "training_seeds": Rule(low=1, high=20),
+    "other_trainings": Rule(choices=("no skip connection", "one category")),
     "vae": _WEIGHTS,
     "vaes": _WEIGHTS,
     "pixel_ddpm_weights": _WEIGHTS,
