@@ -184,7 +184,7 @@ def test_findings_have_the_fixed_measures_and_their_images(task):
 def test_classes_in_words_name_what_is_there(task, detector, features):
     rows, found = sweeps.class_rows(task, {"unified": (detector, features)})
     assert [row["setting"] for row in rows] == ["unified, InvAD", "unified, untrained", "unified, no diffusion"]
-    assert sweeps.classes_in_words(task, found).endswith("so there is no second one to compare with.")
+    assert sweeps.classes_in_words(task, found).endswith("so there is nothing to compare with.")
     _, found = sweeps.class_rows(task, {"unified": (detector, features), "one category": (detector, features)})
     said = sweeps.classes_in_words(task, found)
     assert said.endswith(
