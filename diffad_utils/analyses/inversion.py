@@ -124,9 +124,16 @@ def over_training(
 
 
 def training_curves(
-    task: Task, detector: InvAD, features: Tensor, folder: Callable[[str], Path], steps: Sequence[int], seeds: int
-) -> tuple[pd.DataFrame, Tensor]:
-    """I-AUROC over training: of the detector, of ``seeds`` - 1 more trainings, and of one without the skip connection.
+    task: Task,
+    detector: InvAD,
+    features: Tensor,
+    folder: Callable[[str], Path],
+    steps: Sequence[int],
+    seeds: int,
+    no_skip: bool = True,
+) -> tuple[pd.DataFrame, Tensor | None]:
+    """I-AUROC over training: of the detector, of ``seeds`` - 1 more trainings, and with ``no_skip`` of one without the
+    skip connection.
 
     Parameters
     ----------
@@ -141,12 +148,15 @@ def training_curves(
     own = folder("unified")
     rows = over_training(task, detector, features, [0, *steps], own, f"InvAD, seed {detector.seed}")
     changes = {f"seed {seed}": {"seed": seed} for seed in range(detector.seed + 1, detector.seed + seeds)}
-    for name, change in (changes | {"no skip connection": {"linear_skip": False}}).items():
+    changes |= {"no skip connection": {"linear_skip": False}} if no_skip else {}
+    for name, change in changes.items():
         place = folder(name.replace(" ", "-"))
         other = detector.retrain(place, steps, **change)
         # untrained and without the skip it predicts no noise: every latent is the same
         shown = [0, *steps] if other.linear_skip else steps
         rows += over_training(task, other, features, shown, place, f"InvAD, {name}")
+    if not no_skip:
+        return pd.DataFrame(rows), None
     last = other.prediction_from_latents(other.invert(features), task.images.shape[-2:])
     return pd.DataFrame(rows), last.score
 

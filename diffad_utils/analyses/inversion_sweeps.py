@@ -207,7 +207,7 @@ def classes_in_words(task: Task, predictions: Mapping[str, Prediction]) -> str:
         said.append(compared("The network for one category", versus("one category, InvAD", control), "its control"))
         said.append(compared("The unified network", single, "the network for one category"))
     else:
-        said.append("The network was trained on one category only, so there is no second one to compare with")
+        said.append("No second network was trained on this category alone, so there is nothing to compare with")
     return ". ".join(said) + "."
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -154,11 +155,23 @@ class Task:
         return TrivialBaseline(*best_statistic(prediction.parts, self.labels), prediction)
 
 
+def drawn_test_images(index: pd.DataFrame, n: int) -> pd.DataFrame:
+    """The samples of one category with at most ``n`` test images, half of them normal and half anomalous at most; with
+    all of them for ``n`` = 0. Drawn at random and the same for every method and seed, so that they can be compared."""
+    test = index[index["split"] == "test"]
+    if not 0 < n < len(test):
+        return index
+    drawn = [rows.sample(min(len(rows), max(n // 2, 1)), random_state=0) for _, rows in test.groupby("label")]
+    kept = index.drop(test.index.difference(pd.concat(drawn).index))
+    print(f"{(kept['split'] == 'test').sum()} of {len(test)} test images, drawn at random (parameter test_images)")
+    return kept
+
+
 def load_task(run: Run) -> Task:
     """The task of a run: its parameters name data set, category, seed, size and resamplings.
 
     The files are checked before any work, the images are noted in the run's manifest, and a line says which anomalous
-    images have no usable mask.
+    images have no usable mask. With a parameter ``test_images`` above 0 the test images are `drawn_test_images`.
 
     Raises
     ------
@@ -168,6 +181,7 @@ def load_task(run: Run) -> Task:
     index = data.load_index(p.dataset, root=p.data_root or None, category=p.category, seed=p.seed)
     data.validate(index)
     data.require_both_classes(index)
+    index = drawn_test_images(index, p.get("test_images", 0))
     run.note_data(index)
     train, test = (ImageDataset(index[index["split"] == split], size=p.image_size) for split in ("train", "test"))
     task = Task(

@@ -184,6 +184,7 @@ class Run:
         target = self.path(f"figures/{name}.png")
         # no Software or date entry: the same picture gives the same bytes
         fig.savefig(target, dpi=100, bbox_inches="tight", metadata={"Software": None})
+        fig.set_layout_engine("none")  # it is laid out by now, and need not be again to be shown
         entry = {"name": name, "caption": caption.strip(), "provenance": self.provenance}
         self._figures = [figure for figure in self._figures if figure["name"] != name] + [entry]
         write_atomically(self.path("figures.json"), to_json({"figures": self._figures}, "figures.json"))

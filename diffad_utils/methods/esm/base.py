@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -56,6 +56,7 @@ from diffad_utils.methods.esm.settings import SAMPLING, TRAINING, UNET, ScoreMat
 from diffad_utils.models.autoencoders import LatentSpace, PixelSpace
 from diffad_utils.models.backbones import load_layers
 from diffad_utils.models.feature_cache import cached_latents
+from diffad_utils.models.recent import recent
 from diffad_utils.models.stable_diffusion import load_vae
 from diffad_utils.models.unet import small_unet
 from diffad_utils.training import BatchLoss, TrainingLog
@@ -214,7 +215,7 @@ class ScoreMatchingDetector(ScoreMatchingSettings):
 
     def encode(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] -> X_0 float32 [B, C, h, w] on the CPU, in the diffusion's space."""
-        return self._space.encode(images)
+        return self._once("latents", lambda x: [self._space.encode(x)], images)[0]
 
     def decode(self, x: Tensor) -> Tensor:
         """X_0 [B, C, h, w] -> images float32 [B, 3, H, W] in [0, 1] on the CPU."""
@@ -237,10 +238,8 @@ class ScoreMatchingDetector(ScoreMatchingSettings):
 
     def _sampled(self, images: Tensor, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
         """X_0 and X_0_hat of images [B, 3, image_size, image_size], ``batch_size`` at a time."""
-        parts = [
-            (self.encode(part), keys[i * self.batch_size :][: len(part)])
-            for i, part in enumerate(images.split(self.batch_size))
-        ]
+        chunks = enumerate(images.split(self.batch_size))
+        parts = [(self.encode(part), keys[i * self.batch_size :][: len(part)]) for i, part in chunks]
         return torch.cat([x0 for x0, _ in parts]), torch.cat([self.sample(x0, some) for x0, some in parts])
 
     @torch.inference_mode()
@@ -255,13 +254,19 @@ class ScoreMatchingDetector(ScoreMatchingSettings):
 
     def _maps(self, x0: Tensor, x_hat: Tensor, decoded: Tensor) -> dict[str, Tensor]:
         size = (self.image_size, self.image_size)
-        both = torch.cat([self.decode(x0), decoded]).to(self.torch_device)  # images and reconstructions in one pass
-        with self._autocast():
-            features, others = zip(*(block.float().chunk(2) for block in self.backbone_(both)), strict=True)
+        features = self._once("features", lambda x: self._features(self.decode(x)), x0)
         small = {"re": residual_map(x0, x_hat)} | self._variance_maps(x0, x_hat)
-        return {"cos": cosine_map(features, others, size).cpu()} | {
-            k: scoring.upsample_map(v, size) for k, v in small.items()
-        }
+        cosine = cosine_map(features, self._features(decoded), size).cpu()
+        return {"cos": cosine} | {name: scoring.upsample_map(values, size) for name, values in small.items()}
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        with self._autocast():
+            return [block.float() for block in self.backbone_(images.to(self.torch_device))]
+
+    def _once(self, what: str, extract: Callable[[Tensor], list[Tensor]], batch: Tensor) -> list[Tensor]:
+        """``extract(batch)``, not computed again for other variants of a detector (`models.recent`)."""
+        seen_by = [self.space, self.inference_precision, self.torch_device.type, self._checksums()]
+        return recent(extract, batch, {"what": what, "seen by": seen_by})
 
     def _variance_maps(self, x0: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
         return {}
@@ -279,9 +284,7 @@ class ScoreMatchingDetector(ScoreMatchingSettings):
             maps = (calibration or self.calibration_).calibrate(maps)
         combined = combined_map(maps, weights)
         sigma = self.smoothing * combined.shape[-1]
-        if not sigma:
-            return combined
-        return scoring.smooth_map(combined, sigma)
+        return scoring.smooth_map(combined, sigma) if sigma else combined
 
     def score(self, combined: Tensor) -> Tensor:
         """Eq. 15 of maps [B, H, W]: [B]."""
@@ -323,7 +326,6 @@ class ScoreMatchingDetector(ScoreMatchingSettings):
             self.backbone_ = load_layers(self.backbone, allow_mini=self.allow_mini).to(self.torch_device)
         if self.space == "latent" and not hasattr(self, "vae_"):
             self.vae_ = load_vae(self.vae, device=self.device, allow_mini=self.allow_mini)
-            self.vae_.to(memory_format=torch.channels_last)  # faster convolutions, on CPUs and on GPUs
         step = self._space.downsampling * 2 ** (len(self.block_out_channels) - 1)
         if self.image_size % step:
             raise ValueError(

@@ -165,6 +165,7 @@ class InvAD(Training, Detector):
             "grid": self.grid,
             "image_size": self.image_size,
             "device": self.torch_device.type,
+            "channels_last": True,  # as `load_backbone` lays them out: other layouts round otherwise
         }
         raw, keys = cached_features(lambda: batches(train_dataset, self.batch_size), self._raw_features, description)
         fitted, held_out, calibrating = self._split([key.split("/")[1] for key in keys])

@@ -101,6 +101,8 @@ def test_curves_begin_untrained_and_end_with_the_detector(task, detector, featur
     score = detector.prediction_from_latents(detector.invert(features), (32, 32)).score
     assert curve["I-AUROC"][2] == task.accuracy(score)["I-AUROC"]
     assert plain.shape == score.shape and not torch.equal(plain, score)
+    without, none = inversion.training_curves(task, detector, features, snapshots, [2, 3], seeds=1, no_skip=False)
+    assert none is None and without.equals(curve[:3])
 
 
 def test_the_models_noise_and_random_noise_are_of_the_same_level(task, detector, features):
@@ -182,7 +184,7 @@ def test_findings_have_the_fixed_measures_and_their_images(task):
 def test_classes_in_words_name_what_is_there(task, detector, features):
     rows, found = sweeps.class_rows(task, {"unified": (detector, features)})
     assert [row["setting"] for row in rows] == ["unified, InvAD", "unified, untrained", "unified, no diffusion"]
-    assert sweeps.classes_in_words(task, found).endswith("so there is no second one to compare with.")
+    assert sweeps.classes_in_words(task, found).endswith("so there is nothing to compare with.")
     _, found = sweeps.class_rows(task, {"unified": (detector, features), "one category": (detector, features)})
     said = sweeps.classes_in_words(task, found)
     assert said.endswith(

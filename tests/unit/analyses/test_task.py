@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffad_utils import data, metrics
-from diffad_utils.analyses.task import load_task
+from diffad_utils.analyses.task import drawn_test_images, load_task
 from diffad_utils.study.parameters import Parameters
 from diffad_utils.study.run import Run
 
@@ -41,6 +41,22 @@ def test_a_subset_is_of_both_classes_and_the_same_every_time(task):
     assert torch.equal(some.images[3], task.images[task.keys.index(some.keys[3])])
     assert some.kinds == [task.kinds[task.keys.index(key)] for key in some.keys]
     assert some.take(torch.tensor([5])).keys == [some.keys[5]]
+
+
+def test_drawn_test_images_leave_the_training_images_and_are_the_same_every_time(capsys):
+    index = data.load_index("textures", category="leather", seed=0)
+    some = drawn_test_images(index, 50)
+    test = some[some["split"] == "test"]
+    assert test["label"].value_counts().to_dict() == {0: 25, 1: 25}
+    assert some[some["split"] == "train"].equals(index[index["split"] == "train"])
+    assert some.equals(drawn_test_images(index, 50)) and set(test.index) < set(index.index)
+    assert capsys.readouterr().out.startswith("50 of 100 test images")
+
+
+@pytest.mark.parametrize("n", [0, 100, 1000])
+def test_without_fewer_test_images_than_there_are_all_stay(n):
+    index = data.load_index("textures", category="leather", seed=0)
+    assert drawn_test_images(index, n) is index
 
 
 def test_examples_show_every_kind_of_defect_first(task):

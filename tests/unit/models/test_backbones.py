@@ -56,6 +56,7 @@ def test_real_architectures_from_disk(tmp_path, monkeypatch, name, architecture,
     assert [tuple(f.shape) for f in features] == [(2, c, 64 // s, 96 // s) for c, s in zip(channels, (2, 4, 8, 16))]
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     normalised = (images - mean[:, None, None]) / std[:, None, None]
+    model.to(memory_format=torch.channels_last)  # as the backbone: other layouts sum in another order
     with torch.no_grad():
         whole = model.forward_intermediates(normalised, intermediates_only=True)
     torch.testing.assert_close(features[3], whole[3], rtol=1e-4, atol=1e-4)

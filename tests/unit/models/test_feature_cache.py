@@ -104,6 +104,7 @@ def test_an_efficientnet_stops_behind_the_last_block_that_is_asked_for():
     whole = timm.create_model("tf_efficientnet_b4", pretrained=False, features_only=True, out_indices=(0, 2)).eval()
     assert len(backbone.net.blocks) == 3 < len(whole.blocks)
     whole.load_state_dict(backbone.net.state_dict(), strict=False)
+    whole.to(memory_format=torch.channels_last)  # as the backbone's
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         for found, expected in zip(backbone(images), whole((images - backbone.mean) / backbone.std), strict=True):
