@@ -30,6 +30,7 @@ from diffad_utils import scoring
 from diffad_utils.data import ImageDataset, collate
 from diffad_utils.diffusion import PRECISIONS
 from diffad_utils.io.files import write_atomically
+from diffad_utils.methods.kept import kept
 from diffad_utils.methods.stored import through_store
 from diffad_utils.models.device import in_pieces, pick_device
 
@@ -152,6 +153,8 @@ class Detector(ABC):
         super().__init_subclass__(**options)
         if "fit" in vars(cls):
             cls.fit = through_store(cls.fit)
+        if "predict" in vars(cls):
+            cls.predict = kept()(cls.predict)
 
     @abstractmethod
     def fit(self, train_dataset: ImageDataset) -> Self:
@@ -166,7 +169,8 @@ class Detector(ABC):
         """Scores and maps of ``images`` [B, 3, H, W], float in [0, 1].
 
         ``keys`` [B] seed what is random in a method and name the category for class-conditional ones; without them
-        an image's pixels seed it (`noise_keys`). Raises ``ValueError`` for images of another shape, type or range, no
+        an image's pixels seed it (`noise_keys`). Within a run, what was predicted before comes from the store (`kept`).
+        Raises ``ValueError`` for images of another shape, type or range, no
         images, or another number of keys; ``RuntimeError`` before ``fit``.
         """
 

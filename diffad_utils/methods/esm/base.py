@@ -52,6 +52,7 @@ from diffad_utils.methods.esm.equations import (
     step_edges,
 )
 from diffad_utils.methods.esm.noise_level import validate
+from diffad_utils.methods.kept import kept
 from diffad_utils.methods.reconstruction import SMOOTHING
 from diffad_utils.models.autoencoders import LatentSpace, PixelSpace
 from diffad_utils.models.backbones import load_layers
@@ -63,16 +64,13 @@ from diffad_utils.weights import Resolved
 
 SPACES, COMBINATIONS = ("pixel", "latent"), ("calibrated", "plain sum")
 
-
 SAMPLING = (
     *("noise_timestep", "noise_timesteps", "stride", "mean", "variance_min", "dt"),
     *("weights", "combination", "smoothing", "inference_precision"),
 )
 """Fields that matter after training only; `ScoreMatchingDetector.with_settings` may change them."""
 
-
 UNET = ("block_out_channels", "layers_per_block", "attention_levels")
-
 
 TRAINING = tuple(field.name for field in dataclasses.fields(Training) if field.name != "train_steps")
 """Fields that both trainings share; each has a number of steps of its own."""
@@ -314,14 +312,17 @@ class ScoreMatchingDetector(Training, Detector):
     def _space(self) -> LatentSpace | PixelSpace:
         return PixelSpace() if self.space == "pixel" else LatentSpace(self.vae_, self.inference_precision)
 
+    @kept(state=None)
     def encode(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] -> X_0 float32 [B, C, h, w] on the CPU, in the diffusion's space."""
         return self._space.encode(images)
 
+    @kept(state=None)
     def decode(self, x: Tensor) -> Tensor:
         """X_0 [B, C, h, w] -> images float32 [B, 3, H, W] in [0, 1] on the CPU."""
         return self._space.decode(x)
 
+    @kept(state=None)
     @torch.inference_mode()
     def sample(self, x0: Tensor, keys: Sequence[str], observe: Observer | None = None) -> Tensor:
         """X_0 [B, C, h, w] noised up to T_d and taken back: X_0_hat of the same shape, on the CPU; ``observe`` sees
@@ -345,6 +346,7 @@ class ScoreMatchingDetector(Training, Detector):
         ]
         return torch.cat([x0 for x0, _ in parts]), torch.cat([self.sample(x0, some) for x0, some in parts])
 
+    @kept(state=None)
     @torch.inference_mode()
     def maps(self, x0: Tensor, x_hat: Tensor, decoded: Tensor | None = None) -> dict[str, Tensor]:
         """The map of each of ``DETECTORS`` (eq. 14, not weighted), float32 [B, image_size, image_size], for X_0 and
