@@ -6,6 +6,7 @@ may be touched: nothing that changes what ``save`` writes without a way to load 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -29,6 +30,7 @@ from torch.utils.data import DataLoader
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset, collate
 from diffad_utils.diffusion import PRECISIONS
+from diffad_utils.io import store
 from diffad_utils.io.files import write_atomically
 from diffad_utils.methods.kept import kept
 from diffad_utils.methods.stored import through_store
@@ -187,11 +189,14 @@ class Detector(ABC):
         ``cache=False`` and the batches to `study.Collected`.
         """
         predict, done = predict or self.predict, 0
+        # a map and a reconstruction each: those of a large test set would push all else out of the store
+        size, most = len(dataset) * math.prod(dataset.size) * 16, IN_MEMORY * 2
         for batch in batches(dataset, self.batch_size):
             images, keys = batch["image"], batch["key"]
-            found, self.batch_size = in_pieces(
-                lambda rows, images=images, keys=keys: predict(images[rows], keys[rows]), len(keys), self.batch_size
-            )
+            with contextlib.nullcontext() if size <= most else store.paused():
+                found, self.batch_size = in_pieces(
+                    lambda rows, images=images, keys=keys: predict(images[rows], keys[rows]), len(keys), self.batch_size
+                )
             done += len(keys)
             if on_batch is not None:
                 on_batch(done, len(dataset))
