@@ -143,6 +143,8 @@ def _described(value: Any, state: str | None) -> Any:
         if set(vars(value)) - fields:
             raise NotKept(f"a {type(value).__name__} has more than its fields")
         return [type(value).__qualname__, {name: _described(getattr(value, name), state) for name in sorted(fields)}]
+    if inspect.ismethod(value):
+        return [value.__func__.__qualname__, _described(value.__self__, state)]
     if isinstance(value, torch.nn.Module):
         return _described_network(value)
     if hasattr(value, "depends_on"):

@@ -282,8 +282,6 @@ class ScoreMatchingDetector(Training, Detector):
         maps = self.maps(*self._sampled(images, keys))
         return scoring.Calibration.fit({name: values.flatten() for name, values in maps.items()})
 
-    # --- prediction
-
     def predict(self, images: Tensor, keys: Sequence[str] | None = None) -> Prediction:
         return self.prediction(self.measure(images, keys), tuple(images.shape[-2:]))
 
@@ -419,8 +417,6 @@ class ScoreMatchingDetector(Training, Detector):
 
     def _autocast(self) -> torch.autocast:
         return autocast(self.torch_device, self.inference_precision)
-
-    # --- files
 
     def _load(self) -> None:
         if not hasattr(self, "backbone_"):

@@ -242,7 +242,8 @@ def test_values_come_back_as_they_were():
     assert back["log"] == value["log"] and back["rows"][1:] == value["rows"][1:]
     assert torch.equal(back["rows"][0], value["rows"][0])
     pd.testing.assert_frame_equal(back["table"], value["table"])
-    assert [*back["by setting"]] == [*value["by setting"]] and torch.equal(back["by setting"]["paper", 3], torch.ones(2))
+    by_setting = back["by setting"]
+    assert [*by_setting] == [*value["by setting"]] and torch.equal(by_setting["paper", 3], torch.ones(2))
     assert np.array_equal(back["array"], value["array"]) and back["array"].dtype == np.float64
     assert back["number"] == value["number"] and type(back["number"]) is np.float32
     assert (back["a"]["b"].item(), back["a.b"].item()) == (0, 1)
