@@ -169,7 +169,7 @@ def _described_detector(detector: Any, state: str | None) -> Any:
         _described({name: item for name, item in settings.items() if name != "device"}, state),
         [detector.torch_device.type, _described(tensors, state), json.dumps(values, sort_keys=True)],
         {name: _digest_once(item) for name, item in vars(detector).items() if isinstance(item, Tensor)},
-        {name: item for name, item in vars(detector).items() if type(item) in PLAIN and name != "fit_seconds_"},
+        {name: item for name, item in vars(detector).items() if type(item) in PLAIN[1:] and name != "fit_seconds_"},
         sorted(json.dumps(_described_network(network)) for network in detector.networks()),  # `load` has another order
     ]
 
