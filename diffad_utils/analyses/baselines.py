@@ -5,7 +5,6 @@ Used by notebook 01. Entry points: `measure`, `run_detectors`, `compared`, `triv
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 
 import pandas as pd
@@ -14,6 +13,7 @@ import torch
 from diffad_utils import data, metrics
 from diffad_utils.analyses.task import Task, TrivialBaseline
 from diffad_utils.analyses.wording import relation, signed
+from diffad_utils.io import store
 from diffad_utils.methods.anomalib_models import BY_NAME, AnomalibDetector
 from diffad_utils.methods.base import Detector, Prediction
 from diffad_utils.methods.invad.detector import InvAD
@@ -72,11 +72,11 @@ def measure(detector: Detector, task: Task) -> tuple[Prediction, dict[str, float
     ------
     RuntimeError: an image's score depends on what else is predicted.
     """
-    start = time.perf_counter()
+    start = store.clock()
     detector.fit(task.train)
-    fit_s, start = time.perf_counter() - start, time.perf_counter()
+    fit_s, start = store.clock() - start, store.clock()
     prediction = detector.predict_dataset(task.test)
-    timing = {"fit_s": fit_s, "ms_per_image": 1000 * (time.perf_counter() - start) / len(task.test)}
+    timing = {"fit_s": fit_s, "ms_per_image": 1000 * (store.clock() - start) / len(task.test)}
     detector.check_batch_independence(task.batch, prediction)
     return prediction, timing
 

@@ -6,7 +6,6 @@ Used by notebook 03; entry points: `detectors`, `detect`, `fit`, `accuracies`, `
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from diffad_utils import data, metrics, scoring
 from diffad_utils.analyses.img2img_claims import Effect, over_draws
 from diffad_utils.analyses.img2img_settings import rank_agreement, variance_explained
 from diffad_utils.analyses.task import Task, TrivialBaseline
+from diffad_utils.io import store
 from diffad_utils.methods.base import Detector, Prediction
 from diffad_utils.methods.clip_detectors import ClipKNN, ClipProbe, ClipZeroShot
 from diffad_utils.methods.img2img import Img2Img, Img2ImgMasked, Setting, sweep
@@ -46,17 +46,17 @@ def detectors(p: Mapping[str, Any], device: str) -> dict[str, Detector]:
 
 def detect(detector: Detector, task: Task) -> tuple[Prediction, dict[str, float]]:
     """Fit a detector on a task's training images and predict its test images; with the time that both take."""
-    fit_s, start = fit(detector, task), time.perf_counter()
+    fit_s, start = fit(detector, task), store.clock()
     prediction = detector.predict_dataset(task.test)
-    spent = time.perf_counter() - start
+    spent = store.clock() - start
     return prediction, {"fit_s": fit_s, "ms_per_image": 1000 * spent / len(task.test)}
 
 
 def fit(detector: Detector, task: Task) -> float:
     """Fit a detector on a task's training images: the seconds that it takes."""
-    start = time.perf_counter()
+    start = store.clock()
     detector.fit(task.train)
-    return time.perf_counter() - start
+    return store.clock() - start
 
 
 def accuracies(task: Task, predictions: Mapping[str, Prediction], trivial: TrivialBaseline) -> pd.DataFrame:

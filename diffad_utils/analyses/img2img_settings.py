@@ -28,8 +28,10 @@ from torch import Tensor
 from diffad_utils import metrics, scoring
 from diffad_utils.analyses.adapter_drift import lab
 from diffad_utils.diffusion import EpsFn, ddim_step, image_noise
+from diffad_utils.io import store
 from diffad_utils.methods.base import Detector, resize_images
 from diffad_utils.methods.img2img.engine import Schedule
+from diffad_utils.methods.kept import kept
 from diffad_utils.metrics import bootstrap, intervals
 from diffad_utils.metrics.counterfactual import absolute_error, mean_where
 from diffad_utils.models.clip import Clip
@@ -300,6 +302,7 @@ def response_to_changes(clip: Clip, images: Tensor, keys: Sequence[str], seed: i
     return Response(changed, means, ratio("clip"), ratio("mse"))
 
 
+@kept()
 def time_by_size(detector: Detector, images: Tensor, sizes: Sequence[int], repeats: int = 2) -> dict[str, float]:
     """Milliseconds an image that a fitted detector takes at other image sizes: {"ms_at_64px": ...}.
 
@@ -315,7 +318,8 @@ def time_by_size(detector: Detector, images: Tensor, sizes: Sequence[int], repea
         turns = []
         for _ in range(repeats + 1):
             start = time.perf_counter()
-            other.predict(x)
+            with store.paused():
+                other.predict(x)
             turns.append(time.perf_counter() - start)
         found[f"ms_at_{size}px"] = 1000 * min(turns[1:]) / len(x)
     return found

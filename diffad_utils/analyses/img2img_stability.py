@@ -27,6 +27,7 @@ from diffad_utils.kernels import knn
 from diffad_utils.methods.base import Detector
 from diffad_utils.methods.img2img import Img2Img, Img2ImgEngine
 from diffad_utils.methods.img2img.engine import ddim_schedule
+from diffad_utils.methods.kept import kept
 from diffad_utils.metrics import bootstrap
 
 
@@ -167,6 +168,7 @@ def within_factor(log_ratios: Tensor, factor: float, n: int = 1000, seed: int = 
     return bootstrap.bootstrap_percentiles(np.log2(factor) - np.abs(draws))
 
 
+@kept()
 def round_trips(
     detector: Img2Img, task: Task, step_counts: Sequence[int], guidance_scales: Sequence[float], guided_images: int = 8
 ) -> tuple[pd.DataFrame, dict[tuple[float, int], Tensor]]:

@@ -5,7 +5,6 @@ Used by notebook 03; entry points: `second_pass`, `some_pairs`, `two_pass_study`
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 from diffad_utils.analyses.img2img_edits import DefectPairs, edit_measures, mean_rows
 from diffad_utils.analyses.img2img_settings import best_compromise
 from diffad_utils.analyses.task import Task
+from diffad_utils.io import store
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.img2img import Img2ImgMasked, Setting
 from diffad_utils.methods.img2img.masked import widened
@@ -27,12 +27,12 @@ from diffad_utils.metrics import bootstrap
 def second_pass(masked: Img2ImgMasked, first: Prediction, task: Task) -> tuple[Prediction, dict[str, float]]:
     """What ``masked.predict_dataset`` gives for a task, from the first pass's prediction that is there already; and
     the time of the second pass alone."""
-    start, predictions = time.perf_counter(), []
+    start, predictions = store.clock(), []
     for rows in torch.arange(len(task.keys)).split(masked.batch_size):
         images, keys = task.images[rows], [task.keys[i] for i in rows.tolist()]
         edited = masked.edit(images, keys, masked.masks_of(first.anomaly_map[rows]))
         predictions.append(masked.score(images, edited))
-    spent = time.perf_counter() - start
+    spent = store.clock() - start
     return Prediction.concatenate(predictions), {"ms_per_image": 1000 * spent / len(task.keys)}
 
 

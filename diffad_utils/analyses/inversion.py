@@ -22,6 +22,7 @@ from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import add_noise, image_noise
 from diffad_utils.methods.invad import InvAD
 from diffad_utils.methods.invad.score import min_max_over_test_set, prediction
+from diffad_utils.methods.kept import kept
 from diffad_utils.metrics import bootstrap
 from diffad_utils.study.run import Run
 
@@ -106,21 +107,28 @@ def snapshot_steps(parameters: Mapping) -> list[int]:
     ]
 
 
-def over_training(
-    task: Task, detector: InvAD, features: Tensor, steps: Sequence[int], folder: str | Path, network: str
-) -> list[dict]:
-    """I-AUROC of a detector as it was after each of ``steps``, from its snapshots in ``folder``; 0 is untrained.
+def scores_over_training(
+    detector: InvAD, features: Tensor, size: tuple[int, int], steps: Sequence[int], folder: str | Path
+) -> list[Tensor]:
+    """Scores [N] by a detector as it was after each of ``steps``, from its snapshots in ``folder``; 0 is untrained.
 
-    Returns
-    -------
-    A row a step: ``network`` (as given), ``step``, ``I-AUROC``, ``low``, ``high``.
+    features : standardised, of images of ``size`` (H, W), [N, C, h, w].
     """
-    rows = []
-    for step in steps:
-        then = detector.at_step(step, folder)
-        found = then.prediction_from_latents(then.invert(features), task.images.shape[-2:])
-        rows.append({"network": network, "step": step, **task.accuracy(found.score)})
-    return rows
+    then = (detector.at_step(step, folder) for step in steps)
+    return [each.prediction_from_latents(each.invert(features), size).score for each in then]
+
+
+@kept(ignore=("folder",))
+def retrained_scores(
+    detector: InvAD, features: Tensor, size: tuple[int, int], steps: Sequence[int], folder: Path, change: Mapping
+) -> tuple[list[Tensor], Tensor]:
+    """`InvAD.retrain` with the settings ``change`` and snapshots after ``steps`` in ``folder``: `scores_over_training`
+    before its first step (not without the skip connection: it predicts no noise then, and every latent is the same)
+    and after ``steps``, and the scores at its end."""
+    other = detector.retrain(folder, steps, **change)
+    shown = [0, *steps] if other.linear_skip else steps
+    end = other.prediction_from_latents(other.invert(features), size).score
+    return scores_over_training(other, features, size, shown, folder), end
 
 
 def training_curves(
@@ -142,23 +150,25 @@ def training_curves(
 
     Returns
     -------
-    Rows as of `over_training` at 0 and ``steps`` (without the skip connection at ``steps``), and the scores [N] of the
-    network without the skip connection after its whole training.
+    A row a step, 0 and ``steps`` (without the skip connection ``steps``): ``network``, ``step``, ``I-AUROC``, ``low``,
+    ``high``; and the scores [N] of the network without the skip connection after its whole training.
     """
-    own = folder("unified")
-    rows = over_training(task, detector, features, [0, *steps], own, f"InvAD, seed {detector.seed}")
-    changes = {f"seed {seed}": {"seed": seed} for seed in range(detector.seed + 1, detector.seed + seeds)}
+    size = (task.images.shape[-2], task.images.shape[-1])
+    own = scores_over_training(detector, features, size, [0, *steps], folder("unified"))
+    scores, end = {f"seed {detector.seed}": own}, None
+    changes: dict[str, dict] = {
+        f"seed {seed}": {"seed": seed} for seed in range(detector.seed + 1, detector.seed + seeds)
+    }
     changes |= {"no skip connection": {"linear_skip": False}} if no_skip else {}
     for name, change in changes.items():
         place = folder(name.replace(" ", "-"))
-        other = detector.retrain(place, steps, **change)
-        # untrained and without the skip it predicts no noise: every latent is the same
-        shown = [0, *steps] if other.linear_skip else steps
-        rows += over_training(task, other, features, shown, place, f"InvAD, {name}")
-    if not no_skip:
-        return pd.DataFrame(rows), None
-    last = other.prediction_from_latents(other.invert(features), task.images.shape[-2:])
-    return pd.DataFrame(rows), last.score
+        scores[name], end = retrained_scores(detector, features, size, [*steps], place, change)
+    rows = [
+        {"network": f"InvAD, {name}", "step": step, **task.accuracy(score)}
+        for name, group in scores.items()
+        for step, score in zip([0, *steps][-len(group) :], group, strict=True)
+    ]
+    return pd.DataFrame(rows), end if no_skip else None
 
 
 def noise_of_the_model(task: Task, detector: InvAD, features: Tensor, timesteps: Sequence[int]) -> pd.DataFrame:

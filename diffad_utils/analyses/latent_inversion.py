@@ -19,6 +19,7 @@ from diffad_utils.diffusion import NoiseSchedule, ddim_invert
 from diffad_utils.diffusion.ddim import EpsFn
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.invad.score import prediction
+from diffad_utils.methods.kept import kept
 
 
 class Inversion(NamedTuple):
@@ -38,6 +39,7 @@ def truncated(schedule: NoiseSchedule, steps: int) -> NoiseSchedule:
     return NoiseSchedule(schedule.betas[:steps])
 
 
+@kept(state=None)
 @torch.inference_mode()
 def invert_and_score(
     eps_fn: EpsFn,

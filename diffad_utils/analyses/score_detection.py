@@ -23,10 +23,12 @@ from diffad_utils.analyses.score_matching import pixel_auroc_by_image
 from diffad_utils.analyses.task import Task, TrivialBaseline
 from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import NoiseSchedule
+from diffad_utils.io import store
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.esm import ESM, SGM, ESMSigma
 from diffad_utils.methods.esm.base import ReconstructionMaps, ScoreMatchingDetector
 from diffad_utils.methods.esm.equations import Moments, cosine_map, residual_map, step_edges
+from diffad_utils.methods.kept import kept
 from diffad_utils.metrics.bootstrap import mean_interval
 from diffad_utils.models.recent import recent
 
@@ -76,11 +78,10 @@ def measure_all(
     """
     measured, predictions, milliseconds = {}, {}, {}
     for name, detector in detectors.items():
-        start, before = time.perf_counter(), recent.spared
+        start = store.clock()
         measured[name] = detector.measure(task.images, task.keys)
         predictions[name] = detector.prediction(measured[name], tuple(task.images.shape[-2:]))
-        seconds = time.perf_counter() - start + recent.spared - before
-        milliseconds[name] = 1000 * seconds / len(task.labels)
+        milliseconds[name] = 1000 * (store.clock() - start) / len(task.labels)
     return measured, predictions, milliseconds
 
 
@@ -329,6 +330,7 @@ def _timed(call: Callable[[], object], repeats: int) -> np.ndarray:
 
 
 @recent.off()
+@kept()
 def seconds_of_steps(
     detectors: Mapping[str, ScoreMatchingDetector], images: Tensor, keys: Sequence[str], repeats: int = 5
 ) -> dict[str, dict[str, np.ndarray]]:
@@ -338,15 +340,16 @@ def seconds_of_steps(
     steps; encoding, decoding and the maps.
     """
     found = {}
-    for name, detector in detectors.items():
-        timed = copy.copy(detector)
-        timed.noise_timestep_, timed.stride = 20, 2
-        x0 = timed.encode(timed._input(images))
-        steps = len(step_edges(20, 2)) - 1
-        step = _timed(partial(timed.sample, x0, keys), repeats) / steps
-        encode = _timed(partial(timed.encode, timed._input(images)), repeats)
-        rest = encode + _timed(partial(timed.maps, x0, x0), repeats)
-        found[name] = {"step": step / len(images), "rest": rest / len(images)}
+    with store.paused():
+        for name, detector in detectors.items():
+            timed = copy.copy(detector)
+            timed.noise_timestep_, timed.stride = 20, 2
+            x0 = timed.encode(timed._input(images))
+            steps = len(step_edges(20, 2)) - 1
+            step = _timed(partial(timed.sample, x0, keys), repeats) / steps
+            encode = _timed(partial(timed.encode, timed._input(images)), repeats)
+            rest = encode + _timed(partial(timed.maps, x0, x0), repeats)
+            found[name] = {"step": step / len(images), "rest": rest / len(images)}
     return found
 
 

@@ -44,6 +44,7 @@ from diffad_utils.methods.esm.equations import (
     sgm_reverse,
     step_edges,
 )
+from diffad_utils.methods.kept import kept
 from diffad_utils.metrics.bootstrap import mean_interval
 from diffad_utils.models.unet import small_unet
 
@@ -58,6 +59,7 @@ def _noised(
     return x0, add_noise(x0, torch.full((n,), timestep), noise, schedule)
 
 
+@kept()
 @torch.no_grad()
 def errors_over_time(
     moments_fn: MomentsFn,
@@ -134,6 +136,7 @@ def fields(mixture: GaussianMixture, net: MomentsFn, schedule: NoiseSchedule, in
     return Fields(grid, scaled, variances, esm.norm(dim=1) / sgm.norm(dim=1))
 
 
+@kept()
 def ends_of_samplers(
     variance: float, schedule: NoiseSchedule, noise_timesteps: Sequence[int], n: int = 200, seed: int = 1
 ) -> pd.DataFrame:
@@ -180,6 +183,7 @@ def ends_of_samplers(
     return pd.DataFrame(rows)
 
 
+@kept()
 def powers_of_the_objective(
     mixture: GaussianMixture,
     schedule: NoiseSchedule,

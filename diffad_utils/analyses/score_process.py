@@ -29,6 +29,7 @@ from diffad_utils.methods.esm.equations import (
     matched_dt,
     step_edges,
 )
+from diffad_utils.methods.kept import kept
 from diffad_utils.metrics.bootstrap import mean_interval
 
 
@@ -48,6 +49,7 @@ class Trace(NamedTuple):
     variance_high: Tensor
 
 
+@kept(state=None)
 def trace(detector: ScoreMatchingDetector, images: Tensor, keys: Sequence[str], noise_timestep: int) -> Trace:
     """Every step of a detector's reverse process from T_d = ``noise_timestep`` on images [B, 3, H, W]."""
     detector = copy.copy(detector)  # not a variant: nothing is scored, so nothing need be calibrated
@@ -157,6 +159,7 @@ def stopped_early(
     return scores
 
 
+@kept(state=None)
 @torch.inference_mode()
 def updates_over_bound(
     detector: ESM, images: Tensor, keys: Sequence[str], noise_timestep: int, bounds: Sequence[float]
@@ -208,6 +211,7 @@ def updates_over_bound(
     return result
 
 
+@kept(state=None)
 @torch.inference_mode()
 def variance_along_guided_forward(
     detector: ESM, images: Tensor, keys: Sequence[str], noise_timestep: int

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from diffad_utils.diffusion import NoiseSchedule, add_noise
 from diffad_utils.methods.esm.equations import Moments, esm_loss
+from diffad_utils.methods.kept import kept
 from diffad_utils.training import TrainingLog, train
 
 
@@ -200,6 +201,7 @@ def lp_minimiser(mixture: GaussianMixture, x: Tensor, alpha_bar: float, power: f
     return ((left + right) / 2)[:, None]
 
 
+@kept()
 def printed_objectives(
     mixture: GaussianMixture, alpha_bar: float, powers: Sequence[int], shifts: Sequence[float], draws: int = 1201
 ) -> pd.DataFrame:
@@ -290,6 +292,26 @@ def train_toy(
 
     ``fixed_variance`` keeps sigma_t^2 = 1 - alpha_bar_t, which makes eq. 10 denoising score matching.
     """
+    settings = (train_steps, timesteps, batch_size, learning_rate, width, seed, fixed_variance)
+    weights, log = _trained_toy(mixture, schedule, *settings)
+    model = ToyStreams(schedule, mixture, width, seed)
+    model.load_state_dict(weights)
+    return model.eval(), log
+
+
+@kept()
+def _trained_toy(
+    mixture: GaussianMixture,
+    schedule: NoiseSchedule,
+    train_steps: int,
+    timesteps: int | None,
+    batch_size: int,
+    learning_rate: float,
+    width: int,
+    seed: int,
+    fixed_variance: bool,
+) -> tuple[dict[str, Tensor], TrainingLog]:
+    """The weights that `train_toy` finds."""
     model = ToyStreams(schedule, mixture, width, seed)
     if fixed_variance:
         model.variance_stream.requires_grad_(False)
@@ -311,7 +333,7 @@ def train_toy(
         seed=seed,
         description="toy",
     )
-    return model, log
+    return model.state_dict(), log
 
 
 def train_toys(schedule: NoiseSchedule, steps: int, seed: int) -> dict[str, ToyStreams]:

@@ -5,7 +5,6 @@ Used by notebooks 02 and 04; entry points: `Means`, `in_words`, `compared`, `mea
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from diffad_utils import metrics
 from diffad_utils.analyses.task import Task, TrivialBaseline
 from diffad_utils.analyses.wording import relation
+from diffad_utils.io import store
 from diffad_utils.methods.base import Detector, Prediction
 from diffad_utils.metrics import bootstrap
 from diffad_utils.metrics.counterfactual import reconstruction_metrics
@@ -99,9 +99,9 @@ def as_rows(table: pd.DataFrame) -> list[dict]:
 
 def measure(detector: Detector, task: Task) -> Measured:
     """Predict every test image of a task; where there are reconstructions, `reconstruction_metrics` are with it."""
-    start = time.perf_counter()
+    start = store.clock()
     prediction = detector.predict_dataset(task.test)
-    seconds = time.perf_counter() - start
+    seconds = store.clock() - start
     values = metrics.evaluate(prediction, task.batch)
     if prediction.reconstruction is not None:
         values |= reconstruction_metrics(prediction.reconstruction, task.batch)

@@ -27,7 +27,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class Store:
 
     def __init__(self, root: str | Path, limit: int = 8 * 10**9, fresh: bool = False) -> None:
         self.root, self.limit, self.fresh = Path(root), limit, fresh
+        self._untrimmed = limit  # bytes since `trim`: at first nobody knows
 
     def take(self, kind: str, key: str) -> Entry | None:
         """The entry, all of its files as they were written; None if there is none."""
@@ -100,15 +101,18 @@ class Store:
             written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             record = {"files": sums, "note": note | {"written": written}}
             write_atomically(folder / RECORD, json.dumps(record, indent=1, sort_keys=True))
-            if _size(folder) <= self.limit:
+            size = _size(folder)
+            if size <= self.limit:
                 for path in [*files, folder / RECORD]:
                     _sync(path)  # or a power cut could leave the name without the content
                 self._rename(folder, self.root / kind / key)
+                self._untrimmed += size
         except OSError as error:
             warnings.warn(f"{note.get('what', kind)} could not be kept in {self.root}: {error}", stacklevel=2)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        self.trim()
+        if self._untrimmed > self.limit // 100:  # looking at all entries each time would take as long as writing them
+            self.trim()
 
     def entries(self) -> list[Entry]:
         """All entries, the one that was not used for longest first."""
@@ -125,7 +129,11 @@ class Store:
         return sorted(found, key=lambda entry: (entry.used, entry.key))
 
     def trim(self) -> None:
-        """Remove what was not used for longest until the rest is within the limit, and what dead writers left."""
+        """Remove what was not used for longest until the rest is within the limit, and what dead writers left.
+
+        `put` does so after each hundredth of the limit.
+        """
+        self._untrimmed = 0
         entries = self.entries()
         total = sum(entry.size for entry in entries)
         for entry in entries:
@@ -248,6 +256,32 @@ def active() -> Store | None:
 def note_taken(entry: Entry) -> None:
     """Remember for the manifest that an entry was used."""
     _taken.append({"kind": entry.kind, "key": entry.key, **entry.note})
+
+
+@contextlib.contextmanager
+def paused() -> Iterator[None]:
+    """Without the store: for what measures how long a computation takes."""
+    global _active
+    before, _active = _active, None
+    try:
+        yield
+    finally:
+        _active = before
+
+
+_ahead = 0.0
+
+
+def clock() -> float:
+    """Seconds as of ``time.perf_counter``, on a clock that the store does not change: what was taken from it counts
+    with the seconds that it took when it was computed, and looking it up and keeping it do not count."""
+    return time.perf_counter() + _ahead
+
+
+def set_clock(seconds: float) -> None:
+    """`clock` goes on from here."""
+    global _ahead
+    _ahead = seconds - time.perf_counter()
 
 
 def taken() -> list[dict[str, Any]]:

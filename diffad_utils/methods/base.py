@@ -6,6 +6,7 @@ may be touched: nothing that changes what ``save`` writes without a way to load 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -29,7 +30,9 @@ from torch.utils.data import DataLoader
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset, collate
 from diffad_utils.diffusion import PRECISIONS
+from diffad_utils.io import store
 from diffad_utils.io.files import write_atomically, written_whole
+from diffad_utils.methods.kept import kept
 from diffad_utils.methods.stored import through_store
 from diffad_utils.models.device import in_pieces, pick_device
 
@@ -152,6 +155,8 @@ class Detector(ABC):
         super().__init_subclass__(**options)
         if "fit" in vars(cls):
             cls.fit = through_store(cls.fit)
+        if "predict" in vars(cls):
+            cls.predict = kept()(cls.predict)
 
     @abstractmethod
     def fit(self, train_dataset: ImageDataset) -> Self:
@@ -166,7 +171,8 @@ class Detector(ABC):
         """Scores and maps of ``images`` [B, 3, H, W], float in [0, 1].
 
         ``keys`` [B] seed what is random in a method and name the category for class-conditional ones; without them
-        an image's pixels seed it (`noise_keys`). Raises ``ValueError`` for images of another shape, type or range, no
+        an image's pixels seed it (`noise_keys`). Within a run, what was predicted before comes from the store (`kept`).
+        Raises ``ValueError`` for images of another shape, type or range, no
         images, or another number of keys; ``RuntimeError`` before ``fit``.
         """
 
@@ -183,11 +189,14 @@ class Detector(ABC):
         ``cache=False`` and the batches to `study.Collected`.
         """
         predict, done = predict or self.predict, 0
+        # a map and a reconstruction each: those of a large test set would push all else out of the store
+        size, most = len(dataset) * math.prod(dataset.size) * 16, IN_MEMORY * 2
         for batch in batches(dataset, self.batch_size):
             images, keys = batch["image"], batch["key"]
-            found, self.batch_size = in_pieces(
-                lambda rows, images=images, keys=keys: predict(images[rows], keys[rows]), len(keys), self.batch_size
-            )
+            with contextlib.nullcontext() if size <= most else store.paused():
+                found, self.batch_size = in_pieces(
+                    lambda rows, images=images, keys=keys: predict(images[rows], keys[rows]), len(keys), self.batch_size
+                )
             done += len(keys)
             if on_batch is not None:
                 on_batch(done, len(dataset))

@@ -22,12 +22,12 @@ import inspect
 import json
 import platform
 import shutil
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError
@@ -59,20 +59,22 @@ def through_store(fit: Callable[..., Any]) -> Callable[..., Any]:
         if getattr(type(detector).fit, "__wrapped__", None) is not fit:  # super().fit(...) within another fit
             return fit(detector, train_dataset, *arguments, **named)
         with generators_kept():
-            kept = store.active()
+            kept, start = store.active(), store.clock()
             bound = inspect.signature(fit).bind_partial(detector, train_dataset, *arguments, **named).arguments
             given = dict([*bound.items()][2:])
             folder = given.pop("checkpoint_folder", None)
             key = None if kept is None else key_of(detector, train_dataset, given)
             if key is not None and _take(kept, key, detector, train_dataset, folder):
+                store.set_clock(start + detector.fit_seconds_)
                 return detector
-            before, trainings, start = dict(vars(detector)), checkpoints.count(), time.perf_counter()
+            before, trainings, began = dict(vars(detector)), checkpoints.count(), store.clock()
             fit(detector, train_dataset, *arguments, **named)
-            detector.fit_seconds_ = time.perf_counter() - start
+            detector.fit_seconds_ = store.clock() - began
             if key is not None:
                 trainings = checkpoints.count() - trainings
                 note = {"what": detector.name, "seconds": detector.fit_seconds_, "trainings": trainings}
                 kept.put(FITTED, key, lambda place: _write(detector, before, folder, place), **note)
+            store.set_clock(start + detector.fit_seconds_)
         return detector
 
     return wrapper
@@ -85,7 +87,7 @@ def key_of(detector: Any, train_dataset: Any, arguments: Mapping[str, Any]) -> s
     """
     settings = {field.name: getattr(detector, field.name) for field in dataclasses.fields(detector) if field.init}
     cls: Any = type(detector)
-    code = _code(cls)
+    code = code_of(cls)
     if code is None or set(vars(detector)) != set(vars(cls(**settings))):
         return None
     device = pick_device(detector.device)
@@ -96,10 +98,8 @@ def key_of(detector: Any, train_dataset: Any, arguments: Mapping[str, Any]) -> s
             "settings": _described({name: value for name, value in settings.items() if name != "device"}),
             "arguments": _described({name: value for name, value in arguments.items() if value is not None}),
             "code": code,
-            "versions": versions(),
-            "machine": [platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
-            "device": [device.type, torch.cuda.get_device_name(device) if device.type == "cuda" else ""],
-            "tf32": [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32],
+            "device": device.type,
+            **surroundings(),
         }
     except TypeError:  # NotKept, too
         return None
@@ -112,8 +112,18 @@ def key_of(detector: Any, train_dataset: Any, arguments: Mapping[str, Any]) -> s
     return sha.hexdigest()
 
 
+def surroundings() -> dict[str, Any]:
+    """What a computation depends on besides its code and its inputs, as JSON values."""
+    return {
+        "versions": versions(),
+        "machine": [platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "tf32": [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32],
+    }
+
+
 @functools.cache
-def _code(cls: type) -> str | None:
+def code_of(cls: type) -> str | None:
     """Fingerprint of the modules of a class and of its parents; None if one of them has no file."""
     try:
         files = {Path(inspect.getfile(c)).resolve() for c in cls.__mro__ if c is not object and c.__module__ != "abc"}
@@ -207,14 +217,20 @@ def _take(kept: store.Store, key: str, detector: Any, train_dataset: Any, checkp
 def encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """A value as JSON; its tensors go into ``tensors``, under ``name`` and what follows it. `decode` reads it.
 
-    Plain values, lists, tuples, dicts with text as keys, tensors, dataclasses and named tuples, pandas tables with
-    numbered rows. Raises `NotKept` for anything else.
+    Plain values, lists, tuples, dicts, tensors, arrays, dataclasses and named tuples, pandas tables
+    with numbered rows. Raises `NotKept` for anything else.
     """
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, np.generic)):
         return value
     if isinstance(value, Tensor):
+        name = name if name not in tensors else f"{name} {len(tensors)}"  # "a.b" may be two things
         tensors[name] = value
         return {"tensor": name, "device": value.device.type}
+    if isinstance(value, (np.ndarray, np.generic)):
+        if value.dtype.kind not in "biuf":
+            raise NotKept(f"{name} is an array of {value.dtype}")
+        tensor = encode(torch.from_numpy(np.array(value)), name, tensors)
+        return {"array": tensor["tensor"], "scalar": isinstance(value, np.generic)}
     if isinstance(value, pd.DataFrame) and isinstance(value.index, pd.RangeIndex):
         columns = {str(column): value[column].tolist() for column in value.columns}
         return {"table": encode(columns, name, tensors), "dtypes": [str(dtype) for dtype in value.dtypes]}
@@ -226,6 +242,9 @@ def encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
             raise NotKept(f"{name} has more than its fields")
     elif isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {"dict": {key: encode(item, f"{name}.{key}", tensors) for key, item in value.items()}}
+    elif isinstance(value, dict):
+        pairs = [(encode(key, name, tensors), encode(item, f"{name}.{key}", tensors)) for key, item in value.items()]
+        return {"pairs": pairs}
     elif type(value) in (list, tuple):
         return {type(value).__name__: [encode(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]}
     else:
@@ -240,6 +259,9 @@ def decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return value
     if "tensor" in value:
         return tensors[value["tensor"]].to(value["device"])
+    if "array" in value:
+        array = tensors[value["array"]].numpy()
+        return array[()] if value["scalar"] else array
     if "table" in value:
         columns = decode(value["table"], tensors)
         return pd.DataFrame(columns).astype(dict(zip(columns, value["dtypes"], strict=True)))
@@ -247,6 +269,8 @@ def decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         module, _, name = value["class"].partition(":")
         cls = getattr(importlib.import_module(module), name)
         return cls(**{key: decode(item, tensors) for key, item in value["fields"].items()})
+    if "pairs" in value:
+        return {decode(key, tensors): decode(item, tensors) for key, item in value["pairs"]}
     if "dict" in value:
         return {key: decode(item, tensors) for key, item in value["dict"].items()}
     ((kind, items),) = value.items()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,18 +32,23 @@ def cached_features(
     Without a store (`io.store.active`) the images are loaded once; with one once for the checksum, and once more where
     there is no entry yet.
     """
-    kept = store.active()
+    kept, start = store.active(), store.clock()
     if kept is None:
         return _extracted(loader, extract)
     key = _checksum(loader, description)
     entry = kept.take(FEATURES, key)
     if entry is not None:
         store.note_taken(entry)
-        return load_file(entry.folder / "features.safetensors")["features"], [k for b in loader() for k in b["key"]]
-    start = time.perf_counter()
+        features = load_file(entry.folder / "features.safetensors")["features"]
+        keys = [k for batch in loader() for k in batch["key"]]
+        store.set_clock(start + entry.note["seconds"])
+        return features, keys
+    began = store.clock()
     features, keys = _extracted(loader, extract)
-    note = {"what": description.get("features", ""), "seconds": time.perf_counter() - start}
+    seconds = store.clock() - began
+    note = {"what": description.get("features", ""), "seconds": seconds}
     kept.put(FEATURES, key, lambda folder: _write(features, folder / "features.safetensors"), **note)
+    store.set_clock(start + seconds)
     return features, keys
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from diffad_utils.io import store
 
 LIMIT = 2**28
 """Bytes of results that are kept; the ones used last stay."""
@@ -33,10 +34,10 @@ class _Entry(NamedTuple):
 
 
 class Recent:
-    """Results by name, the ones used last; `spared` is how many seconds they took when they were computed."""
+    """Results by name, the ones used last. `store.clock` goes on by the seconds that they took when computed."""
 
     def __init__(self, limit: int = LIMIT) -> None:
-        self.limit, self.spared, self.on = limit, 0.0, True
+        self.limit, self.on = limit, True
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
     def __call__(
@@ -51,10 +52,10 @@ class Recent:
         key = _checksum(batch, description)
         if key in self._entries:
             self._entries.move_to_end(key)
-            self.spared += self._entries[key].seconds
+            store.set_clock(store.clock() + self._entries[key].seconds)
             return self._entries[key].result
-        start = time.perf_counter()
-        self._entries[key] = _Entry(extract(batch), time.perf_counter() - start)
+        start = store.clock()
+        self._entries[key] = _Entry(extract(batch), store.clock() - start)
         result = self._entries[key].result
         while sum(entry.size for entry in self._entries.values()) > self.limit:
             self._entries.popitem(last=False)

@@ -28,7 +28,7 @@ from torch import nn
 
 from diffad_utils import data, metrics
 from diffad_utils.io import store
-from diffad_utils.methods import stored
+from diffad_utils.methods import kept, stored
 from diffad_utils.methods.base import FAMILIES, Detector, Prediction
 
 SIZE = 64
@@ -210,20 +210,25 @@ class DetectorContract:
         with pytest.raises(ValueError, match="another"):
             type(fitted).load(tmp_path)
 
-    def test_from_the_store_it_is_what_fit_leaves(self, fitted, predicted, samples, tmp_path):
-        """A rerun takes the fitted detector from the run's store: the same attributes, the same bits."""
+    def test_from_the_store_it_is_what_fit_leaves(self, fitted, predicted, samples, tmp_path, monkeypatch):
+        """A rerun takes the fitted detector and its predictions from the run's store: the same attributes and bits."""
+        monkeypatch.setattr(kept, "LEAST_SECONDS", 0.0)
+        monkeypatch.setattr(kept, "BYTES_A_SECOND", 10**15)
         store.open_run(tmp_path)
         try:
             if stored.key_of(self.make(), samples[0], {}) is None:
                 pytest.skip("not kept: see diffad_utils.methods.stored")
             first, second = self.make().fit(samples[0]), self.make().fit(samples[0])
             taken = [entry["kind"] for entry in store.taken()]
+            afterwards = [each.predict(samples[1]["image"], samples[1]["key"]) for each in (first, second)]
+            results = [entry["what"] for entry in store.taken()[len(taken) :]]
         finally:
             store.close_run()
-        assert taken == [stored.FITTED], "fit leaves something that save and load do not bring back"
-        for other in (first, second):
+        fits = [kind for kind in taken if kind != kept.RESULTS]  # a fit may compute the same twice
+        assert fits == [stored.FITTED], "fit leaves something that save and load do not bring back"
+        assert results and results[-1].endswith(".predict"), "the opened detector's prediction has another key"
+        for other, after in zip((first, second), afterwards, strict=True):
             assert set(vars(other)) == set(vars(fitted))
-            after = other.predict(samples[1]["image"], samples[1]["key"])
             assert torch.equal(after.score, predicted.score)
             assert all(torch.equal(after.parts[name], values) for name, values in predicted.parts.items())
             if self.localises:

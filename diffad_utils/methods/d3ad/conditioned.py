@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,11 +37,13 @@ from torch.utils.data import Subset
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import NoisyBatch, autocast, ddim_sample, epsilon_loss, image_noise, noisy_batch
+from diffad_utils.io import store
 from diffad_utils.methods.base import Prediction, at_image_size, batches, check_train_dataset, noise_keys
 from diffad_utils.methods.d3ad import adaptation
 from diffad_utils.methods.d3ad.conditioning import denoising_timesteps, scaled_start
 from diffad_utils.methods.d3ad.maps import Maps, Reconstruction, feature_distance, image_score
 from diffad_utils.methods.d3ad.settings import ConditionedSettings
+from diffad_utils.methods.kept import kept
 from diffad_utils.methods.reconstruction import SMOOTHING
 from diffad_utils.models.autoencoders import LatentSpace, PixelSpace
 from diffad_utils.models.backbones import Backbone, load_backbone
@@ -181,24 +182,28 @@ class ConditionedDiffusion(ConditionedSettings):
             self.extractor_, self.adaptation_log_ = self._frozen, adaptation.AdaptationLog()
             return
         images = torch.cat([self._input(batch["image"]) for batch in batches(self._fitted_images, self.batch_size)])
+        weights, self.adaptation_log_ = self._adapted(images)
+        self.extractor_ = copy.deepcopy(self._frozen)  # the network is one, whichever of its blocks it returns
+        self.extractor_.load_state_dict(weights)
+
+    @kept(state=None)
+    def _adapted(self, images: Tensor) -> tuple[dict[str, Tensor], adaptation.AdaptationLog]:
+        """Weights of the extractor after `adaptation.adapt` on images [n, 3, image_size, image_size]."""
         strides = tuple(self.adaptation_strides or self.strides)
-        same = strides == tuple(self.strides)
-        adapted, self.adaptation_log_ = adaptation.adapt(
-            self._frozen if same else self._load_backbone(strides),
-            images,
-            lambda rows, generator: self._adaptation_pair(images, rows, generator),
-            epochs=self.adaptation_epochs,
-            loss=self.adaptation_loss,
-            distillation_weight=self.distillation_weight,
-            learning_rate=self.adaptation_rate,
-            batch_size=self.train_batch_size,
-            batch_statistics=self.adaptation_batch_statistics,
-            seed=self.seed,
-        )
-        self.extractor_ = adapted
-        if not same:  # the network is one, whichever of its blocks it returns
-            self.extractor_ = copy.deepcopy(self._frozen)
-            self.extractor_.load_state_dict(adapted.state_dict())
+        with store.paused():  # what it sees in between is not needed again
+            adapted, log = adaptation.adapt(
+                self._frozen if strides == tuple(self.strides) else self._load_backbone(strides),
+                images,
+                lambda rows, generator: self._adaptation_pair(images, rows, generator),
+                epochs=self.adaptation_epochs,
+                loss=self.adaptation_loss,
+                distillation_weight=self.distillation_weight,
+                learning_rate=self.adaptation_rate,
+                batch_size=self.train_batch_size,
+                batch_statistics=self.adaptation_batch_statistics,
+                seed=self.seed,
+            )
+        return adapted.state_dict(), log
 
     def _adaptation_pair(self, images: Tensor, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Images [n, 3, H, W] of these rows and their reconstructions from a random tenth of T_max."""
@@ -311,6 +316,7 @@ class ConditionedDiffusion(ConditionedSettings):
             x_hat = self.decode(state_hat)
         return Reconstruction(state, state_hat, x_hat, features, steps, distances, seen_by)
 
+    @kept(state=None)
     @torch.inference_mode()
     def _denoise(self, state: Tensor, steps: Tensor, target: Tensor, weight: float, noise: Tensor | None) -> Tensor:
         """Start from state [B, C, h, w] at steps [B] and come back, pulled towards target; noise [1 + num_steps, B,
@@ -340,6 +346,7 @@ class ConditionedDiffusion(ConditionedSettings):
         with self._autocast():
             return self.unet_(x, t, return_dict=False)[0].to(x)
 
+    @kept(state=None)
     def feature_map(self, features: Sequence[Tensor], x_hat: Tensor) -> Tensor:
         """Distance of the features of an image to those of x_hat [B, 3, image_size, image_size]: [B, image_size,
         image_size]."""
@@ -351,15 +358,18 @@ class ConditionedDiffusion(ConditionedSettings):
     def _space(self) -> LatentSpace | PixelSpace:
         return PixelSpace() if self.space == "pixel" else LatentSpace(self.vae_, self.inference_precision)
 
+    @kept(state=None)
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] -> states float32 [B, C, h, w] of the diffusion model, on the CPU; with
         ``noise`` [B, C, h, w] a latent is drawn from the posterior."""
         return self._space.encode(x, noise)
 
+    @kept(state=None)
     def decode(self, state: Tensor) -> Tensor:
         """States [B, C, h, w] -> images float32 [B, 3, H, W] in [0, 1], on the CPU."""
         return self._space.decode(state)
 
+    @kept(state=None)
     @torch.no_grad()
     def features(self, x: Tensor) -> list[Tensor]:
         """Images [B, 3, image_size, image_size] in [0, 1] -> a map [B, C, h, w] a block, of the adapted extractor."""
@@ -390,11 +400,11 @@ class ConditionedDiffusion(ConditionedSettings):
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = store.clock()
         yield
         if self.torch_device.type == "cuda":
             torch.cuda.synchronize(self.torch_device)
-        self.stage_seconds[stage] += time.perf_counter() - start
+        self.stage_seconds[stage] += store.clock() - start
 
     def networks(self) -> list[torch.nn.Module]:
         names = ("unet_", "extractor_", "vae_")  # without the frozen copy of an adapted extractor

@@ -53,6 +53,7 @@ from diffad_utils.methods.esm.equations import (
 )
 from diffad_utils.methods.esm.noise_level import validate
 from diffad_utils.methods.esm.settings import SAMPLING, TRAINING, UNET, ScoreMatchingSettings
+from diffad_utils.methods.kept import kept
 from diffad_utils.models.autoencoders import LatentSpace, PixelSpace
 from diffad_utils.models.backbones import load_layers
 from diffad_utils.models.feature_cache import cached_latents
@@ -183,8 +184,6 @@ class ScoreMatchingDetector(ScoreMatchingSettings):
         maps = self.maps(*self._sampled(images, keys))
         return scoring.Calibration.fit({name: values.flatten() for name, values in maps.items()})
 
-    # --- prediction
-
     def predict(self, images: Tensor, keys: Sequence[str] | None = None) -> Prediction:
         return self.prediction(self.measure(images, keys), tuple(images.shape[-2:]))
 
@@ -213,14 +212,17 @@ class ScoreMatchingDetector(ScoreMatchingSettings):
     def _space(self) -> LatentSpace | PixelSpace:
         return PixelSpace() if self.space == "pixel" else LatentSpace(self.vae_, self.inference_precision)
 
+    @kept(state=None)
     def encode(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] -> X_0 float32 [B, C, h, w] on the CPU, in the diffusion's space."""
         return self._once("latents", lambda x: [self._space.encode(x)], images)[0]
 
+    @kept(state=None)
     def decode(self, x: Tensor) -> Tensor:
         """X_0 [B, C, h, w] -> images float32 [B, 3, H, W] in [0, 1] on the CPU."""
         return self._space.decode(x)
 
+    @kept(state=None)
     @torch.inference_mode()
     def sample(self, x0: Tensor, keys: Sequence[str], observe: Observer | None = None) -> Tensor:
         """X_0 [B, C, h, w] noised up to T_d and taken back: X_0_hat of the same shape, on the CPU; ``observe`` sees
@@ -242,6 +244,7 @@ class ScoreMatchingDetector(ScoreMatchingSettings):
         parts = [(self.encode(part), keys[i * self.batch_size :][: len(part)]) for i, part in chunks]
         return torch.cat([x0 for x0, _ in parts]), torch.cat([self.sample(x0, some) for x0, some in parts])
 
+    @kept(state=None)
     @torch.inference_mode()
     def maps(self, x0: Tensor, x_hat: Tensor, decoded: Tensor | None = None) -> dict[str, Tensor]:
         """The map of each of ``DETECTORS`` (eq. 14, not weighted), float32 [B, image_size, image_size], for X_0 and
@@ -318,8 +321,6 @@ class ScoreMatchingDetector(ScoreMatchingSettings):
 
     def _autocast(self) -> torch.autocast:
         return autocast(self.torch_device, self.inference_precision)
-
-    # --- files
 
     def _load(self) -> None:
         if not hasattr(self, "backbone_"):

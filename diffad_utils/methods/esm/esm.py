@@ -23,6 +23,7 @@ from diffad_utils.methods.esm.equations import (
     step_edges,
     uncertainty_map,
 )
+from diffad_utils.methods.kept import kept
 from diffad_utils.training import TrainingLog
 
 
@@ -98,6 +99,7 @@ class ESM(ScoreMatchingDetector):
         variance, variance_hat = (self.variance(x, 0) for x in (x0, x_hat))
         return {"u": uncertainty_map(x0, x_hat, variance_hat), "kl": kl_map(x0, variance, x_hat, variance_hat)}
 
+    @kept(state=None)
     @torch.inference_mode()
     def variance(self, x: Tensor, index: int) -> Tensor:
         """sigma_t^2 of X_t [B, C, h, w] at index t - 1 as the network gives it, with no bound: the same shape, on the

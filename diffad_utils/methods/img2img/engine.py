@@ -25,19 +25,20 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
 from torch import Tensor
 
 from diffad_utils.diffusion import EpsFn, ddim_moves, ddim_step, image_noise
+from diffad_utils.io import store
+from diffad_utils.methods.kept import kept
 from diffad_utils.models import autoencoders
 from diffad_utils.models.device import in_pieces
 
@@ -184,6 +185,12 @@ class Img2ImgEngine:
         """Sides of images must be multiples of this."""
         return self.pipeline.vae_scale_factor
 
+    def depends_on(self) -> Any:
+        """What its results depend on, for the store."""
+        sizes = self.batch_size, self.decode_size, self.workers
+        networks = self.unet, self.vae, self.pipeline.text_encoder
+        return [*sizes, *networks, str(self.unet.dtype), str(self.device), str(sorted(self.scheduler.config.items()))]
+
     def check_size(self, height: int, width: int) -> None:
         """Raise ``ValueError`` for images whose sides the autoencoder cannot divide."""
         if height % self.size_factor or width % self.size_factor:
@@ -196,17 +203,20 @@ class Img2ImgEngine:
             self._schedules[key] = ddim_schedule(self.scheduler, *key)
         return self._schedules[key]
 
-    @torch.inference_mode()
     def encode(self, images: Tensor) -> Posterior:
         """images float [N, 3, H, W] in [0, 1] -> posterior of latents [N, C, h, w]; std 0 for an AutoencoderTiny."""
         self.check_size(*images.shape[-2:])
+        with self.timed("encode"):
+            return self._encoded(images)
 
+    @kept(state=None)
+    @torch.inference_mode()
+    def _encoded(self, images: Tensor) -> Posterior:
         def piece(rows: slice) -> Tensor:
             x = images[rows].to(memory_format=torch.channels_last)
             return torch.stack(autoencoders.moments(self.vae, x), dim=1).float().cpu()
 
-        with self.timed("encode"):
-            moments = self.vae.config.scaling_factor * self._in_pieces(piece, len(images), "decode_size")
+        moments = self.vae.config.scaling_factor * self._in_pieces(piece, len(images), "decode_size")
         return Posterior(moments[:, 0].contiguous(), moments[:, 1].contiguous())
 
     @torch.inference_mode()
@@ -246,7 +256,6 @@ class Img2ImgEngine:
 
         return predict
 
-    @torch.inference_mode()
     def denoise(
         self,
         posterior: Posterior,
@@ -272,7 +281,23 @@ class Img2ImgEngine:
             raise ValueError(
                 f"masks must be bool {latent}, on the latents' grid, got {masks.dtype} {list(masks.shape)}"
             )
-        schedules = [self.schedule(setting) for setting in settings]
+        with self.timed("unet"):
+            latents, evaluations = self._denoised(posterior, keys, texts, settings, masks)
+        self.evaluations += evaluations
+        return latents
+
+    @kept(state=None)
+    @torch.inference_mode()
+    def _denoised(
+        self,
+        posterior: Posterior,
+        keys: Sequence[str],
+        texts: Sequence[TextPair],
+        settings: Sequence[Setting],
+        masks: Tensor | None,
+    ) -> tuple[Tensor, int]:
+        """`denoise`, and the evaluations of the UNet that it took, which are not counted yet."""
+        schedules, before = [self.schedule(setting) for setting in settings], self.evaluations
 
         def piece(rows: slice) -> Tensor:
             chosen, part = settings[rows], posterior[rows]
@@ -292,19 +317,23 @@ class Img2ImgEngine:
                     x.copy_(torch.where(kept, known, x))
             return x.cpu()
 
-        with self.timed("unet"):
-            return self._in_pieces(piece, len(settings), "batch_size")
+        latents = self._in_pieces(piece, len(settings), "batch_size")
+        spent, self.evaluations = self.evaluations - before, before
+        return latents, spent
 
-    @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [N, C, h, w] -> images float32 [N, 3, H, W] in [0, 1], CPU."""
+        with self.timed("decode"):
+            return self._decoded(latents)
 
+    @kept(state=None)
+    @torch.inference_mode()
+    def _decoded(self, latents: Tensor) -> Tensor:
         def piece(rows: slice) -> Tensor:
             z = latents[rows].to(self.device).contiguous(memory_format=torch.channels_last)
             return autoencoders.decode(self.vae, z).clamp(0, 1).cpu().contiguous()
 
-        with self.timed("decode"):
-            return self._in_pieces(piece, len(latents), "decode_size")
+        return self._in_pieces(piece, len(latents), "decode_size")
 
     def reconstruct(
         self, images: Tensor, keys: Sequence[str], prompts: Sequence[str], setting: Setting, negative_prompt: str = ""
@@ -342,9 +371,9 @@ class Img2ImgEngine:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = store.clock()
         yield  # results are on the CPU, so the device is done
-        self.seconds[stage] += time.perf_counter() - start
+        self.seconds[stage] += store.clock() - start
 
 
 def check_prompts(prompts: Sequence[str], settings: Sequence[Setting]) -> None:

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -31,13 +33,16 @@ from tqdm.auto import tqdm
 
 from diffad_utils import metrics, scoring
 from diffad_utils.data import resize_mask
-from diffad_utils.io import checkpoints
+from diffad_utils.io import checkpoints, store
 from diffad_utils.io.files import write_atomically
 from diffad_utils.methods.base import check_images
 from diffad_utils.methods.img2img.engine import Img2ImgEngine, Setting, check_prompts
+from diffad_utils.methods.kept import key_of
 from diffad_utils.models.clip import Clip
 from diffad_utils.models.clip_features import clip_features
 from diffad_utils.scoring import residual_parts
+
+SWEPT = "swept"
 
 Measure = Callable[[Tensor, Tensor], dict[str, Tensor]]
 """``measure(indices int64 [B], reconstructions float32 [B, 3, H, W]) -> {name: tensor [B, ...]}``, row by row."""
@@ -183,6 +188,13 @@ def run(
             if not file.exists():
                 write_atomically(file, done.read_bytes())
     unfinished = {number for number, files in equal.items() if not files[0].exists()}
+    restored = Counter()
+    names = {number: store_key(engine, description, sizes, measure, settings[number]) for number in unfinished}
+    for number in sorted(unfinished):
+        if stages := _taken(names[number], equal[number]):
+            unfinished.remove(number)
+            restored.update(stages)
+    computed = [*unfinished]
     posterior = engine.encode(images) if unfinished else None
     pending: dict[int, dict[int, dict[str, Tensor]]] = {number: {} for number in unfinished}
     batches = row_batches(settings, len(keys), sizes["batch_size"])
@@ -208,8 +220,42 @@ def run(
             )
         _note_sizes(folder, sizes, engine)
     spent = {stage: engine.seconds[stage] - seconds.get(stage, 0.0) for stage in engine.seconds}
+    for number in computed:
+        _keep(names[number], equal[number][0], {stage: s / len(computed) for stage, s in spent.items()})
+    spent = dict(restored + Counter(spent))
     expected = expected_evaluations(settings, len(keys))
     return Sweep(folder, settings, keys, engine.evaluations - evaluations, expected, spent)
+
+
+def store_key(
+    engine: Img2ImgEngine, description: Mapping, sizes: Mapping, measure: Measure | None, setting: Setting
+) -> str | None:
+    """The name in the run's store of a setting's file, which may depend, in its last bits, on the whole sweep: what
+    goes through the networks together is the sweep's. None for a ``measure`` that does not say what it depends on."""
+    given = {"engine": engine, "sweep": description, "sizes": sizes, "measure": measure, "setting": setting}
+    return None if store.active() is None else key_of(run, given, None)
+
+
+def _taken(key: str | None, files: Sequence[Path]) -> dict[str, float] | None:
+    """Put a setting's files where the store has them: the seconds by stage that they took, or None."""
+    kept, start = store.active(), store.clock()
+    entry = None if kept is None or key is None else kept.take(SWEPT, key)
+    if entry is None:
+        return None
+    content = (entry.folder / "setting.safetensors").read_bytes()
+    for file in files:
+        write_atomically(file, content)
+    store.note_taken(entry)
+    store.set_clock(start + entry.note["seconds"])
+    return entry.note["stages"]
+
+
+def _keep(key: str | None, file: Path, stages: Mapping[str, float]) -> None:
+    kept, start = store.active(), store.clock()
+    if kept is not None and key is not None:
+        note = {"what": f"sweep, {file.stem}", "seconds": sum(stages.values()), "stages": dict(stages)}
+        kept.put(SWEPT, key, lambda folder: shutil.copyfile(file, folder / "setting.safetensors"), **note)
+        store.set_clock(start)
 
 
 class ResidualMeasure:
@@ -229,6 +275,10 @@ class ResidualMeasure:
         if clip is not None:
             parts = [clip_features(clip, part) for part in images.split(batch_size)]
             self.features = type(parts[0])(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def depends_on(self) -> Any:
+        """What its results depend on besides arguments, for the store."""
+        return [self.images, self.clip and self.clip.model, self.map_size]
 
     def __call__(self, indices: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
         x, features = self.images[indices], None

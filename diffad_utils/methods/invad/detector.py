@@ -56,6 +56,7 @@ from diffad_utils.diffusion import (
 from diffad_utils.io.files import written_whole
 from diffad_utils.methods.base import Detector, Prediction, batches, check_train_dataset
 from diffad_utils.methods.invad.score import anomaly_map, image_score, score_parts
+from diffad_utils.methods.kept import kept
 from diffad_utils.models.feature_cache import cached_features
 from diffad_utils.training import BatchLoss, Training
 from diffad_utils.weights import Resolved
@@ -267,12 +268,14 @@ class InvAD(Training, Detector):
         z = self.invert(self.features(images))
         return self.prediction_from_latents(z, images.shape[-2:])
 
+    @kept()
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """Standardised features of ``images`` [B, 3, H, W] in [0, 1]: float32 [B, C, grid, grid] on the CPU."""
         self._require_fitted("feature_mean_")
         return (self._raw_features(images) - self.feature_mean_) / self.feature_std_
 
+    @kept()
     def invert(self, features: Tensor) -> Tensor:
         """Final latents of the inversion: standardised features [N, C, grid, grid] -> [N, C, grid, grid], CPU."""
         return torch.cat([self.trajectory(x0)[-1] for x0 in features.split(self.batch_size)])
@@ -292,6 +295,7 @@ class InvAD(Training, Detector):
         score = image_score(parts, self.calibration_, self.score.split("+"))
         return Prediction(score, anomaly_map(z, size), parts=parts, nfe=self.num_steps)
 
+    @kept()
     @torch.inference_mode()
     def reconstruct(self, features: Tensor, keys: Sequence[str], noise_timestep: int, num_steps: int) -> Tensor:
         """The rival use of the same denoiser: noise to ``noise_timestep``, then denoise in ``num_steps`` DDIM steps.

@@ -8,7 +8,11 @@ from diffad_utils import data
 from diffad_utils.analyses import inversion
 from diffad_utils.analyses import inversion_sweeps as sweeps
 from diffad_utils.analyses.task import load_task
+from diffad_utils.io import store
+from diffad_utils.io.files import to_json
+from diffad_utils.methods import kept
 from diffad_utils.methods.invad import InvAD
+from diffad_utils.methods.invad.feature_dit import FeatureDiT
 from diffad_utils.study import claims, verdicts
 from diffad_utils.study.parameters import Parameters
 from diffad_utils.study.run import Run
@@ -103,6 +107,34 @@ def test_curves_begin_untrained_and_end_with_the_detector(task, detector, featur
     assert plain.shape == score.shape and not torch.equal(plain, score)
     without, none = inversion.training_curves(task, detector, features, snapshots, [2, 3], seeds=1, no_skip=False)
     assert none is None and without.equals(curve[:3])
+
+
+def test_a_rerun_evaluates_no_network_and_gives_the_same_bytes(
+    task, detector, features, snapshots, tmp_path, monkeypatch
+):
+    some = task.subset(20)
+
+    def measured() -> str:
+        curve, plain = inversion.training_curves(task, detector, features, snapshots, [2, 3], seeds=1)
+        against = inversion.controls(task, detector, features)
+        steps = sweeps.inversion_steps(some, detector, features[some.rows], [1, 3])
+        rivals = sweeps.reconstructions(
+            some, detector, features[some.rows], [100, 500], 2, [1, 2], {"plain": plain[:20]}
+        )
+        tables = {"curve": curve, "table": against.table, "steps": steps.table, "rivals": rivals.table}
+        found = {name: sweeps.as_records(table) for name, table in tables.items()}
+        return to_json(found | {"scores": [score.tolist() for score in rivals.scores.values()]}, "metrics.json")
+
+    without = measured()
+    monkeypatch.setattr(kept, "LEAST_SECONDS", 0.0)
+    store.open_run(tmp_path)
+    try:
+        first = measured()
+        monkeypatch.setattr(FeatureDiT, "forward", lambda *_: pytest.fail("a network was evaluated"))
+        assert first == without and measured() == without
+        assert "retrained_scores" in {entry["what"] for entry in store.taken()}
+    finally:
+        store.close_run()
 
 
 def test_the_models_noise_and_random_noise_are_of_the_same_level(task, detector, features):

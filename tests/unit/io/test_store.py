@@ -10,6 +10,7 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -229,6 +230,11 @@ def test_values_come_back_as_they_were():
         "log": TrainingLog([0.1, 1 / 3], 2.5, 1, None),
         "rows": (torch.arange(3), ["a", "b"], None, True),
         "table": pd.DataFrame({"t": [100, 200], "value": [0.1, 1 / 3]}),
+        "by setting": {("paper", 3): torch.ones(2), ("paper", 5): 0.5},
+        "array": np.linspace(0, 1, 3),
+        "number": np.float32(0.1),
+        "a": {"b": torch.zeros(1)},
+        "a.b": torch.ones(1),
     }
     tensors: dict = {}
     text = json.dumps(stored.encode(value, "value", tensors))
@@ -236,7 +242,12 @@ def test_values_come_back_as_they_were():
     assert back["log"] == value["log"] and back["rows"][1:] == value["rows"][1:]
     assert torch.equal(back["rows"][0], value["rows"][0])
     pd.testing.assert_frame_equal(back["table"], value["table"])
-    for wrong in (print, {1: "a key that is no text"}, torch.nn.Linear(1, 1)):
+    by_setting = back["by setting"]
+    assert [*by_setting] == [*value["by setting"]] and torch.equal(by_setting["paper", 3], torch.ones(2))
+    assert np.array_equal(back["array"], value["array"]) and back["array"].dtype == np.float64
+    assert back["number"] == value["number"] and type(back["number"]) is np.float32
+    assert (back["a"]["b"].item(), back["a.b"].item()) == (0, 1)
+    for wrong in (print, np.array(["text"]), torch.nn.Linear(1, 1)):
         with pytest.raises(stored.NotKept):
             stored.encode(wrong, "wrong", {})
 
