@@ -138,7 +138,8 @@ def summary(by_row: Mapping[str, list[dict[str, list[float]]]], labels: Mapping[
             {
                 "row": row,
                 "I-AUROC": interval(mean),
-                "trainings": [float(found[0].min()), float(found[0].max())] if len(found[0]) > 1 else None,
+                "lowest": float(found[0].min()) if found.shape[1] > 1 else None,
+                "highest": float(found[0].max()) if found.shape[1] > 1 else None,
                 "difference": interval(difference) if row != CONTROL else None,
                 **{name: float(draws[row, name][0].mean()) for name in labels},
             }
@@ -157,7 +158,7 @@ def markdown(table: list[dict], categories: list[str]) -> str:
     for row in table:
         value, low, high = row["I-AUROC"]
         line = {"row": row["row"], "I-AUROC": f"{value:.3f} [{low:.3f}, {high:.3f}]"}
-        line["trainings"] = "{:.3f} to {:.3f}".format(*row["trainings"]) if row["trainings"] else "-"
+        line |= {name: f"{row[name]:.3f}" if row[name] is not None else "-" for name in ("lowest", "highest")}
         line["difference"] = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*row["difference"]) if row["difference"] else "-"
         shown.append(line | ({name: f"{row[name]:.3f}" for name in categories} if len(categories) > 1 else {}))
     return pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True)
@@ -214,25 +215,25 @@ def write(tasks: Mapping[str, Ground], found: Mapping[str, Mapping], options: ar
         seeds=len(options.seeds),
         arguments="".join(f" {argument}" for argument in sys.argv[1:]),
     )
-    tables = {}
+    tables = []
     for name, task in tasks.items():
         by_row = {row: [values] for row, values in task.baselines.items()}
         for row in [*(f"step {step}" for step in sorted(options.steps)), PLAIN]:
             runs = [one["scores"][row] for one in found[name].values() if row in one["scores"]]
             by_row |= {row: runs} if runs else {}
-        table, seconds = summary(by_row, task.labels), [one["seconds"] for one in found[name].values()]
-        images = {category: [len(own) - sum(own), sum(own)] for category, own in task.labels.items()}
-        tables[name] = {"rows": table, "seconds of a training": seconds, "normal and defective test images": images}
-        judged = list(task.labels)
-        about = ABOUT[name].format(seed=DRAWN_SEED, judged=", ".join(judged))
-        counts = ", ".join(
-            f"{category} {normal} normal and {bad} defective" for category, (normal, bad) in images.items()
+        judged, rows = list(task.labels), summary(by_row, task.labels)
+        title = name if len(judged) > 1 else f"{name}/{judged[0]}"
+        counts = "; ".join(
+            f"{one} {len(own) - sum(own)} normal, {sum(own)} defective" for one, own in task.labels.items()
         )
-        text += f"\n## {name if len(judged) > 1 else f'{name}/{judged[0]}'}\n\n{about} Test images: {counts}.\n\n"
-        text += markdown(table, judged) + "\n"
+        seconds = sorted(one["seconds"] for one in found[name].values())
+        about = ABOUT[name].format(seed=DRAWN_SEED, judged=", ".join(judged))
+        about += f" Test images: {counts}. Seconds of a training, on a shared machine: {seconds[0]} to {seconds[-1]}."
+        tables.append({"title": f"InvAD's I-AUROC over training steps: {title}", "rows": rows, "note": about})
+        text += f"\n## {title}\n\n{about}\n\n{markdown(rows, judged)}\n"
     print(text)
     if not options.print:
-        result = {"machine": harness.machine("cpu"), "options": {k: str(v) for k, v in vars(options).items()}, **tables}
+        result = {"topic": "invad_training", "machine": harness.machine("cpu"), "tables": tables}
         place = harness.RESULTS / "invad-training"
         place.with_suffix(".md").write_text(text, encoding="utf-8")
         place.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
