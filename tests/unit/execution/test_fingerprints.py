@@ -24,7 +24,7 @@ def package(tmp_path):
     ("module", "changed"),
     [
         ("methods/img2img/lora.py", False),
-        ("methods/anomalib_models.py", False),
+        ("methods/anomalib_models/padim.py", False),
         ("methods/d3ad/maps.py", False),
         ("methods/invad/score.py", True),
         ("methods/invad/feature_dit.py", True),  # imported inside a function

@@ -11,8 +11,8 @@ import torch
 
 from diffad_utils import data, kernels
 from diffad_utils.io import machine
-from diffad_utils.methods import METHODS, anomalib_models
-from diffad_utils.methods.anomalib_models import FastFlow, PatchCore, WinCLIP
+from diffad_utils.methods import METHODS
+from diffad_utils.methods.anomalib_models import FastFlow, PatchCore, WinCLIP, base
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_without_anomalib_the_error_says_what_to_install(train, monkeypatch):
     def absent(name):
         raise ImportError(f"No module named {name.split('.')[0]!r}")
 
-    monkeypatch.setattr(anomalib_models.importlib, "import_module", absent)
+    monkeypatch.setattr(base.importlib, "import_module", absent)
     with pytest.raises(ImportError, match=r"No module named 'anomalib'.*diffad_utils\[baselines\]"):
         PatchCore(image_size=64, device="cpu").fit(train)
     assert importlib.import_module is absent  # the patch was in place
