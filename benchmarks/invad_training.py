@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ CONTROL, TRIVIAL, PLAIN = "no diffusion", "trivial baseline", "without the skip"
 TEXT = """# InvAD's accuracy over training steps
 
 Backbone `{backbone}`, {size} px, grid {grid}; denoiser of width {width} and depth {depth}; {batch} images a step, peak
-learning rate {rate:g}. Trainings: {seeds}, which differ in the network's initial weights and in the batches.
+learning rate {rate:g}. Trainings differ in the network's initial weights and in the batches; the table says how many.
 
 Made by `.venv/bin/python -m benchmarks.invad_training{arguments}`.
 
@@ -138,6 +137,7 @@ def summary(by_row: Mapping[str, list[dict[str, list[float]]]], labels: Mapping[
             {
                 "row": row,
                 "I-AUROC": interval(mean),
+                "trainings": None if row in (CONTROL, TRIVIAL) else found.shape[1],
                 "lowest": float(found[0].min()) if found.shape[1] > 1 else None,
                 "highest": float(found[0].max()) if found.shape[1] > 1 else None,
                 "difference": interval(difference) if row != CONTROL else None,
@@ -158,13 +158,15 @@ def markdown(table: list[dict], categories: list[str]) -> str:
     for row in table:
         value, low, high = row["I-AUROC"]
         line = {"row": row["row"], "I-AUROC": f"{value:.3f} [{low:.3f}, {high:.3f}]"}
+        line["trainings"] = row["trainings"] or "-"
         line |= {name: f"{row[name]:.3f}" if row[name] is not None else "-" for name in ("lowest", "highest")}
         line["difference"] = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*row["difference"]) if row["difference"] else "-"
         shown.append(line | ({name: f"{row[name]:.3f}" for name in categories} if len(categories) > 1 else {}))
     return pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True)
 
 
-def main() -> None:
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """The options; ``given`` None: those of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=list(JUDGED), choices=list(JUDGED))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -176,8 +178,15 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=2, help="blocks of the denoiser")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak rate")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "invad-training")
+    parser.add_argument(
+        "--finished", action="store_true", help="train nothing: the page from the trainings that are there"
+    )
     parser.add_argument("--print", action="store_true", help="print the page only, write nothing to results")
-    options = parser.parse_args()
+    return parser.parse_args(given)
+
+
+def main() -> None:
+    options = arguments()
     torch.set_num_threads(1)
     tasks = {name: ground(name, options) for name in options.data}
     settings = [options.size, options.grid, options.width, options.depth, options.learning_rate, options.images]
@@ -186,20 +195,27 @@ def main() -> None:
     for skip in (True, False):
         for seed in options.seeds:
             for name, task in tasks.items():
-                found[name][skip, seed] = kept(
-                    work, f"{name}-{seed}{'' if skip else '-plain'}", task, skip, seed, options
-                )
+                path = work / f"{name}-{seed}{'' if skip else '-plain'}.json"
+                if path.is_file() or not options.finished:
+                    found[name][skip, seed] = kept(path, task, skip, seed, options)
     write(tasks, found, options)
 
 
-def kept(work: Path, unit: str, task: Ground, skip: bool, seed: int, options: argparse.Namespace) -> dict:
+def kept(path: Path, task: Ground, skip: bool, seed: int, options: argparse.Namespace) -> dict:
     """`trained`, from its file where it is there."""
-    path = work / f"{unit}.json"
     if not path.is_file():
-        result = trained(task, skip, seed, work / unit, options)
+        result = trained(task, skip, seed, path.with_suffix(""), options)
         path.write_text(json.dumps(result), encoding="utf-8")
-        print(f"{unit}: {result['seconds']} s", flush=True)
+        print(f"{path.stem}: {result['seconds']} s", flush=True)
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def shown(options: argparse.Namespace) -> str:
+    """The options that the numbers depend on and that are not the defaults, as they are typed."""
+    known = vars(arguments([]))
+    changed = {k: v for k, v in vars(options).items() if v != known[k] and k not in ("work", "print", "finished")}
+    values = {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in changed.items()}
+    return "".join(f" --{k.replace('_', '-')} {v}" for k, v in values.items())
 
 
 def write(tasks: Mapping[str, Ground], found: Mapping[str, Mapping], options: argparse.Namespace) -> None:
@@ -212,8 +228,7 @@ def write(tasks: Mapping[str, Ground], found: Mapping[str, Mapping], options: ar
         depth=options.depth,
         rate=options.learning_rate,
         batch=next(iter(tasks.values())).detector.train_batch_size,
-        seeds=len(options.seeds),
-        arguments="".join(f" {argument}" for argument in sys.argv[1:]),
+        arguments=shown(options),
     )
     tables = []
     for name, task in tasks.items():
