@@ -14,7 +14,7 @@ from diffad_utils import data, metrics
 from diffad_utils.analyses.task import Task, TrivialBaseline
 from diffad_utils.analyses.wording import relation, signed
 from diffad_utils.io import store
-from diffad_utils.methods.anomalib_models import BY_NAME, AnomalibDetector
+from diffad_utils.methods.anomalib_models import BY_NAME
 from diffad_utils.methods.base import Detector, Prediction
 from diffad_utils.methods.invad.detector import InvAD
 from diffad_utils.methods.trivial import Trivial, best_statistic
@@ -22,10 +22,18 @@ from diffad_utils.study.run import Run
 
 LARGEST, MEAN = 0.70, 0.62
 """What the best trivial statistic may reach on a category of `textures`, and on average over them."""
-TITLES = {"patchcore": "PatchCore", "padim": "PaDiM", "fastflow": "FastFlow", "stfpm": "STFPM", "winclip": "WinCLIP"}
+TITLES = {
+    "patchcore": "PatchCore",
+    "padim": "PaDiM",
+    "fastflow": "FastFlow",
+    "stfpm": "STFPM",
+    "winclip": "WinCLIP",
+    "ganomaly": "GANomaly",
+    "draem": "DRAEM",
+}
 
 
-def detectors(run: Run) -> dict[str, AnomalibDetector]:
+def detectors(run: Run) -> dict[str, Detector]:
     """The detectors that the parameter ``baselines`` names, unfitted, with the run's settings; title -> detector."""
     p = run.parameters
     steps = {"train_steps": p.baseline_steps}
@@ -35,9 +43,14 @@ def detectors(run: Run) -> dict[str, AnomalibDetector]:
         "stfpm": steps,
     }
     shared = {"image_size": p.image_size, "backbone": p.backbone, "allow_mini": True}
-    made: dict[str, AnomalibDetector] = {}
+    without_backbone = {  # each at a size of its own, but DRAEM
+        "winclip": {"clip": p.winclip_weights},
+        "ganomaly": steps,
+        "draem": steps | {"image_size": p.image_size},
+    }
+    made: dict[str, Detector] = {}
     for name in p.baselines:
-        own = {"clip": p.winclip_weights} if name == "winclip" else shared | settings.get(name, {})
+        own = without_backbone[name] if name in without_backbone else shared | settings.get(name, {})
         made[TITLES[name]] = BY_NAME[f"anomalib:{name}"](**own, seed=run.seed, device=run.device)
     return made
 
@@ -93,7 +106,8 @@ def run_detectors(run: Run, task: Task, trivial: TrivialBaseline) -> tuple[dict[
     for title, detector in detectors(run).items():
         found[title], timing = measure(detector, task)
         values = metrics.evaluate(found[title], task.batch)
-        run.note_weights(detector.resolved)
+        for resolved in detector.resolved_weights().values():
+            run.note_weights(resolved)
         run.record_method(
             detector.name,
             found[title],

@@ -22,8 +22,15 @@ CLAIMS_BETWEEN_METHODS = (
     ("C15a", "autoencoder", "img2img", "I-AUROC"),
     ("C30", "anomalib:patchcore", "img2img", "I-AUROC"),
     ("C30", "anomalib:patchcore", "img2img", "AUPRO"),
+    ("C15b", "anomalib:ganomaly", "img2img", "I-AUROC"),
+    ("C87a", "d3ad", "anomalib:draem", "P-AUROC"),
+    ("C87a", "d3ad", "anomalib:draem", "AUPRO"),
+    ("C87b", "anomalib:draem", "d3ad", "I-AUROC"),
 )
 """Claims that compare methods of different notebooks: the claim says that the first is better by the metric."""
+
+CALLED = {"d3ad": "D3AD", "anomalib:ganomaly": "GANomaly", "anomalib:draem": "DRAEM"}
+"""The name of a method in the measures of claims.csv, where it is not its own."""
 
 SLIDES_RIVALS = ("anomalib:patchcore", "anomalib:padim", "autoencoder")
 """What C30 says is better suited than img2img; claims.csv judges by PatchCore, the others are shown beside it."""
@@ -33,7 +40,7 @@ FEWEST_IMAGES = 30
 
 
 def findings_between_methods(measured: Sequence[MethodResult], section: str) -> list[dict]:
-    """Every finding of the claims that compare methods of different notebooks: C15a, C30, C40 and C85.
+    """Every finding of the claims that compare methods of different notebooks: C15a, C15b, C30, C40, C85 and C87.
 
     Each is from `claims.finding`, with dataset and category, for each task that has the methods.
     """
@@ -44,7 +51,7 @@ def findings_between_methods(measured: Sequence[MethodResult], section: str) -> 
             a, b = at.get((task, better)), at.get((task, worse))
             effect = difference(a, b, name) if a is not None and b is not None else None
             if effect is not None:
-                measure = f"{name} of {better} minus {worse}"
+                measure = f"{name} of {CALLED.get(better, better)} minus {CALLED.get(worse, worse)}"
                 found.append(_finding(claim, effect, a, measure, section))
     return found + speed_findings(measured, section) + localisation_findings(measured, section)
 

@@ -18,6 +18,7 @@ FEWEST = 10
 """Images below which no interval is given."""
 
 SECTIONS = {
+    "C31": "Is it the implementation?",
     "C42": "The same network by inversion",
     "C66": "DDAD, the ancestor",
     "C68": "Noise or no noise?",
@@ -45,6 +46,7 @@ SECTIONS = {
 """The notebook's section that computes what is said about a claim."""
 
 NOTES = {
+    "C31": "same encoder, same fine-tuned decoder; the best setting of D3AD is picked in each resample",
     "C42": "D3AD's own small network, inverted over the timesteps it was trained on",
     "C66": "small network; supported: the more the reconstruction depends on the input, the more of the defect stays",
     "C78": "two networks, pixel space at a smaller image size",

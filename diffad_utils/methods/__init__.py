@@ -88,5 +88,7 @@ METHODS = Registry(
         "anomalib:fastflow": "anomalib_models:FastFlow",
         "anomalib:stfpm": "anomalib_models:STFPM",
         "anomalib:winclip": "anomalib_models:WinCLIP",
+        "anomalib:ganomaly": "anomalib_models:GANomaly",
+        "anomalib:draem": "anomalib_models:DRAEM",
     }
 )

@@ -51,6 +51,8 @@ class Autoencoder(Training, ReconstructionDetector):
     crop : side in pixels of the random crops that training sees, a multiple of the downsampling; None for whole images,
         and of images larger than `LARGEST_CROP` for crops of that. Crops much smaller than the image teach a wrong mean
         colour: group normalisation takes its statistics over all of a picture (data/mini/sd/README.md measures it).
+    train_encoder : whether the encoder is trained, too; without it the latents stay those of ``vae``, which needs
+        ``pretrained``.
     The fields of `training.Training` are those of its training.
 
     Prediction: parts ``mse`` and ``peak`` of the residual. nfe = 0.
@@ -67,6 +69,7 @@ class Autoencoder(Training, ReconstructionDetector):
     latent_channels: int | None = None
     downsampling: int | None = None
     crop: int | None = None
+    train_encoder: bool = True
     train_steps: int = 150
     train_batch_size: int = 3
     learning_rate: float = 2e-3
@@ -82,6 +85,10 @@ class Autoencoder(Training, ReconstructionDetector):
         With ``checkpoint_folder`` an interrupted training goes on where it was. Leaves ``training_log_`` behind.
         """
         check_train_dataset(train_dataset)
+        if not self.train_encoder and not self.pretrained:
+            raise ValueError(
+                "train_encoder=False keeps the encoder as it is: with pretrained=False that is a random one"
+            )
         template = load_vae(self.vae, device="cpu", allow_mini=self.allow_mini)
         self._build(type(template), bottleneck_config(template, self.latent_channels, self.downsampling))
         if self.pretrained and (self.latent_channels is not None or self.downsampling is not None):
@@ -89,6 +96,9 @@ class Autoencoder(Training, ReconstructionDetector):
         elif self.pretrained:
             self.model_.load_state_dict(template.state_dict())
         self._check_sizes()
+        if not self.train_encoder:
+            for name, parameter in self.model_.named_parameters():
+                parameter.requires_grad_(not name.startswith(("encoder.", "quant_conv.")))
         images, held_out, held_out_keys = self._fitted_and_held_out(train_dataset, self.holdout_fraction)
         self.training_log_ = self._train(images, checkpoint_folder)
         self._calibrate(held_out, held_out_keys)
@@ -98,6 +108,11 @@ class Autoencoder(Training, ReconstructionDetector):
     def _reconstruct(self, x: Tensor, keys: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Dec(Enc(x)); nothing in it is random."""
         return autoencoders.reconstruct(self.model_, x), {}
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, h, w] as diffusion models see them -> images float32 [B, 3, H, W] in [0, 1], on the CPU."""
+        self._require_fitted("calibration_")
+        return autoencoders.LatentSpace(self.model_).decode(latents)
 
     def _check_sizes(self) -> None:
         factor, side = autoencoders.downsampling(self.model_), self._side()

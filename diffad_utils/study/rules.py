@@ -106,7 +106,7 @@ RULES: dict[str, Rule] = {
     "spacing": Rule(choices=("reference", "paper")),
     "spacings": Rule(choices=("reference", "paper")),
     "backbone": _WEIGHTS,  # `models.backbones.load_backbone` knows it, a path or a name of timm too
-    "baselines": Rule(choices=("patchcore", "padim", "fastflow", "stfpm", "winclip")),
+    "baselines": Rule(choices=("patchcore", "padim", "fastflow", "stfpm", "winclip", "ganomaly", "draem")),
     "coreset_ratio": Rule(above=0, high=1),
     "coreset": Rule(choices=("random", "greedy")),
     "other_backbones": _WEIGHTS,
@@ -169,6 +169,7 @@ RULES: dict[str, Rule] = {
     "latent_unet_steps": _COUNT,
     "latent_unet_batch_size": Rule(low=1, high=4096),
     "autoencoder_steps": _COUNT,
+    "decoder_steps": Rule(low=0),
     "pixel_ddpm_steps": _COUNT,
     "objectives": Rule(choices=("pixel", "latent")),
     "spectral_weight": Rule(low=0, high=100),

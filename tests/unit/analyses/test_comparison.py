@@ -26,7 +26,7 @@ from diffad_utils.analyses.published import beside_published, disagreements, pub
 from diffad_utils.methods import METHODS
 from diffad_utils.methods.trivial import PARTS
 from diffad_utils.report import tables
-from diffad_utils.study import claims
+from diffad_utils.study import claims, verdicts
 
 ROOT = Path(__file__).parents[3]
 N = 40
@@ -353,6 +353,23 @@ def test_claims_between_methods(tmp_path):
     ]
     assert "1 category, a verdict needs 2" in ledger.loc["C30", "reason"]
     assert ledger.loc["C15a", "verdict"] == "not tested here"  # no autoencoder here
+
+
+def test_a_gan_and_draem_are_compared_with_what_their_claims_name(tmp_path):
+    for method, strength in (("anomalib:ganomaly", 2.0), ("img2img", 0.2), ("anomalib:draem", 0.3), ("d3ad", 2.0)):
+        recorded(tmp_path, method, strength, masks=True)
+    records = study.load_runs(tmp_path / "smoke")
+    found = conclusion.findings_between_methods(method_results.measure(records, 200), "Section")
+    table = claims.published_claims()
+    named = {f["claim_id"]: verdicts.variant_of(table.loc[f["claim_id"]], f["measure"]) for f in found}
+    assert named["C15b"] == "GANomaly minus" and named["C87b"] == "I-AUROC of DRAEM minus D3AD"
+    assert [f["measure"] for f in found if f["claim_id"] == "C87a"] == [
+        "P-AUROC of D3AD minus DRAEM",
+        "AUPRO of D3AD minus DRAEM",
+    ]
+    ledger = claims.ledger([*records, conclusion.summary_record(records, found, tmp_path)]).set_index("claim_id")
+    assert ledger.loc["C15b", "verdict"] != "not tested here"
+    assert set(ledger.loc[["C87a", "C87b"], "verdict"]) == {"out of scope here"}  # statements about MVTec AD
 
 
 def test_the_answer_names_the_best_rival_without_clip(tmp_path):
