@@ -114,11 +114,6 @@ def evaluations_in_words(prediction: Prediction) -> str:
     )
 
 
-def states(maps: Sequence[Maps], detector: D3AD) -> Tensor:
-    """The latents [N, C, h, w] of the images of ``maps``, on the detector's device."""
-    return torch.cat([part.reconstruction.state for part in maps]).to(detector.torch_device)
-
-
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 

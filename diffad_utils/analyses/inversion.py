@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from diffad_utils import data
+from diffad_utils.analyses.summaries import control_record
 from diffad_utils.analyses.task import Task
 from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import add_noise, image_noise
-from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.invad import InvAD
 from diffad_utils.methods.invad.score import min_max_over_test_set, prediction
 from diffad_utils.metrics import bootstrap
@@ -97,18 +97,6 @@ def controls(task: Task, detector: InvAD, features: Tensor) -> Controls:
         for key, name in {"no_diffusion": "no diffusion", "untrained": "untrained network"}.items()
     }
     return Controls(scores, table, records, {"statistic": baseline.statistic, "I-AUROC": baseline.auroc})
-
-
-def control_record(task: Task, method: Prediction, control: Prediction) -> dict[str, float]:
-    """What the run records of a control: its I-AUROC, and by how much the method is above, with its interval.
-
-    Returns
-    -------
-    ``{"I-AUROC", "difference", "low", "high"}``, and ``"AUPRO"`` where there are masks.
-    """
-    row = task.accuracy(control.score, control.anomaly_map)
-    difference = dict(zip(("difference", "low", "high"), task.difference(method.score, control.score), strict=True))
-    return {name: row[name] for name in ("I-AUROC", "AUPRO") if name in row} | difference
 
 
 def snapshot_steps(parameters: Mapping) -> list[int]:

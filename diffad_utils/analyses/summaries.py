@@ -1,6 +1,7 @@
 """Means over images with their intervals, as rows of a table and in the words of a sentence; measured methods.
 
-Used by notebooks 02 and 04; entry points: `Means`, `in_words`, `compared`, `measure`, `as_rows`.
+Used by notebooks 02 to 07; entry points: `Means`, `in_words`, `compared`, `measure`, `control_record`,
+`as_rows`.
 """
 
 from __future__ import annotations
@@ -90,6 +91,18 @@ class Measured(NamedTuple):
             "timing": {"ms_per_image": self.ms_per_image} | ({"fit_s": log.seconds} if log else {}),
             "trivial_baseline": {"statistic": baseline.statistic, "I-AUROC": baseline.auroc},
         }
+
+
+def control_record(task: Task, method: Prediction, control: Prediction) -> dict[str, float]:
+    """What the run records of a control: its I-AUROC, and by how much the method is above, with its interval.
+
+    Returns
+    -------
+    ``{"I-AUROC", "difference", "low", "high"}``, and ``"AUPRO"`` where there are masks.
+    """
+    row = task.accuracy(control.score, control.anomaly_map)
+    difference = dict(zip(("difference", "low", "high"), task.difference(method.score, control.score), strict=True))
+    return {name: row[name] for name in ("I-AUROC", "AUPRO") if name in row} | difference
 
 
 def as_rows(table: pd.DataFrame) -> list[dict]:
