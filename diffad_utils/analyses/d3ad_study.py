@@ -31,7 +31,7 @@ from diffad_utils.diffusion import image_noise
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.d3ad import D3AD
 from diffad_utils.methods.d3ad.conditioning import DynamicStep, pooled_features, scaled_start
-from diffad_utils.methods.d3ad.maps import Maps, anomaly_map, image_score, min_max_over_batch
+from diffad_utils.methods.d3ad.maps import anomaly_map, image_score, min_max_over_batch
 from diffad_utils.methods.reconstruction import SMOOTHING
 from diffad_utils.metrics import bootstrap
 from diffad_utils.metrics.counterfactual import absolute_error, mean_where, reconstruction_metrics

@@ -2,12 +2,15 @@
 
 The method is `methods.inversion`, which names the source (claim C42).
 
-Used by notebooks 03, 05 and 06; entry points: `inverted`, `Inverted.to_record`, `Inverted.in_words`.
+Used by notebooks 02, 03, 05 and 06; entry points: `inverted`, `Inverted.to_record`,
+`Inverted.scores`, `Inverted.in_words`.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from diffad_utils.analyses.summaries import Measured, compared, control_record, measure
 from diffad_utils.analyses.summaries import in_words as interval_in_words
@@ -30,14 +33,21 @@ class Inverted(NamedTuple):
     def prediction(self) -> Prediction:
         return self.measured.prediction
 
-    def to_record(self, task: Task, baseline: TrivialBaseline) -> dict[str, Any]:
-        """Arguments of ``run.record_method``, with the control under ``experiments["no_diffusion"]`` and the network's
-        own inference under ``experiments["own_inference"]``, as `control_record` has them."""
-        experiments = {
+    def scores(self, own: str) -> dict[str, Tensor]:
+        """Scores [N] by name, for curves; own : the network's own inference in words."""
+        named = {own: self.own, "inversion": self.prediction, "the same score without diffusion": self.no_diffusion}
+        return {name: prediction.score for name, prediction in named.items()}
+
+    def experiments(self, task: Task) -> dict[str, dict]:
+        """The control ``no_diffusion`` and the network's ``own_inference``, as `control_record` has them."""
+        return {
             "no_diffusion": {**control_record(task, self.prediction, self.no_diffusion), "what": CONTROL},
             "own_inference": control_record(task, self.prediction, self.own),
         }
-        return self.measured.to_record(task, baseline) | {"experiments": experiments}
+
+    def to_record(self, task: Task, baseline: TrivialBaseline) -> dict[str, Any]:
+        """Arguments of ``run.record_method``, with `experiments`."""
+        return self.measured.to_record(task, baseline) | {"experiments": self.experiments(task)}
 
     def in_words(self, task: Task, own: str) -> str:
         """Three sentences on the I-AUROC; own : the network's own inference in words, "reconstruction"."""
