@@ -56,7 +56,7 @@ def _close(a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, tolerance: flo
 
 
 def holds_networks(detector: Detector) -> bool:
-    """Whether a network is among the attributes of a detector, or among theirs (a pipeline's, or another detector's)."""
+    """Whether a network is among the attributes of a detector, or among theirs (a pipeline's, a detector's)."""
     values = list(vars(detector).values())
     if any(holds_networks(value) for value in values if isinstance(value, Detector)):
         return True
