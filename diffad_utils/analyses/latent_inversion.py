@@ -18,7 +18,7 @@ from diffad_utils.analyses.task import Task, TrivialBaseline
 from diffad_utils.methods.base import Detector, Prediction
 from diffad_utils.methods.inversion import Inversion
 
-CONTROL = "InvAD's score of the same latents, standardised, without any inversion"
+CONTROL = "InvAD's score of what is inverted, standardised, without any inversion"
 
 
 class Inverted(NamedTuple):
@@ -52,13 +52,13 @@ class Inverted(NamedTuple):
     def in_words(self, task: Task, own: str) -> str:
         """Three sentences on the I-AUROC; own : the network's own inference in words, "reconstruction"."""
         score, parts = self.prediction.score, []
-        for what, other in ((own, self.own), ("the same score of the latents, without diffusion", self.no_diffusion)):
+        for what, other in ((own, self.own), ("the same score without diffusion", self.no_diffusion)):
             gain = task.difference(score, other.score)
             parts.append(f"{compared(gain)} that of {what} ({interval_in_words(gain, digits=3, sign=True)})")
         auroc = task.accuracy(score)["I-AUROC"]
         return (
             f"The I-AUROC of inversion, {auroc:.3f}, {parts[0]}. It {parts[1]}. Inversion takes "
-            f"{self.prediction.nfe:g} evaluations of the network for an image, {own} {self.own.nfe:.1f}."
+            f"{self.prediction.nfe:g} evaluations of the network for an image, {own} {round(self.own.nfe, 1):g}."
         )
 
 
