@@ -3,9 +3,9 @@
     .venv/bin/python -m benchmarks.new_ground [--images 40] [--seeds 0 1] [--print]
 
 One cell is a category and a seed: every network is trained on its normal images, and every score is taken of the same
-test images. Finished cells are kept in benchmarks/results/new_ground-cpu.json, so that an interrupted run goes on; the
-tables are in benchmarks/results/new-ground.md. About two minutes a cell on one core. Nothing here was chosen on these
-images: the settings are those of the smoke profile, or as said in the table.
+test images. What is finished of a cell is kept in benchmarks/results/new_ground-cpu.json, so that an interrupted run
+goes on; the tables are in benchmarks/results/new-ground.md. About two minutes a cell on one core. Nothing was chosen on
+these images: the settings are those of the smoke profile, but for what `SETTINGS` says.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -46,7 +48,7 @@ LATENT = dict(
 )
 LATENT |= dict(attention_resolutions=(4,))
 SETTINGS = {
-    "pixel DDPM": dict(image_size=64, train_steps=150, noise_timestep=50, num_steps=5),
+    "pixel DDPM": dict(image_size=64, train_steps=100, noise_timestep=50, num_steps=5),
     "D3AD": LATENT | dict(max_train_timestep=400, holdout_fraction=0.1, adaptation_epochs=0),
     "latent DDAD": LATENT | dict(space="latent", max_train_timestep=400, num_steps=10, adaptation_epochs=0),
     "SGM": dict(image_size=SIZE, space="latent", block_out_channels=(32, 64), noise_timestep=50, stride=5)
@@ -93,25 +95,38 @@ def from_further(ddpm: PixelDDPM, train: data.ImageDataset) -> PixelDDPM:
     return further
 
 
-def detectors(train: data.ImageDataset, seed: int) -> Iterator[tuple[str, Detector]]:
-    """Every detector by name, fitted on ``train``, one after another."""
-    shared = dict(seed=seed, device="cpu")
+def pixel_ddpms(train: data.ImageDataset, shared: dict) -> Iterator[tuple[str, Detector]]:
     ddpm = PixelDDPM(**SETTINGS["pixel DDPM"], **shared).fit(train)
-    simplex = replace(ddpm, noise="simplex").fit(train)
     yield from with_inversion("pixel DDPM", ddpm, PixelDDPMInversion, train)
-    yield "pixel DDPM, simplex", simplex
     yield f"pixel DDPM, t = {FAR}", from_further(ddpm, train)
+    simplex = replace(ddpm, noise="simplex").fit(train)
+    yield "pixel DDPM, simplex", simplex
     yield f"pixel DDPM, simplex, t = {FAR}", from_further(simplex, train)
+
+
+def latent_ddads(train: data.ImageDataset, shared: dict) -> Iterator[tuple[str, Detector]]:
     for noise, name in (("gaussian", "latent DDAD"), ("simplex", "latent DDAD, simplex")):
         yield name, DDAD(**SETTINGS["latent DDAD"], **shared, noise=noise).fit(train)
-    d3ad = D3AD(**SETTINGS["D3AD"], **shared).fit(train)
-    yield from with_inversion("D3AD", d3ad, D3ADInversion, train)
-    yield from with_inversion("SGM", SGM(**SETTINGS["SGM"], **shared).fit(train), SGMInversion, train)
-    yield from with_inversion("img2img", Img2Img(**SETTINGS["img2img"], **shared).fit(train), Img2ImgInversion, train)
 
 
-def measure_cell(dataset: str, category: str, seed: int, images: int) -> dict:
-    """Accuracy and cost of every detector, and every paired difference with its variance over images."""
+def inverted(
+    name: str, plain: type[Detector], cls: type[Inversion], train: data.ImageDataset, shared: dict
+) -> Iterator[tuple[str, Detector]]:
+    yield from with_inversion(name, plain(**SETTINGS[name], **shared).fit(train), cls, train)
+
+
+GROUPS: dict[str, Callable[[data.ImageDataset, dict], Iterator[tuple[str, Detector]]]] = {
+    "pixel DDPM": pixel_ddpms,
+    "D3AD": partial(inverted, "D3AD", D3AD, D3ADInversion),
+    "SGM": partial(inverted, "SGM", SGM, SGMInversion),
+    "img2img": partial(inverted, "img2img", Img2Img, Img2ImgInversion),
+    "latent DDAD": latent_ddads,
+}
+"""Detectors by name, fitted one after another; no comparison is across groups."""
+
+
+def measure_group(dataset: str, category: str, seed: int, images: int, group: str) -> dict:
+    """Accuracy and cost of a group's detectors, and its paired differences with their intervals over images."""
     index = data.load_index(dataset, category=category, seed=seed)
     train = data.ImageDataset(index[index["split"] == "train"], size=SIZE)
     test = index[index["split"] == "test"].sample(frac=1, random_state=seed)
@@ -120,7 +135,7 @@ def measure_cell(dataset: str, category: str, seed: int, images: int) -> dict:
     labels, masks = batch["label"], batch["mask"]
     rows = torch.from_numpy(metrics.with_masks(labels, masks))
     found, methods = {}, {}
-    for name, detector in detectors(train, seed):
+    for name, detector in GROUPS[group](train, dict(seed=seed, device="cpu")):
         start = time.process_time()
         parts = zip(
             batch["image"].split(30), [batch["key"][i : i + 30] for i in range(0, len(labels), 30)], strict=True
@@ -132,12 +147,13 @@ def measure_cell(dataset: str, category: str, seed: int, images: int) -> dict:
     differences = {}
     for title, pairs in TABLES.items():
         for what, (ours, plain) in pairs.items():
+            if ours not in found:
+                continue
             a, b = found[ours], found[plain]
-            both = {
-                "I-AUROC": metrics.paired_bootstrap_difference(
-                    metrics.image_auroc, a.score, b.score, labels, n=BOOTSTRAP, seed=seed
-                )
-            }
+            of_images = metrics.paired_bootstrap_difference(
+                metrics.image_auroc, a.score, b.score, labels, n=BOOTSTRAP, seed=seed
+            )
+            both = {"I-AUROC": of_images}
             if rows.any():
                 maps = a.anomaly_map[rows], b.anomaly_map[rows]
                 both["AUPRO"] = metrics.paired_aupro_difference(*maps, masks[rows], n=BOOTSTRAP, seed=seed)
@@ -152,7 +168,7 @@ def pooled(cells: dict[str, dict], name: str, metric: str) -> tuple[float, float
     """
     by_category: dict[str, list[list[float]]] = {}
     for key, cell in cells.items():
-        if metric in cell["differences"][name]:
+        if metric in cell["differences"].get(name, {}):
             by_category.setdefault(key.rpartition("/")[0], []).append(cell["differences"][name][metric])
     if not by_category:
         return None
@@ -185,14 +201,17 @@ def page(cells: dict[str, dict], options: dict) -> str:
     for title, pairs in TABLES.items():
         rows, said = [], []
         for what in pairs:
-            row = {"": what}
+            row, name, gains = {"": what}, f"{title}: {what}", []
             for metric in METRICS:
-                value = pooled(cells, f"{title}: {what}", metric)
+                value = pooled(cells, name, metric)
                 if value is not None:
                     effect, low, high, n = value
                     row[metric] = f"{effect:+.3f} [{low:+.3f}, {high:+.3f}], {n} categories"
-                    said.append(f"{what}: the {metric} {_gain(low, high)} ({effect:+.3f}).")
-            by_cell = [c["differences"][f"{title}: {what}"]["I-AUROC"][0] for c in cells.values()]
+                    gains.append(f"{metric} {_gain(low, high)}")
+            if not gains:
+                continue
+            said.append(f"{what[0].upper()}{what[1:]}: {' and '.join(gains)}.")
+            by_cell = [c["differences"][name]["I-AUROC"][0] for c in cells.values() if name in c["differences"]]
             row["I-AUROC higher in"] = f"{sum(x > 0 for x in by_cell)} of {len(by_cell)} cells"
             rows.append(row)
         lines += ["", f"## {title}", "", pd.DataFrame(rows).to_markdown(index=False), "", *(f"- {s}" for s in said)]
@@ -229,16 +248,18 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     done = json.loads(options.json.read_text()) if options.json.is_file() else {"cells": {}}
-    for seed in [] if options.print else options.seeds:
-        for dataset, category in TASKS:
-            key = f"{dataset}/{category}/{seed}"
-            if key in done["cells"]:
+    for seed, (dataset, category) in product([] if options.print else options.seeds, TASKS):
+        key = f"{dataset}/{category}/{seed}"
+        for group in GROUPS:
+            cell = done["cells"].get(key, {"methods": {}, "differences": {}})
+            if group in cell["methods"]:
                 continue
             start = time.perf_counter()
-            done["cells"][key] = measure_cell(dataset, category, seed, options.images)
+            found = measure_group(dataset, category, seed, options.images, group)
+            done["cells"][key] = found | {part: cell[part] | found[part] for part in ("methods", "differences")}
             done |= {"settings": SETTINGS, "machine": harness.machine("cpu")}
             write_atomically(options.json, json.dumps(done, indent=1))
-            print(f"{key}: {time.perf_counter() - start:.0f} s", flush=True)
+            print(f"{key}, {group}: {time.perf_counter() - start:.0f} s", flush=True)
     PAGE.write_text(page(done["cells"], done))
     print(f"wrote {PAGE}")
 

@@ -6,7 +6,7 @@ Used by notebook 02; entry points: `variants`, `DDPMVariants.figure`, `DDPMVaria
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -51,6 +51,7 @@ class DDPMVariants(NamedTuple):
 
 def variants(ddpm: Measured, task: Task) -> DDPMVariants:
     """Of a fitted `PixelDDPM` that was measured on the task; trains it once more, with simplex noise."""
-    simplex = measure(replace(ddpm.detector, noise="simplex").fit(task.train), task)
-    inversion = inverted(PixelDDPMInversion, ddpm.detector, ddpm.prediction, task)
+    detector: Any = ddpm.detector  # a PixelDDPM
+    simplex = measure(replace(detector, noise="simplex").fit(task.train), task)
+    inversion = inverted(PixelDDPMInversion, detector, ddpm.prediction, task)
     return DDPMVariants(ddpm, simplex, inversion, task)
