@@ -71,6 +71,7 @@ def rivals(measured: Sequence[MethodResult], method: str, task: str) -> list[Met
         for row in measured
         if (row.task, row.family) == (task, "diffusion")
         and row.method != method
+        and not row.method.endswith("_inversion")  # InvAD's inference, no method of a paper
         and verdicts.get((task, row.method)) == "above the baseline"
     ]
 

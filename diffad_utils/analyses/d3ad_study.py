@@ -31,7 +31,7 @@ from diffad_utils.io import store
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.d3ad import D3AD
 from diffad_utils.methods.d3ad.conditioning import DynamicStep, pooled_features, scaled_start
-from diffad_utils.methods.d3ad.maps import Maps, anomaly_map, image_score, min_max_over_batch
+from diffad_utils.methods.d3ad.maps import anomaly_map, image_score, min_max_over_batch
 from diffad_utils.methods.kept import kept
 from diffad_utils.methods.reconstruction import SMOOTHING
 from diffad_utils.metrics import bootstrap
@@ -108,11 +108,6 @@ def evaluations_in_words(prediction: Prediction) -> str:
         "fewer DDIM steps are left. The picture shows single images only; removal and drift are measured further down, "
         "where the data set has defect-free counterparts."
     )
-
-
-def states(maps: Sequence[Maps], detector: D3AD) -> Tensor:
-    """The latents [N, C, h, w] of the images of ``maps``, on the detector's device."""
-    return torch.cat([part.reconstruction.state for part in maps]).to(detector.torch_device)
 
 
 # --- steps ------------------------------------------------------------------------------------------------------------

@@ -1,94 +1,75 @@
-"""DDIM inversion with the network of any diffusion detector: InvAD's inference as an exchangeable part.
+"""A diffusion detector's network by inversion, beside its own inference and beside the same score without diffusion.
 
-InvAD (Sakai et al., arXiv 2504.05662) says that its inference works with existing diffusion models. `invert_and_score`
-takes what such a model was trained on (latents, features or pixels), moves it towards the Gaussian prior in a few DDIM
-steps and scores the result as InvAD does (`methods.invad.score`). The same score of the plain states is the control
-without diffusion.
+The method is `methods.inversion`, which names the source (claim C42).
 
-Used by notebook 06; entry point: `invert_and_score`.
+Used by notebooks 02, 03, 05 and 06; entry points: `inverted`, `Inverted.to_record`,
+`Inverted.scores`, `Inverted.in_words`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from diffad_utils.diffusion import NoiseSchedule, ddim_invert
-from diffad_utils.diffusion.ddim import EpsFn
-from diffad_utils.methods.base import Prediction
-from diffad_utils.methods.invad.score import prediction
-from diffad_utils.methods.kept import kept
+from diffad_utils.analyses.summaries import Measured, compared, measure
+from diffad_utils.analyses.summaries import in_words as interval_in_words
+from diffad_utils.analyses.task import Task, TrivialBaseline
+from diffad_utils.methods.base import Detector, Prediction
+from diffad_utils.methods.inversion import Inversion
+
+CONTROL = "InvAD's score of what is inverted, standardised, without any inversion"
 
 
-class Inversion(NamedTuple):
-    """Predictions of the same images: from the inverted states, and by the same score without any diffusion."""
+class Inverted(NamedTuple):
+    """measured : the inversion on a task's test images. no_diffusion : the same score of the states themselves.
+    own : what the network's own inference says of the images, and evaluations of the network that it takes."""
 
-    inverted: Prediction
+    measured: Measured
     no_diffusion: Prediction
+    own: Prediction
 
+    @property
+    def prediction(self) -> Prediction:
+        return self.measured.prediction
 
-def truncated(schedule: NoiseSchedule, steps: int) -> NoiseSchedule:
-    """The first ``steps`` timesteps of a schedule, for a network that was trained on those alone.
+    def scores(self, own: str) -> dict[str, Tensor]:
+        """Scores [N] by name, for curves; own : the network's own inference in words."""
+        named = {own: self.own, "inversion": self.prediction, "the same score without diffusion": self.no_diffusion}
+        return {name: prediction.score for name, prediction in named.items()}
 
-    Raises ``ValueError`` for fewer than 2 or more than the schedule has.
-    """
-    if not 2 <= steps <= schedule.T:
-        raise ValueError(f"expected 2 to {schedule.T} timesteps of this schedule, got {steps}")
-    return NoiseSchedule(schedule.betas[:steps])
+    def experiments(self, task: Task) -> dict[str, dict]:
+        """The control ``no_diffusion`` and the network's ``own_inference``, as `Task.control_row` has them."""
+        own, control = self.prediction.score, self.no_diffusion
+        return {
+            "no_diffusion": task.control_row(own, control.score, CONTROL, control.anomaly_map),
+            "own_inference": task.control_row(own, self.own.score, anomaly_map=self.own.anomaly_map),
+        }
 
+    def to_record(self, task: Task, baseline: TrivialBaseline) -> dict[str, Any]:
+        """Arguments of ``run.record_method``, with `experiments`."""
+        return self.measured.to_record(task, baseline) | {"experiments": self.experiments(task)}
 
-@kept(state=None)
-@torch.inference_mode()
-def invert_and_score(
-    eps_fn: EpsFn,
-    states: Tensor,
-    normal: Tensor,
-    schedule: NoiseSchedule,
-    size: tuple[int, int],
-    *,
-    num_steps: int = 3,
-    spacing: str = "reference",
-    batch_size: int = 32,
-) -> Inversion:
-    """Scores and maps of DDIM-inverted states, calibrated on held-out normal training images.
-
-    Parameters
-    ----------
-    eps_fn : the network, as in `diffusion.ddim`: predicts the noise of x [B, C, h, w] at t int64 [B].
-    states : what the network was trained on, of the test images: float32 [N, C, h, w].
-    normal : the same of at least two held-out normal training images: float32 [n, C, h, w].
-    schedule : of the network's training; `truncated` where it saw a part of the timesteps only.
-    size : (H, W) of the anomaly maps.
-    num_steps, spacing : of the inversion, see `diffusion.inversion_timesteps`.
-
-    Returns
-    -------
-    `Inversion`: ``inverted`` with nfe = ``num_steps``, and ``no_diffusion`` with nfe = 0, the score of the states
-    themselves. These are first standardised by channel with mean and standard deviation of ``normal``, so that the
-    prior fits them as well as it can.
-
-    Raises
-    ------
-    ValueError
-        Shapes that do not fit together, or fewer than two held-out images.
-    """
-    if states.ndim != 4 or states.shape[1:] != normal.shape[1:]:
-        raise ValueError(
-            f"states and normal must be [N, C, h, w] of one shape, got {list(states.shape)} and {list(normal.shape)}"
+    def in_words(self, task: Task, own: str) -> str:
+        """Three sentences on the I-AUROC; own : the network's own inference in words, "reconstruction"."""
+        score, parts = self.prediction.score, []
+        for what, other in ((own, self.own), ("the same score without diffusion", self.no_diffusion)):
+            gain = task.difference(score, other.score)
+            parts.append(f"{compared(gain)} that of {what} ({interval_in_words(gain, digits=3, sign=True)})")
+        auroc = task.accuracy(score)["I-AUROC"]
+        return (
+            f"The I-AUROC of inversion, {auroc:.3f}, {parts[0]}. It {parts[1]}. Inversion takes "
+            f"{self.prediction.nfe:g} evaluations of the network for an image, {own} {round(self.own.nfe, 1):g}."
         )
 
-    def inverted(x: Tensor) -> Tensor:
-        parts = [ddim_invert(eps_fn, part, schedule, num_steps, spacing) for part in x.split(batch_size)]
-        return torch.cat(parts).float().cpu()
 
-    mean, std = (getattr(normal, name)(dim=(0, 2, 3), keepdim=True) for name in ("mean", "std"))
+def inverted(cls: type[Inversion], network: Detector, own: Prediction, task: Task, **settings: Any) -> Inverted:
+    """The inversion ``cls`` with a fitted ``network`` on the task's images, and its controls.
 
-    def standardised(x: Tensor) -> Tensor:
-        return ((x - mean) / std.clamp_min(1e-6)).float().cpu()
-
-    return Inversion(
-        prediction(inverted(states), inverted(normal), size, num_steps),
-        prediction(standardised(states), standardised(normal), size, 0),
-    )
+    own : the prediction of the task's images by the network's own inference. settings : ``inversion_steps``,
+    ``spacing``, ``holdout_fraction``, as for `Inversion.of`.
+    """
+    detector = cls.of(network, task.train, **settings)
+    measured = measure(detector, task)
+    detector.check_batch_independence(task.batch, measured.prediction)
+    return Inverted(measured, detector.with_settings(inversion_steps=0).predict(task.images, task.keys), own)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diffad_utils import scoring
-from diffad_utils.analyses.latent_inversion import Inversion, invert_and_score
+from diffad_utils.analyses.latent_inversion import Inverted
 from diffad_utils.analyses.score_claims import MAIN, Effect
 from diffad_utils.analyses.score_matching import pixel_auroc_by_image
 from diffad_utils.analyses.task import Task, TrivialBaseline
@@ -282,25 +282,12 @@ def closed_form(detector: ScoreMatchingDetector, train: ImageDataset) -> ScoreMa
 # --- inversion in the place of reconstruction (claim C42) -------------------------------------------------------------
 
 
-def with_inversion(detector: SGM, task: Task, num_steps: int = 3, spacing: str = "reference") -> Inversion:
-    """InvAD's inference and score with SGM's own network on the task's images, and the same score without a network."""
-
-    def eps_fn(x: Tensor, t: Tensor) -> Tensor:
-        with detector._autocast():
-            return detector.network_(x.to(detector.torch_device), t, return_dict=False)[0].float().cpu()
-
-    def encoded(images: Tensor) -> Tensor:
-        return torch.cat([detector.encode(part) for part in detector._input(images).split(detector.batch_size)])
-
-    states, normal, size = encoded(task.images), encoded(detector.held_out_[0]), tuple(task.images.shape[-2:])
-    return invert_and_score(eps_fn, states, normal, detector.schedule_, size, num_steps=num_steps, spacing=spacing)
-
-
-def inversion_effects(inversion: Inversion, own: Prediction, task: Task) -> dict[str, Effect]:
+def inversion_effects(inversion: Inverted, task: Task) -> dict[str, Effect]:
     """I-AUROC of the inversion minus that of the network's own inference (C42), and minus that without a network."""
-    rivals = {"C42": own, "no network": inversion.no_diffusion}
+    rivals = {"C42": inversion.own, "no network": inversion.no_diffusion}
+    note = f"{inversion.prediction.nfe:g} steps"
     return {
-        key: Effect(*task.difference(inversion.inverted.score, q.score), len(task.labels), note="three steps")
+        key: Effect(*task.difference(inversion.prediction.score, q.score), len(task.labels), note=note)
         for key, q in rivals.items()
     }
 

@@ -1,6 +1,7 @@
 """Means over images with their intervals, as rows of a table and in the words of a sentence; measured methods.
 
-Used by notebooks 02 and 04; entry points: `Means`, `in_words`, `compared`, `measure`, `as_rows`.
+Used by notebooks 02 to 07; entry points: `Means`, `in_words`, `compared`, `measure`,
+`as_rows`.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffad_utils.diffusion.noise import draw_noise
 from diffad_utils.diffusion.schedule import NoiseSchedule, add_noise
 
 
@@ -28,14 +29,16 @@ def noisy_batch(
     generator: torch.Generator,
     device: torch.device | str = "cpu",
     max_timestep: int | None = None,
+    kind: str = "gaussian",
 ) -> NoisyBatch:
     """Random rows of clean samples x0 [N, ...] with random timesteps and noise, all drawn from the CPU ``generator``.
 
-    max_timestep : timesteps are drawn below it; None for all of the schedule's. The result is on ``device``.
+    max_timestep : timesteps are drawn below it; None for all of the schedule's. kind : of the noise, one of
+    `noise.NOISES`. The result is on ``device``.
     """
     rows = torch.randint(len(x0), (batch_size,), generator=generator)
     t = torch.randint(max_timestep or schedule.T, (batch_size,), generator=generator)
-    noise = torch.randn(x0[rows].shape, generator=generator)
+    noise = draw_noise(x0[rows].shape, generator, kind)
     x_t = add_noise(x0[rows], t, noise, schedule)
     return NoisyBatch(rows, x_t.to(device), t.to(device), noise.to(device))
 

@@ -49,6 +49,15 @@ class NoiseSchedule:
         """alpha_bar [T], float64: the cumulative product of 1 - beta."""
         return torch.cumprod(1.0 - self.betas, dim=0)
 
+    def first(self, steps: int) -> NoiseSchedule:
+        """The first ``steps`` timesteps, for a network that was trained on those alone.
+
+        Raises ``ValueError`` for fewer than 2 or more than the schedule has.
+        """
+        if not 2 <= steps <= self.T:
+            raise ValueError(f"expected 2 to {self.T} timesteps of this schedule, got {steps}")
+        return NoiseSchedule(self.betas[:steps])
+
     @property
     def T(self) -> int:
         """Number of training timesteps."""

@@ -13,6 +13,9 @@ Where ours differs from their code:
 - *Start*: theirs runs 250 steps from t = 999 on the clean test image, to which no noise was added, so the network is
   told of noise that is not there. Ours noises, with noise seeded by (seed, image key).
 - *Without pretrained weights* a small network is trained from scratch, which their code does not have.
+
+``noise="simplex"`` has AnoDDPM's noise in training and at test time, with the variance of the Gaussian noise
+(`diffusion.simplex`, which says how it differs from AnoDDPM's code).
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from torch import Tensor
 from diffad_utils import scoring, weights
 from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import (
+    NOISES,
     NoiseSchedule,
     NoisyBatch,
     add_noise,
@@ -61,6 +65,8 @@ class PixelDDPM(Training, ReconstructionDetector):
         well where there is more noise (validation draws of carpet and leather: 50 best of 50, 100 and 250); AnoDDPM has
         250.
     num_steps : DDIM steps from there, at most as many.
+    noise : "gaussian" or "simplex", of the training and of the test images. A pretrained network knows Gaussian noise
+        alone.
 
     Prediction: parts ``mse`` and ``peak`` of the residual; nfe = ``num_steps``.
     """
@@ -81,10 +87,13 @@ class PixelDDPM(Training, ReconstructionDetector):
     block_out_channels: Sequence[int] = (16, 32, 64, 96)
     noise_timestep: int = 50
     num_steps: int = 10
+    noise: str = "gaussian"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._timesteps(self.noise_timestep, self.num_steps)  # refuses bad settings before any training
+        if self.noise not in NOISES:
+            raise ValueError(f"noise must be one of {NOISES}, got {self.noise!r}")
 
     @property
     def nfe(self) -> int:
@@ -121,12 +130,13 @@ class PixelDDPM(Training, ReconstructionDetector):
     @torch.inference_mode()
     def _denoise(self, x: Tensor, keys: Sequence[str], noise_timestep: int, num_steps: int) -> Tensor:
         """Noise images x [B, 3, H, W] in [0, 1] and denoise them: the same, on the CPU."""
-        noise = image_noise(x.shape[1:], self.seed, keys)
+        noise = image_noise(x.shape[1:], self.seed, keys, self.noise)
         x_t = add_noise(2 * x - 1, torch.full((len(x),), noise_timestep), noise, self.schedule_).to(self.torch_device)
-        x_hat = ddim_sample(self._eps, x_t, self.schedule_, self._timesteps(noise_timestep, num_steps))
+        x_hat = ddim_sample(self.predict_noise, x_t, self.schedule_, self._timesteps(noise_timestep, num_steps))
         return (x_hat.float().cpu() / 2 + 0.5).clamp(0, 1)
 
-    def _eps(self, x: Tensor, t: Tensor) -> Tensor:
+    def predict_noise(self, x: Tensor, t: Tensor) -> Tensor:
+        """The network: noise in images x [B, 3, H, W] in [-1, 1] at timesteps t int64 [B], float32."""
         return self.unet_(x, t, return_dict=False)[0]
 
     @staticmethod
@@ -142,7 +152,8 @@ class PixelDDPM(Training, ReconstructionDetector):
         """DDPM's simplified objective on images x0 [n, 3, H, W] in [-1, 1]."""
 
         def draw(generator: torch.Generator) -> NoisyBatch:
-            return noisy_batch(x0, self.schedule_, self.train_batch_size, generator, self.torch_device)
+            drawn = self.train_batch_size, generator, self.torch_device
+            return noisy_batch(x0, self.schedule_, *drawn, kind=self.noise)
 
         def loss(model: UNet2DModel, *batch: Tensor) -> Tensor:
             return epsilon_loss(lambda x, t: model(x, t, return_dict=False)[0], NoisyBatch(*batch))

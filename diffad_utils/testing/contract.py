@@ -56,8 +56,10 @@ def _close(a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, tolerance: flo
 
 
 def holds_networks(detector: Detector) -> bool:
-    """Whether a network is among the attributes of a detector, or among theirs (a pipeline's, say)."""
+    """Whether a network is among the attributes of a detector, or among theirs (a pipeline's, a detector's)."""
     values = list(vars(detector).values())
+    if any(holds_networks(value) for value in values if isinstance(value, Detector)):
+        return True
     values += [inner for value in values if hasattr(value, "__dict__") for inner in vars(value).values()]
     return any(isinstance(value, nn.Module) for value in values)
 

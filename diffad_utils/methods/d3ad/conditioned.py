@@ -36,7 +36,7 @@ from torch.utils.data import Subset
 
 from diffad_utils import scoring
 from diffad_utils.data import ImageDataset
-from diffad_utils.diffusion import NoisyBatch, autocast, ddim_sample, epsilon_loss, image_noise, noisy_batch
+from diffad_utils.diffusion import NoisyBatch, autocast, ddim_sample, draw_noise, epsilon_loss, image_noise, noisy_batch
 from diffad_utils.io import store
 from diffad_utils.methods.base import Prediction, at_image_size, batches, check_train_dataset, noise_keys
 from diffad_utils.methods.d3ad import adaptation
@@ -161,7 +161,7 @@ class ConditionedDiffusion(ConditionedSettings):
 
         def draw(generator: torch.Generator) -> NoisyBatch:
             drawn = self.train_batch_size, generator, self.torch_device, self.max_train_timestep
-            return noisy_batch(states, self.schedule, *drawn)
+            return noisy_batch(states, self.schedule, *drawn, kind=self.noise)
 
         def loss(model: UNet2DModel, *batch: Tensor) -> Tensor:
             return epsilon_loss(lambda x, t: model(x, t, return_dict=False)[0], NoisyBatch(*batch))
@@ -214,7 +214,7 @@ class ConditionedDiffusion(ConditionedSettings):
         )  # what both spacings can take
         steps = torch.full((len(rows),), min(nearest, self.deepest_step // self.num_steps * self.num_steps))
         state = self.encode(x).to(self.torch_device)
-        noise = torch.randn(1 + self.num_steps, *state.shape, generator=generator)
+        noise = draw_noise((1 + self.num_steps, *state.shape), generator, self.noise)
         return x, self.decode(self._denoise(state, steps, state, self.guidance_weight, noise)).to(self.torch_device)
 
     @property
@@ -307,9 +307,8 @@ class ConditionedDiffusion(ConditionedSettings):
         with self._timed("denoise"):
             noise = None
             if self.noise_fraction or self.stochasticity:
-                noise = image_noise((1 + self.num_steps * (self.stochasticity > 0), *shape), self.seed, keys).transpose(
-                    0, 1
-                )
+                draws = 1 + self.num_steps * (self.stochasticity > 0)
+                noise = image_noise((draws, *shape), self.seed, keys, self.noise).transpose(0, 1)
             state_hat, steps, distances = self._come_back(state.to(self.torch_device), steps, distances, noise)
             state_hat = state_hat.cpu()
         with self._timed("decode"):

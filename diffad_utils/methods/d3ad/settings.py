@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from diffad_utils.diffusion import NoiseSchedule, check_precision
+from diffad_utils.diffusion import NOISES, NoiseSchedule, check_precision
 from diffad_utils.methods.base import Detector
 from diffad_utils.methods.d3ad import adaptation
 from diffad_utils.methods.d3ad.conditioning import EARLIER_NAMES, PLANS
@@ -18,6 +18,7 @@ OPTIONS = {
     "space": ("pixel", "latent"),
     "posterior": ("mean", "draw"),
     "plan": PLANS,
+    "noise": NOISES,
     "normalisation": ("training", "batch"),
     "adaptation_loss": tuple(adaptation.LOSSES),
 }
@@ -43,6 +44,7 @@ class ConditionedSettings(Training, Detector):
     weight_decay : with the fields of `training.Training`, of the training of the UNet with DDPM's epsilon objective
         (D3AD eq. 6).
     num_steps : DDIM steps. plan : "sub-sequence" (once "paper", still read) or "code", see `conditioning`.
+    noise : "gaussian" or "simplex" (AnoDDPM's, `diffusion.simplex`), in training and wherever noise is added.
     noise_fraction : omega, how much noise the start is given (D3AD eq. 11): 1 in DDAD, 0 in D3AD.
     guidance_weight : DDAD's w, D3AD's eta: pull towards the image.
     stochasticity : DDIM's eta; noise in every step for values above 0.
@@ -74,6 +76,7 @@ class ConditionedSettings(Training, Detector):
     weight_decay: float = 0.01
     num_steps: int = 10
     plan: str = "sub-sequence"
+    noise: str = "gaussian"
     noise_fraction: float = 1.0
     guidance_weight: float = 0.0
     stochasticity: float = 0.0
@@ -90,7 +93,7 @@ class ConditionedSettings(Training, Detector):
     RETRAINS: ClassVar[frozenset[str]] = frozenset(
         {"image_size", "seed", "device", "space", "vae", "backbone", "strides", "allow_mini", "holdout_fraction"}
         | {"block_out_channels", "layers_per_block", "attention_resolutions", "beta_start", "beta_end"}
-        | {"max_train_timestep", "weight_decay", *(field.name for field in dataclasses.fields(Training))}
+        | {"max_train_timestep", "weight_decay", "noise", *(field.name for field in dataclasses.fields(Training))}
     )
     """Fields that `with_settings` cannot change, because they need another training."""
 

@@ -39,10 +39,11 @@ class SGM(ScoreMatchingDetector):
             self.network_, x0, self._dsm, self.train_steps, self.seed + 1, checkpoint_folder, "score, DSM"
         )
 
-    def _sample(self, x0: Tensor, keys: Sequence[str], observe: Observer | None) -> Tensor:
-        edges = step_edges(self.noise_timestep_, self.stride)
-
-        def eps_fn(x: Tensor, t: Tensor) -> Tensor:
+    def predict_noise(self, x: Tensor, t: Tensor) -> Tensor:
+        """The network: noise in states x [B, C, h, w] at timesteps t int64 [B], float32."""
+        with self._autocast():
             return self.network_(x, t, return_dict=False)[0].float()
 
-        return sgm_reverse(eps_fn, self.noised(x0, keys), self.schedule_, edges, observe)
+    def _sample(self, x0: Tensor, keys: Sequence[str], observe: Observer | None) -> Tensor:
+        edges = step_edges(self.noise_timestep_, self.stride)
+        return sgm_reverse(self.predict_noise, self.noised(x0, keys), self.schedule_, edges, observe)

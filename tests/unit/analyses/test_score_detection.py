@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffad_utils import data
+from diffad_utils import data, metrics
 from diffad_utils.analyses import score_detection, score_matching, score_sentences, score_sweeps
+from diffad_utils.analyses.latent_inversion import inverted
 from diffad_utils.analyses.score_claims import (
     MEASURES,
     Effect,
@@ -21,6 +22,7 @@ from diffad_utils.diffusion import NoiseSchedule
 from diffad_utils.io.paths import repository
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.esm import SGM
+from diffad_utils.methods.esm.inversion import SGMInversion
 from diffad_utils.study import claims, verdicts
 
 SCHEDULE = NoiseSchedule.linear()
@@ -94,10 +96,19 @@ def test_pixel_space_has_no_autoencoder(task):
 
 
 def test_inversion_with_the_same_network(task, detectors):
-    found = score_detection.with_inversion(detectors["SGM"], task)
-    assert (found.inverted.nfe, found.no_diffusion.nfe) == (3, 0)
-    effects = score_detection.inversion_effects(found, found.inverted, task)
-    assert effects["C42"][:3] == (0.0, 0.0, 0.0) and effects["C42"].n == 6
+    own = detectors["SGM"].predict(task.images, task.keys)
+    found = inverted(SGMInversion, detectors["SGM"], own, task)
+    assert (found.prediction.nfe, found.no_diffusion.nfe) == (3, 0)
+    effects = score_detection.inversion_effects(found, task)
+    gain = task.difference(found.prediction.score, own.score)
+    assert effects["C42"][:3] == gain and effects["C42"].n == 6
+    record = found.to_record(task, task.trivial_baseline())
+    assert record["detector"].network_ is detectors["SGM"]
+    of_control = metrics.image_auroc(found.no_diffusion.score, task.labels)
+    assert record["experiments"]["no_diffusion"]["I-AUROC"] == pytest.approx(float(of_control))
+    assert record["experiments"]["own_inference"]["difference"] == pytest.approx(gain[0])
+    said = found.in_words(task, "reconstruction")
+    assert f"{gain[0]:+.3f}" in said and "3 evaluations" in said
 
 
 # --- seeds, subsets, sweeps -------------------------------------------------------------------------------------------
