@@ -28,7 +28,7 @@ EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 # Pixels of one class that are held before they become a sorted run; anomalous ones are merged in blocks of a quarter of
 # it.
-RUN_PIXELS = 2**22
+RUN_PIXELS = 2**21
 
 REGION_BITS = 32
 
@@ -156,9 +156,11 @@ class Runs:
         self._folder = Path(self._temporary.name if folder is None else folder)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._run_pixels = run_pixels
-        self._waiting: dict[str, list[np.ndarray]] = {"normal": [], "anomalous": []}
+        # one piece of memory for all parts: pieces that come and go would break the heap up
+        self._waiting = {"normal": np.empty(run_pixels, np.float32), "anomalous": np.empty(run_pixels, np.int64)}
+        self._used = {"normal": 0, "anomalous": 0}
         self._files: dict[str, list[Path]] = {"normal": [], "anomalous": []}
-        self._areas: list[np.ndarray] = []
+        self._areas: list[int] = []
         self.normal = self.anomalous = self.regions = 0
         self.lowest, self.highest = np.inf, -np.inf
 
@@ -172,7 +174,7 @@ class Runs:
     def add(self, maps: np.ndarray, masks: np.ndarray) -> None:
         """Take in maps [N,H,W] whose values float32 holds exactly, and masks bool [N,H,W]."""
         region, area = regions(masks)
-        self._areas.append(area)
+        self._areas += area.tolist()
         anomalous, normal = maps[masks].astype(np.float32, copy=False), maps[~masks].astype(np.float32, copy=False)
         self._keep("anomalous", pack(anomalous, region + self.regions))
         self._keep("normal", normal)
@@ -181,13 +183,16 @@ class Runs:
         self.lowest, self.highest = min(self.lowest, float(maps.min())), max(self.highest, float(maps.max()))
 
     def _keep(self, kind: str, values: np.ndarray) -> None:
-        self._waiting[kind].append(values)
-        if sum(part.size for part in self._waiting[kind]) >= self._run_pixels:
-            self._write(kind)
+        while values.size:
+            used, room = self._used[kind], self._waiting[kind][self._used[kind] :]
+            part, values = values[: room.size], values[room.size :]
+            room[: part.size] = part
+            self._used[kind] = used + part.size
+            if part.size == room.size:
+                self._write(kind)
 
     def _write(self, kind: str) -> None:
-        waiting, self._waiting[kind] = self._waiting[kind], []
-        run = np.concatenate(waiting) if waiting else np.zeros(0)
+        run, self._used[kind] = self._waiting[kind][: self._used[kind]], 0
         if not run.size:
             return
         run.sort()
@@ -199,10 +204,14 @@ class Runs:
         """Blocks of `Counts`, descending, that together are those of `count` on all parts at once."""
         for kind in self._files:
             self._write(kind)
-        area = np.concatenate(self._areas) if self._areas else np.zeros(0, np.int64)
+        area = np.array(self._areas, np.int64)
         anomalous = [np.memmap(path, dtype=np.int64, mode="r") for path in self._files["anomalous"]]
         normal = [np.memmap(path, dtype=np.float32, mode="r") for path in self._files["normal"]]
-        edges = [np.searchsorted(run, self._splits(anomalous)) for run in anomalous]  # of the blocks in each run
+        splits = self._splits(anomalous)
+        edges = []  # of the blocks in each run
+        for run in anomalous:
+            edges.append(np.searchsorted(run, splits))
+            _drop(run)
         for block in reversed(range(len(edges[0]) - 1) if edges else range(0)):
             parts = []
             for run, edge in zip(anomalous, edges, strict=True):
@@ -227,7 +236,11 @@ class Runs:
         together."""
         block = max(1, self._run_pixels // 4)
         stride = max(1, block // (4 * max(1, len(runs))))
-        samples = np.sort(np.concatenate([run[::stride] for run in runs])) if runs else np.zeros(0, np.int64)
+        parts = [np.zeros(0, np.int64)]
+        for run in runs:
+            parts.append(np.array(run[::stride]))
+            _drop(run)
+        samples = np.sort(np.concatenate(parts))
         inner = samples[:: max(1, block // stride)][1:]
         inner = np.unique(inner >> REGION_BITS) << REGION_BITS  # the lowest region number of that score
         return np.r_[np.iinfo(np.int64).min, inner, np.iinfo(np.int64).max]
@@ -235,6 +248,11 @@ class Runs:
 
 def _read(run: np.memmap, start: int, stop: int) -> np.ndarray:
     """Elements of a run, by reading and not by mapping, so that they leave memory with the array."""
-    if hasattr(mmap, "MADV_DONTNEED"):  # so do the pages that a search has touched
-        run._mmap.madvise(mmap.MADV_DONTNEED)
+    _drop(run)
     return np.fromfile(run.filename, run.dtype, int(stop - start), offset=int(start) * run.dtype.itemsize)
+
+
+def _drop(run: np.memmap) -> None:
+    """The pages of the file that a search has touched leave memory."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        run._mmap.madvise(mmap.MADV_DONTNEED)

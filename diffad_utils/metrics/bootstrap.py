@@ -27,8 +27,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import spearmanr
 
-# Upper bound on (resamples x images) held at once while bootstrapping: about 30 MB an array.
-BOOTSTRAP_BLOCK = 2**22
+# Upper bound on (resamples x images) held at once while bootstrapping: 8 MB an array.
+BOOTSTRAP_BLOCK = 2**20
 
 
 # --- draws ------------------------------------------------------------------------------------------------------------
