@@ -40,6 +40,7 @@ def live(text: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_the_kernel_of_a_run_is_on_no_network(tmp_path):
     write_notebook(tmp_path / "08_comparison.ipynb", [PARAMETERS, START.format(name="08_comparison"), QUIET])
     folder = execution.run_notebook(

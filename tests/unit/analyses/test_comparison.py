@@ -306,6 +306,7 @@ def test_pictures_of_tasks_and_cases_come_from_the_data(root, measured):
     assert example_cases.task_pictures([missing], "/nowhere") == {}
 
 
+@pytest.mark.slow
 def test_published_numbers():
     published = published_results()
     assert published["value"].between(0, 1).all()
@@ -336,6 +337,7 @@ def test_published_numbers():
     assert len(said) == 9 and said <= set(published["method"])
 
 
+@pytest.mark.slow
 def test_claims_between_methods(tmp_path):
     recorded(tmp_path, "anomalib:patchcore", 2.0, masks=True)
     recorded(tmp_path, "img2img", 0.2, masks=True)

@@ -245,6 +245,7 @@ def test_elpv_mono_and_poly():
     assert set(both[both["split"] == "train"]["defect"]) == {"good"}
 
 
+@pytest.mark.slow
 def test_elpv_split_is_seeded_and_does_not_change_with_options():
     first, again = (data.load_index("elpv", category="poly", seed=0) for _ in range(2))
     pd.testing.assert_frame_equal(first, again)

@@ -115,6 +115,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_nothing_half_written_is_taken_after_kills_at_random_moments(tmp_path):
     """Two writers of the same entries, killed 20 times; whatever is taken has both of its files from one writing."""
     moments, taken = random.Random(0), 0

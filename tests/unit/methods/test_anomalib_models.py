@@ -52,6 +52,7 @@ def test_patchcore_is_the_distance_to_the_bank(train, subsampling):
     assert torch.allclose(detector.predict(images).score, expected.float(), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_random_bank_holds_patches_of_the_training_images(train):
     detector, again, other = (PatchCore(image_size=64, device="cpu", seed=seed).fit(train) for seed in (0, 0, 1))
     model = detector.model_

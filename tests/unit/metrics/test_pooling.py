@@ -72,6 +72,7 @@ def test_a_category_that_alone_says_the_opposite_stops_a_decision():
     assert pooling.compare(effects, np.full(9, 0.1), np.full(9, 1e-4)).p_above < 0.01
 
 
+@pytest.mark.slow
 def test_holm_is_statsmodels():
     p = np.array([0.04, 0.001, 0.03, 0.5])
     assert pooling.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
@@ -106,6 +107,7 @@ def test_a_variance_from_an_interval_is_that_of_the_bootstrap():
 FAST = [name for name, (simulate, _) in simulation.MEASURES.items() if simulate is not simulation.aupro_difference]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", FAST)
 @pytest.mark.parametrize("categories, seeds", [(2, 1), (3, 3), (9, 1), (9, 3)])
 def test_at_most_six_per_cent_wrong_at_the_null(measure, categories, seeds):
@@ -127,6 +129,7 @@ def test_scattered_categories_are_called_varies_and_not_decided():
     assert np.mean(old["supported"] | old["not supported"]) > 0.12
 
 
+@pytest.mark.slow
 def test_power_for_a_difference_of_three_points():
     """Nine categories of 100 + 100 images and three seeds find a paired I-AUROC difference of 0.03 in 80 %."""
     rng, shape = np.random.default_rng(0), (300, 9, 3)

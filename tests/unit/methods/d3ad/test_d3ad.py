@@ -59,6 +59,7 @@ def test_guidance_keeps_the_image(name, fitted, splits):
     assert bool((torch.stack(distance).diff(dim=0) < 0).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("plan", ["sub-sequence", "code"])
 def test_both_plans_and_both_normalisations_run(name, plan, fitted, splits):

@@ -178,6 +178,7 @@ def test_plain_diffusers_opens_what_save_writes(fitted, folders, images, tmp_pat
     assert (before - ours).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_lora_of_diffusers_and_peft_opens_here(folders, train_set, images, tmp_path):
     plain = StableDiffusionImg2ImgPipeline.from_pretrained(
         folders["weights"], safety_checker=None, requires_safety_checker=False
@@ -216,6 +217,7 @@ def test_a_lora_in_kohyas_names_opens_here(folders, images, tmp_path):
     assert (reconstruct(other, images) - reconstruct(pipeline, images)).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_alpha_other_than_rank_survives_the_file(folders, train_set, images, tmp_path):
     detector = small(folders, rank=2, lora_alpha=8, train_steps=3).fit(train_set)
     detector.save(tmp_path)
@@ -334,6 +336,7 @@ def test_the_text_encoder_can_be_trained_too(folders, train_set, images, tmp_pat
     assert (again.score - detector.predict(images, KEYS).score).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_prior_preservation_changes_the_loss_by_what_the_base_model_draws(folders, train_set):
     detector = small(folders, prior_weight=2.0, class_images=5)
     detector._set_prompts(["carpet"])
@@ -349,6 +352,7 @@ def test_prior_preservation_changes_the_loss_by_what_the_base_model_draws(folder
     assert with_prior.training_log_.losses[0] > without.training_log_.losses[0]  # the sum of two losses
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_trains_the_same(folders, train_set):
     plain, saved = (small(folders, train_steps=3, gradient_checkpointing=g).fit(train_set) for g in (False, True))
     assert saved.engine_.unet.is_gradient_checkpointing
@@ -420,6 +424,7 @@ def test_samples_start_from_noise_alone(fitted):
         sample_latents(fitted.engine_, PROMPT, KEYS, Setting(0.5, 2.0, 4), 64)
 
 
+@pytest.mark.slow
 def test_a_second_fit_starts_from_the_base_model(folders, train_set):
     detector = small(folders, train_steps=2).fit(train_set)
     first = copy.deepcopy(adapter(detector))
@@ -459,6 +464,7 @@ def test_stable_diffusion_v15_trains_within_16_gigabytes():
     assert torch.cuda.max_memory_allocated() < 16e9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("no", torch.float32), ("bf16", torch.float32), ("fp16", torch.float16)]
 )
@@ -475,6 +481,7 @@ def test_the_base_is_compared_with_itself_in_every_precision(folders, train_set,
     detector.check_batch_independence(batch, detector.predict(images, KEYS))
 
 
+@pytest.mark.slow
 def test_weights_that_moved_are_found(folders, train_set, monkeypatch):
     train = lora.train
 
@@ -492,6 +499,7 @@ def test_weights_that_moved_are_found(folders, train_set, monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_lora_halves_a_batch_that_does_not_fit(folders, train_set, monkeypatch):
     whole = small(folders, train_steps=3, prior_weight=1.0, class_images=2).fit(train_set)
     forward = lora.PromptedUNet.forward
