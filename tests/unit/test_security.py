@@ -109,6 +109,7 @@ def test_a_folder_of_ones_own_may_be_called_anything(tmp_path, name):
     assert not Path("x").exists()
 
 
+@pytest.mark.slow
 def test_pickles_are_opened_in_two_places_and_restricted():
     """Our own checkpoints, and a package's own file whose checksum is known; both cannot run code."""
     import ast

@@ -357,6 +357,7 @@ def test_claims_between_methods(tmp_path):
     assert ledger.loc["C15a", "verdict"] == "not tested here"  # no autoencoder here
 
 
+@pytest.mark.slow
 def test_the_answer_names_the_best_rival_without_clip(tmp_path):
     for method, strength in (("invad", 2.5), ("clip_knn", 4.0), ("anomalib:padim", 0.0), ("trivial", 0.1)):
         recorded(tmp_path, method, strength)
@@ -370,6 +371,7 @@ def test_the_answer_names_the_best_rival_without_clip(tmp_path):
     assert first.endswith("Either best is picked on these test images, which the intervals do not account for.")
 
 
+@pytest.mark.slow
 def test_the_family_is_the_manifest_s_and_for_older_runs_the_class_s(tmp_path):
     """A method that nobody here has heard of counts by what its run recorded."""
     detector = types.SimpleNamespace(family="diffusion")

@@ -181,6 +181,7 @@ def test_findings_have_the_fixed_measures_and_their_images(task):
     assert all(verdicts.variant_of(table.loc[row["claim_id"]], row["measure"]) for row in rows)
 
 
+@pytest.mark.slow
 def test_classes_in_words_name_what_is_there(task, detector, features):
     rows, found = sweeps.class_rows(task, {"unified": (detector, features)})
     assert [row["setting"] for row in rows] == ["unified, InvAD", "unified, untrained", "unified, no diffusion"]

@@ -129,6 +129,7 @@ def test_elpv_is_complete_and_sound():
     assert data.check("elpv") == []
 
 
+@pytest.mark.slow
 def test_textures_render():
     assert data.check("textures") == []
 

@@ -230,6 +230,7 @@ def test_textures(tmp_path):
 # --------------------------------------------------------------------------------------------------- ELPV
 
 
+@pytest.mark.slow
 def test_elpv_mono_and_poly():
     mono = data.load_index("elpv", category="mono")
     assert_contract(mono, "elpv")

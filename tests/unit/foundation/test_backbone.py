@@ -42,6 +42,7 @@ def test_irregularity_changes_exactly_its_mask_visibly(kind):
     assert 0 < max(shares) < 0.6
 
 
+@pytest.mark.slow
 def test_pool_is_deterministic_and_balanced(pool):
     again = backbone.make_pool(24, 72, seed=3, progress=False)
     assert np.array_equal(pool.images, again.images) and np.array_equal(pool.targets, again.targets)

@@ -162,6 +162,7 @@ def train():
 SMALL = dict(image_size=64, grid=4, width=32, depth=1, train_steps=3, warmup_steps=1, device="cpu")
 
 
+@pytest.mark.slow
 def test_what_changes_the_result_changes_the_key(train):
     def key(dataset=train, cls=InvAD, **changes):
         return stored.key_of(cls(**SMALL | changes), dataset, {})

@@ -251,6 +251,7 @@ def test_refuses_another_autoencoder(fitted, tmp_path):
         LatentUNet.load(tmp_path, device="cpu")
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on(build, splits, fitted, tmp_path, monkeypatch):
     from diffad_utils.training import loop, settings
 

@@ -139,6 +139,7 @@ def test_power_for_a_difference_of_three_points():
     assert simulation.before(*found)["supported"].mean() < 0.1
 
 
+@pytest.mark.slow
 def test_better_than_every_five_equal_variants():
     """C73: the earlier rule called equal variants "not supported" in about a fifth; the intersection-union test does
     not, and nine categories of 100 + 100 images find a gain of 0.035."""

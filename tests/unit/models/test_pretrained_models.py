@@ -160,6 +160,7 @@ def test_half_precision_with_little_memory(sd_folder):
             assert 0 < error < 0.03
 
 
+@pytest.mark.slow
 def test_folder_with_half_precision_files_only(sd_folder, tmp_path):
     folder = shutil.copytree(sd_folder, tmp_path / "copy")
     for file in folder.glob("*/*.safetensors"):
@@ -319,6 +320,7 @@ def test_autoencoder_of_a_pipeline_and_of_a_single_file(sd_folder, sd_file):
         torch.testing.assert_close(vae.encode(images).latent_dist.mode(), reference.encode(images).latent_dist.mode())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["original", "diffusers", "old diffusers"])
 def test_autoencoder_in_a_lone_file(tmp_path, layout):
     model = tiny_kl(4)
@@ -398,6 +400,7 @@ def activation(model):
     return type(model.model.visual.transformer.resblocks[0].mlp.gelu).__name__
 
 
+@pytest.mark.slow
 def test_clip_folder_is_what_open_clip_itself_opens(tiny_clip, clip_folder, capfd):
     theirs, _, _ = open_clip.create_model_and_transforms(f"local-dir:{clip_folder}")
     texts, images = ["a carpet", "a carpet with a hole"], torch.rand(2, 3, 224, 224)

@@ -190,6 +190,7 @@ def test_without_the_comparison_the_page_says_so(tmp_path):
     assert "The comparison has not run" in text and "<table class='results" not in text and "07_invad" in text
 
 
+@pytest.mark.slow
 def test_a_method_recorded_by_another_notebook_shares_that_notebooks_page(tmp_path):
     folder = finished(tmp_path, "07_invad", {"I-AUROC": 0.9})
     other = finished(tmp_path, "07_invad", {"I-AUROC": 0.8}, method="sgm", notebook_file=False, claims=FINDINGS)

@@ -159,6 +159,7 @@ def test_chosen_timestep(splits, sgm):
     )
 
 
+@pytest.mark.slow
 def test_combinations(esm, splits):
     images, keys = splits[1]["image"], splits[1]["key"]
     plain = esm.with_settings(combination="plain sum", smoothing=0)
@@ -197,6 +198,7 @@ def test_latent_space(splits):
         ESM(**SMALL | {"space": "latent", "image_size": 40}).fit(splits[0])
 
 
+@pytest.mark.slow
 def test_a_loaded_detector_has_no_training_images(esm, tmp_path):
     esm.save(tmp_path)
     loaded = ESM.load(tmp_path, device="cpu")

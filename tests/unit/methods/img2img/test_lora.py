@@ -132,6 +132,7 @@ def test_at_the_start_it_is_the_base_model(folders, images):
     assert torch.equal(detector.engine_.reconstruct(*args), before)
 
 
+@pytest.mark.slow
 def test_target_modules_are_a_parameter(folders, train_set):
     detector = small(folders, train_steps=1, target_modules=["to_v"]).fit(train_set)
     assert all(".to_v." in name for name in adapter(detector))
@@ -139,6 +140,7 @@ def test_target_modules_are_a_parameter(folders, train_set):
         small(folders, target_modules=["nowhere"]).fit(train_set)
 
 
+@pytest.mark.slow
 def test_share_of_stable_diffusion_v15():
     counts = planned_counts(SD15_UNET, rank=8)
     assert counts.base == 859_520_964  # the published UNet
@@ -164,6 +166,7 @@ def reconstruct(pipeline, images):
     )
 
 
+@pytest.mark.slow
 def test_plain_diffusers_opens_what_save_writes(fitted, folders, images, tmp_path):
     fitted.save(tmp_path)
     assert (tmp_path / FILE).is_file()
@@ -240,6 +243,7 @@ def test_fused_and_unfused_are_the_same(folders, fitted, images, tmp_path):
     assert (reconstruct(pipeline, images) - unfused).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_files_that_do_not_fit_are_refused(folders, train_set, fitted, tmp_path):
     with pytest.raises(FileNotFoundError, match="not found"):
         small(folders, adapter=str(tmp_path / "nothing")).fit(train_set)
@@ -359,12 +363,14 @@ def test_gradient_checkpointing_trains_the_same(folders, train_set):
     assert same(adapter(plain), adapter(saved), 1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_and_leaves_no_wrapper(folders, train_set, images):
     detector = small(folders, train_steps=3, mixed_precision="bf16").fit(train_set)
     assert all(value.dtype == torch.float32 for value in adapter(detector).values())
     assert torch.isfinite(detector.predict(images, KEYS).score).all()
 
 
+@pytest.mark.slow
 def test_eight_bit_adam_is_asked_of_bitsandbytes(folders, train_set, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ImportError, match="bitsandbytes"):
