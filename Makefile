@@ -40,7 +40,7 @@ lint: $(READY) ## style, formatting, layers of imports, types, and rules for not
 	$(PY) -m mypy
 	$(PY) workflow/check_notebooks.py notebooks/*.ipynb
 
-test-fast: $(READY) ## the unit tests that are not slow, and the docstrings' examples: about five minutes
+test-fast: $(READY) ## the unit tests that are not slow, and the docstrings' examples: two minutes
 	$(PY) -m pytest -m "not slow" tests/unit
 	$(PY) -m pytest --doctest-modules $(DOCTESTED)
 

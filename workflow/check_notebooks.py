@@ -2,8 +2,8 @@
 
     python workflow/check_notebooks.py notebooks/*.ipynb
 
-A notebook has exactly one cell tagged `parameters`, which papermill fills in; no output of an error; at most 1.5 MB,
-beyond which web pages refuse to show it.
+A notebook has exactly one cell tagged `parameters`, which papermill fills in; no output of an error; no figure that
+`diffad_utils.plots` does not have; at most 1.5 MB, beyond which web pages refuse to show it.
 
 A notebook is read like a lesson, so its cells are short: at most `LIMIT_STATEMENTS` statements and `LIMIT_CHARACTERS`
 characters, `MEDIAN_CHARACTERS` in the median, no line above `LIMIT_WIDTH`, and at most `LIMIT_NAMES` names bound
@@ -16,12 +16,15 @@ Exit code 1, and a line for each fault.
 
 import argparse
 import ast
+import functools
+import re
 import statistics
 import sys
 from pathlib import Path
 
 import nbformat
 
+PLOTS = Path(__file__).parents[1] / "diffad_utils" / "plots" / "__init__.py"
 LIMIT_BYTES = 1_500_000
 LIMIT_WIDTH = 100
 LIMIT_CHARACTERS = 900
@@ -30,6 +33,13 @@ LIMIT_STATEMENTS = 8
 LIMIT_NAMES = 60
 FIRST_PICTURE = 6
 FOLLOWED = 0.9
+
+
+@functools.cache
+def figures() -> frozenset[str]:
+    """What `diffad_utils.plots` exports, read off without importing it."""
+    tree = ast.parse(PLOTS.read_text(encoding="utf-8"))
+    return frozenset(alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names)
 
 
 def bound_names(tree: ast.AST) -> set[str]:
@@ -109,6 +119,9 @@ def faults(notebook: Path) -> list[str]:
         if errors:
             found.append(f"cell {number} ended with {errors[0]}: mend it and run the notebook again (make notebooks)")
         wide = max((len(line) for line in cell.source.splitlines()), default=0) if cell.cell_type == "code" else 0
+        for name in sorted(set(re.findall(r"\bplots\.(\w+)", cell.source)) - figures()):
+            if cell.cell_type == "code":
+                found.append(f"cell {number} uses plots.{name}, which diffad_utils.plots does not have")
         if wide > LIMIT_WIDTH:
             found.append(f"cell {number} has a line of {wide} characters, at most {LIMIT_WIDTH}: break it")
     if not notebook.name.startswith("00_"):

@@ -27,7 +27,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from diffad_utils.metrics.bootstrap import mean_interval
@@ -59,12 +58,16 @@ def linear_bottleneck(images: Tensor, channels: int, downsampling: int) -> Recon
             raise ValueError(f"images must have sides that are multiples of {downsampling}, got {list(x.shape[-2:])}")
         return F.unfold(x.double().cpu(), downsampling, stride=downsampling).transpose(1, 2)
 
-    # the eigenvectors of the covariance: as long as the patches are float64, its precision is enough
-    pca = PCA(channels, svd_solver="covariance_eigh").fit(patches(images).flatten(0, 1).numpy())
+    # scikit-learn's PCA finds the same from all patches at once, gigabytes of them; its IncrementalPCA is not exact
+    total, square, count = torch.zeros(values, dtype=torch.float64), torch.zeros(values, values, dtype=torch.float64), 0
+    for part in images.split(64):
+        flat = patches(part).flatten(0, 1)
+        total, square, count = total + flat.sum(dim=0), square + flat.T @ flat, count + len(flat)
+    mean = total / count
+    basis = torch.linalg.eigh(square / count - mean[:, None] * mean[None]).eigenvectors[:, -channels:]
 
     def reconstruct(x: Tensor, keys: Sequence[str] | None = None) -> Tensor:
-        flat = patches(x)
-        flat = torch.from_numpy(pca.inverse_transform(pca.transform(flat.flatten(0, 1).numpy()))).view_as(flat)
+        flat = (patches(x) - mean) @ basis @ basis.T + mean
         return F.fold(flat.transpose(1, 2), x.shape[-2:], downsampling, stride=downsampling).float().clamp(0, 1)
 
     return reconstruct

@@ -34,6 +34,11 @@ def test_each_fault_is_named(tmp_path, options, said):
     assert said in fault
 
 
+def test_a_figure_that_is_not_there_is_named(tmp_path):
+    (fault,) = check_notebooks.faults(write(tmp_path / "a.ipynb", text="plots.means_chart(t)\nplots.means_charts(t)"))
+    assert fault == "cell 3 uses plots.means_charts, which diffad_utils.plots does not have"
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [

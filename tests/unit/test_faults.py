@@ -118,6 +118,7 @@ def test_a_full_disk_while_saving_a_detector_leaves_the_earlier_one(mounted):
 # -- kill -9 -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_training_killed_at_random_moments_ends_with_the_same_weights(tmp_path):
     assert kills.check("training", tmp_path, kills=2, rng=random.Random(1)) == []
 

@@ -58,6 +58,7 @@ def newcomer(root: Path, method: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_the_recipe_followed_to_the_letter_passes_every_test(tmp_path):
     environment = newcomer(tmp_path, METHOD)
     pattern = r"`\.venv/bin/python (-m pytest tests/unit/methods/test_contract\.py) -k eigen_images`"
@@ -67,6 +68,7 @@ def test_the_recipe_followed_to_the_letter_passes_every_test(tmp_path):
     assert found.returncode == 0 and re.search(r"\b(1[89]|2\d) passed", found.stdout), found.stdout[-3000:]
 
 
+@pytest.mark.slow
 def test_the_front_page_counts_a_new_diffusion_method_without_another_edit(tmp_path):
     """The recipe with another family, a run of it on record, and the report's first sentence."""
     method = METHOD.replace('family: ClassVar[str] = "classical"', 'family: ClassVar[str] = "diffusion"')
@@ -144,6 +146,7 @@ def test_commands_exist(command):
     assert stop.value.code == 0, command
 
 
+@pytest.mark.slow
 def test_the_costs_are_those_that_the_script_computes_from_the_shipped_report():
     command = [sys.executable, ROOT / "workflow" / "cost.py", ROOT / "reports" / "reference" / "smoke"]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -40,6 +40,7 @@ def live(text: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_the_kernel_of_a_run_is_on_no_network(tmp_path):
     write_notebook(tmp_path / "08_comparison.ipynb", [PARAMETERS, START.format(name="08_comparison"), QUIET])
     folder = execution.run_notebook(
@@ -108,6 +109,7 @@ def test_a_folder_of_ones_own_may_be_called_anything(tmp_path, name):
     assert not Path("x").exists()
 
 
+@pytest.mark.slow
 def test_pickles_are_opened_in_two_places_and_restricted():
     """Our own checkpoints, and a package's own file whose checksum is known; both cannot run code."""
     import ast

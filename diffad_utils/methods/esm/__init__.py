@@ -1,7 +1,7 @@
 """Explicit score matching (ESM, ESM-sigma) and its baseline SGM.
 
-`equations.py` has the paper's equations 3 to 15 (eq. 10 is `esm_loss`), `dual_stream.py` its network, `base.py` what
-the three detectors share, `noise_level.py` the choice of T_d.
+`equations.py` has the paper's equations 3 to 15 (eq. 10 is `esm_loss`), `dual_stream.py` its network, `settings.py` and
+`base.py` what the three detectors share, `noise_level.py` the choice of T_d.
 """
 
 from diffad_utils.methods.esm.esm import ESM

@@ -2,7 +2,7 @@
 
 `engine.py` runs images through the pipeline, `detector.py` scores them, `masked.py`
 redraws only where a first pass found something, `sweep.py` and `search.py` try settings,
-`lora.py` fine-tunes, `adapters.py` reads and writes what it learned.
+`lora.py` fine-tunes on what `adapter_training.py` prepares, `adapters.py` reads and writes what it learned.
 """
 
 from diffad_utils.methods.img2img.detector import Img2Img

@@ -24,6 +24,7 @@ def backbone():
     return load_backbone("resnet-mini")
 
 
+@pytest.mark.slow
 def test_shared_features_give_what_each_detector_finds_alone(train, backbone):
     made = {
         "PatchCore": lambda: PatchCore(image_size=64, device="cpu", backbone="resnet-mini"),

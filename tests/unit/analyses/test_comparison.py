@@ -306,6 +306,7 @@ def test_pictures_of_tasks_and_cases_come_from_the_data(root, measured):
     assert example_cases.task_pictures([missing], "/nowhere") == {}
 
 
+@pytest.mark.slow
 def test_published_numbers():
     published = published_results()
     assert published["value"].between(0, 1).all()
@@ -336,6 +337,7 @@ def test_published_numbers():
     assert len(said) == 9 and said <= set(published["method"])
 
 
+@pytest.mark.slow
 def test_claims_between_methods(tmp_path):
     recorded(tmp_path, "anomalib:patchcore", 2.0, masks=True)
     recorded(tmp_path, "img2img", 0.2, masks=True)
@@ -372,6 +374,7 @@ def test_a_gan_and_draem_are_compared_with_what_their_claims_name(tmp_path):
     assert set(ledger.loc[["C87a", "C87b"], "verdict"]) == {"out of scope here"}  # statements about MVTec AD
 
 
+@pytest.mark.slow
 def test_the_answer_names_the_best_rival_without_clip(tmp_path):
     for method, strength in (("invad", 2.5), ("clip_knn", 4.0), ("anomalib:padim", 0.0), ("trivial", 0.1)):
         recorded(tmp_path, method, strength)
@@ -385,6 +388,7 @@ def test_the_answer_names_the_best_rival_without_clip(tmp_path):
     assert first.endswith("Either best is picked on these test images, which the intervals do not account for.")
 
 
+@pytest.mark.slow
 def test_the_family_is_the_manifest_s_and_for_older_runs_the_class_s(tmp_path):
     """A method that nobody here has heard of counts by what its run recorded."""
     detector = types.SimpleNamespace(family="diffusion")

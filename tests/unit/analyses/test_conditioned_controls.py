@@ -58,6 +58,7 @@ def test_d3ad_without_diffusion(variants):
     assert torch.equal(order, peaks.argsort())
 
 
+@pytest.mark.slow
 def test_ddad_without_its_network(task):
     ddad = DDAD(**SMALL, block_out_channels=(8, 16), num_steps=2, holdout_fraction=0.2).fit(task.train)
     maps = Variants(ddad, task).maps()
@@ -72,6 +73,7 @@ def test_ddad_without_its_network(task):
     assert torch.allclose(alone.score, found.score[2:3], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_variants_are_what_with_settings_gives(variants, task):
     assert settings_of(D3AD, {"t_max": 80, "seed": 1, "device": "cpu", "curves": 3}) == {"t_max": 80}
     found = variants.predict(static_step=40, map_weight=0.5)

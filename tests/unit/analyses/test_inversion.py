@@ -83,6 +83,7 @@ def test_a_union_that_cannot_be_is_refused(tmp_path, task, changed, message):
         inversion.unified_training_images(a_run(tmp_path, **changed), task)
 
 
+@pytest.mark.slow
 def test_controls_stand_beside_the_method(task, detector, features):
     found = inversion.controls(task, detector, features)
     assert found.table["label"].tolist() == ["InvAD", "untrained network", "no diffusion", "trivial baseline"]
@@ -98,6 +99,7 @@ def test_controls_stand_beside_the_method(task, detector, features):
         assert record["low"] <= record["difference"] <= record["high"]
 
 
+@pytest.mark.slow
 def test_curves_begin_untrained_and_end_with_the_detector(task, detector, features, snapshots):
     curve, plain = inversion.training_curves(task, detector, features, snapshots, [2, 3], seeds=2)
     assert curve["network"].unique().tolist() == ["InvAD, seed 0", "InvAD, seed 1", "InvAD, no skip connection"]
@@ -213,6 +215,7 @@ def test_findings_have_the_fixed_measures_and_their_images(task):
     assert all(verdicts.variant_of(table.loc[row["claim_id"]], row["measure"]) for row in rows)
 
 
+@pytest.mark.slow
 def test_classes_in_words_name_what_is_there(task, detector, features):
     rows, found = sweeps.class_rows(task, {"unified": (detector, features)})
     assert [row["setting"] for row in rows] == ["unified, InvAD", "unified, untrained", "unified, no diffusion"]

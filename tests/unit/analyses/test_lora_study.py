@@ -57,6 +57,7 @@ def test_settings_are_those_that_the_method_has():
     assert lora_study.settings_of(Img2Img, given, "cpu") == {"strength": 0.2, "seed": 3, "device": "cpu"}
 
 
+@pytest.mark.slow
 def test_another_prompt_changes_the_copy_and_leaves_the_model(base, held_out, few):
     before = base.predict(few.images, few.keys).score
     other = lora_study.with_prompt(base, "a damaged {noun}", held_out)
@@ -76,6 +77,7 @@ def test_differences_are_paired_and_of_pixels_where_masks_are(few):
     assert torch.equal(taken.reconstruction, few.images[rows]) and torch.equal(taken.score, perfect.score[rows])
 
 
+@pytest.mark.slow
 def test_a_sweep_measures_what_the_model_makes(base, few):
     sweep = lora_study.Sweep(few, None, lambda x: [x], MEANS, [100, 900])
     normal = few.take((few.labels == 0).nonzero()[:, 0])
@@ -105,6 +107,7 @@ def test_survival_of_a_model_that_leaves_all_as_it_is(few):
     assert found["same"].tolist() == pytest.approx([1.0] * 3)
 
 
+@pytest.mark.slow
 def test_images_of_another_category(base):
     own = ("textures", "leather")
     names = data.categories("textures")

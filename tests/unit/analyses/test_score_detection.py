@@ -64,6 +64,7 @@ def test_an_elementwise_gaussian_is_the_optimum_of_eq_10_for_such_data():
     assert streams(x0[:1], torch.tensor([300]), return_dict=False)[0].shape == (1, 1, 2, 2)
 
 
+@pytest.mark.slow
 def test_controls_have_no_network(task, detectors):
     predictions = score_detection.measure_all(detectors, task)[1]
     found = score_detection.controls(detectors, predictions, task)

@@ -41,6 +41,7 @@ def test_an_editor_that_keeps_a_share_of_the_image_keeps_that_share_of_the_defec
     assert alone.survival is None and "no survival" in alone.in_words()
 
 
+@pytest.mark.slow
 def test_every_step_with_every_noise_fraction_is_what_the_detector_makes_alone(task):
     detector = D3AD(**SMALL, block_out_channels=(16, 16), k=3, holdout_fraction=0.2, adaptation_epochs=0)
     detector.fit(task.train)

@@ -84,6 +84,7 @@ def test_findings_are_measured_as_the_table_fixes_them():
 # --- controls ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_image_at_its_own_size_has_no_residual(task):
     same = no_diffusion.Resized(image_size=32, side=32, device="cpu", score="mse").fit(task.train)
     assert same.predict(task.images, task.keys).parts["mse"].max() == 0

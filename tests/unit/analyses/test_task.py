@@ -74,6 +74,7 @@ def test_accuracy_and_difference_are_those_of_metrics(task):
     assert task.difference(score, score) == (0, 0, 0)
 
 
+@pytest.mark.slow
 def test_the_trivial_baseline_is_the_best_statistic_of_the_subset(task):
     some = task.subset(30)
     best = some.trivial_baseline()

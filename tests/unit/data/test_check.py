@@ -124,14 +124,17 @@ def test_published_counts_add_up_to_the_papers_totals():
     assert published_counts("folder") == {}
 
 
+@pytest.mark.slow
 def test_elpv_is_complete_and_sound():
     assert data.check("elpv") == []
 
 
+@pytest.mark.slow
 def test_textures_render():
     assert data.check("textures") == []
 
 
+@pytest.mark.slow
 def test_missing_elpv_cells_are_counted(tmp_path):
     index = data.load_index("elpv", uncertain=True)
     problems = count_problems("elpv", index[index["category"] == "mono"].iloc[1:], "here")

@@ -432,6 +432,7 @@ def test_data_check_says_all_of_it(tmp_path, capsys):
     assert found["categories"][0]["test anomalous"] == 3 and found["root"] == str(root)
 
 
+@pytest.mark.slow
 def test_data_check_of_one_category(tmp_path, capsys):
     root = btad(tmp_path)
     (root / "02" / "test" / "ko" / "0000.png").unlink()

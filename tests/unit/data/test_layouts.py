@@ -230,6 +230,7 @@ def test_textures(tmp_path):
 # --------------------------------------------------------------------------------------------------- ELPV
 
 
+@pytest.mark.slow
 def test_elpv_mono_and_poly():
     mono = data.load_index("elpv", category="mono")
     assert_contract(mono, "elpv")
@@ -245,6 +246,7 @@ def test_elpv_mono_and_poly():
     assert set(both[both["split"] == "train"]["defect"]) == {"good"}
 
 
+@pytest.mark.slow
 def test_elpv_split_is_seeded_and_does_not_change_with_options():
     first, again = (data.load_index("elpv", category="poly", seed=0) for _ in range(2))
     pd.testing.assert_frame_equal(first, again)

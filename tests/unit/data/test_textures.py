@@ -88,6 +88,7 @@ def test_everything_in_the_key_matters():
         assert np.abs(other.twin - base).mean() > 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_size_changes_the_sampling_not_the_scene(category):
     for defect in (None, *CATEGORIES[category][:2]):
@@ -134,6 +135,7 @@ def test_images_are_eight_bit_and_read_only():
         sample.image[0, 0, 0] = 0
 
 
+@pytest.mark.slow
 def test_normal_images_vary():
     """The mean training image explains little of a new normal image (objects hold still more than surfaces do)."""
     for category in CATEGORIES:

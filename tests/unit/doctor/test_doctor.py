@@ -173,6 +173,7 @@ def profile(folder, **sections):
 TEXTURES = [{"dataset": "textures", "category": "leather"}]
 
 
+@pytest.mark.slow
 def test_a_machine_alone(bare, capsys):
     assert cli.main(["doctor"]) == 0
     page = capsys.readouterr().out
@@ -181,6 +182,7 @@ def test_a_machine_alone(bare, capsys):
     assert len(page.splitlines()) < 60
 
 
+@pytest.mark.slow
 def test_a_profile_that_has_everything(bare, capsys):
     file = profile(bare, **{"07_invad": {"grid": TEXTURES}, "08_comparison": None})
     assert cli.main(["doctor", "--profile", file]) == 0
@@ -188,6 +190,7 @@ def test_a_profile_that_has_everything(bare, capsys):
     assert "07_invad has all it needs" in page and "All right." in page
 
 
+@pytest.mark.slow
 def test_what_a_profile_lacks_is_named(bare, capsys):
     file = profile(
         bare,
@@ -210,6 +213,7 @@ def test_what_a_profile_lacks_is_named(bare, capsys):
     assert ("a GPU, which mixed_precision = 'fp16' needs" in page) is not torch.cuda.is_available()
 
 
+@pytest.mark.slow
 def test_too_few_training_images_are_said_before_training(bare, capsys, monkeypatch):
     from test_layouts import mvtec_tree
 
@@ -225,6 +229,7 @@ def test_an_unknown_profile_is_a_sentence(capsys):
     assert "no profile 'nobody'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_notebook_of_a_kernel(bare, capsys, monkeypatch):
     file = profile(
         bare, **{"07_invad": {"grid": TEXTURES}, "04_lora": {"grid": TEXTURES, "parameters": {"weights": "sd15"}}}

@@ -13,11 +13,16 @@ ROOT = Path(__file__).parents[3]
 INVAD = ROOT / "notebooks" / "07_invad.ipynb"
 
 
-@pytest.fixture()
-def package(tmp_path):
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
     """A copy of the package that may be edited."""
-    ignored = shutil.ignore_patterns("__pycache__")
-    return Path(shutil.copytree(ROOT / "diffad_utils", tmp_path / "diffad_utils", ignore=ignored))
+    ignored, copy = shutil.ignore_patterns("__pycache__"), tmp_path_factory.mktemp("copy") / "diffad_utils"
+    return Path(shutil.copytree(ROOT / "diffad_utils", copy, ignore=ignored))
+
+
+@pytest.fixture(scope="module")
+def unedited(package):
+    return execution.code_digest(INVAD, package)
 
 
 @pytest.mark.parametrize(
@@ -33,13 +38,15 @@ def package(tmp_path):
         ("scoring.py", True),
     ],
 )
-def test_an_edit_marks_the_runs_that_use_it(package, module, changed):
-    before = execution.code_digest(INVAD, package)
-    with open(package / module, "a", encoding="utf-8") as file:
-        file.write("\nEDITED = True\n")
-    assert (execution.code_digest(INVAD, package) != before) == changed
+def test_an_edit_marks_the_runs_that_use_it(package, unedited, module, changed):
+    text = (package / module).read_text(encoding="utf-8")
+    (package / module).write_text(text + "\nEDITED = True\n", encoding="utf-8")
+    edited = execution.code_digest(INVAD, package)
+    (package / module).write_text(text, encoding="utf-8")
+    assert (edited != unedited) == changed
 
 
+@pytest.mark.slow
 def test_importing_one_method_imports_neither_the_others_nor_what_they_need():
     heavy = [
         "accelerate",

@@ -42,6 +42,7 @@ def test_irregularity_changes_exactly_its_mask_visibly(kind):
     assert 0 < max(shares) < 0.6
 
 
+@pytest.mark.slow
 def test_pool_is_deterministic_and_balanced(pool):
     again = backbone.make_pool(24, 72, seed=3, progress=False)
     assert np.array_equal(pool.images, again.images) and np.array_equal(pool.targets, again.targets)
@@ -59,6 +60,7 @@ def test_batch(pool):
     assert spoiled[:, first["spoiled"]].float().mean() > 0.5
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_saves_what_load_backbone_opens(pool, tmp_path):
     model, history = backbone.train_foundation(
         pool, pool, num_steps=12, num_pictures=8, crop=48, validate_every=0, lr=3e-3
@@ -74,6 +76,7 @@ def test_training_lowers_the_loss_and_saves_what_load_backbone_opens(pool, tmp_p
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.slow
 def test_training_is_repeatable(pool):
     runs = [
         backbone.train_foundation(pool, pool, num_steps=2, num_pictures=6, crop=32, validate_every=0, seed=7)
@@ -117,6 +120,7 @@ def test_shipped_weights_are_trained_and_described():
     assert int(load_backbone("resnet-mini").net.bn1.num_batches_tracked) == steps
 
 
+@pytest.mark.slow
 def test_shipped_weights_beat_random_ones_on_unseen_pictures():
     networks = [load_backbone("resnet-mini"), *(load_backbone("resnet-mini", random_seed=seed) for seed in range(2))]
     results = np.zeros((3, 4))

@@ -58,6 +58,7 @@ def test_materials_are_other_ones_than_the_evaluation_categories(pairs):
             assert np.abs(other - usual).mean() > 0.01
 
 
+@pytest.mark.slow
 def test_no_evaluation_image_is_among_the_training_pictures(pairs):
     """The nearest training picture is far from every evaluation image: sensor noise alone is 0.004 to 0.018 RMS."""
     training = pairs.images.reshape(-1, 128 * 128 * 3).astype(np.float32) / 255

@@ -33,6 +33,7 @@ def test_autoencoder_learns(pairs, vae):
     assert not model.training
 
 
+@pytest.mark.slow
 def test_latents_are_normalized_and_nothing_else_changes(pairs):
     model = autoencoder.new_autoencoder(1).eval()
     images = pairs.images[:4, 0]
@@ -45,6 +46,7 @@ def test_latents_are_normalized_and_nothing_else_changes(pairs):
     assert (latents.std((0, 2, 3)) - 1).abs().max() < 1e-3
 
 
+@pytest.mark.slow
 def test_half_precision_on_disk_costs_nothing_measurable(pairs, vae):
     """Rounded to float16 and back, the VAE returns the same to a small part of a grey level."""
     exact = vae[0]
@@ -67,6 +69,7 @@ def test_crops_are_different_places_of_different_pictures(pairs):
     assert all(not torch.equal(first[0], other) for other in first[1:])
 
 
+@pytest.mark.slow
 def test_decoder_alone_learns_the_mean_colour_at_the_size_of_use(pairs, vae):
     model = copy.deepcopy(vae[0])
     with torch.no_grad():
@@ -85,6 +88,7 @@ def test_decoder_alone_learns_the_mean_colour_at_the_size_of_use(pairs, vae):
     assert all(parameter.requires_grad for parameter in model.parameters()) and not model.training
 
 
+@pytest.mark.slow
 def test_decoder_loss_is_squared_error_and_that_of_the_mean_colours(pairs, vae):
     images = captioned.to_tensor(pairs.images[:2, 0])
     plain, more = (
@@ -97,6 +101,7 @@ def test_decoder_loss_is_squared_error_and_that_of_the_mean_colours(pairs, vae):
     assert torch.isclose(more - plain, 3 * error.mean((2, 3)).square().mean(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_interrupted_decoder_takes_the_same_steps(pairs, vae, tmp_path, monkeypatch):
     settings = dict(num_steps=4, batch_size=1, crops=(64, 32), checkpoint_every=2)
     straight, log = autoencoder.train_decoder(pairs, copy.deepcopy(vae[0]), **settings)
@@ -171,6 +176,7 @@ def test_borrowed_statistics_are_those_of_all_tiles_of_the_picture():
     assert np.allclose(shifted.tiles, plain.tiles)
 
 
+@pytest.mark.slow
 def test_hooks_of_the_measurement_are_gone_afterwards(vae):
     images = quality.normal_images("leather", 1)
     before = autoencoder.reconstruct(vae[0], images)
@@ -205,6 +211,7 @@ def small_clip(pairs):
     return clip.train_clip(pairs, num_steps=14, num_pairs=8, lr=2e-3)
 
 
+@pytest.mark.slow
 def test_clip_learns_and_is_opened_by_open_clip(pairs, small_clip, tmp_path):
     model, log = small_clip
     assert np.mean(log.losses[-3:]) < np.mean(log.losses[:3])
@@ -319,6 +326,7 @@ def test_a_finished_model_is_opened_and_not_made_again(tmp_path):
         obtain(tmp_path / "m", {"value": 8}, train, save, load)
 
 
+@pytest.mark.slow
 def test_scores_and_names_have_one_value_an_image(pairs, small_clip):
     images = pairs.images[:5, 1]
     names = clip.name_families(small_clip[0], images)

@@ -72,6 +72,7 @@ def test_psnr_of_the_vae_and_spread_of_its_latents(pipeline):
     assert min(spread) >= 0.5 and max(spread) <= 2
 
 
+@pytest.mark.slow
 def test_the_vae_has_no_colour_cast_and_does_no_worse_on_pictures_than_on_their_tiles(pipeline):
     """Group normalisation makes both depend on the size of the pictures that the decoder was trained on."""
     table = quality.autoencoder_quality(pipeline.vae, 10).set_index("category")

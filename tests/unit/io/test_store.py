@@ -116,6 +116,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_nothing_half_written_is_taken_after_kills_at_random_moments(tmp_path):
     """Two writers of the same entries, killed 20 times; whatever is taken has both of its files from one writing."""
     moments, taken = random.Random(0), 0
@@ -162,6 +163,7 @@ def train():
 SMALL = dict(image_size=64, grid=4, width=32, depth=1, train_steps=3, warmup_steps=1, device="cpu")
 
 
+@pytest.mark.slow
 def test_what_changes_the_result_changes_the_key(train):
     def key(dataset=train, cls=InvAD, **changes):
         return stored.key_of(cls(**SMALL | changes), dataset, {})

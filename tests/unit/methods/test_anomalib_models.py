@@ -37,6 +37,7 @@ def test_without_anomalib_the_error_says_what_to_install(train, monkeypatch):
     assert importlib.import_module is absent  # the patch was in place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subsampling", ["random", "greedy"])
 def test_patchcore_is_the_distance_to_the_bank(train, subsampling):
     """With one neighbour the score is the largest distance of a patch to the memory bank (Roth et al., eq. 6)."""
@@ -52,6 +53,7 @@ def test_patchcore_is_the_distance_to_the_bank(train, subsampling):
     assert torch.allclose(detector.predict(images).score, expected.float(), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_random_bank_holds_patches_of_the_training_images(train):
     detector, again, other = (PatchCore(image_size=64, device="cpu", seed=seed).fit(train) for seed in (0, 0, 1))
     model = detector.model_
@@ -64,6 +66,7 @@ def test_the_random_bank_holds_patches_of_the_training_images(train):
     assert not torch.equal(model.memory_bank, other.model_.memory_bank)
 
 
+@pytest.mark.slow
 def test_few_patches_are_enough_neighbours(train):
     """A bank of one patch would give every score the weight 0; the bank keeps ``num_neighbors`` patches at least."""
     few = data.ImageDataset(train.index.head(1), size=64)

@@ -77,6 +77,7 @@ def test_an_image_alone_equals_the_image_in_a_batch(fitted, splits, name, kind):
         assert torch.allclose(alone.anomaly_map, together.anomaly_map[i : i + 1], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @cases
 def test_save_and_load_give_the_same_predictions(fitted, folders, splits, name, kind, tmp_path):
     detector, images = fitted[name, kind], splits[1]["image"]

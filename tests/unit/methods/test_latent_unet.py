@@ -125,6 +125,7 @@ def test_save_and_load(case, fitted, splits, tmp_path):
     assert dataclasses.asdict(loaded) == dataclasses.asdict(fitted[case])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c in CASES if c[1] in ("kl4", "tiny4")], ids="-".join)
 def test_same_seed_same_detector(case, build, fitted, splits):
     again, other = build(*case).fit(splits[0]), build(*case, seed=1).fit(splits[0])
@@ -250,6 +251,7 @@ def test_refuses_another_autoencoder(fitted, tmp_path):
         LatentUNet.load(tmp_path, device="cpu")
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on(build, splits, fitted, tmp_path, monkeypatch):
     from diffad_utils.training import loop, settings
 
@@ -301,6 +303,7 @@ def test_pretrained_starts_from_the_weights_given(build, splits):
     assert torch.allclose(detector.reconstruct(splits[1]["image"]), template, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vae", ["kl4", "tiny4"])
 @pytest.mark.parametrize("channels, factor", [(16, 4), (32, 8), (None, 4), (4, 2)])
 def test_another_bottleneck(vae, channels, factor, build, splits, tmp_path):
@@ -314,6 +317,7 @@ def test_another_bottleneck(vae, channels, factor, build, splits, tmp_path):
     assert torch.equal(loaded.reconstruct(splits[1]["image"]), detector.reconstruct(splits[1]["image"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels, factor", [(16, None), (4, None), (None, 4), (8, 2)])
 def test_pretrained_with_another_bottleneck_keeps_what_fits(channels, factor, build, splits):
     options = dict(

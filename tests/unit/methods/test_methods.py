@@ -162,6 +162,7 @@ def test_invad_snapshots_are_the_training_on_its_way(fitted, splits, tmp_path):
         fitted["invad"].retrain(grid=8)
 
 
+@pytest.mark.slow
 def test_invad_calibrates_on_the_category_it_is_asked_about():
     index = data.load_index("textures")
     train = index[(index["split"] == "train") & index["category"].isin(["carpet", "wood"])].groupby("category").head(8)

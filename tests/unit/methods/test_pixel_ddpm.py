@@ -123,6 +123,7 @@ def test_save_and_load(kind, fitted, splits, tmp_path):
     assert json.dumps(dataclasses.asdict(loaded)) == json.dumps(dataclasses.asdict(fitted[kind]))
 
 
+@pytest.mark.slow
 def test_same_seed_same_detector(fitted, splits):
     scores = [d.predict(splits[1]["image"]).score for d in (fitted["scratch"], PixelDDPM(**SMALL).fit(splits[0]))]
     assert torch.equal(*scores)

@@ -81,6 +81,7 @@ def test_a_category_that_alone_says_the_opposite_stops_a_decision():
     assert pooling.compare(effects, np.full(9, 0.1), np.full(9, 1e-4)).p_above < 0.01
 
 
+@pytest.mark.slow
 def test_holm_is_statsmodels():
     p = np.array([0.04, 0.001, 0.03, 0.5])
     assert pooling.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
@@ -112,6 +113,7 @@ def test_a_variance_from_an_interval_is_that_of_the_bootstrap():
     assert gap.std() == pytest.approx(np.sqrt(delong), rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", simulation.FAST)
 @pytest.mark.parametrize("categories, seeds", [(2, 1), (3, 3), (9, 1), (9, 3)])
 def test_at_most_six_per_cent_wrong_at_the_null(measure, categories, seeds):
@@ -133,6 +135,7 @@ def test_scattered_categories_are_called_varies_and_not_decided():
     assert np.mean(old["supported"] | old["not supported"]) > 0.12
 
 
+@pytest.mark.slow
 def test_power_for_a_difference_of_three_points():
     """Nine categories of 100 + 100 images and three seeds find a paired I-AUROC difference of 0.03 in 80 %."""
     rng, shape = np.random.default_rng(0), (300, 9, 3)
@@ -142,6 +145,7 @@ def test_power_for_a_difference_of_three_points():
     assert simulation.before(*found)["supported"].mean() < 0.1
 
 
+@pytest.mark.slow
 def test_better_than_every_five_equal_variants():
     """C73: the earlier rule called equal variants "not supported" in about a fifth; the intersection-union test does
     not, and nine categories of 100 + 100 images find a gain of 0.035."""

@@ -62,6 +62,7 @@ def test_real_architectures_from_disk(tmp_path, monkeypatch, name, architecture,
     torch.testing.assert_close(features[3], whole[3], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_resnet50_beside_a_resnet34(tmp_path, monkeypatch):
     """The larger network sorts first and has the shapes that a ResNet-34 was known by; neither has a config."""
     timm_folder(tmp_path / "a" / "resnet-50", "resnet50", dtype=torch.float16, config=False)

@@ -57,6 +57,7 @@ def train():
     return data.ImageDataset(index[index["split"] == "train"].iloc[:12], size=64)
 
 
+@pytest.mark.slow
 def test_invad_fits_the_same_with_the_store(train, tmp_path):
     settings = {
         "image_size": 64,

@@ -92,6 +92,7 @@ def image_to_image(pipeline, number=2, steps=4):
 # --- Stable Diffusion
 
 
+@pytest.mark.slow
 def test_folder_is_what_diffusers_itself_opens(sd_folder):
     pipeline = load_pipeline(str(sd_folder), device="cpu")
     assert pipeline.resolved.source == "path" and pipeline.resolved.path == sd_folder
@@ -110,6 +111,7 @@ def test_folder_is_what_diffusers_itself_opens(sd_folder):
     np.testing.assert_allclose(ours, image_to_image(theirs), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_single_file_gives_the_same_pictures(sd_folder, sd_file, capfd):
     pipeline = load_pipeline(str(sd_file), device="cpu")
     assert pipeline.resolved.path == sd_file
@@ -121,6 +123,7 @@ def test_single_file_gives_the_same_pictures(sd_folder, sd_file, capfd):
     assert "it/s" not in captured.err + captured.out  # no progress bars
 
 
+@pytest.mark.slow
 def test_hub_cache(sd_folder, tmp_path, monkeypatch):
     in_hub_cache(tmp_path, "someone/tiny-sd", sd_folder)
     pipeline = load_pipeline("someone/tiny-sd", device="cpu")
@@ -134,6 +137,7 @@ def test_hub_cache(sd_folder, tmp_path, monkeypatch):
     assert load_pipeline(device="cpu").resolved.source == "hf-cache"
 
 
+@pytest.mark.slow
 def test_half_precision_with_little_memory(sd_folder):
     full = load_pipeline(str(sd_folder), device="cpu")
     half = load_pipeline(str(sd_folder), device="cpu", dtype=torch.float16, low_memory=True)
@@ -156,6 +160,7 @@ def test_half_precision_with_little_memory(sd_folder):
             assert 0 < error < 0.03
 
 
+@pytest.mark.slow
 def test_folder_with_half_precision_files_only(sd_folder, tmp_path):
     folder = shutil.copytree(sd_folder, tmp_path / "copy")
     for file in folder.glob("*/*.safetensors"):
@@ -214,6 +219,7 @@ def test_tokenizer_is_that_of_stable_diffusion(sd_folder):
     assert saved(texts, padding="max_length", truncation=True).input_ids == padded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 @pytest.mark.parametrize("stored", ["folder", "file"])
 def test_a_missing_tensor_is_an_error(sd_folder, sd_file, tmp_path, part, stored):
@@ -269,6 +275,7 @@ def tiny_kl(channels):
     return AutoencoderKL(**KL, latent_channels=channels, **(scaling if channels == 16 else {})).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [4, 16])
 @pytest.mark.parametrize("family", ["kl", "tiny"])
 def test_autoencoder_folders(tmp_path, family, channels):
@@ -303,6 +310,7 @@ def test_real_tiny_autoencoder_by_name_from_the_hub_cache_and_by_file(tmp_path, 
     assert torch.equal(vae.decoder.layers[0].weight, model.decoder.layers[0].weight.half())
 
 
+@pytest.mark.slow
 def test_autoencoder_of_a_pipeline_and_of_a_single_file(sd_folder, sd_file):
     reference = load_pipeline(str(sd_folder), device="cpu").vae
     images = torch.rand(1, 3, 64, 64) * 2 - 1
@@ -312,6 +320,7 @@ def test_autoencoder_of_a_pipeline_and_of_a_single_file(sd_folder, sd_file):
         torch.testing.assert_close(vae.encode(images).latent_dist.mode(), reference.encode(images).latent_dist.mode())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["original", "diffusers", "old diffusers"])
 def test_autoencoder_in_a_lone_file(tmp_path, layout):
     model = tiny_kl(4)
@@ -391,6 +400,7 @@ def activation(model):
     return type(model.model.visual.transformer.resblocks[0].mlp.gelu).__name__
 
 
+@pytest.mark.slow
 def test_clip_folder_is_what_open_clip_itself_opens(tiny_clip, clip_folder, capfd):
     theirs, _, _ = open_clip.create_model_and_transforms(f"local-dir:{clip_folder}")
     texts, images = ["a carpet", "a carpet with a hole"], torch.rand(2, 3, 224, 224)
@@ -443,6 +453,7 @@ def test_clip_bad_images(tiny_clip, bad):
         tiny_clip.encode_images(bad)
 
 
+@pytest.mark.slow
 def test_clip_by_name_from_environment_and_hub_cache(clip_folder, tmp_path, monkeypatch):
     in_hub_cache(tmp_path, "timm/vit_base_patch32_clip_224.openai", clip_folder)
     assert load_clip(device="cpu").resolved.source == "hf-cache"
@@ -453,6 +464,7 @@ def test_clip_by_name_from_environment_and_hub_cache(clip_folder, tmp_path, monk
     assert found.source == "env" and found.name == "ViT-B-32/openai"
 
 
+@pytest.mark.slow
 def test_clip_lone_file_takes_its_activation_from_its_name(clip_folder, clip_config, tmp_path, monkeypatch):
     file = tmp_path / "w" / "ViT-B-32" / "laion2b_s34b_b79k.safetensors"
     file.parent.mkdir(parents=True)
@@ -483,6 +495,7 @@ def test_what_is_no_clip(tmp_path):
         load_clip(str(tmp_path), device="cpu")
 
 
+@pytest.mark.slow
 def test_clip_never_opens_a_pickle(clip_folder, tmp_path):
     """open_clip's own search takes open_clip_pytorch_model.bin before a model.safetensors."""
     (tmp_path / "open_clip_pytorch_model.bin").write_bytes(b"not to be opened")

@@ -37,6 +37,7 @@ def test_labelled_rows_share_one_scale_a_row():
     assert limits == {(float(maps.min()), float(maps.max()))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_masks", [True, False])
 def test_strength_strips_show_images_over_residuals(with_masks):
     images, masks = torch.rand(2, 3, 16, 16), torch.rand(2, 16, 16) > 0.8
@@ -316,6 +317,7 @@ def test_rows_of_tasks_and_strips_of_cases_draw(tmp_path):
     assert narrow.get_figwidth() < strip.get_figwidth() <= narrow.get_figheight()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "draw",
     [

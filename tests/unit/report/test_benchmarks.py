@@ -33,6 +33,7 @@ def test_growth_finds_the_exponent(exponent):
     assert harness.growth(sizes, [3 * size**exponent for size in sizes]) == pytest.approx(exponent)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_counts_what_comes_and_goes():
     """In a process of its own, as the benchmarks do it: the highest memory of this one has been higher already."""
@@ -61,6 +62,7 @@ def test_results_are_written_and_become_a_page(tmp_path, monkeypatch, capsys):
     assert loaded[0]["machine"]["date"] in page and "<script" not in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topic", ["metrics", "knn", "sampling", "features", "img2img_sweep"])
 def test_every_topic_runs(topic):
     """With small sizes; what they call changes, and nobody would notice before the next `make bench`."""

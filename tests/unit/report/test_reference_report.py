@@ -20,6 +20,7 @@ SMOKE = study.reference_folder() / "smoke"
 RUNS = [(task, method) for task in ("textures/leather", "elpv/mono") for method in ("trivial", "anomalib_padim")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "method"), RUNS)
 def test_the_reference_report_is_reproduced(task, method):
     folder = SMOKE / task / method / "seed-0"

@@ -190,6 +190,7 @@ def test_without_the_comparison_the_page_says_so(tmp_path):
     assert "The comparison has not run" in text and "<table class='results" not in text and "07_invad" in text
 
 
+@pytest.mark.slow
 def test_a_method_recorded_by_another_notebook_shares_that_notebooks_page(tmp_path):
     folder = finished(tmp_path, "07_invad", {"I-AUROC": 0.9})
     other = finished(tmp_path, "07_invad", {"I-AUROC": 0.8}, method="sgm", notebook_file=False, claims=FINDINGS)
@@ -198,6 +199,7 @@ def test_a_method_recorded_by_another_notebook_shares_that_notebooks_page(tmp_pa
     assert (folder / "run.html").relative_to(tmp_path / "smoke").as_posix() + "#Is-it" in text
 
 
+@pytest.mark.slow
 def test_pages_stay_below_their_limit_and_pictures_have_an_alternative_text(tmp_path):
     folder = finished(tmp_path, "07_invad", {"I-AUROC": 0.9})
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 400, 3), dtype=np.uint8))
@@ -220,6 +222,7 @@ def test_notebooks_keep_their_formulas_and_escape_their_output(root):
     assert 'href="../../../../index.html"' in text
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_page(root):
     before = (root / "index.html").read_bytes()
     report.write(root)
@@ -272,6 +275,7 @@ def test_a_card_a_source_says_what_stands_and_what_falls():
     assert all(card["address"].startswith("https://") and card["says"].endswith(".") for card in cards.values())
 
 
+@pytest.mark.slow
 def test_sentences_stand_below_their_figure_and_a_narrow_version_beside_it(tmp_path):
     parameters = study.Parameters(profile="smoke", seed=0, device="cpu", output_root=str(tmp_path))
     run = study.Run("08_comparison", parameters)

@@ -127,6 +127,7 @@ def test_the_front_page_links_the_sliders_and_their_script_is_the_one_allowed(ro
     assert f"script-src 'sha256-{script_digest('strip.js')}'" in text
 
 
+@pytest.mark.slow
 def test_without_strips_there_is_no_page(tmp_path):
     folder = finished(tmp_path)
     report.write(tmp_path / "smoke")
@@ -145,6 +146,7 @@ def test_strips_that_find_no_room_are_links_to_their_runs(root, tmp_path, monkey
     assert 'href="1/run.html#strip-strength"' in text and 'href="2/run.html#strip-strength"' in text
 
 
+@pytest.mark.slow
 def test_without_counterparts_the_strip_says_so(tmp_path):
     folder = finished(tmp_path, ("strength", strip_of({"strength": STRENGTHS}, survival=False)))
     report.write(tmp_path / "smoke")

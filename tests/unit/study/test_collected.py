@@ -37,6 +37,7 @@ def same_to_rounding(found, expected):
         assert found[name] == pytest.approx(value, rel=1e-11, abs=1e-12), name
 
 
+@pytest.mark.slow
 def test_recorded_in_batches_and_at_once(sets, detector, tmp_path):
     test, records = sets[1], {}
     batch = data.load_batch(test)

@@ -255,6 +255,7 @@ class TestRecord:
         os.utime(left, (later, later))  # a rerun that is not done
         assert study.unfinished_runs(tmp_path / "smoke") == ["textures/carpet/invad/seed-0"]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("keeps", [True, False])
     def test_what_was_measured_before_a_failure_stays(self, tmp_path, keeps):
         """The process ends with an error after `keep`: its scores are there, and nobody takes the run for complete."""

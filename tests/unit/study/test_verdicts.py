@@ -182,6 +182,7 @@ def test_the_longest_variant_that_fits_is_the_one():
     assert verdicts.variant_of(claim, "dynamic plus T = 20") is None
 
 
+@pytest.mark.slow
 def test_the_committed_runs_are_judged():
     """No claim that names data is judged elsewhere, and every decided one has two categories."""
     from pathlib import Path

@@ -123,6 +123,7 @@ def train_and_report(target: Path, accumulation: int) -> None:
     state.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does_with_the_same_global_batch(tmp_path):
     # `accelerate launch` starts several processes with this launcher too, but on CPUs only through MPI
     command = [

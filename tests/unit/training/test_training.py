@@ -25,6 +25,7 @@ def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+@pytest.mark.slow
 def test_learns_and_is_deterministic():
     first, second = network(), network()
     log = train(first, regression, **{**SETTINGS, "num_steps": 200})

@@ -51,6 +51,7 @@ def package_tensors(name):
     return model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lite", NAMES, indirect=True)
 def test_logits_are_timms_to_the_last_bit(lite):
     found = weights.resolve(lite)
@@ -62,6 +63,7 @@ def test_logits_are_timms_to_the_last_bit(lite):
         assert torch.equal(ours(image), theirs(image))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lite", NAMES, indirect=True)
 def test_backbone_gives_the_features_of_the_whole_network(lite):
     backbone = load_backbone(lite)

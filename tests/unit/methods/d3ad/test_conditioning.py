@@ -52,6 +52,7 @@ def test_distances_edges_and_bins_match_the_public_code(kind):
     assert torch.equal(dynamic.bin_of(distances), z[f"{kind}_query_bin"])
 
 
+@pytest.mark.slow
 def test_bins_of_the_other_stored_search():
     z = golden("knn")
     for k in (5, 20):

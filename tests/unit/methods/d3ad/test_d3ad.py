@@ -59,6 +59,7 @@ def test_guidance_keeps_the_image(name, fitted, splits):
     assert bool((torch.stack(distance).diff(dim=0) < 0).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("plan", ["sub-sequence", "code"])
 def test_both_plans_and_both_normalisations_run(name, plan, fitted, splits):
@@ -71,6 +72,7 @@ def test_both_plans_and_both_normalisations_run(name, plan, fitted, splits):
     assert not torch.allclose(ours.score, together.score)
 
 
+@pytest.mark.slow
 def test_a_latent_can_be_drawn_from_the_posterior(fitted, splits):
     """One draw an image and seed, whatever else is in the batch; spread as the posterior says."""
     images, keys = splits[1]["image"], splits[1]["key"]
@@ -242,6 +244,7 @@ def test_networks_in_short_precision_and_a_float32_state(fitted, splits, precisi
         D3AD(**SMALL, inference_precision="int8")
 
 
+@pytest.mark.slow
 def test_maps_of_some_of_the_images(fitted, splits):
     images, keys = splits[1]["image"], splits[1]["key"]
     for detector in fitted.values():

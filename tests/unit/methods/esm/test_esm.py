@@ -47,6 +47,7 @@ def esm(splits, sgm):
     return ESM(**SMALL).fit(splits[0], warm_start=sgm)
 
 
+@pytest.mark.slow
 def test_what_each_method_scores(sgm, esm, splits):
     """All four maps with a variance, the two that need one absent (not zero) without."""
     images, keys = splits[1]["image"], splits[1]["key"]
@@ -67,6 +68,7 @@ def test_what_each_method_scores(sgm, esm, splits):
             )
 
 
+@pytest.mark.slow
 def test_evaluations_are_counted(esm, sgm):
     for detector, variance_evaluations in ((sgm, 0), (esm, 2), (esm.with_settings(ESMSigma), 2)):
         calls = []
@@ -106,6 +108,7 @@ def test_finite_at_printed_timesteps(esm, sgm, splits, timestep):
         assert torch.isfinite(prediction.score).all() and torch.isfinite(prediction.anomaly_map).all()
 
 
+@pytest.mark.slow
 def test_finite_at_the_largest_printed_timestep(esm, splits):
     prediction = esm.with_settings(noise_timestep=280, stride=3).predict(splits[1]["image"][:2], splits[1]["key"][:2])
     assert torch.isfinite(prediction.score).all() and torch.isfinite(prediction.anomaly_map).all()
@@ -123,6 +126,7 @@ def test_the_bound_is_in_the_sampler_only(esm, splits):
     assert esm.variance(x0, 0).max() < 0.01  # as the network gives it: near 1 - alpha_bar_0 = 1e-4
 
 
+@pytest.mark.slow
 def test_warm_start_is_the_same_warm_up(esm, sgm, splits):
     alone = ESM(**SMALL).fit(splits[0])
     assert torch.equal(
@@ -155,6 +159,7 @@ def test_chosen_timestep(splits, sgm):
     )
 
 
+@pytest.mark.slow
 def test_combinations(esm, splits):
     images, keys = splits[1]["image"], splits[1]["key"]
     plain = esm.with_settings(combination="plain sum", smoothing=0)
@@ -172,6 +177,7 @@ def test_combinations(esm, splits):
         assert values.mean().abs() < 1e-3 and values.std() == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_shared_network(splits, sgm):
     shared = ESM(**SMALL, shared=True).fit(splits[0], warm_start=sgm)
     count = [
@@ -182,6 +188,7 @@ def test_shared_network(splits, sgm):
     assert set(shared.predict(splits[1]["image"]).parts) == {"cos", "u", "kl", "re"}
 
 
+@pytest.mark.slow
 def test_latent_space(splits):
     detector = ESM(**SMALL | {"space": "latent", "image_size": 64, "dsm_steps": 2, "train_steps": 2}).fit(splits[0])
     prediction = detector.predict(splits[1]["image"], splits[1]["key"])
@@ -191,6 +198,7 @@ def test_latent_space(splits):
         ESM(**SMALL | {"space": "latent", "image_size": 40}).fit(splits[0])
 
 
+@pytest.mark.slow
 def test_a_loaded_detector_has_no_training_images(esm, tmp_path):
     esm.save(tmp_path)
     loaded = ESM.load(tmp_path, device="cpu")
@@ -212,6 +220,7 @@ def test_a_detector_saved_under_the_former_name_of_a_setting_is_loaded(esm, tmp_
     assert ESM.load(tmp_path, device="cpu").variance_min == 0.05
 
 
+@pytest.mark.slow
 def test_without_a_warm_up(splits):
     alone = ESM(**SMALL | {"dsm_steps": 0}).fit(splits[0])
     assert alone.dsm_log_.losses == [] and len(alone.training_log_.losses) == SMALL["train_steps"]
@@ -266,6 +275,7 @@ def test_dual_stream_starts_as_denoising_score_matching():
         small_unet(3, 8, (12,))
 
 
+@pytest.mark.slow
 def test_layers_of_a_vision_transformer(tmp_path):
     """The path of DINO's ViT-S/8, on a small one of timm's: tokens of four blocks, at sizes other than it was trained
     at."""

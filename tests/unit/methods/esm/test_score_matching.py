@@ -209,6 +209,7 @@ def test_the_reading_tied_to_the_input_has_no_score_of_p():
 # --- what is learnt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", LEVELS)
 def test_learnt_scores_at_three_noise_levels(learnt, t):
     """Both scores within 5 % of the truth, where the noise is less than a fiftieth of the signal (r < 0.03)."""
@@ -220,6 +221,7 @@ def test_learnt_scores_at_three_noise_levels(learnt, t):
     assert relative_error(explicit_score(deviation(x, eps, alpha_bar), variance), truth) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", LEVELS)
 def test_learnt_variance_is_the_posteriors(learnt, t):
     _, x = noised(TOY, t)
@@ -256,6 +258,7 @@ def end(name, moments_fn, timestep, n=10_000):
         return x0, esm_reverse(moments_fn, x, SCHEDULE, edges, variance_min=1e-12, anchor=anchor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgm", "esm", "input"])
 def test_the_learnt_sampler_ends_at_mean_and_covariance(learnt, name):
     """Within 5 % from T_d = 100 (r < 0.03), compared with the very draws that were noised."""
@@ -264,6 +267,7 @@ def test_the_learnt_sampler_ends_at_mean_and_covariance(learnt, name):
     assert (x.T.cov() - x0.T.cov()).norm() < 0.05 * x0.T.cov().norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variance", [0.5, 2.0, 9.0])
 def test_eq_5_loses_variance_as_theory_says(variance):
     """With the exact optimum: both readings, the true score, and half of it. Within 5 % of the data only while r <

@@ -56,6 +56,7 @@ def generator(seed, key):
 # -- against diffusers -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strength", "guidance_scale", "steps"),
     [(0.35, 7.5, 20), (0.1, 1.0, 10), (0.7, 3.5, 7), (1.0, 9.0, 5), (0.5, 0.0, 4)],
@@ -313,6 +314,7 @@ def test_prediction(fitted, splits):
     assert fitted.predict(torch.rand(2, 3, 50, 90)).reconstruction.shape == (2, 3, 50, 90)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 3e-2), ("fp16", 3e-3)])
 def test_networks_in_short_precision(fitted, folders, splits, precision, tolerance):
     images, keys = splits[1]["image"], splits[1]["key"]
@@ -342,6 +344,7 @@ def test_an_image_alone_equals_the_image_in_a_batch(fitted, splits):
     assert (other.reconstruction - together.reconstruction[:1]).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_save_and_load(fitted, splits, folders, tmp_path):
     batch = splits[1]
     fitted.save(tmp_path)
@@ -384,6 +387,7 @@ def test_categories_take_their_prompts(folders):
         both.predict(torch.rand(1, 3, 64, 64), ["textures/leather/test/good/0"])
 
 
+@pytest.mark.slow
 def test_the_detector_refuses_before_it_computes(folders, splits):
     for changes, message in (
         ({"prompt": ""}, "prompt is empty"),

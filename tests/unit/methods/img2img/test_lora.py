@@ -132,6 +132,7 @@ def test_at_the_start_it_is_the_base_model(folders, images):
     assert torch.equal(detector.engine_.reconstruct(*args), before)
 
 
+@pytest.mark.slow
 def test_target_modules_are_a_parameter(folders, train_set):
     detector = small(folders, train_steps=1, target_modules=["to_v"]).fit(train_set)
     assert all(".to_v." in name for name in adapter(detector))
@@ -139,6 +140,7 @@ def test_target_modules_are_a_parameter(folders, train_set):
         small(folders, target_modules=["nowhere"]).fit(train_set)
 
 
+@pytest.mark.slow
 def test_share_of_stable_diffusion_v15():
     counts = planned_counts(SD15_UNET, rank=8)
     assert counts.base == 859_520_964  # the published UNet
@@ -164,6 +166,7 @@ def reconstruct(pipeline, images):
     )
 
 
+@pytest.mark.slow
 def test_plain_diffusers_opens_what_save_writes(fitted, folders, images, tmp_path):
     fitted.save(tmp_path)
     assert (tmp_path / FILE).is_file()
@@ -178,6 +181,7 @@ def test_plain_diffusers_opens_what_save_writes(fitted, folders, images, tmp_pat
     assert (before - ours).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_lora_of_diffusers_and_peft_opens_here(folders, train_set, images, tmp_path):
     plain = StableDiffusionImg2ImgPipeline.from_pretrained(
         folders["weights"], safety_checker=None, requires_safety_checker=False
@@ -216,6 +220,7 @@ def test_a_lora_in_kohyas_names_opens_here(folders, images, tmp_path):
     assert (reconstruct(other, images) - reconstruct(pipeline, images)).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_alpha_other_than_rank_survives_the_file(folders, train_set, images, tmp_path):
     detector = small(folders, rank=2, lora_alpha=8, train_steps=3).fit(train_set)
     detector.save(tmp_path)
@@ -238,6 +243,7 @@ def test_fused_and_unfused_are_the_same(folders, fitted, images, tmp_path):
     assert (reconstruct(pipeline, images) - unfused).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_files_that_do_not_fit_are_refused(folders, train_set, fitted, tmp_path):
     with pytest.raises(FileNotFoundError, match="not found"):
         small(folders, adapter=str(tmp_path / "nothing")).fit(train_set)
@@ -334,6 +340,7 @@ def test_the_text_encoder_can_be_trained_too(folders, train_set, images, tmp_pat
     assert (again.score - detector.predict(images, KEYS).score).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_prior_preservation_changes_the_loss_by_what_the_base_model_draws(folders, train_set):
     detector = small(folders, prior_weight=2.0, class_images=5)
     detector._set_prompts(["carpet"])
@@ -349,18 +356,21 @@ def test_prior_preservation_changes_the_loss_by_what_the_base_model_draws(folder
     assert with_prior.training_log_.losses[0] > without.training_log_.losses[0]  # the sum of two losses
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_trains_the_same(folders, train_set):
     plain, saved = (small(folders, train_steps=3, gradient_checkpointing=g).fit(train_set) for g in (False, True))
     assert saved.engine_.unet.is_gradient_checkpointing
     assert same(adapter(plain), adapter(saved), 1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_and_leaves_no_wrapper(folders, train_set, images):
     detector = small(folders, train_steps=3, mixed_precision="bf16").fit(train_set)
     assert all(value.dtype == torch.float32 for value in adapter(detector).values())
     assert torch.isfinite(detector.predict(images, KEYS).score).all()
 
 
+@pytest.mark.slow
 def test_eight_bit_adam_is_asked_of_bitsandbytes(folders, train_set, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ImportError, match="bitsandbytes"):
@@ -420,6 +430,7 @@ def test_samples_start_from_noise_alone(fitted):
         sample_latents(fitted.engine_, PROMPT, KEYS, Setting(0.5, 2.0, 4), 64)
 
 
+@pytest.mark.slow
 def test_a_second_fit_starts_from_the_base_model(folders, train_set):
     detector = small(folders, train_steps=2).fit(train_set)
     first = copy.deepcopy(adapter(detector))
@@ -459,6 +470,7 @@ def test_stable_diffusion_v15_trains_within_16_gigabytes():
     assert torch.cuda.max_memory_allocated() < 16e9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("no", torch.float32), ("bf16", torch.float32), ("fp16", torch.float16)]
 )
@@ -475,6 +487,7 @@ def test_the_base_is_compared_with_itself_in_every_precision(folders, train_set,
     detector.check_batch_independence(batch, detector.predict(images, KEYS))
 
 
+@pytest.mark.slow
 def test_weights_that_moved_are_found(folders, train_set, monkeypatch):
     train = lora.train
 
@@ -492,6 +505,7 @@ def test_weights_that_moved_are_found(folders, train_set, monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_lora_halves_a_batch_that_does_not_fit(folders, train_set, monkeypatch):
     whole = small(folders, train_steps=3, prior_weight=1.0, class_images=2).fit(train_set)
     forward = lora.PromptedUNet.forward

@@ -71,6 +71,7 @@ def test_the_threshold_is_a_quantile_of_normal_training_images(masked, index):
     assert share == pytest.approx(1 - masked.mask_quantile, abs=0.01)
 
 
+@pytest.mark.slow
 def test_both_passes_are_counted_and_a_first_pass_can_be_taken_over(masked, index, batch):
     from types import SimpleNamespace
 
