@@ -89,10 +89,7 @@ class Task:
 
     def subset(self, n: int) -> Task:
         """At most ``n`` test images drawn at random with the task's seed, half of them anomalous at most."""
-        generator = torch.Generator().manual_seed(self.seed)
-        groups = [torch.nonzero(self.labels == value)[:, 0] for value in (0, 1)]
-        drawn = [group[torch.randperm(len(group), generator=generator)[: n // 2]] for group in groups]
-        return self.take(torch.cat(drawn).sort().values)
+        return self.take(drawn(self.labels, n, self.seed))
 
     def examples(self, defects: int = 6, normal: int = 2) -> Tensor:
         """Rows to show, int64: a defect of each kind in turn until there are ``defects``, then ``normal`` images."""
@@ -155,16 +152,24 @@ class Task:
         return TrivialBaseline(*best_statistic(prediction.parts, self.labels), prediction)
 
 
+def drawn(labels: Tensor, n: int, seed: int) -> Tensor:
+    """At most ``n`` of the images with ``labels`` [N], at random, half of each kind at most: rows int64, ascending."""
+    generator = torch.Generator().manual_seed(seed)
+    groups = [torch.nonzero(labels == value)[:, 0] for value in (0, 1)]
+    return (
+        torch.cat([group[torch.randperm(len(group), generator=generator)[: n // 2]] for group in groups]).sort().values
+    )
+
+
 def drawn_test_images(index: pd.DataFrame, n: int) -> pd.DataFrame:
-    """The samples of one category with at most ``n`` test images, half of them normal and half anomalous at most; with
-    all of them for ``n`` = 0. Drawn at random and the same for every method and seed, so that they can be compared."""
+    """The samples of one category with `drawn` test images, at most ``n``; with all of them for ``n`` = 0. The draw is
+    the same for every method and seed, so that they can be compared."""
     test = index[index["split"] == "test"]
     if not 0 < n < len(test):
         return index
-    drawn = [rows.sample(min(len(rows), max(n // 2, 1)), random_state=0) for _, rows in test.groupby("label")]
-    kept = index.drop(test.index.difference(pd.concat(drawn).index))
-    print(f"{(kept['split'] == 'test').sum()} of {len(test)} test images, drawn at random (parameter test_images)")
-    return kept
+    kept = test.index[drawn(torch.tensor(test["label"].to_numpy()), n, seed=0).numpy()]
+    print(f"{len(kept)} of {len(test)} test images, drawn at random (parameter test_images)")
+    return index.drop(test.index.difference(kept))
 
 
 def load_task(run: Run) -> Task:

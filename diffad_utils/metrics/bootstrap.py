@@ -22,6 +22,7 @@ Example
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,8 @@ BOOTSTRAP_BLOCK = 2**20
 def bootstrap_draws(labels: np.ndarray, n: int, seed: int) -> Iterator[np.ndarray]:
     """Blocks of how often each image is drawn in ``n`` resamples; each class keeps its size (stratified).
 
-    Each class has its own generator, so that the draws do not depend on the size of the blocks.
+    Each class has its own generator, so that the draws do not depend on the size of the blocks. A single block is kept
+    for the next one who asks, as methods are compared on the same images, and cannot be written to.
 
     Parameters
     ----------
@@ -49,6 +51,20 @@ def bootstrap_draws(labels: np.ndarray, n: int, seed: int) -> Iterator[np.ndarra
     ------
     int64 [b, N], ``n`` rows in all.
     """
+    if n * labels.size <= BOOTSTRAP_BLOCK:
+        yield _single_block(labels.tobytes(), n, seed)
+    else:
+        yield from _blocks(labels, n, seed)
+
+
+@lru_cache(maxsize=4)
+def _single_block(labels: bytes, n: int, seed: int) -> np.ndarray:
+    (times,) = _blocks(np.frombuffer(labels, dtype=bool), n, seed)
+    times.flags.writeable = False
+    return times
+
+
+def _blocks(labels: np.ndarray, n: int, seed: int) -> Iterator[np.ndarray]:
     generators = np.random.default_rng(seed).spawn(2)
     block = max(1, BOOTSTRAP_BLOCK // labels.size)
     for start in range(0, n, block):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffad_utils import data, metrics
-from diffad_utils.analyses.task import drawn_test_images, load_task
+from diffad_utils.analyses.task import drawn, drawn_test_images, load_task
 from diffad_utils.study.parameters import Parameters
 from diffad_utils.study.run import Run
 
@@ -50,6 +50,8 @@ def test_drawn_test_images_leave_the_training_images_and_are_the_same_every_time
     assert test["label"].value_counts().to_dict() == {0: 25, 1: 25}
     assert some[some["split"] == "train"].equals(index[index["split"] == "train"])
     assert some.equals(drawn_test_images(index, 50)) and set(test.index) < set(index.index)
+    labels = torch.tensor(index.loc[index["split"] == "test", "label"].to_numpy())
+    assert test["image"].tolist() == index[index["split"] == "test"]["image"].iloc[drawn(labels, 50, 0)].tolist()
     assert capsys.readouterr().out.startswith("50 of 100 test images")
 
 

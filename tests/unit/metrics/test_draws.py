@@ -44,3 +44,14 @@ def test_what_cannot_be_resampled_is_refused():
         bootstrap.mean_interval([1.0])
     with pytest.raises(ValueError, match="1 values are not finite"):
         bootstrap.bootstrap_means([1.0, np.nan], np.ones((1, 2), int))
+
+
+def test_draws_of_one_block_are_kept_and_cannot_be_changed(monkeypatch):
+    labels = np.arange(40) < 25
+    (times,) = metrics.bootstrap_draws(labels, 30, 3)
+    assert next(metrics.bootstrap_draws(labels.copy(), 30, 3)) is times
+    with pytest.raises(ValueError, match="read-only"):
+        times[0] = 1
+    assert next(metrics.bootstrap_draws(~labels, 30, 3)) is not times
+    monkeypatch.setattr(bootstrap, "BOOTSTRAP_BLOCK", 40 * 7)  # in blocks the draws are the same
+    assert np.array_equal(np.concatenate(list(metrics.bootstrap_draws(labels, 30, 3))), times)
