@@ -155,7 +155,8 @@ def _described(value: Any, state: str | None) -> Any:
 
 
 def _described_detector(detector: Any, state: str | None) -> Any:
-    code = code_of(type(detector))
+    cls: Any = type(detector)
+    code = code_of(cls)
     if code is None:
         raise NotKept(f"{type(detector).__name__} has no file")
     try:
