@@ -196,7 +196,7 @@ def reexecute(options: argparse.Namespace) -> int:
 
 
 def store_command(options: argparse.Namespace) -> int:
-    """List what a profile's runs have kept (fitted detectors, features), or remove it with --clear."""
+    """List what a profile's runs have kept (fitted detectors, features, results), or remove it with --clear."""
     import pandas as pd
 
     found = store.open_at(_results(options) / store.FOLDER)
@@ -216,15 +216,17 @@ def store_command(options: argparse.Namespace) -> int:
         {
             "kind": entry.kind,
             "what": entry.note.get("what", ""),
-            "MB": round(entry.size / 1e6, 1),
-            "computed in s": round(entry.note.get("seconds", 0.0), 1),
+            "entries": 1,
+            "MB": entry.size / 1e6,
+            "computed in s": entry.note.get("seconds", 0.0),
             "last used": time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used)),
-            "key": entry.key[:12],
         }
         for entry in entries
     ]
     if rows:
-        print(pd.DataFrame(rows).to_string(index=False))
+        sums = {"entries": "sum", "MB": "sum", "computed in s": "sum", "last used": "max"}
+        table = pd.DataFrame(rows).groupby(["kind", "what"], as_index=False).agg(sums)
+        print(table.sort_values("last used").round(1).to_string(index=False))
     total = sum(entry.size for entry in entries)
     print(f"{len(entries)} entries, {total / 1e6:.1f} MB of at most {found.limit / 1e6:.0f} MB in {found.root}")
     return 0

@@ -1,4 +1,4 @@
-"""What was computed once and need not be computed again: fitted detectors, features of images.
+"""What was computed once and need not be computed again: fitted detectors, features of images, results.
 
 An entry's name is a checksum of everything that its content depends on, so an entry is never stale, and the folder may
 be emptied at any time. `study.start` opens the store of a run in ``reports/<profile>/.store``; outside of runs there is

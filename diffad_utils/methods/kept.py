@@ -22,7 +22,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -36,7 +35,15 @@ from diffad_utils.data import ImageDataset
 from diffad_utils.io import checkpoints, store
 from diffad_utils.io.files import write_atomically
 from diffad_utils.io.modules import fingerprint
-from diffad_utils.methods.stored import NotKept, code_of, decode, encode, surroundings
+from diffad_utils.methods.stored import (
+    NotKept,
+    code_of,
+    decode,
+    digest_of_images,
+    digest_of_table,
+    encode,
+    surroundings,
+)
 from diffad_utils.models.device import generators_kept
 
 RESULTS = "results"
@@ -131,9 +138,9 @@ def _described(value: Any, state: str | None) -> Any:
         array = np.ascontiguousarray(value)
         return ["array", str(value.dtype), list(value.shape), hashlib.sha256(array.tobytes()).hexdigest()]
     if isinstance(value, pd.DataFrame):
-        return ["table", _digest_of_table(value)]
+        return ["table", digest_of_table(value)]
     if isinstance(value, ImageDataset):
-        return ["images", _digest_of_images(value)]
+        return ["images", digest_of_images(value)]
     if hasattr(value, "_state") and dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _described_detector(value, state)
     if isinstance(value, Mapping):
@@ -155,7 +162,8 @@ def _described(value: Any, state: str | None) -> Any:
 
 
 def _described_detector(detector: Any, state: str | None) -> Any:
-    code = code_of(type(detector))
+    cls: Any = type(detector)
+    code = code_of(cls)
     if code is None:
         raise NotKept(f"{type(detector).__name__} has no file")
     try:
@@ -199,25 +207,6 @@ def _digest_once(tensor: Tensor) -> str:
 def _digest(tensor: Tensor) -> str:
     tensor = tensor.detach().cpu().contiguous()
     return hashlib.sha256(tensor.flatten().view(torch.uint8).numpy()).hexdigest()
-
-
-def _digest_of_table(table: pd.DataFrame) -> str:
-    rows = pd.util.hash_pandas_object(table, index=True).to_numpy()
-    return hashlib.sha256(rows.tobytes() + repr([*table.columns, *table.dtypes]).encode()).hexdigest()
-
-
-_images: WeakKeyDictionary[ImageDataset, str] = WeakKeyDictionary()
-
-
-def _digest_of_images(dataset: ImageDataset) -> str:
-    """Checksum of the table and of all images and masks as loaded; a data set does not change once it is made."""
-    if dataset not in _images:
-        sha = hashlib.sha256(_digest_of_table(dataset.index).encode())
-        for i in range(len(dataset)):
-            for name, value in sorted(dataset[i].items()):
-                sha.update(f"{name} {_described(value, None)}".encode())
-        _images[dataset] = sha.hexdigest()
-    return _images[dataset]
 
 
 # ------------------------------------------------------------------------------------------ writing and opening

@@ -23,9 +23,10 @@ import json
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from diffad_utils.data import ImageDataset
 from diffad_utils.io import checkpoints, store
 from diffad_utils.io.files import checksum, write_atomically
 from diffad_utils.io.machine import versions
@@ -103,13 +105,44 @@ def key_of(detector: Any, train_dataset: Any, arguments: Mapping[str, Any]) -> s
         }
     except TypeError:  # NotKept, too
         return None
-    sha = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
-    for i in range(len(train_dataset)):
-        sample = train_dataset[i]
-        image = sample["image"].contiguous()
-        sha.update(f"{sample['key']} {sample['label']} {image.dtype} {list(image.shape)}".encode())
-        sha.update(image.numpy().tobytes())
-    return sha.hexdigest()
+    text = json.dumps(description, sort_keys=True) + digest_of_images(train_dataset)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_of_table(table: pd.DataFrame) -> str:
+    """Checksum of a table's rows, in order, with names and types of its columns."""
+    rows = pd.util.hash_pandas_object(table, index=True).to_numpy()
+    return hashlib.sha256(rows.tobytes() + repr([*table.columns, *table.dtypes]).encode()).hexdigest()
+
+
+_images: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
+def digest_of_images(dataset: Any) -> str:
+    """Checksum of a data set's samples as loaded and of their table without paths; computed once, as a data set does
+    not change.
+
+    Images of ``textures`` are drawn by the package: table, size and code say what they are, so none is drawn for this.
+    """
+    if dataset in _images:
+        return _images[dataset]
+    sha = hashlib.sha256()
+    rows: Sequence[int] = range(len(dataset))
+    if isinstance(dataset, ImageDataset):
+        drawn = dataset.index["dataset"] == "textures"
+        tables = dataset.index.drop(columns=["image", "mask", "twin"], errors="ignore"), dataset.index[drawn]
+        code = fingerprint({Path(inspect.getfile(ImageDataset)).resolve()})
+        sha.update(f"{code} {dataset.size} {[digest_of_table(table) for table in tables]}".encode())
+        rows = np.flatnonzero(~drawn).tolist()
+    for i in rows:
+        for name, value in sorted(dataset[i].items()):
+            if isinstance(value, Tensor):
+                sha.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+                sha.update(value.contiguous().numpy().tobytes())
+            else:
+                sha.update(f"{name} {value}".encode())
+    _images[dataset] = sha.hexdigest()
+    return _images[dataset]
 
 
 def surroundings() -> dict[str, Any]:

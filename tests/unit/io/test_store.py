@@ -178,6 +178,19 @@ def test_what_changes_the_result_changes_the_key(train):
     torch.set_num_threads(threads)
 
 
+def test_images_count_by_their_pixels_and_drawn_ones_by_what_they_are_drawn_from(train, monkeypatch):
+    drawn = stored.digest_of_images(train)
+    monkeypatch.setattr(data.ImageDataset, "_read", lambda *_: pytest.fail("an image was drawn"))
+    assert stored.digest_of_images(data.ImageDataset(train.index, size=64)) == drawn
+    assert stored.digest_of_images(data.ImageDataset(train.index, size=32)) != drawn
+    index, sums = train.index.head(2).assign(dataset="folder"), []
+    for grey in (0.0, 0.0, 1 / 255):
+        image = torch.full((3, 8, 8), grey)
+        monkeypatch.setattr(data.ImageDataset, "_read", lambda *_, image=image: {"image": image})
+        sums.append(stored.digest_of_images(data.ImageDataset(index, size=8)))
+    assert sums[0] == sums[1] != sums[2]
+
+
 def test_a_class_without_a_file_and_a_fitted_detector_are_not_kept(train):
     class Own(Trivial):
         pass
