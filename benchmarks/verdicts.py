@@ -252,7 +252,7 @@ def null_table(repeats: int) -> list[dict]:
             for scatter, trainings in ((0.0, 0.0), (0.0, 0.15), (0.5, 0.15)):
                 if (seeds == 1 and trainings and not scatter) or (slow and categories * seeds > 9):
                     continue
-                few = max(3 * repeats // (2 * categories * seeds), 20)
+                few = max(2 * repeats // (3 * categories * seeds), 20)
                 rows.append(null_row(name, categories, seeds, scatter, trainings, few if slow else repeats))
     return rows
 
@@ -416,7 +416,7 @@ def sensitivity_table(repeats: int, seed: int = 4) -> list[dict]:
 
 def main() -> None:
     options = harness.arguments("verdicts", __doc__)
-    repeats = 100 if options.quick else 4000
+    repeats = 100 if options.quick else 3000
     tables = [
         {
             "title": "Wrong decisions at the null, every kind of measure",
@@ -434,10 +434,7 @@ def main() -> None:
             "rows": estimator_table(repeats // 5),
             "note": "paired I-AUROC difference, 50 + 50 images; sd in units of the separation: 0.1 is 0.015 in AUROC",
         },
-        {
-            "title": "Power: a paired I-AUROC difference of 0.03, 100 + 100 images a category",
-            "rows": power_table(repeats // 5),
-        },
+        {"title": "Power: a paired I-AUROC difference of 0.03, 100 + 100 images", "rows": power_table(repeats // 5)},
         {"title": "C73, better than every one of four rivals", "rows": every_table(repeats // 10)},
         {
             "title": "C29, sensitive to settings",
