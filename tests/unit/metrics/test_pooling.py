@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.oneway import anova_oneway
 
 from benchmarks import verdicts as simulation
 from diffad_utils import metrics
@@ -68,6 +69,17 @@ def test_heterogeneity_is_cochrans_q():
     assert pooling.heterogeneity([0.1], [0.01])[1] == 1.0
 
 
+def test_with_few_images_it_is_welchs_test():
+    rng = np.random.default_rng(0)
+    samples = [rng.normal(loc, scale, n) for loc, scale, n in ((0, 1, 5), (1, 2, 8), (0.5, 0.5, 6))]
+    effects, sizes = [sample.mean() for sample in samples], [len(sample) for sample in samples]
+    variances = [sample.var(ddof=1) / len(sample) for sample in samples]
+    theirs = anova_oneway(samples, use_var="unequal", welch_correction=True)
+    assert pooling.heterogeneity(effects, variances, sizes)[1] == pytest.approx(theirs.pvalue)
+    above = pooling.clear_sides([0.25, 0.0], [0.01, 0.01], images=5)[0]
+    assert not above and pooling.clear_sides([0.25, 0.0], [0.01, 0.01], images=100)[0]
+
+
 def test_categories_on_both_sides():
     def found(effects, **more):
         return pooling.compare(effects, [0.01] * len(effects), [0.01] * len(effects), **more)
@@ -122,7 +134,7 @@ def test_at_most_six_per_cent_wrong_at_the_null(measure, categories, seeds):
     simulate, images = simulation.MEASURES[measure]
     rng, shape = np.random.default_rng(categories), (1000, categories, seeds)
     found = simulation.in_blocks(simulate, rng, shape, images, 0.0, 0.15 if seeds > 1 else 0.0)
-    outcome = simulation.by_rule(*found)
+    outcome = simulation.by_rule(*found, images=simulation.images_of(measure))
     assert np.mean(outcome["supported"] | outcome["not supported"] | outcome["varies"]) < 0.06 + 2 * 0.0075
 
 
