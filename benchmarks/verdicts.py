@@ -152,7 +152,7 @@ def in_blocks(simulate, rng, shape, images, *spread, effect=0.0, block=500) -> t
 
 def by_rule(effects, variances, margin=0.0, images=100) -> dict[str, np.ndarray]:
     """The rule's outcome for one claim with one measure: supported, not supported, varies, each bool [simulations]."""
-    found = pooling.compare(*_parts(effects, variances * images / (images - 1)), margin, images=images)
+    found = pooling.compare(*pooling.mean_over_seeds(effects, variances * images / (images - 1)), margin, images=images)
     differ = found.p_heterogeneity < verdicts.HETEROGENEITY
     supported, refuted = (~found.crosses & (p < 1 - verdicts.LEVEL) for p in (found.p_above, found.p_below))
     return {
@@ -160,10 +160,6 @@ def by_rule(effects, variances, margin=0.0, images=100) -> dict[str, np.ndarray]
         "not supported": refuted,
         "varies": found.crosses | (differ & ~supported & ~refuted),
     }
-
-
-def _parts(effects, variances) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return tuple(pooling.mean_over_seeds(effects, variances))
 
 
 def before(effects, variances, margin=0.0) -> dict[str, np.ndarray]:
@@ -359,7 +355,7 @@ def every_row(gain: float, categories: int, images: int, repeats: int, seed: int
     effects, variances, drawn = better_than_every(rng, (repeats, categories), images, gain)
     margins = drawn[:, :, 0] - drawn[:, :, 1:].max(axis=-1)
     low, high = np.quantile(margins[:, 1:], [0.025, 0.975], axis=1)
-    each = [pooling.compare(*_parts(e, v)) for e, v in zip(effects, variances, strict=True)]
+    each = [pooling.compare(*pooling.mean_over_seeds(e, v)) for e, v in zip(effects, variances, strict=True)]
     above, below = (np.stack([getattr(c, p) for c in each], axis=-1) for p in ("p_above", "p_below"))
     return {
         "before, one category: supported, %": 100 * float((low > 0).mean()),
