@@ -118,19 +118,24 @@ def timing_error(measured: Sequence[MethodResult]) -> float | None:
 
 
 def localisation_findings(measured: Sequence[MethodResult], section: str, datasets: Sequence[str] = ("visa",)) -> list:
-    """C85: mean of P-AUROC and AUPRO, D3AD minus DDAD, on the data that the claim names and where DDAD is above the
-    trivial baseline."""
+    """C85: mean of P-AUROC and AUPRO, D3AD minus the best other diffusion method that is above the trivial baseline, on
+    the data that the claim names."""
     found = []
     for row in measured:
         if row.method != "d3ad" or row.dataset not in datasets:
             continue
-        for other in rivals(measured, "d3ad", row.task):
-            gaps = [difference_samples(row, other, name) for name in ("P-AUROC", "AUPRO")]
-            if other.method == "ddad" and all(gap is not None for gap in gaps):
-                middle = float(np.mean([gap[0] for gap in gaps]))
-                low, high = metrics.percentile_interval(np.mean([gap[1] for gap in gaps], axis=0))
-                measure = "mean of P-AUROC and AUPRO: D3AD minus DDAD"
-                found.append(_finding("C85", (middle, low, high), row, measure, section))
+        gaps = {
+            other.method: [difference_samples(row, other, name) for name in ("P-AUROC", "AUPRO")]
+            for other in rivals(measured, "d3ad", row.task)
+        }
+        gaps = {name: pair for name, pair in gaps.items() if all(gap is not None for gap in pair)}
+        if gaps:
+            best = min(gaps, key=lambda name: sum(gap[0] for gap in gaps[name]))
+            middle = float(np.mean([gap[0] for gap in gaps[best]]))
+            low, high = metrics.percentile_interval(np.mean([gap[1] for gap in gaps[best]], axis=0))
+            measure = f"mean of P-AUROC and AUPRO: D3AD minus the best other diffusion method ({best})"
+            note = "the best is picked on these images, which favours it"
+            found.append(_finding("C85", (middle, low, high), row, measure, section, note))
     return found
 
 

@@ -1,6 +1,6 @@
 """Accuracy over T_d, readings of the paper, early stops and subsets of detectors, for SGM, ESM and ESM-sigma.
 
-Used by notebook 05; entry points: `over_timesteps`, `readings`, `over_stops`, `detector_subsets`.
+Used by notebook 05; entry points: `over_timesteps`, `timestep_scores`, `readings`, `over_stops`, `detector_subsets`.
 """
 
 from __future__ import annotations
@@ -74,6 +74,23 @@ def over_timesteps(
             scores[name][other.num_steps] = score
             rows.append({"variant": name, "T_d": t, "NFE": other.nfe, **task.accuracy(score)})
     return pd.DataFrame(rows), scores
+
+
+def timestep_scores(
+    table: pd.DataFrame, scores: Mapping[str, Mapping[int, Tensor]], labels: Tensor
+) -> dict[str, dict[str, list]]:
+    """What `over_timesteps` returned, for the run's record: method -> T_d [S], labels [B] and scores [S, B].
+
+    Notebook 08 needs the scores to find a T_d on some images and to measure it on others.
+    """
+    return {
+        name: {
+            "T_d": table.loc[table["variant"] == name, "T_d"].tolist(),
+            "labels": labels.tolist(),
+            "scores": [values.double().tolist() for values in by_steps.values()],
+        }
+        for name, by_steps in scores.items()
+    }
 
 
 def over_stops(

@@ -136,29 +136,41 @@ def p_values(pooled: Pooled, margin: float = 0.0) -> tuple[np.ndarray, np.ndarra
     return tuple(np.minimum(1.0, 2 * stats.t.sf(side * t, freedom)) for side in (1, -1))
 
 
-def heterogeneity(effects, most_variances) -> tuple[np.ndarray, np.ndarray]:
+def heterogeneity(effects, most_variances, images=np.inf) -> tuple[np.ndarray, np.ndarray]:
     """Cochran's Q of categories [..., K] and its p-value: do they differ by more than seeds and images explain?
 
-    ``most_variances`` : `SeedMean.most`. A variance of 0 (an interval without width) is raised to a millionth of the
-    largest. One category, or equal effects without any variance: Q about 0, p = 1.
+    Parameters
+    ----------
+    most_variances : `SeedMean.most`. A variance of 0 (an interval without width) is raised to a millionth of the
+        largest.
+    images : how many are behind each variance, a number or [..., K]. A variance from few is uncertain, and Q against
+        its chi-square then far too large; p is that of Welch's test (Biometrika 38, 1951), which is Q's without end.
+
+    One category, or equal effects without any variance: Q about 0, p = 1.
     """
     effects, variances = np.asarray(effects, dtype=np.float64), np.asarray(most_variances, dtype=np.float64)
     rounding = (1e-9 * np.abs(effects).max(axis=-1, keepdims=True)) ** 2 + 1e-200
     tiny = np.maximum(1e-6 * variances.max(axis=-1, keepdims=True), rounding)
     weights = 1 / np.maximum(variances, tiny)
     mean = (weights * effects).sum(axis=-1, keepdims=True) / weights.sum(axis=-1, keepdims=True)
-    q = (weights * (effects - mean) ** 2).sum(axis=-1)
-    return q, stats.chi2.sf(q, effects.shape[-1] - 1) if effects.shape[-1] > 1 else np.ones_like(q)
+    q, k = (weights * (effects - mean) ** 2).sum(axis=-1), effects.shape[-1]
+    if k == 1:
+        return q, np.ones_like(q)
+    unsure = ((1 - weights / weights.sum(axis=-1, keepdims=True)) ** 2 / (np.asarray(images) - 1)).sum(axis=-1)
+    f = q / (k - 1) / (1 + 2 * (k - 2) / (k**2 - 1) * unsure)
+    return q, stats.f.sf(f, k - 1, np.minimum((k**2 - 1) / np.maximum(3 * unsure, 1e-12), 1e9))
 
 
-def clear_sides(effects, most_variances, margin: float = 0.0, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+def clear_sides(
+    effects, most_variances, margin: float = 0.0, level: float = 0.95, images=np.inf
+) -> tuple[np.ndarray, np.ndarray]:
     """Whether the interval of some category alone lies above the margin, and that of some category below: bool [...].
 
-    ``most_variances`` as `heterogeneity`; ``level`` of one category's interval, from images and seeds.
+    ``most_variances``, ``images`` as `heterogeneity`; ``level`` of one category's interval, from images and seeds.
     """
     effects, variances = np.asarray(effects, dtype=np.float64), np.asarray(most_variances, dtype=np.float64)
     z = (effects - margin) / np.sqrt(np.maximum(variances, np.finfo(np.float64).tiny))
-    clear = stats.norm.ppf((1 + level) / 2)
+    clear = stats.t.ppf((1 + level) / 2, np.minimum(np.asarray(images) - 1.0, 1e9))
     return (z > clear).any(axis=-1), (z < -clear).any(axis=-1)
 
 
@@ -177,18 +189,21 @@ class Comparison(NamedTuple):
     crosses: np.ndarray
 
 
-def compare(effects, most_variances, least_variances, margin: float = 0.0, level: float = 0.95) -> Comparison:
+def compare(
+    effects, most_variances, least_variances, margin: float = 0.0, level: float = 0.95, images=np.inf
+) -> Comparison:
     """The mean over categories [..., K] against a margin, and whether the categories agree; see `Comparison`.
 
     Parameters
     ----------
     effects, most_variances, least_variances : [..., K], the parts of `SeedMean`.
+    images : behind each variance, a number or [..., K].
     """
     pooled = pool(effects, least_variances, level)
     above, below = p_values(pooled, margin)
-    some_above, some_below = clear_sides(effects, most_variances, margin, level)
-    together = clear_sides(effects, most_variances, margin, 1 - (1 - level) / pooled.categories)
-    _, differ = heterogeneity(effects, most_variances)
+    some_above, some_below = clear_sides(effects, most_variances, margin, level, images)
+    together = clear_sides(effects, most_variances, margin, 1 - (1 - level) / pooled.categories, images)
+    _, differ = heterogeneity(effects, most_variances, images)
     return Comparison(
         pooled, np.where(some_below, 1.0, above), np.where(some_above, 1.0, below), differ, together[0] & together[1]
     )

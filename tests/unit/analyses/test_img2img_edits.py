@@ -190,6 +190,7 @@ WHICH = {
         "log2 of the squared error on normal images over that of the autoencoder alone",
         "local Lipschitz constant under pasted defects minus 1, after the autoencoder",
     ],
+    "C13": [img2img_stability.BESIDE, img2img_stability.CLEAN],
     "C28": ["50 steps"],
     "C29": ["cross-fitted", "on the same images"],
 }

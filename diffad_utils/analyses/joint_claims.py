@@ -1,0 +1,198 @@
+"""Two claims that no notebook can judge alone, from what runs of several methods and categories recorded.
+
+C36: the same score with diffusion in pixels, in latents and in features. C62: one number of diffusion steps for all
+categories, against one for each.
+
+Used by notebook 08; entry points: `spaces`, `spaces_in_words`, `findings`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from diffad_utils.metrics import bootstrap, intervals
+from diffad_utils.study import RunRecord, claims, verdicts
+
+RESIDUALS = {"pixel_ddpm": ("pixels", "mse"), "sgm": ("latents", "re")}
+"""Method -> (space that is diffused, part of its score that is the residual averaged over the image)."""
+
+
+def spaces(records: Sequence[RunRecord], n: int = 1000) -> pd.DataFrame:
+    """I-AUROC of one score, the mean residual between what was noised and its reconstruction, by the diffused space.
+
+    Pixels: pixel_ddpm. Latents: SGM. Features: InvAD's network, used to reconstruct, as notebook 07 recorded it; of its
+    noise levels the middle one, so that none is picked by its result.
+
+    Parameters
+    ----------
+    n : resamples of the images.
+
+    Returns
+    -------
+    One row a run: dataset, category, seed, space, method, I-AUROC, low, high, images, and for a chart task and label.
+    """
+    rows = []
+    for record in records:
+        where = {"dataset": record.dataset, "category": record.category, "seed": record.seed}
+        if record.method in RESIDUALS:
+            space, part = RESIDUALS[record.method]
+            images = record.scores()
+            if part in images:
+                labels = images["label"].to_numpy()
+                drawn = intervals.auroc(images[part].to_numpy(), labels, bootstrap.bootstrap_counts(labels, n))[:, 0]
+                found = dict(zip(("I-AUROC", "low", "high"), bootstrap.bootstrap_percentiles(drawn), strict=True))
+                rows.append(where | {"space": space, "method": record.method, **found, "images": len(images)})
+        elif record.method == "invad" and isinstance(record.experiments.get("rivals"), list):
+            middle = _middle_level(record.experiments["rivals"], f"{record.dataset}/{record.category}")
+            if middle is not None:
+                found = {name: middle[name] for name in ("I-AUROC", "low", "high")}
+                shown = {"space": "features", "method": f"InvAD's network, {middle['method']}"}
+                rows.append(where | shown | found | {"images": len(record.scores())})
+    columns = ["dataset", "category", "seed", "space", "method", "I-AUROC", "low", "high", "images"]
+    table = pd.DataFrame(rows, columns=columns).sort_values(columns[:4], ignore_index=True)
+    several = table["seed"].nunique() > 1
+    label = table["space"] + (", seed " + table["seed"].astype(str) if several else "")
+    return table.assign(task=table["dataset"] + "/" + table["category"], label=label)
+
+
+def _middle_level(rivals: Sequence[dict], task: str) -> dict | None:
+    """The reconstruction from the middle one of the noise levels that were run with one number of steps."""
+    named = [(re.fullmatch(r"reconstruction, t = (\d+), (\d+) steps?", row["method"]), row) for row in rivals]
+    swept = [(*map(int, match.groups()), row) for match, row in named if match and row["group"] == task]
+    if not swept:
+        return None
+    counts = [steps for _, steps, _ in swept]
+    most = max(set(counts), key=counts.count)
+    levels = sorted((t, i) for i, (t, steps, _) in enumerate(swept) if steps == most)
+    return swept[levels[len(levels) // 2][1]][2]
+
+
+def space_findings(found: pd.DataFrame, section: str) -> list[dict]:
+    """C36 from `spaces`: features minus pixels, a finding a category and seed that have both.
+
+    The intervals of both are combined as if they were of different images, so that of the difference is too wide.
+    """
+    rows = []
+    for (dataset, category, seed), part in found.groupby(["dataset", "category", "seed"], sort=False):
+        of = part.drop_duplicates("space").set_index("space")
+        if not {"pixels", "features"} <= set(of.index):
+            continue
+        a, b = of.loc["features"], of.loc["pixels"]
+        errors = [verdicts.standard_error(row["low"], row["high"]) for row in (a, b)]
+        effect, half = float(a["I-AUROC"] - b["I-AUROC"]), 1.96 * float(np.hypot(*errors))
+        measure = "I-AUROC of the mean residual of diffusion in feature space minus in pixel space"
+        note = f"{a['method']} minus {b['method']}; sizes, steps and training differ as the methods' do"
+        row = claims.finding(
+            "C36", effect, effect - half, effect + half, int(b["images"]), measure=measure, section=section, note=note
+        )
+        rows.append(row | {"dataset": dataset, "category": category, "seed": int(seed)})
+    return rows
+
+
+def spaces_in_words(found: pd.DataFrame) -> str:
+    """What the picture of `spaces` shows, from the findings of `space_findings` as well."""
+    differences = space_findings(found, "")
+    if not differences:
+        return "No task has a run in pixels and one in features, so the spaces cannot be compared."
+    above = sum(row["interval"][0] > 0 for row in differences)
+    below = sum(row["interval"][1] < 0 for row in differences)
+    return (
+        f"In features the score is above the one in pixels in {above} of {len(differences)} runs, and below it in "
+        f"{below}; in the others no difference is shown. Networks, sizes and steps are those of the methods, so the "
+        "picture compares methods that diffuse in these spaces, and not the spaces alone."
+    )
+
+
+def choice_for_each(
+    scores: Sequence[ArrayLike], labels: Sequence[ArrayLike], splits: int = 50, n: int = 300, seed: int = 0
+) -> list[np.ndarray]:
+    """I-AUROC of each category's best setting minus that of one setting for all, chosen and measured on other images.
+
+    On one half of the images of each category its best setting is found, and the setting that is best on average over
+    categories; on the other half they are compared. Both halves play both parts, over ``splits`` random halves.
+
+    Parameters
+    ----------
+    scores, labels : [S, N_c] of S settings and [N_c] in {0, 1}, for each category.
+    n : resamples of the images.
+
+    Returns
+    -------
+    Draws [n + 1] for each category, that of the data first.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two categories, or other numbers of settings in one than in another.
+    """
+    scores = [np.asarray(values, dtype=np.float64) for values in scores]
+    anomalous = [np.asarray(values) == 1 for values in labels]
+    if len(scores) < 2 or len({len(values) for values in scores}) > 1:
+        raise ValueError(f"expected two or more categories with one set of settings, got {[s.shape for s in scores]}")
+    counts = [bootstrap.bootstrap_counts(a, n, seed) for a in anomalous]
+    generator, total = np.random.default_rng(seed), [np.zeros(n + 1) for _ in scores]
+    for _ in range(splits):
+        halves = [_half(a, generator) for a in anomalous]
+        for chosen in (halves, [~half for half in halves]):
+            parts = list(zip(scores, anomalous, counts, chosen, strict=True))
+            reached = np.stack([_auroc(s[:, h], a[h], np.ones((1, h.sum()), int))[0] for s, a, _, h in parts])
+            one = int(reached.mean(axis=0).argmax())
+            for c, (s, a, times, half) in enumerate(parts):
+                own = int(reached[c].argmax())
+                if own != one:
+                    measured = _auroc(s[[own, one]][:, ~half], a[~half], times[:, ~half])
+                    total[c] += (measured[:, 0] - measured[:, 1]) / (2 * splits)
+    return total
+
+
+def _half(anomalous: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Half of the images of each kind: bool [N]."""
+    half = np.zeros(len(anomalous), dtype=bool)
+    for kind in (False, True):
+        members = generator.permutation(np.flatnonzero(anomalous == kind))
+        half[members[: len(members) // 2]] = True
+    return half
+
+
+def _auroc(scores: np.ndarray, anomalous: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """I-AUROC [R, S] of scores [S, N] in resamples [R, N]; one half where a resample lacks a kind of image."""
+    wins = scores[:, anomalous, None] > scores[:, None, ~anomalous]
+    wins = wins + 0.5 * (scores[:, anomalous, None] == scores[:, None, ~anomalous])
+    high, low = times[:, anomalous].astype(np.float64), times[:, ~anomalous].astype(np.float64)
+    pairs = high.sum(axis=1) * low.sum(axis=1)
+    sums = np.stack([((high @ won) * low).sum(axis=1) for won in wins], axis=1)
+    return np.divide(sums, pairs[:, None], out=np.full_like(sums, 0.5), where=pairs[:, None] > 0)
+
+
+def timestep_findings(records: Sequence[RunRecord], section: str, method: str = "ESM", n: int = 300) -> list[dict]:
+    """C62: the T_d of each category minus one T_d for all, from the sweeps that notebook 05 recorded.
+
+    A finding a category and seed, from the seeds that have two categories with the same T_d or more.
+    """
+    runs: dict[tuple, list[tuple[RunRecord, dict]]] = {}
+    for record in records:
+        kept = record.experiments.get("timestep_scores", {}).get(method)
+        if kept is not None:
+            runs.setdefault((record.seed, *kept["T_d"]), []).append((record, kept))
+    rows = []
+    for (seed, *steps), members in runs.items():
+        if len(members) < 2 or len(steps) < 2:
+            continue
+        drawn = choice_for_each([k["scores"] for _, k in members], [k["labels"] for _, k in members], n=n)
+        measure = f"I-AUROC of {method} with the best T_d of a category minus that with one T_d for all"
+        note = f"T_d of {', '.join(map(str, steps))}; {len(members)} categories"
+        for (record, kept), draws in zip(members, drawn, strict=True):
+            effect = bootstrap.bootstrap_percentiles(draws)
+            row = claims.finding("C62", *effect, len(kept["labels"]), measure=measure, section=section, note=note)
+            rows.append(row | {"dataset": record.dataset, "category": record.category, "seed": seed})
+    return rows
+
+
+def findings(records: Sequence[RunRecord], section: str) -> list[dict]:
+    """C36 and C62, from all runs."""
+    return space_findings(spaces(records), section) + timestep_findings(records, section)

@@ -1,0 +1,112 @@
+"""Claims that need runs of several methods or categories: the diffused space, and one number of steps for all."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from diffad_utils.analyses import joint_claims, score_sweeps
+from diffad_utils.study import claims, verdicts
+
+LABELS = np.arange(80) % 2
+
+
+def run(method, category="leather", seed=0, gap=0.0, part=None, **experiments):
+    """A run whose part separates the classes by ``gap`` standard deviations."""
+    rng = np.random.default_rng([len(method), seed, len(category)])
+    table = pd.DataFrame({"label": LABELS, "score": 0.0})
+    if part:
+        table[part] = gap * LABELS + rng.standard_normal(len(LABELS))
+    return SimpleNamespace(
+        dataset="textures", category=category, method=method, seed=seed, experiments=experiments, scores=lambda: table
+    )
+
+
+def rival(t, steps, value, group="textures/leather"):
+    name = f"reconstruction, t = {t}, {steps} step{'s' * (steps > 1)}"
+    return {"method": name, "group": group, "I-AUROC": value, "low": value - 0.05, "high": value + 0.05}
+
+
+RIVALS = [
+    {"method": "inversion, S = 3", "group": "textures/leather", "I-AUROC": 1.0, "low": 1.0, "high": 1.0},
+    *[rival(t, 10, value) for t, value in ((100, 0.7), (250, 0.8), (500, 0.9), (800, 0.6))],
+    rival(500, 1, 0.95),
+    rival(500, 10, 0.1, group="textures/carpet"),
+]
+
+
+def test_one_score_in_three_spaces():
+    records = [
+        run("pixel_ddpm", gap=0.1, part="mse"),
+        run("sgm", gap=1.5, part="re"),
+        run("invad", rivals=RIVALS),
+        run("esm"),
+    ]
+    found = joint_claims.spaces(records)
+    assert found["space"].tolist() == ["features", "latents", "pixels"] and (found["images"] == 80).all()
+    assert found.loc[0, "method"].endswith("t = 500, 10 steps")  # the middle level, not the best of them
+    assert found.loc[1, "low"] < found.loc[1, "I-AUROC"] < found.loc[1, "high"]
+    (row,) = joint_claims.space_findings(found, "Spaces")
+    assert row["effect"] == pytest.approx(0.9 - found.loc[2, "I-AUROC"]) and row["verdict"] == "supported"
+    assert (row["dataset"], row["category"], row["seed"]) == ("textures", "leather", 0)
+    claim = claims.published_claims().loc["C36"]
+    assert verdicts.variant_of(claim, row["measure"]) == claim["variants"]
+    half = (row["interval"][1] - row["interval"][0]) / 2
+    assert half > 0.05 and half > (found.loc[2, "high"] - found.loc[2, "low"]) / 2
+    assert "in 1 of 1 runs" in joint_claims.spaces_in_words(found)
+    assert "cannot be compared" in joint_claims.spaces_in_words(joint_claims.spaces(records[:2]))
+    assert joint_claims.spaces([]).empty and joint_claims.space_findings(joint_claims.spaces([]), "") == []
+
+
+def settings_of_categories(best, gain, rng):
+    """Scores [3, 80] of each category, whose setting ``best`` separates better by ``gain``."""
+    return [rng.standard_normal((3, 80)) + LABELS * (0.5 + gain * (np.arange(3) == b))[:, None] for b in best]
+
+
+def test_a_setting_for_each_pays_only_where_categories_differ():
+    rng, labels = np.random.default_rng(0), [LABELS] * 3
+    differ = joint_claims.choice_for_each(settings_of_categories((0, 1, 2), 2.0, rng), labels, 10, 100)
+    assert len(differ) == 3 and all(np.percentile(draws, 2.5) > 0.05 for draws in differ)
+    alike = joint_claims.choice_for_each(settings_of_categories((1, 1, 1), 2.0, rng), labels, 10, 100)
+    assert all(abs(draws[0]) < 0.01 for draws in alike)
+    with pytest.raises(ValueError, match="two or more categories"):
+        joint_claims.choice_for_each([np.zeros((3, 80))], [LABELS])
+
+
+def test_a_choice_among_equals_gains_nothing_on_average():
+    """On the images that it was made on, the best of three equal settings is above the others."""
+    gains, naive = [], []
+    for i in range(30):
+        scores = settings_of_categories((0, 1), 0.0, np.random.default_rng(i))
+        gains.append(np.mean([draws[0] for draws in joint_claims.choice_for_each(scores, [LABELS] * 2, 5, 1)]))
+        reached = np.stack([joint_claims._auroc(s, LABELS == 1, np.ones((1, 80), int))[0] for s in scores])
+        naive.append(reached.max(axis=1).mean() - reached.mean(axis=0).max())
+    error = np.std(gains) / np.sqrt(len(gains))
+    assert np.mean(gains) < 2.5 * error and np.mean(naive) > 0.005
+
+
+def test_timesteps_are_judged_over_categories_of_one_seed():
+    rng = np.random.default_rng(0)
+
+    def kept(best):
+        (scores,) = settings_of_categories((best,), 2.0, rng)
+        return {"ESM": {"T_d": [20, 50, 100], "labels": LABELS.tolist(), "scores": scores.tolist()}}
+
+    records = [run("esm", category, timestep_scores=kept(i)) for i, category in enumerate(("leather", "wood", "tile"))]
+    found = joint_claims.timestep_findings(records, "Steps", n=50)
+    claim = claims.published_claims().loc["C62"]
+    assert [row["category"] for row in found] == ["leather", "wood", "tile"]
+    assert all(verdicts.variant_of(claim, row["measure"]) for row in found) and found[0]["n"] == 80
+    assert all(row["effect"] > 0.02 for row in found) and "T_d of 20, 50, 100" in found[0]["note"]
+    alone = [run("esm", "leather", seed=1, timestep_scores=kept(0))]
+    assert joint_claims.timestep_findings([*alone, run("esm", "wood", seed=2)], "Steps") == []
+
+
+def test_the_sweep_is_recorded_with_its_scores():
+    table = pd.DataFrame({"variant": ["ESM", "ESM", "SGM"], "T_d": [20, 50, 20]})
+    scores = {"ESM": {4: torch.tensor([0.1, 0.2]), 10: torch.tensor([0.3, 0.4])}, "SGM": {4: torch.tensor([1.0, 2.0])}}
+    found = score_sweeps.timestep_scores(table, scores, torch.tensor([0, 1]))
+    assert found["ESM"]["T_d"] == [20, 50] and found["ESM"]["labels"] == [0, 1]
+    assert np.shape(found["ESM"]["scores"]) == (2, 2) and found["SGM"]["T_d"] == [20]
