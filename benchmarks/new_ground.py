@@ -265,18 +265,18 @@ def main() -> None:
         found = json.loads(JSON.read_text())
         if found["settings"] != settings and not options.print:
             parser.error(f"{JSON} was measured with other settings: remove it to measure anew")
-    for seed, (dataset, category) in product([] if options.print else options.seeds, TASKS):
+    todo = [] if options.print else product(options.seeds, GROUPS, TASKS)
+    for seed, group, (dataset, category) in todo:
         key = f"{dataset}/{category}/{seed}"
-        for group in GROUPS:
-            cell = found["cells"].get(key, {"methods": {}, "differences": {}})
-            if group in cell["methods"]:
-                continue
-            start = time.perf_counter()
-            new = measure_group(dataset, category, seed, options.images, group)
-            found["cells"][key] = new | {part: cell[part] | new[part] for part in ("methods", "differences")}
-            found |= {"machine": harness.machine("cpu"), "tables": tables(found["cells"])}
-            write_atomically(JSON, json.dumps(found, indent=1) + "\n")
-            print(f"{key}, {group}: {time.perf_counter() - start:.0f} s", flush=True)
+        cell = found["cells"].get(key, {"methods": {}, "differences": {}})
+        if group in cell["methods"]:
+            continue
+        start = time.perf_counter()
+        new = measure_group(dataset, category, seed, options.images, group)
+        found["cells"][key] = new | {part: cell[part] | new[part] for part in ("methods", "differences")}
+        found |= {"machine": harness.machine("cpu"), "tables": tables(found["cells"])}
+        write_atomically(JSON, json.dumps(found, indent=1) + "\n")
+        print(f"{key}, {group}: {time.perf_counter() - start:.0f} s", flush=True)
     found["tables"] = tables(found["cells"])
     write_atomically(JSON, json.dumps(found, indent=1) + "\n")
     write_atomically(PAGE, page(found))
