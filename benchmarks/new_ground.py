@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import product
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -180,52 +179,66 @@ def pooled(cells: dict[str, dict], name: str, metric: str) -> tuple[float, float
     return float(all_of.effect), float(all_of.low), float(all_of.high), all_of.categories
 
 
-def page(cells: dict[str, dict], options: dict) -> str:
-    """The Markdown page: what was measured, a table and sentences a comparison, and what each method costs."""
-    tasks = sorted({key.rpartition("/")[0] for key in cells})
-    seeds = sorted({key.rpartition("/")[2] for key in cells})
-    images = sorted({cell["test"] for cell in cells.values()})
-    lines = ["# Simplex noise and inversion, beside their plain forms", ""]
-    lines += [
-        f"Categories: {', '.join(tasks)}; seeds {', '.join(seeds)}; {len(cells)} cells. At most {max(images)} test "
-        "images a cell, drawn at random. Small networks, trained briefly: "
-        + "; ".join(f"{name} {_steps(values)}" for name, values in SETTINGS.items())
-        + ".",
-        "",
-        "Made by `.venv/bin/python -m benchmarks.new_ground`; the numbers of each cell are in `new_ground-cpu.json`.",
-        "",
-        "Every difference is paired over test images. Intervals are 95 %: images to one number a run, runs to one "
-        "number a category, and Student's t over categories (`diffad_utils.metrics.pooling`). AUPRO is of the "
-        "categories that have masks.",
-    ]
+def described(cells: dict[str, dict]) -> str:
+    """What was measured, in a paragraph."""
+    categories, seeds = (sorted({key.rpartition("/")[i] for key in cells}) for i in (0, 2))
+    most = max(cell["test"] for cell in cells.values())
+    trained = "; ".join(f"{name} {_steps(values)}" for name, values in SETTINGS.items())
+    return (
+        f"Categories: {', '.join(categories)}; seeds: {', '.join(seeds)}. At most {most} test images a category and "
+        f"seed, drawn at random. Small networks, trained briefly: {trained}. Every difference is paired over test "
+        "images. Intervals are 95 %: images to one number a run, runs to one number a category, and Student's t over "
+        "categories (`diffad_utils.metrics.pooling`). AUPRO is of the categories that have masks."
+    )
+
+
+def tables(cells: dict[str, dict]) -> list[dict]:
+    """Each comparison, and the cost: title, rows, and a note with a sentence a row."""
+    found = []
     for title, pairs in TABLES.items():
         rows, said = [], []
         for what in pairs:
-            row, name, gains = {"": what}, f"{title}: {what}", []
+            row, name, gains = {"comparison": what}, f"{title}: {what}", []
             for metric in METRICS:
                 value = pooled(cells, name, metric)
                 if value is not None:
                     effect, low, high, n = value
                     row[metric] = f"{effect:+.3f} [{low:+.3f}, {high:+.3f}], {n} categories"
                     gains.append(f"{metric} {_gain(low, high)}")
-            if not gains:
-                continue
-            said.append(f"{what[0].upper()}{what[1:]}: {' and '.join(gains)}.")
-            by_cell = [c["differences"][name]["I-AUROC"][0] for c in cells.values() if name in c["differences"]]
-            row["I-AUROC higher in"] = f"{sum(x > 0 for x in by_cell)} of {len(by_cell)} cells"
-            rows.append(row)
-        lines += ["", f"## {title}", "", pd.DataFrame(rows).to_markdown(index=False), "", *(f"- {s}" for s in said)]
-    cost = pd.DataFrame({key: {n: v["nfe"] for n, v in c["methods"].items()} for key, c in cells.items()}).mean(axis=1)
-    time_of = pd.DataFrame({key: {n: v["ms"] for n, v in c["methods"].items()} for key, c in cells.items()}).mean(
-        axis=1
-    )
-    table = pd.DataFrame({"evaluations": cost.round(1), "processor ms": time_of.round(0)})
-    for key in cells:
-        table[key] = pd.Series({n: round(v["I-AUROC"], 3) for n, v in cells[key]["methods"].items()})
-    lines += ["", "## Cost of an image, and I-AUROC in each cell", "", table.to_markdown(), ""]
-    machine = options["machine"]
-    lines += [f"{machine['cpu']}, {machine['threads']} thread, {machine['date']}; the machine was shared.", ""]
-    return "\n".join(lines)
+            if gains:
+                by_cell = [c["differences"][name]["I-AUROC"][0] for c in cells.values() if name in c["differences"]]
+                row["I-AUROC higher in"] = f"{sum(x > 0 for x in by_cell)} of {len(by_cell)} runs"
+                rows.append(row)
+                said.append(f"{what[0].upper()}{what[1:]}: {' and '.join(gains)}.")
+        found.append({"title": title, "rows": rows, "note": " ".join(said)})
+    by_method: dict[str, dict[str, dict]] = {}
+    for key, cell in cells.items():
+        for name, values in cell["methods"].items():
+            by_method.setdefault(name, {})[key] = values
+    rows = [
+        {"method": name, "evaluations": round(_mean(runs, "nfe"), 1), "processor ms": round(_mean(runs, "ms"))}
+        | {"mean I-AUROC": round(_mean(runs, "I-AUROC"), 3)}
+        | {key: round(values["I-AUROC"], 3) for key, values in runs.items()}
+        for name, runs in by_method.items()
+    ]
+    note = "Network evaluations and processor time of an image, one thread; then the I-AUROC of each run."
+    return [*found, {"title": "Cost of an image, and I-AUROC", "rows": rows, "note": note}]
+
+
+def page(found: dict) -> str:
+    """The Markdown page of a result file."""
+    lines = ["# Simplex noise and inversion, beside their plain forms", "", described(found["cells"]), ""]
+    lines += ["Made by `.venv/bin/python -m benchmarks.new_ground`; each run is in `new_ground-cpu.json`.", ""]
+    for table in found["tables"]:
+        text = pd.DataFrame(table["rows"]).fillna("").to_markdown(index=False)
+        lines += [f"## {table['title']}", "", text, "", table["note"], ""]
+    machine = found["machine"]
+    lines += [f"{machine['cpu']}, {machine['threads']} thread, {machine['date']}; the machine was shared."]
+    return "\n".join(lines) + "\n"
+
+
+def _mean(runs: dict[str, dict], name: str) -> float:
+    return sum(values[name] for values in runs.values()) / len(runs)
 
 
 def _steps(settings: dict) -> str:
@@ -244,23 +257,29 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=40, help="test images a cell, half of them anomalous")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--print", action="store_true", help="only write the page from the finished cells")
-    parser.add_argument("--json", type=Path, default=JSON, help="where finished cells are kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    done = json.loads(options.json.read_text()) if options.json.is_file() else {"cells": {}}
-    for seed, (dataset, category) in product([] if options.print else options.seeds, TASKS):
+    settings = json.loads(json.dumps(SETTINGS | {"images": options.images}))
+    found = {"topic": "new_ground", "settings": settings, "cells": {}}
+    if JSON.is_file():
+        found = json.loads(JSON.read_text())
+        if found["settings"] != settings and not options.print:
+            parser.error(f"{JSON} was measured with other settings: remove it to measure anew")
+    todo = [] if options.print else product(options.seeds, GROUPS, TASKS)
+    for seed, group, (dataset, category) in todo:
         key = f"{dataset}/{category}/{seed}"
-        for group in GROUPS:
-            cell = done["cells"].get(key, {"methods": {}, "differences": {}})
-            if group in cell["methods"]:
-                continue
-            start = time.perf_counter()
-            found = measure_group(dataset, category, seed, options.images, group)
-            done["cells"][key] = found | {part: cell[part] | found[part] for part in ("methods", "differences")}
-            done |= {"settings": SETTINGS, "machine": harness.machine("cpu")}
-            write_atomically(options.json, json.dumps(done, indent=1))
-            print(f"{key}, {group}: {time.perf_counter() - start:.0f} s", flush=True)
-    PAGE.write_text(page(done["cells"], done))
+        cell = found["cells"].get(key, {"methods": {}, "differences": {}})
+        if group in cell["methods"]:
+            continue
+        start = time.perf_counter()
+        new = measure_group(dataset, category, seed, options.images, group)
+        found["cells"][key] = new | {part: cell[part] | new[part] for part in ("methods", "differences")}
+        found |= {"machine": harness.machine("cpu"), "tables": tables(found["cells"])}
+        write_atomically(JSON, json.dumps(found, indent=1) + "\n")
+        print(f"{key}, {group}: {time.perf_counter() - start:.0f} s", flush=True)
+    found["tables"] = tables(found["cells"])
+    write_atomically(JSON, json.dumps(found, indent=1) + "\n")
+    write_atomically(PAGE, page(found))
     print(f"wrote {PAGE}")
 
 

@@ -13,9 +13,9 @@ gamma = 0.8 an octave; images of 256 pixels, one channel. Where its public code 
 - *Variance*: the code uses the sum of the octaves as it is. Ours is divided by its standard deviation, which is known
   in closed form (`SIMPLEX_STD`), so that it has the variance 1 of the Gaussian noise it stands for, and alpha_bar means
   the same. It is not scaled by the statistics of a field.
-- *Dimensions*: the code cuts three-dimensional noise at the timestep, and all octaves share one table of gradients
-  without an offset, so that each of them is 0 at the corner of the image. Ours is two-dimensional, with gradients and
-  a random position of the lattice for each field and octave.
+- *Dimensions*: the code cuts three-dimensional noise at the timestep, and its octaves are one field at different scales
+  about one point. Ours is two-dimensional, with gradients and a position of the lattice drawn anew for each field and
+  octave, so that octaves are independent and no position is special.
 - *Draws*: the code's default seed is drawn once, when the module is imported, so that fields at one timestep are equal.
   Ours are independent over images, channels and draws, from the generator given.
 - *Sizes*: AnoDDPM is in pixels only. In a field with a side below 64 cells, such as latents, the first octave has the

@@ -14,7 +14,7 @@ Where ours differs from InvAD with a network of its own:
 
 - *States*: InvAD inverts features of a pretrained backbone; these networks know latents of an autoencoder, or pixels.
 - *Last timestep*: where a network was trained on the first timesteps only (D3AD's with ``max_train_timestep``), the
-  inversion ends there, where alpha_bar is not yet 0.
+  network is asked there last, where alpha_bar is not yet near 0.
 - *Score*: the parts are scaled by held-out normal training images, as in our `InvAD`; the public code scales them over
   the test set.
 """

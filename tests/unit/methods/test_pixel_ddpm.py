@@ -107,7 +107,7 @@ def test_a_network_that_knows_the_noise_gives_the_image_back(noise_timestep, num
         seen.append(t.tolist())
         return noise
 
-    monkeypatch.setattr(detector, "_eps", eps)
+    monkeypatch.setattr(detector, "predict_noise", eps)
     images = torch.nn.functional.avg_pool2d(splits[1]["image"], 2)
     assert torch.allclose(detector.reconstruct(images, keys, noise_timestep, num_steps), images, atol=2e-4)
     assert len(seen) == num_steps and seen[0] == [noise_timestep] * 6

@@ -1,0 +1,50 @@
+"""The benchmark of simplex noise and inversion: pooling of made-up runs, and its tables on the report's page."""
+
+import json
+
+import pytest
+
+from benchmarks import harness, new_ground
+from diffad_utils.report import benchmarks
+
+TITLE = next(iter(new_ground.TABLES))
+WHAT, (OURS, PLAIN) = next(iter(new_ground.TABLES[TITLE].items()))
+NAME = f"{TITLE}: {WHAT}"
+
+
+def made_up(effect: float, masks: bool) -> dict:
+    values = {"I-AUROC": [effect, effect - 0.02, effect + 0.02]} | ({"AUPRO": [-effect] * 3} if masks else {})
+    methods = {OURS: {"nfe": 5, "ms": 10.0, "I-AUROC": 0.6 + effect}, PLAIN: {"nfe": 5, "ms": 12.0, "I-AUROC": 0.6}}
+    return {"train": 80, "test": 40, "methods": methods, "differences": {NAME: values}}
+
+
+@pytest.fixture
+def cells():
+    effects = {"textures/leather/0": 0.10, "textures/leather/1": 0.12, "textures/carpet/0": 0.11, "elpv/mono/0": 0.10}
+    return {key: made_up(effect, not key.startswith("elpv")) for key, effect in effects.items()}
+
+
+def test_seeds_are_averaged_first(cells):
+    effect, low, high, n = new_ground.pooled(cells, NAME, "I-AUROC")
+    assert effect == pytest.approx((0.11 + 0.11 + 0.10) / 3) and n == 3 and 0 < low < effect < high
+    assert new_ground.pooled(cells, NAME, "AUPRO")[3] == 2
+    assert new_ground.pooled(cells, "never measured", "AUPRO") is None
+
+
+def test_sentences_follow_the_intervals(cells):
+    table, *empty, cost = new_ground.tables(cells)
+    assert table["rows"][0]["I-AUROC higher in"] == "4 of 4 runs" and "I-AUROC is higher" in table["note"]
+    assert all(not other["rows"] for other in empty)
+    cells["textures/carpet/0"] = made_up(-0.3, True)
+    assert "I-AUROC is not shown to differ" in new_ground.tables(cells)[0]["note"]
+    assert [row["method"] for row in cost["rows"]] == [OURS, PLAIN] and cost["rows"][1]["processor ms"] == 12
+
+
+def test_it_is_a_page_of_the_report_and_a_file_of_its_own(cells, tmp_path):
+    found = {"topic": "new_ground", "cells": cells, "tables": new_ground.tables(cells)}
+    found["machine"] = harness.machine("cpu")
+    (tmp_path / "new_ground-cpu.json").write_text(json.dumps(found))
+    assert benchmarks.write(tmp_path, tmp_path) == {benchmarks.PAGE: "Benchmarks"}
+    assert WHAT in (tmp_path / benchmarks.PAGE).read_text()
+    page = new_ground.page(found)
+    assert "elpv/mono, textures/carpet, textures/leather; seeds: 0, 1" in page and f"| {WHAT}" in page
