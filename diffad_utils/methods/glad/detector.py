@@ -2,7 +2,7 @@
 
 Source: Yao, Liu, Wang, Yin, Yan, Hong, Zuo, "GLAD: Towards Better Reconstruction with Global and Local Adaptive
 Diffusion Models for Unsupervised Anomaly Detection" (ECCV 2024, arXiv 2406.07487), section 3, its three parts by name,
-and the public code (github.com/hyao1/GLAD, commit 0ecc036: ``main.py``, ``ddim_scheduling.py``).
+and the public code (github.com/hyao1/GLAD: ``main.py`` of commit 0ecc036, ``ddim_scheduling.py`` of 79c08c5).
 
 - *Anomaly-oriented training* (ATP): the network sees the noised sample with a pasted anomaly and predicts the noise
   that leads to the normal one (`pasted.with_pasted`; code: ``predict_eps``).
