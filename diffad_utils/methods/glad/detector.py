@@ -20,8 +20,8 @@ Where paper and public code differ, or ours from both:
   that the target stays bounded for small t. Default: the code's, over the timesteps that training draws (``fade``;
   "none" for the paper's). ``benchmarks.glad --paper`` compares both.
 - *What is pasted*: the code pastes Perlin-shaped patches of the textures of DTD or of the image's own shuffled parts,
-  anew for every sample. Ours pastes spots from other training images (`data.pasted_defects.paste_defect`), as many copies
-  an image as ``pasted_copies``, encoded once before training.
+  anew for every sample. Ours pastes spots from other training images (`data.pasted_defects.paste_defect`), as many
+  copies an image as ``pasted_copies``, encoded once before training.
 - *Threshold*: the code has a number for each category of each data set (0.1 to 0.5), and does not say how it was
   found. Ours is a quantile over held-out normal training images of the largest difference that they reach.
 - *Fusion*: the code mixes by sigmoid(distance), which is at least a half everywhere, and does not ask the network again
