@@ -9,6 +9,7 @@ Used by notebook 06 and `benchmarks.glad`; entry points: `four_forms`, `in_words
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,10 +63,10 @@ def four_forms(parameters: Mapping[str, Any], task: Task, device: str) -> Forms:
     timing: dict[str, float] = {}
     for training, settings in TRAININGS.items():
         detector = GLAD(**given | settings)
-        timing["fit_s"] = seconds_of(lambda made=detector: made.fit(task.train))
+        timing["fit_s"] = seconds_of(partial(detector.fit, task.train))
         variants = Variants(detector, task)
         for rule, setting in RULES.items():
-            seconds = seconds_of(lambda v=variants, s=setting: v.predict(**s))
+            seconds = seconds_of(partial(variants.predict, **setting))
             timing["ms_per_image"] = 1000 * seconds / len(task.keys)
             predictions[f"{training}, {rule}"] = variants.predict(**setting)
     # `detector`, `variants` and `timing` are now of GLAD as a whole: the last training with the last rule

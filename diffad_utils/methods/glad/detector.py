@@ -2,7 +2,7 @@
 
 Source: Yao, Liu, Wang, Yin, Yan, Hong, Zuo, "GLAD: Towards Better Reconstruction with Global and Local Adaptive
 Diffusion Models for Unsupervised Anomaly Detection" (ECCV 2024, arXiv 2406.07487), section 3, its three parts by name,
-and the public code (github.com/hyao1/GLAD, commit 0ecc036: ``main.py``, ``ddim_scheduling.py``).
+and the public code (github.com/hyao1/GLAD: ``main.py`` of commit 0ecc036, ``ddim_scheduling.py`` of 79c08c5).
 
 - *Anomaly-oriented training* (ATP): the network sees the noised sample with a pasted anomaly and predicts the noise
   that leads to the normal one (`pasted.with_pasted`; code: ``predict_eps``).
@@ -18,10 +18,10 @@ Where paper and public code differ, or ours from both:
 
 - *Strength in training*: the paper's loss has the anomalous sample whole, the code t / T of it and the rest normal, so
   that the target stays bounded for small t. Default: the code's, over the timesteps that training draws (``fade``;
-  "none" for the paper's). `benchmarks.glad` measures both.
-- *What is pasted*: both paste Perlin-shaped patches of the textures of DTD or of the image's own shuffled parts, anew
-  for every sample. Ours pastes spots from other training images (`data.pasted_defects.paste_defect`), as many copies
-  an image as ``pasted_copies``, encoded once before training.
+  "none" for the paper's). ``benchmarks.glad --paper`` compares both.
+- *What is pasted*: the code pastes Perlin-shaped patches of the textures of DTD or of the image's own shuffled parts,
+  anew for every sample. Ours pastes spots from other training images (`data.pasted_defects.paste_defect`), as many
+  copies an image as ``pasted_copies``, encoded once before training.
 - *Threshold*: the code has a number for each category of each data set (0.1 to 0.5), and does not say how it was
   found. Ours is a quantile over held-out normal training images of the largest difference that they reach.
 - *Fusion*: the code mixes by sigmoid(distance), which is at least a half everywhere, and does not ask the network again
@@ -32,8 +32,9 @@ Where paper and public code differ, or ours from both:
   that only training and step differ between the forms.
 - *Text*: the code guides Stable Diffusion by a prompt; here the network has no text.
 - *Steps*: T_max = 750 and ``min_step`` = 350 with 25 DDIM steps for most of MVTec AD in the code. Ours are a third of
-  both in 10 steps, as the networks here are trained briefly and on small timesteps. Chosen among 80, 240 and 390 on
-  normal and defective draws of ``textures`` that no run uses.
+  both in 10 steps, as the networks here are trained briefly and on small timesteps. Of T_max = 80, 240 and 390 the
+  second separated normal and defective images best by the criterion, on draws of leather that no run of the study uses
+  and a network trained on normal images.
 """
 
 from __future__ import annotations

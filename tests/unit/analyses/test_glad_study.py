@@ -1,9 +1,12 @@
 """GLAD's four forms on one task, their sentences and their record."""
 
+from argparse import Namespace
+
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import glad
 from diffad_utils import data
 from diffad_utils.analyses import glad_study
 from diffad_utils.analyses.conditioned_controls import AUTOENCODER
@@ -66,3 +69,38 @@ def test_the_record_has_its_control_and_its_plain_form(forms, task):
     assert record["prediction"] is forms.predictions[BOTH] and record["timing"]["ms_per_image"] > 0
     said = glad_study.cost_in_words(forms, task.labels)
     assert f"{PARAMETERS['num_steps']}.0 network evaluations" in said
+
+
+# --- the benchmark ----------------------------------------------------------------------------------------------------
+
+
+def run_of(effect):
+    """What `benchmarks.glad.measure` returns, with one effect for every question and metric."""
+    forms = [f"{training}, {rule}" for training in ("plain", "pasted") for rule in ("neighbours", "criterion")]
+    cost = {"evaluations": 10.0, "ms": 5.0, "fit_s": 20.0, "step, normal": 96.0, "step, anomalous": 120.0}
+    return {
+        "forms": [{"form": form, "threshold": None} | cost for form in forms],
+        "metrics": [{"form": form, "metric": "I-AUROC", "value": 0.7, "low": 0.6, "high": 0.8} for form in forms],
+        "differences": [
+            {"question": question, "metric": "I-AUROC", "effect": effect, "standard_error": 0.01}
+            for question in glad_study.QUESTIONS
+        ],
+    }
+
+
+def test_the_benchmark_pools_seeds_within_categories_and_then_categories():
+    done = {("a", 0): run_of(0.1), ("a", 1): run_of(0.3), ("b", 0): run_of(0.0)}
+    first, *_ = glad.tables(done, Namespace(images=40, seeds=[0, 1], train_steps=180))
+    assert len(first["rows"]) == len(glad_study.QUESTIONS)
+    row = first["rows"][0]
+    value, low, high = row["difference"]
+    assert value == pytest.approx(0.1) and low < 0 < high  # (0.2 + 0.0) / 2, of two categories
+    assert (row["categories"], row["runs"], row["a"], row["b"]) == (2, 3, 0.2, 0.0)
+    assert "both, I-AUROC: not shown to differ from zero" in first["note"]
+
+
+def test_the_papers_loss_and_no_fusion_are_measured_by_a_switch():
+    for paper, expected in ((False, set()), (True, {"pasted whole", "criterion without fusion"})):
+        names = {(t, r) for t in glad.TRAININGS for r in glad.RULES if glad.wanted(t, r, paper)}
+        found = {part for pair in names for part in pair} & {"pasted whole", "criterion without fusion"}
+        assert found == expected and len(names) == (7 if paper else 4)
