@@ -45,9 +45,10 @@ class Spaces(NamedTuple):
         closer = "closer to" if latents["high"] < pixels["low"] else "not shown to be closer to"
         values, (effect, low, high) = detects["value"].tolist(), self.difference
         return (
-            f"Latents are {closer} a Gaussian than pixels: distance {latents['value']:.3f} against {pixels['value']:.3f}. "
-            f"ESM has I-AUROC {values[0]:.3f} on latents and {values[1]:.3f} on pixels (T_d = {self.noise_timestep}), a "
-            f"difference of {effect:+.3f} [{low:+.3f}, {high:+.3f}]. This is one training each."
+            f"Latents are {closer} a Gaussian than pixels: distance {latents['value']:.3f} against "
+            f"{pixels['value']:.3f}. ESM has I-AUROC {values[0]:.3f} on latents and {values[1]:.3f} on pixels "
+            f"(T_d = {self.noise_timestep}), a difference of {effect:+.3f} "
+            f"[{low:+.3f}, {high:+.3f}]. This is one training each."
         )
 
 
