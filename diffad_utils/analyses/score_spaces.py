@@ -1,6 +1,6 @@
 """Does an encoder help ESM? The same detector on pixels and on latents, and how Gaussian the two are.
 
-The paper (section 5) says that ESM takes images for Gaussian, and that an image encoder would cure this.
+The paper (section 5) says that ESM takes images for Gaussian, and that an image encoder would cure this (claim C95).
 
 Used by notebook 05; entry point: `compare`.
 """
@@ -16,6 +16,7 @@ from scipy.stats import kstest
 from torch import Tensor
 
 from diffad_utils import data
+from diffad_utils.analyses.score_claims import Effect
 from diffad_utils.analyses.task import Task
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.esm import ESM
@@ -30,12 +31,11 @@ MOST = 400_000
 class Spaces(NamedTuple):
     """table : space ("latents", "pixels, 64 px"), measure ("distance to a Gaussian", "I-AUROC"), value, low, high.
 
-    difference : I-AUROC on pixels minus on latents, with its 95 % interval over images. noise_timestep : T_d that was
-    chosen for pixels.
+    effect : C95, I-AUROC on latents minus on pixels. noise_timestep : T_d that was chosen for pixels.
     """
 
     table: pd.DataFrame
-    difference: tuple[float, float, float]
+    effect: Effect
     noise_timestep: int
 
     def in_words(self) -> str:
@@ -43,7 +43,7 @@ class Spaces(NamedTuple):
         near, detects = (part for _, part in self.table.groupby("measure", sort=False))
         latents, pixels = near.iloc[0], near.iloc[1]
         closer = "closer to" if latents["high"] < pixels["low"] else "not shown to be closer to"
-        values, (effect, low, high) = detects["value"].tolist(), self.difference
+        values, (effect, low, high, *_) = detects["value"].tolist(), self.effect
         return (
             f"Latents are {closer} a Gaussian than pixels: distance {latents['value']:.3f} against "
             f"{pixels['value']:.3f}. ESM has I-AUROC {values[0]:.3f} on latents and {values[1]:.3f} on pixels "
@@ -71,7 +71,8 @@ def compare(task: Task, latent: ESM, found: Prediction, size: int, shared: Mappi
         rows.append((name, "distance to a Gaussian", *distance))
         rows.append((name, "I-AUROC", accuracy["I-AUROC"], accuracy["low"], accuracy["high"]))
     table = pd.DataFrame(rows, columns=["space", "measure", "value", "low", "high"])
-    return Spaces(table, task.difference(other.score, found.score), int(pixel.noise_timestep_))
+    effect = Effect(*task.difference(found.score, other.score), len(task.labels))
+    return Spaces(table, effect, int(pixel.noise_timestep_))
 
 
 def distance_to_gaussian(x: Tensor, seed: int = 0) -> tuple[float, float, float]:

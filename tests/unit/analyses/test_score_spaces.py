@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from diffad_utils import data
-from diffad_utils.analyses import score_spaces
+from diffad_utils.analyses import score_claims, score_spaces
 from diffad_utils.analyses.task import Task
 from diffad_utils.methods.esm import ESM
+from diffad_utils.study import claims, verdicts
 
 
 def test_a_gaussian_is_near_and_two_values_are_far():
@@ -30,5 +31,7 @@ def test_both_spaces_are_measured_on_the_same_images():
     found = score_spaces.compare(task, latent, latent.predict(task.images, task.keys), 16, shared)
     assert list(found.table["space"].unique()) == ["latents", "pixels, 16 px"] and found.noise_timestep == 20
     values = found.table.set_index(["measure", "space"])["value"]["I-AUROC"]
-    assert found.difference[0] == pytest.approx(values["pixels, 16 px"] - values["latents"])
+    assert found.effect.effect == pytest.approx(values["latents"] - values["pixels, 16 px"])
+    (finding,) = score_claims.esm_findings({"C95": found.effect}, "briefly trained")
+    assert verdicts.variant_of(claims.published_claims().loc["C95"], finding["measure"]) == "features minus pixels"
     assert "16 px" not in found.in_words() and "T_d = 20" in found.in_words()
