@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -40,6 +40,8 @@ class ImplementationGap:
     table : label, measure ("PSNR, dB" of normal images; "removal" of defects, where there are counterparts; "I-AUROC"),
     value, low, high (95 % over images). effect : `gap`.
     """
+
+    COLUMNS: ClassVar[tuple[str, ...]] = ("label", "value", "low", "high")
 
     table: pd.DataFrame
     effect: dict[str, np.ndarray]
