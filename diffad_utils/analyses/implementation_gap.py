@@ -85,7 +85,8 @@ def measure(
         through the fine-tuned decoder; scores are those of the detector's own decoder.
     parameters : of the run; ``decoder_steps``, ``guidance_weights``.
     """
-    detector, task = variants.detector, variants.task
+    detector: Any = variants.detector  # D3AD
+    task = variants.task
     tuned = tuned_decoder(detector, task.train, parameters["decoder_steps"])
     settings = changes(detector, parameters["guidance_weights"])
     values = psnr(normal.images, reconstructed(variants, tuned, settings, normal))
