@@ -230,6 +230,11 @@ def write(tasks: Mapping[str, Ground], found: Mapping[str, Mapping], options: ar
         batch=next(iter(tasks.values())).detector.train_batch_size,
         arguments=shown(options),
     )
+    there, wanted = sum(map(len, found.values())), 2 * len(options.seeds) * len(tasks)
+    if there < wanted:
+        text += (
+            f"\n{there} of {wanted} trainings were done when this page was written; the same command does the others.\n"
+        )
     tables = []
     for name, task in tasks.items():
         by_row = {row: [values] for row, values in task.baselines.items()}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -40,6 +40,8 @@ class ImplementationGap:
     table : label, measure ("PSNR, dB" of normal images; "removal" of defects, where there are counterparts; "I-AUROC"),
     value, low, high (95 % over images). effect : `gap`.
     """
+
+    COLUMNS: ClassVar[tuple[str, ...]] = ("label", "value", "low", "high")
 
     table: pd.DataFrame
     effect: dict[str, np.ndarray]
@@ -83,7 +85,8 @@ def measure(
         through the fine-tuned decoder; scores are those of the detector's own decoder.
     parameters : of the run; ``decoder_steps``, ``guidance_weights``.
     """
-    detector, task = variants.detector, variants.task
+    detector: Any = variants.detector  # D3AD
+    task = variants.task
     tuned = tuned_decoder(detector, task.train, parameters["decoder_steps"])
     settings = changes(detector, parameters["guidance_weights"])
     values = psnr(normal.images, reconstructed(variants, tuned, settings, normal))

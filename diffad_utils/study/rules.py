@@ -170,6 +170,7 @@ RULES: dict[str, Rule] = {
     "latent_unet_batch_size": Rule(low=1, high=4096),
     "autoencoder_steps": _COUNT,
     "decoder_steps": Rule(low=0),
+    "pixel_size": Rule(low=0, high=1024),
     "pixel_ddpm_steps": _COUNT,
     "objectives": Rule(choices=("pixel", "latent")),
     "spectral_weight": Rule(low=0, high=100),
