@@ -63,7 +63,7 @@ def spaces(records: Sequence[RunRecord], n: int = 1000) -> pd.DataFrame:
 def _middle_level(rivals: Sequence[dict], task: str) -> dict | None:
     """The reconstruction from the middle one of the noise levels that were run with one number of steps."""
     named = [(re.fullmatch(r"reconstruction, t = (\d+), (\d+) steps?", row["method"]), row) for row in rivals]
-    swept = [(*map(int, match.groups()), row) for match, row in named if match and row["group"] == task]
+    swept = [(int(match[1]), int(match[2]), row) for match, row in named if match and row["group"] == task]
     if not swept:
         return None
     counts = [steps for _, steps, _ in swept]
