@@ -47,6 +47,7 @@ import torch
 from torch import Tensor
 
 from diffad_utils.diffusion import NoisyBatch
+from diffad_utils.io import store
 from diffad_utils.methods.base import batches, noise_keys
 from diffad_utils.methods.d3ad import D3AD
 from diffad_utils.methods.d3ad.conditioning import scaled_start
@@ -172,18 +173,19 @@ class GLAD(D3AD):
         def noised(t: Tensor) -> Tensor:
             return scaled_start(state, t, self.schedule, self.noise_fraction, of_start)
 
-        found = sample_adaptively(
-            self.predict_noise,
-            noised,
-            noised(steps),
-            self.schedule,
-            self._all_timesteps(),
-            self._difference,
-            threshold=self.threshold_,
-            min_step=self.min_step,
-            top_share=self.top_share,
-            fusion=self.fusion,
-        )
+        with store.paused():  # or each comparison on the way would be kept
+            found = sample_adaptively(
+                self.predict_noise,
+                noised,
+                noised(steps),
+                self.schedule,
+                self._all_timesteps(),
+                self._difference,
+                threshold=self.threshold_,
+                min_step=self.min_step,
+                top_share=self.top_share,
+                fusion=self.fusion,
+            )
         return found.state.float(), found.steps, found.differences
 
     def _difference(self, clean: Tensor, of_image: Tensor) -> Tensor:
