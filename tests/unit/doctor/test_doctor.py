@@ -6,6 +6,7 @@ import zipfile
 import psutil
 import pytest
 import yaml
+from data_trees import mvtec_tree
 
 from diffad_utils import cli, study, weights
 from diffad_utils.doctor import needs
@@ -215,8 +216,6 @@ def test_what_a_profile_lacks_is_named(bare, capsys):
 
 @pytest.mark.slow
 def test_too_few_training_images_are_said_before_training(bare, capsys, monkeypatch):
-    from test_layouts import mvtec_tree
-
     root = mvtec_tree(bare / "set", "part")
     grid = [{"dataset": "folder", "category": "part"}]
     file = profile(bare, **{"06_d3ad": {"grid": grid, "parameters": {"data_root": str(root)}}})

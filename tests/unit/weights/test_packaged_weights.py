@@ -8,6 +8,7 @@ import sys
 import pytest
 import timm
 import torch
+from runs import session
 from skimage import data as photographs
 
 from diffad_utils import study, weights
@@ -104,8 +105,6 @@ def test_the_copy_is_made_once_and_mended(lite, cache):
 
 
 def test_the_manifest_names_the_package(lite, tmp_path):
-    from test_study import session
-
     run = study.start("07_invad", session(tmp_path))
     run.note_weights(load_backbone(lite).resolved)
     manifest = json.loads((run.record(metrics={}) / "manifest.json").read_text())
