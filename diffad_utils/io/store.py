@@ -117,15 +117,13 @@ class Store:
     def entries(self) -> list[Entry]:
         """All entries, the one that was not used for longest first."""
         found = []
-        for path in self.root.glob(f"*/*/{RECORD}"):
-            if path.parent.parent.name.startswith("."):
-                continue
+        for folder in (entry for kind in _folders(self.root) for entry in _folders(kind)):
             try:
-                note = _note(path)
-                used, size = path.stat().st_mtime, _size(path.parent)
-            except OSError:  # removed at this moment
+                note = _note(folder / RECORD)
+                used, size = (folder / RECORD).stat().st_mtime, _size(folder)
+            except OSError:  # removed at this moment, or no entry
                 continue
-            found.append(Entry(path.parent.parent.name, path.parent.name, path.parent, size, used, note))
+            found.append(Entry(folder.parent.name, folder.name, folder, size, used, note))
         return sorted(found, key=lambda entry: (entry.used, entry.key))
 
     def trim(self) -> None:
@@ -179,6 +177,15 @@ class Store:
             pass
         finally:
             shutil.rmtree(away, ignore_errors=True)
+
+
+def _folders(parent: Path) -> list[Path]:
+    """Folders inside, without those that are being written. None if the parent is removed at this moment, which
+    ``Path.glob`` does not survive."""
+    try:
+        return [Path(entry) for entry in os.scandir(parent) if entry.is_dir() and not entry.name.startswith(".")]
+    except FileNotFoundError:
+        return []
 
 
 def _size(folder: Path) -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,20 @@ def writing(text: str, size: int = 0):
         (folder / "b.bin").write_bytes(bytes(size))
 
     return write
+
+
+def test_folders_that_another_process_removes_are_no_entries(tmp_path, monkeypatch):
+    kept, scandir = store.Store(tmp_path), os.scandir
+    for kind in ("kept", "removed"):
+        kept.put(kind, "key", writing(kind))
+
+    def listed(path):
+        if Path(path).name == "removed":
+            shutil.rmtree(path)
+        return scandir(path)
+
+    monkeypatch.setattr(store.os, "scandir", listed)
+    assert [entry.kind for entry in kept.entries()] == ["kept"]
 
 
 def test_an_entry_comes_back_with_its_note_and_replaces_an_earlier_one(tmp_path):
