@@ -1,4 +1,4 @@
-"""What simplex noise, inversion and a masked second pass gain, each beside its plain form on the same images: accuracy against cost.
+"""What simplex noise, inversion and a masked second pass gain, each beside its plain form on the same images.
 
     .venv/bin/python -m benchmarks.new_ground [--images 40] [--seeds 0 1] [--print]
 
