@@ -64,14 +64,12 @@ def _reference_files() -> list[Path]:
 
 
 def mathml(tex: str, block: bool) -> str:
-    """A TeX formula as MathML, which browsers show without a script; unknown commands: the TeX itself."""
-    from docutils.utils.math import MathError
-    from docutils.utils.math.latex2mathml import tex2mathml
+    """A TeX formula as MathML, which browsers show without a script; what cannot be read: the TeX itself."""
+    from latex2mathml.converter import convert
 
     try:
-        return tex2mathml(tex.strip(), as_block=block)
-    except (MathError, SyntaxError, ValueError, IndexError, AttributeError):
-        # the converter reports what it does not know in several ways; the source stays readable
+        return convert(tex.strip(), display="block" if block else "inline")
+    except Exception:  # the converter has errors of many kinds; the source stays readable
         text = markupsafe.escape(tex.strip())
         return f"<pre class='tex'>{text}</pre>" if block else f"<code class='tex'>{text}</code>"
 

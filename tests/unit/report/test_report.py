@@ -304,3 +304,15 @@ def test_pages_of_runs_of_an_earlier_version_can_be_written(tmp_path):
     study.Run("07_invad", parameters).record(metrics={"I-AUROC": 0.6})
     text = report.write(tmp_path / "old").read_text(encoding="utf-8")
     assert "<tr class='grey'" in text and '<p class="short">No.</p>' in text
+
+
+def test_every_formula_of_the_notebooks_is_shown_as_one():
+    """Display and inline formulas; an accent stays on its letter where there is an index."""
+    formulas = []
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        text = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"]
+        formulas += re.findall(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", "\n\n".join(text), flags=re.S)
+    shown = [report.mathml(block or inline, bool(block)) for block, inline in formulas]
+    assert len(shown) > 300 and [html for html in shown if not html.startswith("<math")] == []
+    assert "<msub><mover><mi>" in report.mathml(r"\bar\alpha_t", block=False)
+    assert report.mathml(r"\frac{1", block=True).startswith("<pre class='tex'>")
