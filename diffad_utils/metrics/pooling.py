@@ -4,8 +4,9 @@ The three levels are a sample of categories, of training seeds in each, and of t
 summarised upwards: images to one number a run, runs to one number a category, categories to their plain mean, which is
 the average that papers print. The standard deviation of the categories' numbers holds the noise of all three levels,
 so Student's t over categories is a valid interval however the seeds share their test images. This is the analysis of
-cluster summaries, and Hartung and Knapp's interval for a random-effects mean where all categories weigh the same. Weights
-by inverse variance are not used: the variance of an AUROC falls with its value, so such weights favour large effects.
+cluster summaries, and Hartung and Knapp's interval for a random-effects mean where all categories weigh the same.
+Weights by inverse variance are not used: the variance of an AUROC falls with its value, so such weights favour large
+effects.
 
 Student's t supposes Gaussian effects. Those of categories are bounded (an AUROC ends at 1) and skewed, and a variance
 from few of them is less certain than a Gaussian's, so t has fewer degrees of freedom (`degrees_of_freedom`).
