@@ -24,7 +24,7 @@ report: $(READY) ## run the study (PROFILE) and write reports/<profile>/index.ht
 # a scratch folder, so that testing leaves reports/ alone. One thread each, as in the smoke profile: the same numbers, and no
 # slowdown where cores are shared.
 NBVAL := env OMP_NUM_THREADS=1 $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 --override-ini=addopts= -q
-DOCTESTED := diffad_utils/diffusion diffad_utils/scoring.py diffad_utils/metrics diffad_utils/io/messages.py
+DOCTESTED := $(shell grep -rl --include=*.py '>>> ' diffad_utils)
 LAST := notebooks/08_comparison.ipynb
 test: lint ## run lint and all tests, then the notebooks through nbval
 	$(PY) -m pytest tests

@@ -134,16 +134,16 @@ def interleave(
         rows.append(
             {
                 "name": name,
-                "wall_s": spread([times[name][0] for times in own]),
-                "cpu_s": spread([times[name][1] for times in own]),
-                "ratio": spread([times[name][which] / max(times[reference][which], 1e-9) for times in own]),
+                "wall_s": median_and_range([times[name][0] for times in own]),
+                "cpu_s": median_and_range([times[name][1] for times in own]),
+                "ratio": median_and_range([times[name][which] / max(times[reference][which], 1e-9) for times in own]),
                 "rounds": len(own),
             }
         )
     return rows, values
 
 
-def spread(values: Sequence[float]) -> list[float]:
+def median_and_range(values: Sequence[float]) -> list[float]:
     """[median, lowest, highest], four significant digits."""
     return [float(f"{value:.4g}") for value in (statistics.median(values), min(values), max(values))]
 

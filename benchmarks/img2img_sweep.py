@@ -220,25 +220,27 @@ def main() -> None:
     rows = [
         {
             "name": f"diffusers' pipeline, image by image, {usual}" + ", attention slicing" * (name == "sliced"),
-            "wall_s": harness.spread([wall for wall, _ in times]),
+            "wall_s": harness.median_and_range([wall for wall, _ in times]),
             "rounds": len(times),
         }
         for name, times in theirs.items()
     ]
 
     def ratio(peer: str, runs: list[tuple[float, ...]], column: int) -> list[float]:
-        return harness.spread([before[column] / run[column] for before, run in zip(theirs[peer], runs, strict=True)])
+        return harness.median_and_range(
+            [before[column] / run[column] for before, run in zip(theirs[peer], runs, strict=True)]
+        )
 
     for name, runs in ours.items():
         rows.append(
             {
                 "name": f"sweep engine, {name}" + ", compiled" * options.compile,
-                "wall_s": harness.spread([run[0] for run in runs]),
+                "wall_s": harness.median_and_range([run[0] for run in runs]),
                 "rounds": len(runs),
                 "times as fast": ratio("plain", runs, 0),
                 **({} if on_gpu else {"times as fast, processor time": ratio("plain", runs, 1)}),
                 "times as fast as with slicing": ratio("sliced", runs, 0),
-                "wall time / bound": harness.spread([run[0] / run[2] for run in runs]),
+                "wall time / bound": harness.median_and_range([run[0] / run[2] for run in runs]),
                 "evaluations": runs[0][3],
             }
         )

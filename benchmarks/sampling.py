@@ -109,16 +109,16 @@ def score_matching_loop(name: str, device: str, batch_size: int) -> tuple[Callab
         parameter.data.mul_(0.1)
     x0, steps = torch.rand(batch_size, *shape).to(device), 10
     edges = equations.step_edges(steps, 1)
-    network, t, floor = detector.network_, torch.full((batch_size,), 5, device=device), detector.variance_min
+    network, t, least = detector.network_, torch.full((batch_size,), 5, device=device), detector.variance_min
 
     def loop():
-        return equations.esm_reverse(network, x0, detector.schedule_, edges, variance_min=floor)
+        return equations.esm_reverse(network, x0, detector.schedule_, edges, variance_min=least)
 
     def guided():
         x = equations.guided_forward(
-            network.variance, x0, edges, 0.01, 0, [str(i) for i in range(batch_size)], variance_min=floor
+            network.variance, x0, edges, 0.01, 0, [str(i) for i in range(batch_size)], variance_min=least
         )
-        return equations.guided_reverse(network, x, detector.schedule_, edges, 0.01, variance_min=floor)
+        return equations.guided_reverse(network, x, detector.schedule_, edges, 0.01, variance_min=least)
 
     def both_ways():
         network.variance(x0, t)

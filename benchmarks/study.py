@@ -85,10 +85,10 @@ def _table(title: str, rounds: list[dict[str, dict]]) -> dict:
         rows.append(
             {
                 "name": name,
-                "wall_s": harness.spread([one["wall_s"] for one in own]),
-                "cpu_s": harness.spread([one["cpu_s"] for one in own]),
-                "ratio": harness.spread([done[name]["cpu_s"] / done[first]["cpu_s"] for done in rounds]),
-                "taken from the store, s": harness.spread([one["from_store_s"] for one in own]),
+                "wall_s": harness.median_and_range([one["wall_s"] for one in own]),
+                "cpu_s": harness.median_and_range([one["cpu_s"] for one in own]),
+                "ratio": harness.median_and_range([done[name]["cpu_s"] / done[first]["cpu_s"] for done in rounds]),
+                "taken from the store, s": harness.median_and_range([one["from_store_s"] for one in own]),
                 "metrics.json equal": all(done[name]["metrics"] == done[first]["metrics"] for done in rounds),
                 "rounds": len(rounds),
             }

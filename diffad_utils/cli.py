@@ -83,6 +83,7 @@ def study_command(options: argparse.Namespace) -> int:
     """Run what is not up to date of a profile and write its report."""
     return execution.run_study(
         options.profile,
+        report.write,
         jobs=options.jobs,
         only=tuple(options.only),
         cluster=options.cluster,

@@ -50,10 +50,10 @@ def colour_changes(x: Tensor, x_hat: Tensor, outside: Tensor) -> dict[str, Tenso
 
 
 def gram(features: Tensor, outside: Tensor) -> Tensor:
-    """Gram matrix of features [B, C, h, w], mean over the places that lie wholly in ``outside`` [B, H, W]: [B, C, C].
+    """Gram matrix of features [B, C, h, w], mean over the positions wholly in ``outside`` [B, H, W]: [B, C, C].
 
     Gatys, Ecker, Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016, eq. 3, divided by the
-    number of places. A place's receptive field may reach into what is not outside.
+    number of positions. A position's receptive field may reach into what is not outside.
     """
     where = F.adaptive_avg_pool2d(outside[:, None].float(), features.shape[-2:]) > 1 - 1e-6
     kept = (features * where).flatten(2).double()
@@ -63,7 +63,7 @@ def gram(features: Tensor, outside: Tensor) -> Tensor:
 def gram_distance(features: Callable[[Tensor], Sequence[Tensor]], x: Tensor, x_hat: Tensor, outside: Tensor) -> Tensor:
     """Style change: |G(x_hat) - G(x)| / |G(x)| in the Frobenius norm, mean over the levels of a network, float64 [B].
 
-    Gatys et al. (eq. 4 and 5) add the squares, divided by the numbers of channels and places; relative to G(x) every
+    Gatys et al. (eq. 4 and 5) add the squares, divided by the numbers of channels and positions; relative to G(x) every
     level counts alike, and 0.1 is a change of a tenth.
 
     features : images [B, 3, H, W] -> features [B, C, h, w] at each level, such as a `models.backbones.Backbone`.
@@ -84,8 +84,8 @@ def spectrum_distance(x: Tensor, x_hat: Tensor, outside: Tensor) -> Tensor:
     """
     kept = torch.where(outside[:, None], x_hat, x)
     power = [frequencies.power_spectrum(images.mean(dim=1, keepdim=True)).power[:, 0, 1:] for images in (x, kept)]
-    floor = 1e-12  # far below one grey level of 8 bits; a flat image has no power at all
-    return (10 * ((power[1] + floor) / (power[0] + floor)).log10()).square().mean(dim=1).sqrt()
+    least = 1e-12  # far below one grey level of 8 bits; a flat image has no power at all
+    return (10 * ((power[1] + least) / (power[0] + least)).log10()).square().mean(dim=1).sqrt()
 
 
 @torch.inference_mode()

@@ -11,12 +11,12 @@ import pandas as pd
 
 from diffad_utils.study import claims
 
-Measured = tuple[float, float, float, int]
+Effect = tuple[float, float, float, int]
 """Effect, the ends of its 95 % interval, and the number of images behind it."""
 
 
 def judge(
-    found: Mapping[str | tuple[str, str], Measured],
+    found: Mapping[str | tuple[str, str], Effect],
     sections: Mapping[str, Sequence[str]],
     notes: Mapping[str, str] | None = None,
 ) -> list[dict]:

@@ -238,16 +238,16 @@ def changes_as_visible(
 ) -> dict[str, Tensor]:
     """Images [B, 3, H, W] changed in three ways that are as visible where they are: what do score parts respond to?
 
-    spot : a disc on 1 % of the image, darker or lighter, at a place drawn by (seed, key): a local change.
+    spot : a disc on 1 % of the image, darker or lighter, at a position drawn by (seed, key): a local change.
     colour cast : one colour added everywhere. contrast : every pixel's distance from the image's mean colour scaled: a
     change of the texture. delta_e : mean colour difference over the changed area, in CIELAB, after clipping to [0, 1].
     """
     side = torch.tensor(images.shape[-2:]).float()
-    place = 0.15 + 0.7 * torch.special.ndtr(image_noise((2,), seed, list(keys)))[:, :, None, None] * torch.ones(
+    position = 0.15 + 0.7 * torch.special.ndtr(image_noise((2,), seed, list(keys)))[:, :, None, None] * torch.ones(
         1, 2, 1, 1
     )
     y, x = (torch.arange(n, dtype=torch.float32) + 0.5 for n in images.shape[-2:])
-    distance = ((y[:, None] - place[:, 0] * side[0]) ** 2 + (x[None] - place[:, 1] * side[1]) ** 2).sqrt()
+    distance = ((y[:, None] - position[:, 0] * side[0]) ** 2 + (x[None] - position[:, 1] * side[1]) ** 2).sqrt()
     disc = (distance <= math.sqrt(0.01 * float(side.prod()) / math.pi)).float()[:, None]
     below = (images * disc).sum(dim=(1, 2, 3)) / (3 * disc.sum(dim=(1, 2, 3)))
     sign = torch.where(below > 0.5, -1.0, 1.0)[:, None, None, None]

@@ -111,7 +111,7 @@ def noise_to_signal(variance: float | Tensor, alpha_bar: float) -> float | Tenso
 
 def final_variance(variance: float | Tensor, alpha_bar: float) -> dict[str, float | Tensor]:
     """What eq. 5 from X_(T_d) makes of Gaussian data of variance v along an axis, in continuous time and without a
-    floor: "sgm", "esm" (reading "denoised") and "probability flow" (half of the true score)."""
+    smallest variance: "sgm", "esm" (reading "denoised") and "probability flow" (half of the true score)."""
     r = noise_to_signal(variance, alpha_bar)
     shrink = torch.exp(torch.as_tensor(-2 * r)) if isinstance(r, Tensor) else math.exp(-2 * r)
     return {"sgm": variance / (1 + r), "esm": variance * (1 + r) * shrink, "probability flow": variance}

@@ -40,8 +40,8 @@ def survival_table(reconstruct: Reconstruct, dataset: ImageDataset, batch_size: 
     Columns: key, category, defect; ``area``, share of the image in the mask; ``contrast``, root mean square of
     image - twin inside the mask, in grey values of [0, 1]; ``survival`` (`defect_survival`); ``vae_error``, root mean
     square of twin - reconstructed twin inside the same mask: what the reconstruction changes there without any defect;
-    ``error_inside`` and ``error_outside``, squared error of the anomalous image by place; ``detectability``, d' of the
-    absolute error inside the mask against that on all twins of the category in this data set (pooled).
+    ``error_inside`` and ``error_outside``, squared error of the anomalous image there and elsewhere; ``detectability``,
+    d' of the absolute error inside the mask against that on all twins of the category in this data set (pooled).
 
     reconstruct : called with the images and then with their twins under the same keys, so what is random in it is the
     same for both. Normal images of the data set are passed over. Raises ``ValueError`` if no image has a twin.
@@ -85,7 +85,7 @@ def plant(images: Tensor, keys: Sequence[str], area: float, contrast: float, see
 
     For data without twins: the image before is the twin. area : of the disc, as a share of the image. contrast : what
     is added, in grey values; subtracted where the image under the disc is lighter than mid-grey, so that little is
-    clipped. The edge is one pixel wide. The place comes from (seed, key), and is the same for every area and contrast
+    clipped. The edge is one pixel wide. The position comes from (seed, key), the same for every area and contrast
     as far as the disc fits in. Raises ``ValueError`` for a disc smaller than a pixel or wider than the image.
     """
     height, width = images.shape[-2:]
@@ -94,9 +94,9 @@ def plant(images: Tensor, keys: Sequence[str], area: float, contrast: float, see
         raise ValueError(
             f"a disc of area {area} does not fit images of {height} x {width}: it is {2 * radius:.2g} pixels wide"
         )
-    places = torch.special.ndtr(image_noise((2,), seed, keys).double())  # uniform in (0, 1)
+    positions = torch.special.ndtr(image_noise((2,), seed, keys).double())  # uniform in (0, 1)
     margin = radius + 1
-    centre = margin + places * (torch.tensor([height, width]) - 1 - 2 * margin)
+    centre = margin + positions * (torch.tensor([height, width]) - 1 - 2 * margin)
     rows, columns = torch.arange(height)[None, :, None], torch.arange(width)[None, None, :]
     distance = torch.hypot(rows - centre[:, :1, None], columns - centre[:, 1:, None])
     alpha = (radius + 0.5 - distance).clamp(0, 1)
@@ -145,7 +145,7 @@ def survival_by_group(table: pd.DataFrame, kind: str, n: int = 1000, seed: int =
     """Survival of the defects of a `survival_table` or `planted_table`, all together and in groups of at least two.
 
     Groups: each value of column ``kind``; those below `SMALL`; those whose contrast is below or above the
-    autoencoder's error at their place. Columns group, n, survival (mean), low, high (95 % interval over defects; none
+    autoencoder's error where they are. Columns group, n, survival (mean), low, high (95 % interval over defects; none
     for fewer than 10), below the error, lost (< 0.25), kept (> 0.75) (shares), and where it is known the median d'.
     """
     below = table["contrast"] < table["vae_error"]

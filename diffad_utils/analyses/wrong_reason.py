@@ -208,11 +208,11 @@ def reasons(detector: Img2Img, task: Task, prediction: Prediction) -> Reasons:
             without[name] = values.index_copy(0, defects, new.to(values.dtype))
     found = {}
     for name, values in scores.items():
-        places: tuple = (None, {}, None, None)
+        extras: tuple = (None, {}, None, None)
         if name == "squared error":
             masked = (split["outside"], residual, task.masks) if task.has_masks else (None, None, None)
-            places = (masked[0], style_statistics(x, x_hat), masked[1], masked[2])
-        outside, style, maps, masks = places
+            extras = (masked[0], style_statistics(x, x_hat), masked[1], masked[2])
+        outside, style, maps, masks = extras
         found[name] = wrong_reason(
             labels, values, outside, without.get(name), style, maps, masks, task.bootstrap_samples, task.seed
         )

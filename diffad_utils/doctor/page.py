@@ -18,8 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from diffad_utils.doctor import needs
 from diffad_utils.io import machine, paths
+from diffad_utils.weights import needs
 
 NOT_NEEDED = {"jupyterlab", "nbval", "snakemake"}
 """Requirements of the package that a single notebook can do without."""

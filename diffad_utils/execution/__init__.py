@@ -1,4 +1,8 @@
-"""Who runs the notebooks: profiles, one run, all runs."""
+"""Who runs the notebooks: profiles, one run, all runs.
+
+What may be touched: all but the names of run folders and what a fingerprint holds; a change there makes every run due
+again.
+"""
 
 from diffad_utils.execution.errors import RunFailed
 from diffad_utils.execution.fingerprints import (

@@ -52,7 +52,7 @@ def check_weights(where: str, parameters: Mapping[str, Any], *, here: bool) -> N
         that no hub gives, unless the notebook leaves them out.
     """
     from diffad_utils import weights
-    from diffad_utils.doctor import needs
+    from diffad_utils.weights import needs
 
     for name, is_needed in needs.weights_of(parameters).items():
         why = weights.missing(name)

@@ -213,8 +213,9 @@ def profile_file(profile: str, profiles: Path) -> tuple[str, Path]:
         return file.stem, file
     file = profiles / f"{profile}.yaml"
     if not file.is_file():
-        names = ", ".join(profile_names(profiles)) or "none"
-        raise ProfileError(f"no profile {profile!r}; there are: {names}; or give the path of a YAML file")
+        names = profile_names(profiles)
+        hint, known = did_you_mean(profile, names), ", ".join(names) or "none"
+        raise ProfileError(f"no profile {profile!r}{hint}; there are: {known}; or give the path of a YAML file")
     return profile, file
 
 

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -51,6 +51,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 def run_study(
     profile: str,
+    write_report: Callable[[Path], object],
     *,
     jobs: int = 2,
     only: tuple[str, ...] = (),
@@ -66,6 +67,8 @@ def run_study(
     Parameters
     ----------
     profile, notebooks, profiles, output_root : as in `load_plan`.
+    write_report : called with the profile's folder where the workflow itself does not come to its report: a run
+        failed, or only some were asked for.
     jobs : cores to use; runs go side by side as far as cores, memory and GPUs allow.
     only : names of runs, beginnings of them, or patterns; the others are left as they are.
     cluster : folder of a Snakemake profile that sends the runs to a batch system (``workflow/cluster/slurm``);
@@ -104,10 +107,8 @@ def run_study(
         code = _snakemake([*targets, *resources, *arguments, "--config", *config], state, local=not cluster)
         failed = failures(plan.root)
         if (code != 0 or only) and (failed or only):
-            from diffad_utils import report
-
             with contextlib.suppress(FileNotFoundError):  # nothing to report on
-                report.write(plan.root)
+                write_report(plan.root)
         if code != 0:
             _print_failures(failed, index, profile)
             return 1

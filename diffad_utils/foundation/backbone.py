@@ -151,7 +151,7 @@ class FoundationModel(nn.Module):
 
 
 def pool_features(features: list[Tensor]) -> Tensor:
-    """Mean and standard deviation over the places of each map: list of [B, C_i, H_i, W_i] -> [B, 2 sum C_i]."""
+    """Mean and standard deviation over the positions of each map: list of [B, C_i, H_i, W_i] -> [B, 2 sum C_i]."""
     means = [f.mean(dim=(2, 3)) for f in features]
     deviations = [(f.var(dim=(2, 3), correction=0) + 1e-5).sqrt() for f in features]
     return torch.cat(means + deviations, dim=1)
@@ -160,8 +160,8 @@ def pool_features(features: list[Tensor]) -> Tensor:
 def loss_terms(model: FoundationModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The terms of the training loss on a batch of `draw_batch`, each a scalar; their sum is what is minimised.
 
-    marks: binary cross-entropy, irregular places weighted 4 to 1, mean over the three strides; a place's target is
-    the share of its pixels that changed, cut at 1 after being multiplied by 4 (a thin line fills little of a place).
+    marks: binary cross-entropy, irregular cells weighted 4 to 1, mean over the three strides; a cell's target is
+    the share of its pixels that changed, cut at 1 after being multiplied by 4 (a thin line fills little of a cell).
     family: cross-entropy. targets: mean squared error, the direction only where there is one.
     contrast: InfoNCE at temperature 0.2 between the two crops of a picture, over pictures with both crops sound.
     """

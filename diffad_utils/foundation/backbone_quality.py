@@ -21,7 +21,7 @@ from diffad_utils.foundation.pictures import FAMILIES, irregularity, picture
 def extract(backbone: nn.Module, images: Tensor, batch_size: int = 32) -> tuple[Tensor, Tensor]:
     """Features for the two banks: images [B, 3, H, W] in [0, 1] -> (patches [B, P, D], pooled [B, G]).
 
-    patches: strides 4, 8 and 16, each averaged over 3 x 3 places (PatchCore's local neighbourhood), resized to the
+    patches: strides 4, 8 and 16, each averaged over 3 x 3 positions (PatchCore's local neighbourhood), resized to the
     stride-8 grid and joined; P = H / 8 * W / 8. pooled: `pool_features` of all strides.
     """
     patches, pooled = [], []

@@ -17,10 +17,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from diffad_utils import study
-from diffad_utils.doctor import needs
 from diffad_utils.execution import profiles
 from diffad_utils.io.notebooks import read_cells
 from diffad_utils.kaggle import wheels as wheels_of_image
+from diffad_utils.weights import needs
 
 PREFIX = "diffad"
 DATASET = "diffad-utils"

@@ -19,11 +19,11 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from diffad_utils import weights
-from diffad_utils.doctor.needs import packages_of
 from diffad_utils.doctor.page import FOR_DATA, NOT_NEEDED
 from diffad_utils.execution import profiles
 from diffad_utils.io import paths
 from diffad_utils.study import notebook_parameters
+from diffad_utils.weights.needs import packages_of
 
 LOCK = "requirements.kaggle.lock"
 PYTHON, PLATFORM = "3.12", "manylinux_2_28_x86_64"

@@ -114,8 +114,7 @@ def open_bank(path: str | Path, name: str) -> np.memmap:
     KeyError
         no tensor of that name (the names there are listed).
     ValueError
-        a
-        dtype that numpy has not (bfloat16).
+        a dtype that numpy has not (bfloat16).
     """
     path = Path(path)
     with path.open("rb") as file:

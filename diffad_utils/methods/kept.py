@@ -81,14 +81,14 @@ def kept(*, ignore: Sequence[str] = (), state: str | None = "_state") -> Callabl
         @functools.wraps(function)
         def wrapper(*arguments: Any, **named: Any) -> Any:
             with generators_kept():
-                place, start = store.active(), store.clock()
-                if place is None:
+                entries, start = store.active(), store.clock()
+                if entries is None:
                     return _settled(function(*arguments, **named))[0]
                 bound = signature.bind(*arguments, **named)
                 bound.apply_defaults()
                 given = {name: value for name, value in bound.arguments.items() if name not in ignore}
                 key = key_of(function, given, state)
-                if key is not None and (found := _take(place, key)):
+                if key is not None and (found := _take(entries, key)):
                     (result, seconds) = found
                 else:
                     began, trainings = store.clock(), checkpoints.count()
@@ -97,7 +97,7 @@ def kept(*, ignore: Sequence[str] = (), state: str | None = "_state") -> Callabl
                     if key is not None and form is not None and _worth_it(form[1], seconds):
                         note = {"what": function.__qualname__, "seconds": seconds}
                         note["trainings"] = checkpoints.count() - trainings
-                        place.put(RESULTS, key, functools.partial(_write, *form), **note)
+                        entries.put(RESULTS, key, functools.partial(_write, *form), **note)
                 store.set_clock(start + seconds)
                 return result
 
@@ -232,17 +232,17 @@ def _worth_it(tensors: Mapping[str, Tensor], seconds: float) -> bool:
     return seconds >= LEAST_SECONDS and sum(t.nbytes for t in tensors.values()) <= BYTES_A_SECOND * seconds
 
 
-def _write(form: Any, tensors: Mapping[str, Tensor], place: Path) -> None:
-    write_atomically(place / "result.json", json.dumps(form))
+def _write(form: Any, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    write_atomically(folder / "result.json", json.dumps(form))
     try:
-        save_file({name: tensor.cpu().clone() for name, tensor in tensors.items()}, place / "result.safetensors")
+        save_file({name: tensor.cpu().clone() for name, tensor in tensors.items()}, folder / "result.safetensors")
     except SafetensorError as error:  # a full disk, say
-        raise OSError(f"{place / 'result.safetensors'} could not be written: {error}") from error
+        raise OSError(f"{folder / 'result.safetensors'} could not be written: {error}") from error
 
 
-def _take(place: store.Store, key: str) -> tuple[Any, float] | None:
+def _take(entries: store.Store, key: str) -> tuple[Any, float] | None:
     """The result and the seconds that it took; None if there is no entry that opens."""
-    entry = place.take(RESULTS, key)
+    entry = entries.take(RESULTS, key)
     if entry is None:
         return None
     try:

@@ -1,4 +1,8 @@
-"""Scores, maps and masks to numbers with intervals: exact detection, localisation and reconstruction metrics."""
+"""Scores, maps and masks to numbers with intervals: exact detection, localisation and reconstruction metrics.
+
+What may be touched: speed and memory. Definitions are held by `tests/golden`; a change of one needs new reference
+numbers.
+"""
 
 from diffad_utils.kernels.threshold_counts import EIGHT_NEIGHBOURS
 from diffad_utils.metrics.bootstrap import BOOTSTRAP_BLOCK, bootstrap_draws, percentile_interval

@@ -1,4 +1,4 @@
-"""Exact metrics for detection, localisation and reconstruction.
+"""Exact metrics of pixels: P-AUROC, P-AP, P-F1max and AUPRO, of which `aupro_reference` is the definition.
 
 Nothing here is binned or read off a grid of thresholds: every distinct score is a threshold, and equal scores are
 one threshold. A curve only bends at the scores of anomalous items, so it is enough to know, for each distinct
@@ -13,8 +13,6 @@ Sources
     ROC, AP: as in scikit-learn (``roc_auc_score``, ``average_precision_score``).
     AUPRO: Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 129 (2021), section 5.2, and the evaluation
     script published with the data set.
-    SSIM: Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 13 (2004).
-    Bootstrap: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13 (percentile interval).
 """
 
 from __future__ import annotations

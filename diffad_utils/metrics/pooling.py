@@ -2,10 +2,11 @@
 
 The three levels are a sample of categories, of training seeds in each, and of test images in each. Results are
 summarised upwards: images to one number a run, runs to one number a category, categories to their plain mean, which is
-the average that papers print. The spread of the categories' numbers holds the noise of all three levels, so Student's t
-over categories is a valid interval however the seeds share their test images. This is the analysis of cluster
-summaries, and Hartung and Knapp's interval for a random-effects mean where all categories weigh the same. Weights by
-inverse variance are not used: the variance of an AUROC falls with its value, so such weights favour large effects.
+the average that papers print. The standard deviation of the categories' numbers holds the noise of all three levels,
+so Student's t over categories is a valid interval however the seeds share their test images. This is the analysis of
+cluster summaries, and Hartung and Knapp's interval for a random-effects mean where all categories weigh the same.
+Weights by inverse variance are not used: the variance of an AUROC falls with its value, so such weights favour large
+effects.
 
 Student's t supposes Gaussian effects. Those of categories are bounded (an AUROC ends at 1) and skewed, and a variance
 from few of them is less certain than a Gaussian's, so t has fewer degrees of freedom (`degrees_of_freedom`).
@@ -114,8 +115,8 @@ def pool(effects, least_variances, level: float = 0.95) -> Pooled:
     k, mean = effects.shape[-1], effects.mean(axis=-1)
     if k == 1:
         return Pooled(mean, np.full(mean.shape, np.nan), np.full(mean.shape, -np.inf), np.full(mean.shape, np.inf), 1)
-    spread = effects.std(axis=-1, ddof=1) / np.sqrt(k)
-    error = np.maximum(spread, np.sqrt(least.sum(axis=-1)) / k)
+    between = effects.std(axis=-1, ddof=1) / np.sqrt(k)
+    error = np.maximum(between, np.sqrt(least.sum(axis=-1)) / k)
     half = stats.t.ppf((1 + level) / 2, degrees_of_freedom(k)) * error
     return Pooled(mean, error, mean - half, mean + half, k)
 
@@ -220,11 +221,11 @@ def smallest_detectable(standard_error, categories: int, level: float = 0.95, po
     return (stats.t.ppf((1 + level) / 2, freedom) + stats.t.ppf(power, freedom)) * np.asarray(standard_error)
 
 
-def categories_needed(distance: float, spread: float, level: float = 0.95, most: int = 200) -> int | None:
+def categories_needed(distance: float, deviation: float, level: float = 0.95, most: int = 200) -> int | None:
     """How many categories would make an interval exclude a margin at this ``distance``, if the standard deviation
-    between categories stayed at ``spread``; None where ``most`` are not enough."""
+    between categories stayed at ``deviation``; None where ``most`` are not enough."""
     counts = np.arange(2, most + 1)
-    enough = stats.t.ppf((1 + level) / 2, degrees_of_freedom(counts)) * spread / np.sqrt(counts) < abs(distance)
+    enough = stats.t.ppf((1 + level) / 2, degrees_of_freedom(counts)) * deviation / np.sqrt(counts) < abs(distance)
     return int(counts[enough.argmax()]) if enough.any() else None
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import center_crop
 
 from diffad_utils import weights
-from diffad_utils.training import pick_device
+from diffad_utils.models.device import pick_device
 
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 

@@ -75,8 +75,8 @@ def dense_features(clip: Clip, images: Tensor) -> Tensor | None:
     """Unit features of patches in the space of texts, float32 [B, D, h, w] on the CPU; None for other than open_clip's
     own vision transformers and ResNets.
 
-    MaskCLIP's (Zhou et al., ECCV 2022, section 3.1): in the last attention every place keeps its own value instead of
-    gathering those of others. Images float [B, 3, H, W] in [0, 1].
+    MaskCLIP's (Zhou et al., ECCV 2022, section 3.1): in the last attention every position keeps its own value
+    instead of gathering those of others. Images float [B, 3, H, W] in [0, 1].
     """
     visual, x = clip.model.visual, clip_input(clip, images)
     maps = visual.forward_intermediates(x, intermediates_only=True)["image_intermediates"]

@@ -30,7 +30,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from diffad_utils import weights
-from diffad_utils.training import pick_device
+from diffad_utils.models.device import pick_device
 
 #: Stable Diffusion v1's noise schedule as DDIM needs it; what a scheduler's own config says comes before it.
 SCHEDULE = dict(

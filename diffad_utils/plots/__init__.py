@@ -1,4 +1,7 @@
-"""Every figure of the notebooks and the report."""
+"""Every figure of the notebooks and the report.
+
+What may be touched: how it looks. No function here computes a number that a text states.
+"""
 
 from diffad_utils.plots.answer import (
     answer_chart,

@@ -180,7 +180,8 @@ class Parameters(dict):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"no parameter `{name}`; there are: {', '.join(sorted(self))}") from None
+            hint = did_you_mean(name, self, mark="`")
+            raise AttributeError(f"no parameter `{name}`{hint}; there are: {', '.join(sorted(self))}") from None
 
 
 def _first_line(source: str) -> str:

@@ -101,9 +101,9 @@ class SmallMaps:
     def result(self) -> np.ndarray:
         """All of them, [total, h, w]."""
         low, high = np.float32(self._low), np.float32(self._high)
-        largest, spread = max(abs(low), abs(high)), high - low
+        largest, extent = max(abs(low), abs(high)), high - low
         fits = largest < np.finfo(np.float16).max and (
-            spread == 0 or spread >= largest / 8
+            extent == 0 or extent >= largest / 8
         )  # 11 bits of which 3 are shared
         kind = np.dtype(np.float16 if fits else np.float32)
         return self._averaged(self._small, kind).numpy().astype(kind)

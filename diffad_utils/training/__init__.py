@@ -1,4 +1,8 @@
-"""The one training loop, its settings and its checkpoints."""
+"""The one training loop, its settings and its checkpoints.
+
+What may be touched: nothing that changes the order of random draws or what a resumed training comes to, without new
+reference numbers; checkpoints stay readable.
+"""
 
 from diffad_utils.models.device import pick_device
 from diffad_utils.training.loop import (

@@ -2,7 +2,7 @@
 
 `known` is the table of names and of what their files look like: another set of weights is an entry there. `search` has
 the places, `recognise` says what lies in a folder, `safetensors_files` reads files, `packaged` those of installed
-packages. Nothing here opens a network; that is `models`' business.
+packages, `needs` what a run's parameters ask for. Nothing here opens a network; that is `models`' business.
 """
 
 from diffad_utils.weights.known import KNOWN, MINI_NAMES, MINIS, Known, Part, find_known

@@ -20,9 +20,9 @@ from fake_server import KEY, USER, FakeKaggle
 from packaging.requirements import Requirement
 
 from diffad_utils import kaggle, study, weights
-from diffad_utils.doctor import needs
 from diffad_utils.execution import profiles
 from diffad_utils.kaggle import session, wheels
+from diffad_utils.weights import needs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GRID = [{"dataset": "elpv", "category": "mono"}, {"dataset": "textures", "category": "leather"}]

@@ -103,6 +103,10 @@ def esm_loss(eps: Tensor, noise: Tensor, log_variance: Tensor, alpha_bar: Tensor
     Twice the negative log-likelihood of X_t under N(sqrt(alpha_bar_t) X_0 + sqrt(1 - alpha_bar_t) eps_t, sigma_t^2), up
     to a constant. With sigma_t^2 = 1 - alpha_bar_t it is `dsm_loss` plus a constant. eps, noise, log_variance [B, ...];
     alpha_bar [B], float64.
+
+    >>> eps, noise = torch.zeros(1, 2), torch.tensor([[1.0, 3.0]])  # squared errors 1 and 9, each times 1 - 0.75
+    >>> esm_loss(eps, noise, torch.zeros(1, 2), torch.tensor([0.75]))  # variance 1: (0.25 + 2.25) / 2
+    tensor(1.2500)
     """
     residual = _shaped(1 - alpha_bar, eps) * (noise - eps).square()
     return (residual * torch.exp(-log_variance) + log_variance).mean()

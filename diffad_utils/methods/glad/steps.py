@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffad_utils.diffusion import EpsFn, NoiseSchedule, ddim_step
+from diffad_utils.scoring import top_mean
 
 
 class AdaptiveSample(NamedTuple):
@@ -39,10 +40,9 @@ def nearest_distance(a: Tensor, b: Tensor) -> Tensor:
     return (1 - torch.einsum("bci,bcj->bij", one, other).amax(dim=2)).reshape(len(a), *a.shape[-2:])
 
 
-def top_mean(maps: Tensor, share: float) -> Tensor:
+def top_share_mean(maps: Tensor, share: float) -> Tensor:
     """Mean of the largest ``share`` of the values of maps [B, h, w], at least one of them: [B]."""
-    values = maps.flatten(1)
-    return values.topk(max(1, round(share * values.shape[1])), dim=1).values.mean(dim=1)
+    return top_mean(maps, max(1, round(share * maps[0].numel())))
 
 
 def sample_adaptively(
@@ -88,7 +88,7 @@ def sample_adaptively(
             here, noise = x[undecided], eps[undecided]
             if t < min_step or not torch.equal(here, own):  # at the start they are the same state
                 maps = compare(ddim_step(here, noise, alphas[i], 1.0), ddim_step(own, noise, alphas[i], 1.0))
-                score = top_mean(maps, top_share).double().cpu()
+                score = top_share_mean(maps, top_share).double().cpu()
                 differences[undecided] = torch.maximum(differences[undecided], score)
                 above = score > threshold
                 chosen = above if t >= min_step else torch.ones_like(above)

@@ -9,11 +9,11 @@ import yaml
 from data_trees import mvtec_tree
 
 from diffad_utils import cli, study, weights
-from diffad_utils.doctor import needs
 from diffad_utils.doctor import page as doctor
 from diffad_utils.execution import profiles
 from diffad_utils.io import machine
 from diffad_utils.study import rules
+from diffad_utils.weights import needs
 
 # --- the machine
 

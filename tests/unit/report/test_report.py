@@ -241,7 +241,7 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["study", "smok"], "no profile 'smok'; there are: "),
+            (["study", "smok"], "no profile 'smok' (did you mean 'smoke'?); there are: "),
             (["run", "07", "-p", "sed=1"], "unknown parameter `sed` (did you mean `seed`?)"),
             (["run", "07", "-p", "seed"], "expected name=value"),
             (["run", "07", "-p", "seed=one"], "`seed` is 'one' (str), expected int"),

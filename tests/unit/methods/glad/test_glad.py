@@ -13,7 +13,7 @@ from diffad_utils.methods.d3ad import D3AD
 from diffad_utils.methods.d3ad.conditioning import scaled_start
 from diffad_utils.methods.glad import GLAD, pasted
 from diffad_utils.methods.glad.pasted import drawn_differences, pasted_copies, with_pasted
-from diffad_utils.methods.glad.steps import nearest_distance, sample_adaptively, top_mean
+from diffad_utils.methods.glad.steps import nearest_distance, sample_adaptively, top_share_mean
 
 SCHEDULE = NoiseSchedule.linear(1000, 0.0015, 0.0195)
 SMALL = GLAD.contract_settings | {"image_size": 64, "device": "cpu"}
@@ -125,9 +125,9 @@ def test_nearest_distance_does_not_see_where_a_feature_is():
     assert np.allclose(nearest_distance(features, other).flatten(), expected, atol=1e-6)
 
 
-def test_top_mean():
+def test_top_share_mean():
     maps = torch.tensor([[[1.0, 4.0], [3.0, 2.0]]])
-    assert top_mean(maps, 0.0).tolist() == [4.0] and top_mean(maps, 0.5).tolist() == [3.5]
+    assert top_share_mean(maps, 0.0).tolist() == [4.0] and top_share_mean(maps, 0.5).tolist() == [3.5]
 
 
 PUSH = [0.0, 1.5, 5.0]

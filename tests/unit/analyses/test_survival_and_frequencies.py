@@ -1,4 +1,4 @@
-"""Analysis of what an autoencoder loses, on maps for which theory gives the answer, and on tiny autoencoders."""
+"""What reconstructions do to defects and to spatial frequencies, on maps for which theory gives the answer."""
 
 import math
 

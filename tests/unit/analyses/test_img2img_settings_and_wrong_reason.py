@@ -1,4 +1,4 @@
-"""Diagnostics on cases with known answers."""
+"""Settings of image-to-image editors, and scores that are right for the wrong reason, on cases with known answers."""
 
 import itertools
 import math
