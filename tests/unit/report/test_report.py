@@ -16,6 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from diffad_utils import cli, report, study
+from diffad_utils.io.paths import repository
 from diffad_utils.report import front
 from diffad_utils.study import claims
 
@@ -309,7 +310,7 @@ def test_pages_of_runs_of_an_earlier_version_can_be_written(tmp_path):
 def test_every_formula_of_the_notebooks_is_shown_as_one():
     """Display and inline formulas; an accent stays on its letter where there is an index."""
     formulas = []
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+    for path in sorted((repository() / "notebooks").glob("*.ipynb")):
         text = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"]
         formulas += re.findall(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", "\n\n".join(text), flags=re.S)
     shown = [report.mathml(block or inline, bool(block)) for block, inline in formulas]
