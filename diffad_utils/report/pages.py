@@ -67,11 +67,15 @@ def mathml(tex: str, block: bool) -> str:
     """A TeX formula as MathML, which browsers show without a script; what cannot be read: the TeX itself."""
     from latex2mathml.converter import convert
 
+    known = re.sub(r"\\[bB]ig(?=\\\|)", "", tex.strip())  # it does not enlarge the bars of a norm
     try:
-        return convert(tex.strip(), display="block" if block else "inline")
+        shown = convert(known, display="block" if block else "inline")
     except Exception:  # the converter has errors of many kinds; the source stays readable
-        text = markupsafe.escape(tex.strip())
-        return f"<pre class='tex'>{text}</pre>" if block else f"<code class='tex'>{text}</code>"
+        shown = "\\"
+    if "\\" not in shown:
+        return shown
+    text = markupsafe.escape(tex.strip())  # a command that it does not know comes back as it was
+    return f"<pre class='tex'>{text}</pre>" if block else f"<code class='tex'>{text}</code>"
 
 
 def _exporter():
