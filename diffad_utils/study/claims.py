@@ -225,7 +225,8 @@ def ledger(records: Sequence[RunRecord]) -> pd.DataFrame:
     Columns
     -------
     claim_id, source_id, statement; verdict and reason by the rule of `verdicts`.
-    effect, low, high : of the variant that is least for the claim, pooled; NaN where nothing was pooled. margin. p :
+    effect, low, high : of the variant for which the claim is least certain, pooled, and of the clearest case for a
+    claim that says "some"; NaN where nothing was measured. margin. p :
     adjusted by Holm within the family. categories, seeds : of that variant, the fewest seeds. detectable : the smallest
     distance from the margin that these data would have shown with a power of 80 %. would_change : what would change the
     verdict.
@@ -239,6 +240,7 @@ def ledger(records: Sequence[RunRecord]) -> pd.DataFrame:
         part, judgement = groups.get(name, found.iloc[:0]), judged[name]
         weakest = judgement.weakest
         pooled = weakest.pooled if weakest else None
+        estimate = judgement.case or (pooled._asdict() if pooled else {})
         rows.append(
             {
                 "claim_id": name,
@@ -246,9 +248,9 @@ def ledger(records: Sequence[RunRecord]) -> pd.DataFrame:
                 "statement": claim["statement"],
                 "verdict": judgement.verdict,
                 "reason": judgement.reason,
-                "effect": float(pooled.effect) if pooled else math.nan,
-                "low": float(pooled.low) if pooled else math.nan,
-                "high": float(pooled.high) if pooled else math.nan,
+                "effect": float(estimate.get("effect", math.nan)),
+                "low": float(estimate.get("low", math.nan)),
+                "high": float(estimate.get("high", math.nan)),
                 "margin": judgement.margin,
                 "p": judgement.p,
                 "categories": pooled.categories if pooled else 0,

@@ -11,20 +11,24 @@ smallest n, kind and family. The steps, in order:
    every variant is, at no cost in level; not supported if one is refuted, after Holm over the variants. A range over
    settings has two bounds: cross-fitted it is too small on average and can only support, on the same images it is too
    large and can only refute.
-4. *A family* of claims shares the 5 %, by Holm.
+4. *A family* of claims shares the 5 %, by Holm. Claims that cannot be decided whatever the effects are, for lack of
+   images, seeds or categories, take no share.
 5. *Decided* needs two categories, none of which alone lies wholly on the other side of the margin, and three seeds
-   each for a claim between trainings. Where some categories lie clearly above the margin and others clearly below, or
+   each for a claim between trainings; categories with fewer are left out. Where some categories lie clearly above the
+   margin and others clearly below, and no variant is refuted in all, or
    the effect is undecided and categories differ beyond chance (Cochran's Q by Welch's test, at 0.5 %), the verdict is
    *varies*. Else it is *inconclusive*, with the smallest effect that these data would have shown with a power of 80 %.
 
-A claim that says "some" is *supported* by one case, at 98 % after Holm over the cases, or *open*: a lack of cases
-refutes nothing. A claim about printed numbers is read off them once. Error rates and power: `benchmarks.verdicts`.
+A claim that says "some" is *supported* by one case, a measure in a category, at 98 % after Holm over the cases, or
+*open*: a lack of cases refutes nothing. A claim about printed numbers is read off them once. Error rates and power:
+`benchmarks.verdicts`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,7 +75,8 @@ class Judgement:
 
     p_above, p_below : that the claim holds, that it does not; 1 where the evidence cannot decide. p : the smaller one
     after Holm over the family. why_not : what stands against a decision, in words. blocked : too few images or seeds
-    for any verdict.
+    for any verdict. crosses : categories lie clearly on both sides of the margin. case : of a claim that says "some",
+    the clearest one, a row of `Variant.by_category`.
     """
 
     claim_id: str
@@ -84,11 +89,18 @@ class Judgement:
     p: float = float("nan")
     why_not: list[str] = field(default_factory=list)
     blocked: bool = False
+    crosses: bool = False
+    case: Mapping[str, Any] | None = None
 
     @property
     def weakest(self) -> Variant | None:
-        """The variant that decides: the one whose pooled effect is least for the claim."""
-        return min(self.variants, key=lambda v: float(v.pooled.effect), default=None)
+        """The variant that decides: the one for which the claim is least certain."""
+        return max(self.variants, key=lambda v: (v.p_above, -float(v.pooled.effect)), default=None)
+
+    @property
+    def can_be_decided(self) -> bool:
+        """Whether images, seeds and categories are enough for a verdict, whatever the effects are."""
+        return not self.blocked and all(v.pooled.categories >= FEWEST_CATEGORIES for v in self.variants)
 
     @property
     def detectable(self) -> float:
@@ -224,9 +236,22 @@ def judge(claim: Mapping, rows: pd.DataFrame, datasets: set[str]) -> Judgement:
         found.verdict, found.reason = side, "does not depend on data; recorded once"
         return found
     named = evidence.assign(variant=[variant_of(claim, measure) for measure in evidence["measure"]])
+    if claim["kind"] == "between trainings":
+        named = with_enough_seeds(named)
     found.variants = [pool_variant(name, part, found.margin) for name, part in named.groupby("variant", sort=False)]
-    (_existential if claim["kind"] == "existential" else _universal)(found, claim)
+    if claim["kind"] == "existential":
+        _existential(found, named)
+    else:
+        _universal(found, claim)
     return found
+
+
+def with_enough_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Findings (columns variant, dataset_category, seed) of the categories with at least `FEWEST_SEEDS`; all of them
+    where a variant would be left with fewer than `FEWEST_CATEGORIES`: those are shown, and decide nothing."""
+    enough = rows[rows.groupby(["variant", "dataset_category"])["seed"].transform("nunique") >= FEWEST_SEEDS]
+    left = enough.groupby("variant")["dataset_category"].nunique().reindex(rows["variant"].unique(), fill_value=0)
+    return enough if (left >= FEWEST_CATEGORIES).all() else rows
 
 
 def case_p_values(z: ArrayLike, images: ArrayLike) -> np.ndarray:
@@ -234,14 +259,14 @@ def case_p_values(z: ArrayLike, images: ArrayLike) -> np.ndarray:
     return pooling.holm(2 * stats.t.sf(z, np.maximum(np.asarray(images) - 1, 1)))
 
 
-def _existential(found: Judgement, claim: Mapping) -> None:
-    """Supported by one case, else open."""
-    cases = pd.concat([v.by_category.assign(variant=v.name) for v in found.variants], ignore_index=True)
+def _existential(found: Judgement, rows: pd.DataFrame) -> None:
+    """Supported by one case, else open. Every measure in every category is a case of its own."""
+    cases = pd.concat([by_category(part) for _, part in rows.groupby("measure", sort=False)], ignore_index=True)
     z = (cases["effect"] - found.margin) / np.sqrt(cases["most"]).clip(lower=1e-300)
     p = case_p_values(z.to_numpy(), cases["n"].to_numpy())
     best = cases.iloc[int(p.argmin())]
     count = f"{len(cases)} case{'s' if len(cases) > 1 else ''}"
-    found.p = float(p.min())
+    found.p, found.case = float(p.min()), best.to_dict()
     if found.p < 1 - CASE_LEVEL and not found.blocked:
         found.verdict = SUPPORTED
         found.reason = (
@@ -259,9 +284,12 @@ def _universal(found: Judgement, claim: Mapping) -> None:
         lower, upper = phrases(claim)
         p = {v.name: (v.p_above, v.p_below) for v in found.variants}
         found.p_above, found.p_below = p.get(lower, (1.0, 1.0))[0], p.get(upper, (1.0, 1.0))[1]
+        sides = {v.name: _clear_sides(v, found.margin) for v in found.variants}  # a low lower bound says nothing
+        found.crosses = bool(sides.get(lower, (False, False))[0] and sides.get(upper, (False, False))[1])
     else:  # what is missing may be the one that fails
         found.p_above = float(above.max()) if not missing else 1.0
         found.p_below = float(pooling.holm(below).min())
+        found.crosses = any(v.crosses for v in found.variants)
     if missing:
         found.why_not.append("no finding for " + ", ".join(repr(name) for name in missing))
     least = min(v.pooled.categories for v in found.variants)
@@ -277,6 +305,13 @@ def _universal(found: Judgement, claim: Mapping) -> None:
     found.verdict = ""
 
 
+def _clear_sides(variant: Variant, margin: float) -> tuple[bool, bool]:
+    """Whether a category lies clearly above the margin, and one below, at the level over all of them together."""
+    rows, level = variant.by_category, 1 - (1 - LEVEL) / variant.pooled.categories
+    above, below = pooling.clear_sides(rows["effect"], rows["most"], margin, level, rows["n"].clip(lower=2))
+    return bool(above), bool(below)
+
+
 # --- the family -------------------------------------------------------------------------------------------------------
 
 
@@ -285,17 +320,19 @@ def decide(judgements: list[Judgement]) -> None:
     pending = [found for found in judgements if not found.verdict]
     if not pending:
         return
-    adjusted = pooling.holm([min(found.p_above, found.p_below) for found in pending])
-    for found, p in zip(pending, adjusted, strict=True):
-        found.p = float(p)
+    counted = [found for found in pending if found.can_be_decided]  # the others take no share of the 5 %
+    adjusted = dict(zip(map(id, counted), pooling.holm([min(f.p_above, f.p_below) for f in counted]), strict=True))
+    for found in pending:
+        found.p = p = float(adjusted.get(id(found), 1.0))
         whole = "; ".join(_pooled_in_words(v) for v in found.variants)
         if found.blocked:
             found.verdict, found.reason = INCONCLUSIVE, "; ".join([*found.why_not, whole])
-        elif any(v.crosses for v in found.variants):
+        elif p < 1 - LEVEL and found.p_below < found.p_above:  # one variant that fails everywhere refutes the claim
+            found.verdict, found.reason = NOT_SUPPORTED, whole
+        elif found.crosses:
             found.verdict, found.reason = VARIES, f"categories on both sides of the margin: {whole}"
         elif p < 1 - LEVEL:
-            found.verdict = SUPPORTED if found.p_above < found.p_below else NOT_SUPPORTED
-            found.reason = whole
+            found.verdict, found.reason = SUPPORTED, whole
         elif any(v.p_heterogeneity < HETEROGENEITY for v in found.variants):
             found.verdict, found.reason = VARIES, f"categories differ beyond chance: {_sides(found)}{whole}"
         else:
@@ -310,9 +347,9 @@ def _pooled_in_words(variant: Variant) -> str:
 
 
 def _sides(found: Judgement) -> str:
-    effects = pd.concat([v.by_category["effect"] for v in found.variants])
-    above = int((effects > found.margin).sum())
-    return f"{above} of {len(effects)} above the margin; " if above else "none above the margin; "
+    effects = pd.concat([v.by_category.set_index("dataset_category")["effect"] for v in found.variants])
+    above = (effects > found.margin).groupby(level=0).all()  # by every variant or bound
+    return f"{int(above.sum())} of {len(above)} above the margin; " if above.any() else "none above the margin; "
 
 
 def what_would_change(found: Judgement) -> str:
@@ -325,6 +362,9 @@ def what_would_change(found: Judgement) -> str:
         return "one case whose interval lies above the margin"
     if found.verdict == VARIES:
         return "what tells the categories apart; shown one by one"
+    if found.case is not None:
+        distance = found.case["effect"] - found.margin
+        return f"an effect {distance:.3g} lower than measured in {found.case['dataset_category']}"
     weakest = found.weakest
     distance, k = float(weakest.pooled.effect) - found.margin, weakest.pooled.categories
     if found.verdict in DECIDED:

@@ -201,3 +201,50 @@ def test_the_committed_runs_are_judged():
     assert ledger["would_change"].str.len().min() > 5
     changes = before_and_after.before_and_after(records)
     assert (changes["reason"].str.len() > 0).all() and changes["changed"].any()
+
+
+TWO = {"variants": "a minus b; a minus c"}
+
+
+def both(first, second, **more):
+    """Findings of two variants."""
+    named = {"a minus b": first, "a minus c": second}
+    return pd.concat([rows(effects, measure=name, **more) for name, effects in named.items()], ignore_index=True)
+
+
+def test_a_variant_that_fails_everywhere_refutes_though_another_varies():
+    varied = [0.2, -0.2, 0.2, -0.2, 0.2, -0.2]
+    assert judged(both(varied, [-e for e in SIX]), **TWO).verdict == "not supported"
+    assert judged(both(varied, SIX), **TWO).verdict == "varies"
+
+
+def test_a_low_lower_bound_says_nothing():
+    bounds = TWO | {"combine": "bounds", "margin": "0.05"}
+    found = judged(both([0.2, 0.01, 0.2, 0.01], [0.3, 0.3, 0.3, 0.3]), **bounds)
+    assert not found.crosses and "both sides" not in found.reason
+    assert judged(both([0.2, -0.2, 0.2, -0.2], [0.3, -0.1, 0.3, -0.1]), **bounds).crosses
+
+
+def test_claims_that_cannot_be_decided_take_no_share_of_a_family():
+    close, few = rows([0.035, 0.005, 0.04, 0.01, 0.03, 0.015]), rows(SIX, n=10)
+    alone = judged(close)
+    siblings = [verdicts.judge(CLAIM, few, {"textures"}) for _ in range(3)]
+    assert judged(close, siblings).p == alone.p
+    assert [found.verdict for found in siblings] == ["inconclusive"] * 3
+
+
+def test_a_category_with_one_seed_does_not_undo_a_decision():
+    trained = {"kind": "between trainings"}
+    enough = rows(SIX, seeds=3)
+    more = rows([0.05] * 7).tail(1)
+    found = judged(pd.concat([enough, more], ignore_index=True), **trained)
+    assert found.verdict == "supported" and "over 6 categories" in found.reason
+    assert judged(rows(SIX), **trained).verdict == "inconclusive"
+
+
+def test_some_is_told_by_its_clearest_case_of_any_measure():
+    """Two scores under one phrase are two cases: their mean would hide the one that is a case."""
+    scores = [rows([effect, 0.0], measure=f"a minus b, score {i}") for i, effect in enumerate((0.3, -0.3))]
+    found = judged(pd.concat(scores, ignore_index=True), kind="existential")
+    assert found.verdict == "supported" and found.case["effect"] == pytest.approx(0.3)
+    assert verdicts.what_would_change(found) == "an effect 0.3 lower than measured in textures/a"
