@@ -68,6 +68,7 @@ def mathml(tex: str, block: bool) -> str:
     from latex2mathml.converter import convert
 
     known = re.sub(r"\\[bB]ig(?=\\\|)", "", tex.strip())  # it does not enlarge the bars of a norm
+    known = known.replace(r"\tag", r"\qquad\tag")  # a browser puts it at the end, not at the margin
     try:
         shown = convert(known, display="block" if block else "inline")
     except Exception:  # the converter has errors of many kinds; the source stays readable
