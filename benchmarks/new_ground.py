@@ -242,7 +242,7 @@ def page(found: dict) -> str:
     ]
     lines += ["Made by `.venv/bin/python -m benchmarks.new_ground`; each run is in `new_ground-cpu.json`.", ""]
     for table in found["tables"]:
-        text = pd.DataFrame(table["rows"]).fillna("").to_markdown(index=False)
+        text = pd.DataFrame(table["rows"]).astype(object).fillna("").to_markdown(index=False)
         lines += [f"## {table['title']}", "", text, "", table["note"], ""]
     machine = found["machine"]
     lines += [f"{machine['cpu']}, {machine['threads']} thread, {machine['date']}; the machine was shared."]
