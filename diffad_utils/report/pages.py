@@ -65,13 +65,13 @@ def _reference_files() -> list[Path]:
 
 def mathml(tex: str, block: bool) -> str:
     """A TeX formula as MathML, which browsers show without a script; what cannot be read: the TeX itself."""
-    from latex2mathml.converter import convert
-
     known = re.sub(r"\\[bB]ig(?=\\\|)", "", tex.strip())  # it does not enlarge the bars of a norm
     known = known.replace(r"\tag", r"\qquad\tag")  # a browser puts it at the end, not at the margin
     try:
+        from latex2mathml.converter import convert
+
         shown = convert(known, display="block" if block else "inline")
-    except Exception:  # the converter has errors of many kinds; the source stays readable
+    except Exception:  # not installed, as on Kaggle, or one of its many errors; the source stays readable
         shown = "\\"
     if "\\" not in shown:
         return shown
