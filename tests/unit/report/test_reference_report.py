@@ -12,6 +12,7 @@ import json
 import pytest
 
 from diffad_utils import data, metrics, study
+from diffad_utils.analyses.task import drawn_test_images
 from diffad_utils.methods import METHODS
 from diffad_utils.methods.trivial import best_statistic
 
@@ -29,6 +30,7 @@ def test_the_reference_report_is_reproduced(task, method):
     expected = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     parameters = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["parameters"]
     index = data.load_index(task.split("/")[0], category=task.split("/")[1], seed=parameters["seed"])
+    index = drawn_test_images(index, parameters.get("test_images", 0))
     train, test = (
         data.ImageDataset(index[index["split"] == split], size=parameters["image_size"]) for split in ("train", "test")
     )
