@@ -1,6 +1,6 @@
 """The committed runs judged by the earlier rule and by the present one: every changed verdict with its reason.
 
-    python -m benchmarks.ledger [FOLDER]
+    python -m benchmarks.ledger [FOLDER] [--commit COMMIT]
 
 Prints the table and writes it to benchmarks/results/ledger-before-after.md. FOLDER holds run folders with claims.json,
 by default reports/reference/smoke. The earlier rule: a finding is judged by its own interval against the margin it was
@@ -65,8 +65,8 @@ def before_and_after(records: Sequence[study.RunRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def markdown(table: pd.DataFrame, before: pd.Series, folder: str) -> str:
-    """The table with its counts, as a page."""
+def markdown(table: pd.DataFrame, before: pd.Series, source: str) -> str:
+    """The table with its counts, as a page; source : where the findings are from."""
     earlier_ids = {name.rstrip("abc") for name in table["claim"]} - NEW
     counts = {
         "before": Counter(before.get(name, claims.NOT_TESTED) for name in earlier_ids),
@@ -80,7 +80,7 @@ def markdown(table: pd.DataFrame, before: pd.Series, folder: str) -> str:
     return "\n\n".join(
         [
             "# The ledger before and after the rule that pools",
-            f"Made by `python -m benchmarks.ledger` from the findings under `{folder}`. Before: all findings of a "
+            f"Made by `python -m benchmarks.ledger` from the findings under {source}. Before: all findings of a "
             "claim agree, or it is inconclusive. After: `diffad_utils.study.verdicts`. A claim that is two rows now "
             f"had one verdict before; {len(earlier_ids)} claims were judged then, {len(table)} rows now.",
             count.to_markdown(index=False),
@@ -95,11 +95,18 @@ def markdown(table: pd.DataFrame, before: pd.Series, folder: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ledger", description=__doc__.split("\n")[0])
     parser.add_argument("folder", nargs="?", default="reports/reference/smoke", help="run folders with claims.json")
-    folder = parser.parse_args().folder
+    parser.add_argument(
+        "--commit", default="", help="where the folder is from, for the page, if not from this checkout"
+    )
+    options = parser.parse_args()
+    folder = options.folder
     records = [study.load_run(path.parent) for path in sorted((study.repository() / folder).rglob("claims.json"))]
     if not records:
         raise SystemExit(f"no claims.json under {folder}: expected those of finished runs")
-    text = markdown(before_and_after(records), earlier(records), Path(folder).as_posix())
+    source = f"`{Path(*Path(folder).parts[-2:]).as_posix()}`" + (
+        f" of commit {options.commit}" if options.commit else ""
+    )
+    text = markdown(before_and_after(records), earlier(records), source)
     print(text)
     study.write_atomically(harness.RESULTS / "ledger-before-after.md", text + "\n")
 

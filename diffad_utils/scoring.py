@@ -28,7 +28,7 @@ def smooth_map(maps: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of maps [B, H, W] with ``sigma`` in pixels, cut at 4 sigma (DDAD: sigma 4, kernel 33 x 33).
 
     At the border the map is mirrored without its edge pixel (scipy's "mirror"). A product with a matrix from each side,
-    as a Gaussian blurs rows and columns one after the other: on a CPU seven times as fast as a convolution. Raises
+    as a Gaussian blurs rows and columns one after the other, which is faster on a CPU than a convolution. Raises
     ``ValueError`` for maps that are not larger than 4 sigma, which cannot be mirrored so.
 
     Examples

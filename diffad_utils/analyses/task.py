@@ -163,12 +163,16 @@ def drawn(labels: Tensor, n: int, seed: int) -> Tensor:
 
 def drawn_test_images(index: pd.DataFrame, n: int) -> pd.DataFrame:
     """The samples of one category with `drawn` test images, at most ``n``; with all of them for ``n`` = 0. The draw is
-    the same for every method and seed, so that they can be compared."""
+    the same for every method and seed, so that they can be compared. It takes at most half of each kind, which changes
+    the share of defects, and with it AP and F1max."""
     test = index[index["split"] == "test"]
     if not 0 < n < len(test):
         return index
     kept = test.index[drawn(torch.tensor(test["label"].to_numpy()), n, seed=0).numpy()]
-    print(f"{len(kept)} of {len(test)} test images, drawn at random (parameter test_images)")
+    print(
+        f"{len(kept)} of {len(test)} test images, at most {n // 2} of each kind, drawn at random (parameter "
+        "test_images). AP and F1max depend on the share of defects, so they are not those of all images."
+    )
     return index.drop(test.index.difference(kept))
 
 

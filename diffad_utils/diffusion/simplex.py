@@ -23,7 +23,7 @@ gamma = 0.8 an octave; images of 256 pixels, one channel. Where its public code 
 - *On the way back* the code adds Gaussian noise by default; DDIM adds none, and where a detector does it is of its
   kind.
 
-The library on PyPI (`opensimplex`) computes a value at a time, some hundreds of times slower, unless it is compiled.
+The library on PyPI (`opensimplex`) computes a value at a time, too slow for training unless it is compiled.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
         self.requires_grad_(False)
         self.eval()
-        self.to(memory_format=torch.channels_last)  # depthwise convolutions take half the time of it, on CPUs too
+        self.to(memory_format=torch.channels_last)  # faster for depthwise convolutions, on CPUs too
 
     def train(self, mode: bool = True) -> Backbone:
         """Stays in evaluation mode, whatever `mode` says: a parent module's train() must not unfreeze it."""

@@ -163,6 +163,10 @@ COLUMNS = [
 """Of `findings`."""
 
 
+FORMER_WORDS = {"NLL + spread": "NLL + value range"}
+"""Words of measures in earlier runs -> the ones that claims.csv has now."""
+
+
 def findings(records: Sequence[RunRecord]) -> pd.DataFrame:
     """Every finding of the runs, one row each; a run that summarises others names data set and category itself.
 
@@ -190,6 +194,8 @@ def findings(records: Sequence[RunRecord]) -> pd.DataFrame:
         for entry in record.claims:
             low, high = entry["interval"]
             row = where | {name: value for name, value in entry.items() if name != "interval"}
+            for former, word in FORMER_WORDS.items():
+                row["measure"] = row["measure"].replace(former, word)
             row |= {"low": low, "high": high, "standard_error": float(verdicts.standard_error(low, high))}
             row["claim_id"] = claim_row(row["claim_id"], row["measure"], table)
             claim = table.loc[row["claim_id"]]

@@ -7,6 +7,7 @@ smallest n, kind and family. The steps, in order:
    n is large enough. What does not count is named in the reason. The margin is always the table's.
 2. *Pooling* (`pooling`). For each variant images, seeds and categories give one effect and one 95 % interval.
    Student's t has fewer degrees of freedom than categories minus one, because effects over categories are not Gaussian.
+   Several measures that name the same variant are averaged: list as variants what must hold one by one.
 3. *Several variants.* "Better than every" is an intersection-union test (Berger, Technometrics 24, 1982): supported if
    every variant is, at no cost in level; not supported if one is refuted, after Holm over the variants. A range over
    settings has two bounds: cross-fitted it is too small on average and can only support, on the same images it is too
@@ -15,9 +16,9 @@ smallest n, kind and family. The steps, in order:
    images, seeds or categories, take no share.
 5. *Decided* needs two categories, none of which alone lies wholly on the other side of the margin, and three seeds
    each for a claim between trainings; categories with fewer are left out. Where some categories lie clearly above the
-   margin and others clearly below, and no variant is refuted in all, or
-   the effect is undecided and categories differ beyond chance (Cochran's Q by Welch's test, at 0.5 %), the verdict is
-   *varies*. Else it is *inconclusive*, with the smallest effect that these data would have shown with a power of 80 %.
+   margin and others clearly below, and no variant is refuted in all, or the effect is undecided and categories differ
+   beyond chance (Cochran's Q by Welch's test, at 0.5 %), the verdict is *varies*. Else it is *inconclusive*, with the
+   smallest effect that these data would have shown with a power of 80 %.
 
 A claim that says "some" is *supported* by one case, a measure in a category, at 98 % after Holm over the cases, or
 *open*: a lack of cases refutes nothing. A claim about printed numbers is read off them once. Error rates and power:
@@ -221,6 +222,11 @@ def judge(claim: Mapping, rows: pd.DataFrame, datasets: set[str]) -> Judgement:
         found.verdict = OUT_OF_SCOPE if outside else NOT_TESTED
         found.reason = f"a statement about {claim['scope']}" if outside else "no finding"
         return found
+    known = np.isfinite(here[["effect", "low", "high"]].to_numpy(dtype=np.float64)).all(axis=1)
+    if not known.any():
+        found.verdict, found.reason = INCONCLUSIVE, "no finding is a number"
+        return found
+    here = here[known]
     against = [objection(claim, row) for row in here.to_dict("records")]
     found.why_not = [text for text in dict.fromkeys(against) if text]
     fits = here[[variant_of(claim, measure) is not None for measure in here["measure"]]]

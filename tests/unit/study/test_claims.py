@@ -166,6 +166,8 @@ def test_findings_of_earlier_runs_are_read():
     assert table["standard_error"].iloc[0] == pytest.approx(0.05 / 3.92, rel=1e-3)
     assert list(table["dataset_category"]) == ["textures/leather"] * 2 + ["-"] and table["weights"].iloc[2] == "none"
     assert table["objection"].eq("").all() and table["variant"].iloc[0].endswith("LoRA's prompt")
+    renamed = claims.findings([run(found("C39", measure="I-AUROC of NLL + spread minus NLL"))])
+    assert renamed["variant"].tolist() == ["I-AUROC of NLL + value range minus NLL"]
 
 
 def test_findings_without_runs_are_an_empty_table():

@@ -242,6 +242,13 @@ def test_a_category_with_one_seed_does_not_undo_a_decision():
     assert judged(rows(SIX), **trained).verdict == "inconclusive"
 
 
+def test_what_is_no_number_is_no_evidence():
+    none = rows([np.nan])
+    assert judged(none).reason == "no finding is a number"
+    found = judged(pd.concat([rows([0.3, 0.0]), none], ignore_index=True), kind="existential")
+    assert found.verdict == "supported"
+
+
 def test_some_is_told_by_its_clearest_case_of_any_measure():
     """Two scores under one phrase are two cases: their mean would hide the one that is a case."""
     scores = [rows([effect, 0.0], measure=f"a minus b, score {i}") for i, effect in enumerate((0.3, -0.3))]
