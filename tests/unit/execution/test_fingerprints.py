@@ -66,5 +66,5 @@ def test_importing_one_method_imports_neither_the_others_nor_what_they_need():
         "sorted(m for m in sys.modules if m.startswith('diffad_utils.methods.')))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    ours = ["base", "invad", "invad.detector", "invad.score", "stored"]
+    ours = ["base", "invad", "invad.detector", "invad.score", "kept", "stored"]
     assert found.strip() == f"[] {[f'diffad_utils.methods.{name}' for name in ours]}"
