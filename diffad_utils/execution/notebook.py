@@ -38,6 +38,17 @@ def headings(cells: list) -> list[str]:
     return headings
 
 
+def first_not_run(cells: list) -> int | None:
+    """Number, from 1, of the first cell with code that has no execution count; None if all ran.
+
+    papermill returns normally where a cell calls ``sys.exit()``, and leaves out what stands below.
+    """
+    for number, cell in enumerate(cells, 1):
+        if cell.cell_type == "code" and cell.source.strip() and cell.get("execution_count") is None:
+            return number
+    return None
+
+
 class Progress:
     """Prints which cell runs, and that it still runs; ends the process when the time is up or its parent gone.
 
@@ -217,8 +228,8 @@ def run_notebook(notebook: str | Path, parameters: dict, *, work: Path, threads:
     study.ParameterError
         before anything runs.
     RunFailed
-        a cell failed, the kernel died, the time was up, the notebook recorded nothing, or another process
-        is at this very run.
+        a cell failed, the kernel died, the time was up, the notebook ended early or recorded nothing, or another
+        process is at this very run.
     """
     notebook, work = Path(notebook).resolve(), Path(work).resolve()
     own = study.notebook_parameters(notebook)
@@ -246,6 +257,11 @@ def run_notebook(notebook: str | Path, parameters: dict, *, work: Path, threads:
                 else "it must call run.record(...)"
             )
             raise RunFailed(f"the notebook ran to its end but recorded nothing: {paused}")
+        stopped = first_not_run(read_cells(failed))
+        if stopped is not None:
+            raise RunFailed(
+                f"cell {stopped} and those below were not run: something above ended the notebook early (sys.exit?)"
+            )
     except RunFailed as error:
         note = {"label": label, "error": str(error), "traceback": study.shorten(error.traceback)}
         study.write_atomically(work / "failed.json", study.to_json(note, "failed.json"))

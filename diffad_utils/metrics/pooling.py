@@ -230,7 +230,10 @@ def categories_needed(distance: float, deviation: float, level: float = 0.95, mo
 
 
 def holm(p) -> np.ndarray:
-    """Holm's adjusted p-values over the last axis, in the order given: [..., M] -> [..., M], at most 1."""
+    """Holm's adjusted p-values over the last axis, in the order given: [..., M] -> [..., M], at most 1.
+
+    NaN stays NaN, which is below no level, and counts as one of the M.
+    """
     p = np.asarray(p, dtype=np.float64)
     order = np.argsort(p, axis=-1)
     factors = np.arange(p.shape[-1], 0, -1)

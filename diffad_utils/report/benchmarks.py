@@ -31,7 +31,17 @@ TEXTS = {
         "The same anomaly maps, masks and image scores, evaluated by the implementations that papers and tools use. A "
         "number of another paper can differ from ours by this alone, and so can the order of two methods. This study's "
         "metrics are exact: every distinct score is a threshold, equal scores count at once, regions touch by corners, "
-        "and nothing depends on the batch.",
+        "and nothing depends on the batch.</p>"
+        "<p>What is asked, and where it stands. <b>Ties</b>: maps as 8-bit pictures. <b>Soft masks</b>: masks resized, "
+        "every grey pixel a defect. <b>Neighbours</b>: regions that touch by edges only, beside eight neighbours "
+        "everywhere else. <b>Batch size</b>: torchmetrics in batches and all at once; anomalib in the batches of its "
+        "own Engine. <b>Outliers</b>: one pixel far above all others. <b>Ranking</b>: the last column, pairs of "
+        "methods of one task that change places.</p>"
+        "<p>Sources. scikit-learn, torchmetrics, anomalib and ADEval are the released packages, in the versions below. "
+        "compute_pro is written anew after the function that DDAD, SimpleNet and RD4AD share. The AUPRO of MVTec's "
+        "official evaluation script is not a row of its own: the tests hold this study's to it. What DDAD and InvAD do "
+        "to scores and maps before any metric (a map over its batch's maximum, scores scaled over the test set) "
+        "is measured in notebook 08, among the conventions.",
     ),
 }
 """Page -> its title and what it says first (HTML)."""
@@ -54,12 +64,14 @@ def load_results(folder: str | Path | None = None) -> list[dict[str, Any]]:
 
 
 def cell(value: Any) -> str:
-    """A table cell: [median, low, high] as one string, numbers in four digits."""
+    """A table cell: [median, low, high] as one string, numbers in four digits, below a millionth as such."""
     if isinstance(value, list):
         median, low, high = (f"{number:.3g}" for number in value)
         return f"{median} [{low}, {high}]"
     if value is None:
         return "–"
+    if isinstance(value, float) and 0 < abs(value) < 1e-6:  # rounding of float32
+        return "< 1e-6" if value > 0 else "> -1e-6"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -235,6 +235,14 @@ def test_a_notebook_that_records_nothing_is_a_failure(tmp_path):
         execution.run_notebook(tmp_path / "99_silent.ipynb", {"output_root": str(tmp_path)}, work=tmp_path / "work")
 
 
+def test_a_notebook_that_ends_early_is_a_failure(tmp_path):
+    """papermill calls this a success (findings/papermill_exit_and_expected_errors.sh)."""
+    cells = [PARAMETERS, START.format(name="07_invad"), WORK, RECORD, "import sys; sys.exit()", "1 + 1"]
+    write_notebook(tmp_path / "07_invad.ipynb", cells)
+    with pytest.raises(execution.RunFailed, match="ended the notebook early"):
+        execution.run_notebook(tmp_path / "07_invad.ipynb", {"output_root": str(tmp_path)}, work=tmp_path / "work")
+
+
 def test_the_repositorys_profiles_expand():
     for profile in execution.profile_names():
         plan = execution.load_plan(profile)

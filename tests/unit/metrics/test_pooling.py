@@ -103,6 +103,13 @@ def test_holm_is_statsmodels():
     assert pooling.holm(np.stack([p, p[::-1]]))[1] == pytest.approx(multipletests(p[::-1], method="holm")[1])
 
 
+def test_holm_supports_nothing_without_a_p_value():
+    """statsmodels' own decision rejects the NaN here (findings/statsmodels_nan_counts_as_significant.sh)."""
+    adjusted = pooling.holm([0.001, np.nan, 0.004, 0.01, 0.02])
+    assert (adjusted < 0.05).tolist() == [True, False, True, True, True]
+    assert adjusted[0] == pytest.approx(5 * 0.001) and np.isnan(adjusted[1])
+
+
 def test_what_would_be_enough():
     assert pooling.categories_needed(0.1, 0.1) == 8  # t(4.9, 0.975) / sqrt(8) = 0.91 of a standard deviation
     assert pooling.categories_needed(0.001, 0.1) is None

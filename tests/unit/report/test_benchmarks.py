@@ -60,6 +60,8 @@ def test_results_are_written_and_become_a_page(tmp_path, monkeypatch, capsys):
     page = (tmp_path / "benchmarks.html").read_text()
     assert "1 [0.9, 1.1]" in page and "0.1235" in page and "&lt;theirs&gt;" in page and "a note" in page
     assert loaded[0]["machine"]["date"] in page and "<script" not in page
+    assert '<td data-head="AUPRO">0.1235' in page and '<td data-head="name" class="text">ours' in page
+    assert [benchmarks.cell(value) for value in (3e-8, -3e-8, 0.0)] == ["< 1e-6", "> -1e-6", "0"]
 
 
 @pytest.mark.slow

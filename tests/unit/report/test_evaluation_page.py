@@ -59,3 +59,4 @@ def test_the_page_is_separate_from_times(tmp_path, values):
     assert benchmarks.write(tmp_path, tmp_path) == {benchmarks.EVALUATION: "Where evaluation differs"}
     page = (tmp_path / benchmarks.EVALUATION).read_text()
     assert "<h1>Where evaluation differs</h1>" in page and "compute_pro, 200 thresholds" in page
+    assert all(f"<b>{word}</b>" in page for word in ("Ties", "Soft masks", "Neighbours", "Batch size", "Outliers"))
