@@ -57,7 +57,8 @@ def shown(findings: Sequence[dict], not_judged: Sequence[dict] = ()) -> Any:
 
     Parameters
     ----------
-    findings : of `claims.finding`; one with a key ``seed`` is of the training with this seed.
+    findings : of `claims.finding`; one with a key ``seed`` is of the training with this seed, one with ``dataset`` and
+        ``category`` of this task.
     not_judged : dicts with claim_id, measure and why: measured, but no evidence.
     """
     from IPython.display import HTML
@@ -73,7 +74,14 @@ def to_html(findings: Sequence[dict], not_judged: Sequence[dict] = ()) -> str:
     for f in findings:
         seed = f", training with seed {f['seed']}" if f.get("seed") is not None else ""
         note = f"<small>{html.escape(f['note'])}</small>" if f["note"] not in ("", usual) else ""
-        cells = (html.escape(f["measure"] + seed) + note, _effect(f), f"{f['margin']:g}", str(f["n"]), f["verdict"])
+        task = f", {f['dataset']}/{f['category']}" if "dataset" in f else ""
+        cells = (
+            html.escape(f["measure"] + task + seed) + note,
+            _effect(f),
+            f"{f['margin']:g}",
+            str(f["n"]),
+            f["verdict"],
+        )
         rows.setdefault(f["claim_id"], []).append(cells)
     for entry in not_judged:
         why = html.escape(f"not judged: {entry['why']}")

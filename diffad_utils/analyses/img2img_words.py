@@ -17,16 +17,17 @@ from diffad_utils.analyses.img2img_grid import Sensitivity
 from diffad_utils.analyses.img2img_settings import Response
 from diffad_utils.analyses.img2img_stability import Identity
 from diffad_utils.analyses.img2img_two_passes import EDITORS, TwoPassStudy
-from diffad_utils.analyses.task import Task
+from diffad_utils.analyses.task import Task, TrivialBaseline
+from diffad_utils.analyses.wording import detects
 from diffad_utils.analyses.wrong_reason import Reasons
+from diffad_utils.methods.base import Prediction
 
 Interval = Sequence[float]
 """Value, low, high."""
 
 
 def task_size(task: Task) -> str:
-    areas = 100 * task.masks.float().mean(dim=(1, 2))[(task.labels == 1) & task.with_masks]
-    size = f"; half of them cover less than {areas.median():.1f} % of the image" if task.has_masks else ""
+    size = f"; half of them cover less than {task.defect_areas.median():.1%} of the image" if task.has_masks else ""
     return (
         f"{int(task.labels.sum())} of the {len(task.keys)} test images have a defect{size}. "
         "An editor has to change the defect and nothing else."
@@ -249,15 +250,16 @@ def order(agreement: Interval, quality: str) -> str:
     )
 
 
-def misplaced(outside: Tensor, oracle: float) -> str:
+def misplaced(outside: Tensor, oracle: float, area: float) -> str:
     """``outside`` : share [N] of the brightest residual pixels outside the mask; ``oracle`` : mean of a perfect
-    editor's."""
+    editor's; ``area`` : mean share of the image that a defect covers."""
     effect = over_images(outside)
     judged = "" if oracle < 0.5 else " Even a perfect editor behind this autoencoder has more than half there, so C09 "
     judged += "" if oracle < 0.5 else "gets no verdict."
     return (
         f"Of the 1 % brightest residual pixels a share of {written(*effect[:3])} lies outside the mask, which "
-        f"{relation(effect.low, effect.high, 0.5)} one half.{judged}"
+        f"{relation(effect.low, effect.high, 0.5)} one half. Pixels drawn at random would have {1 - area:.2f} "
+        f"there.{judged}"
     )
 
 
@@ -280,4 +282,38 @@ def search(found: Mapping[str, Any]) -> str:
     return (
         f"Best of {found['trials']} trials: {best}; I-AUROC {found['best_value']:.2f} on {found['validation_images']} "
         "validation images. It is not used above."
+    )
+
+
+# --- the answer -------------------------------------------------------------------------------------------------------
+
+
+def answer(
+    task: Task,
+    edits: EditStudy | None,
+    predictions: Mapping[str, Prediction],
+    trivial: TrivialBaseline,
+    reasons: Reasons,
+) -> str:
+    """The notebook's questions and what this run answers; predictions : of img2img, img2img_masked and clip_knn."""
+    if edits is None:
+        removes = f"{task.name} has no defect-free counterparts, so this cannot be measured"
+    else:
+        points = edits.points()
+        good = points[(points["removal"] > 0.5) & (points["drift"] < 0.5)]
+        removes = (
+            f"on {task.name} {len(good)} of {len(points)} settings of strength, guidance and steps remove more than "
+            "half of the defect and change the rest by less than half of its size, in the mean over defects"
+        )
+    score = {name: each.score for name, each in predictions.items()}
+    gain = task.difference(score["img2img_masked"], score["img2img"])
+    second_pass = detects("Img2img with a second pass", {"with one": gain})
+    rivals = {"the trivial baseline": trivial.chosen.score}
+    rivals["CLIP's distance to normal images, which reconstructs nothing"] = score["clip_knn"]
+    rivals = {name: task.difference(score["img2img"], other) for name, other in rivals.items()}
+    return (
+        f"**Does it take the defect away and leave everything else, and at which settings?** In short: {removes}. "
+        f"**Does it help to redraw only where a first pass has found something?** {second_pass}. **Does the difference "
+        f"detect defective images, and because of the defects?** {detects('Img2img', rivals)}. By the rule above its "
+        f"score is: {reasons.found['hybrid score'].verdict}."
     )

@@ -105,7 +105,7 @@ def controls(task: Task, detector: InvAD, features: Tensor) -> Controls:
         for key, name in RECORDED.items()
         if name in scores
     }
-    return Controls(scores, table, records, {"statistic": baseline.statistic, "I-AUROC": baseline.auroc})
+    return Controls(scores, table, records, baseline.record())
 
 
 def standardised_on_one_category(task: Task, detector: InvAD, features: Tensor) -> tuple[Tensor, Tensor]:

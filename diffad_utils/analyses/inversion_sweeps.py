@@ -222,8 +222,8 @@ def answer(task: Task, scores: Mapping[str, Tensor]) -> str:
     head = "Yes." if all(above) else "Only compared with one of two controls." if any(above) else "Not shown."
     return (
         f"**Does it find defects?** On {task.name} {detects('InvAD', trivial)}. **Is it really the inversion that "
-        f"finds them, or would the features alone do?** {head} {detects('InvAD', effects)}. These are 95 % intervals over "
-        "images, of one training."
+        f"finds them, or would the features alone do?** {head} {detects('InvAD', effects)}. These are 95 % "
+        "intervals over images, of one training."
     )
 
 

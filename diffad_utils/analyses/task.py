@@ -32,6 +32,10 @@ class TrivialBaseline(NamedTuple):
         """The prediction whose score is that statistic, so that every metric of the baseline is of the same score."""
         return replace(self.prediction, score=self.prediction.parts[self.statistic])
 
+    def record(self) -> dict[str, Any]:
+        """As `study.Run.record` takes it."""
+        return {"statistic": self.statistic, "I-AUROC": self.auroc}
+
 
 @dataclass(frozen=True)
 class Task:
