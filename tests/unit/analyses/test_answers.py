@@ -131,13 +131,16 @@ def test_the_answer_of_04_has_both_prompts(task):
 # --- 05 to 07 ---------------------------------------------------------------------------------------------------------
 
 
+NOISE = torch.rand(40, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
 @pytest.mark.parametrize(
     ("variance", "end"),
     [
-        (lambda border, masks: border, "enough to explain the variance's value"),
-        (lambda border, masks: -masks.float(), "enough to explain the variance's value"),  # both are 0
-        (lambda border, masks: masks.float(), "by more than their place in the image"),
-        (lambda border, masks: torch.rand(masks.shape, generator=torch.Generator().manual_seed(0)), "no relation"),
+        (lambda border, masks: border + NOISE, "enough to explain the variance's value"),
+        (lambda border, masks: NOISE - 2 * masks.float(), "enough to explain the variance's value"),  # both near 0
+        (lambda border, masks: NOISE + 2 * masks.float(), "by more than their place in the image"),
+        (lambda border, masks: NOISE, "no relation of the variance to the defects is shown"),
     ],
 )
 def test_a_variance_marks_defects_only_beyond_their_place(task, variance, end):
@@ -192,7 +195,7 @@ def test_the_answer_of_07_needs_both_forms_of_its_control(task):
         task, scores
     )
     said = inversion_sweeps.answer(task, scores | {inversion.ONE_CATEGORY: GOOD})
-    assert "Only compared with one of two controls." in said and "standardised on this category alone (+0.000" in said
+    assert "By one of two controls only." in said and "standardised on this category alone (+0.000" in said
     assert "Not shown." in inversion_sweeps.answer(task, scores | {"no diffusion": GOOD})
     effect = (0.1, 0.05, 0.2)
     assert inversion_sweeps.against_features(effect, None).startswith("**InvAD is above the same score without diff")
