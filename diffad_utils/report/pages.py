@@ -145,7 +145,9 @@ def notebook_page(
 
 
 def _prepare_outputs(outputs: list, scale: float) -> None:
-    """Pictures smaller, and with the caption that follows them as their alternative text."""
+    """Pictures smaller, and with the caption that follows them as their alternative text; empty lines go, which progress
+    bars leave."""
+    outputs[:] = [output for output in outputs if output.output_type != "stream" or output.text.strip()]
     for output, following in itertools.zip_longest(outputs, outputs[1:], fillvalue={}):
         picture = output.get("data", {}).get("image/png")
         if picture is None:
