@@ -54,12 +54,16 @@ def of_controls(found: pd.DataFrame) -> str:
     rest = found.drop(index=[*up.index, *down.index])
 
     def named(part):
-        suffix = {"untrained": ", against itself untrained"}
-        return _counted([f"{row.method} on {row.task}{suffix.get(row.kind, '')}" for row in part.itertuples()])
+        suffix = {"untrained": " against itself untrained"}
+        tasks: dict[str, list[str]] = {}
+        for row in part.itertuples():
+            tasks.setdefault(f"{row.method}{suffix.get(row.kind, '')}", []).append(row.task)
+        return _counted([f"{name} ({', '.join(on)})" for name, on in tasks.items()])
 
     return (
-        f"{len(found)} controls. Above its control: {named(up)}. Below: {named(down)}. Not shown to differ: "
-        f"{named(rest)}. What a control leaves out is in the table below. Methods without one are not shown."
+        f"Of {len(found)} comparisons with a control, the method is above in {len(up)}: {named(up)}. It is below in "
+        f"{len(down)}: {named(down)}. In the other {len(rest)} no difference is shown. What a control leaves out is in "
+        "the table below. Methods without one are not shown."
     )
 
 

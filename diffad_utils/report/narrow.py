@@ -1,5 +1,6 @@
-"""Tables that fit a narrow screen: each cell carries the heading of its column, and the style sheet puts the cells of a
-row under each other where the screen is narrow (`table.stack` in page.css)."""
+"""Tables of notebooks for a page. Each cell carries the heading of its column, so that a narrow screen can put the
+cells of a row under each other (`table.stack` in page.css). Columns of words begin at the left.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +31,16 @@ def _stacked(table: str) -> str:
     if len(headings) != 1:
         return table
     names = [cell.get_text(" ", strip=True) for cell in headings[0].find_all(["th", "td"])]
+    columns: dict[int, list] = {}
     for row in root.find_all("tr")[1:]:
         cells = row.find_all(["th", "td"], recursive=False)
-        for cell, name in zip(cells, names[-len(cells) :], strict=False):
-            if cell.name == "td" and name:
-                cell["data-head"] = name
+        for place, cell in enumerate(cells, len(names) - len(cells)):
+            columns.setdefault(place, []).append(cell)
+            if cell.name == "td" and names[place]:
+                cell["data-head"] = names[place]
+    for place, cells in columns.items():
+        if any(re.search(r"[^\W\d_]{2}", re.sub("(?i)nan|none|inf", "", cell.get_text())) for cell in cells):
+            for cell in [*cells, headings[0].find_all(["th", "td"])[place]]:
+                cell["class"] = [*cell.get("class", []), "text"]
     root["class"] = [*root.get("class", []), "stack"]
     return str(soup)

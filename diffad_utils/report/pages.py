@@ -145,8 +145,8 @@ def notebook_page(
 
 
 def _prepare_outputs(outputs: list, scale: float) -> None:
-    """Pictures smaller, and with the caption that follows them as their alternative text; empty lines go, which progress
-    bars leave."""
+    """Pictures smaller, and with the caption that follows them as their alternative text; without the empty lines that
+    progress bars leave."""
     outputs[:] = [output for output in outputs if output.output_type != "stream" or output.text.strip()]
     for output, following in itertools.zip_longest(outputs, outputs[1:], fillvalue={}):
         picture = output.get("data", {}).get("image/png")

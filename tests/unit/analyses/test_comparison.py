@@ -608,5 +608,5 @@ def test_every_figure_has_its_sentence(controlled):
         in_words.of_sizes(by_defect.recall_by_size(records), 0.05),
     ]
     assert all(text.endswith(".") and "nan" not in text for text in sentences)
-    assert "Above its control: invad on textures/carpet and invad on textures/grid" in sentences[2]
+    assert "the method is above in 2: invad (textures/carpet, textures/grid). It is below in" in sentences[2]
     assert comparison.known(table, "no such column").empty

@@ -13,6 +13,13 @@ def test_cells_carry_the_heading_of_their_column():
     assert "<th>0</th>" in page
 
 
+def test_words_begin_at_the_left_and_numbers_end_at_the_right():
+    head = "<thead><tr><th>what</th><th>x</th></tr></thead>"
+    page = stacked(f"<table>{head}<tr><td>a word</td><td>NaN</td></tr><tr><td>1</td><td>1e-5</td></tr></table>")
+    assert '<th class="text">what</th><th>x</th>' in page
+    assert '<td class="text" data-head="what">1</td><td data-head="x">1e-5</td>' in page
+
+
 def test_the_row_with_the_name_of_the_index_goes():
     head = "<thead><tr><th></th><th>x</th></tr><tr><th>method</th><th></th></tr></thead>"
     page = stacked(f"<table>{head}<tbody><tr><th>A</th><td>1</td></tr></tbody></table>")
