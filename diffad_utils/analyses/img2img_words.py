@@ -171,10 +171,10 @@ def near_identity(identity: Identity) -> str:
     )
     return (
         f"The squared error is {2 ** float(identity.error.mean()):.2f} times the autoencoder's. The change by a pasted "
-        f"defect is passed on with the factor {growth.value + 1:.2f}, so img2img {kind}. From the image that the "
-        f"autoencoder returns, the reconstruction is {2 ** float(identity.distance.mean()):.2f} times as far away as "
-        "the nearest normal training image. From normal training images it is, by CLIP, "
-        f"{2 ** float(identity.strangeness.mean()):.2f} times as far away as that image is."
+        f"defect is passed on with the factor {growth.value + 1:.2f}, so img2img {kind}. The reconstruction's distance "
+        f"from the autoencoder's image is {2 ** float(identity.distance.mean()):.2f} times that of the nearest normal "
+        "training image. By CLIP, the reconstruction's distance from normal training images is "
+        f"{2 ** float(identity.strangeness.mean()):.2f} times that of the autoencoder's image."
     )
 
 
@@ -203,8 +203,8 @@ def part_scales(scale: Mapping[str, float]) -> str:
 def alpha(moved: Effect, balance: Effect) -> str:
     return (
         "From alpha 0.3 to 0.9 the raw score's rank correlation with the squared error changes by "
-        f"{written(*moved[:3], sign='+')}. At the end where the "
-        f"weaker part matters less, it makes up {written(*balance[:3])} of the variance. The highest point on the left "
+        f"{written(*moved[:3], sign='+')}. The weaker of the two parts makes up {written(*balance[:3])} of the score's "
+        "variance, at the one of these two alphas where it makes up less. The highest point on the left "
         "is no advice for alpha: it was found with the test labels."
     )
 
@@ -214,8 +214,8 @@ def changes(response: Response, clip: str) -> str:
     more = "more" if local.low > 0 else "less" if local.high < 0 else "not clearly more or less"
     return (
         f"CLIP answers to the global changes {more} than to a spot that is as visible: log2 of the ratio is "
-        f"{written(*local[:3], sign='+')}. For the squared error it is {written(*error[:3], sign='+')}: that adds up "
-        "over the area. CLIP is the more local part where its ratio is the smaller one. This is a property of the CLIP "
+        f"{written(*local[:3], sign='+')}. For the squared error it is {written(*error[:3], sign='+')}, because that "
+        "adds up over the area. The part with the smaller ratio is the more local one. This is a property of the CLIP "
         f"used here ({clip}). A model whose training captions name defects may have learned to see spots."
     )
 
@@ -237,8 +237,8 @@ def value_range(found: Sensitivity) -> str:
     return (
         f"The range of I-AUROC lies between {written(*low)} (cross-fitted) and {written(*high)} (on the same images). "
         f"Of the variance over the settings {found.explained[largest]:.0%} is due to {largest} alone. The range of the "
-        f"squared error's I-AUROC minus that of the CLIP distance's is {written(*steadier[:3], sign='+')}: above 0, "
-        "CLIP depends less on the settings."
+        f"squared error's I-AUROC minus that of the CLIP distance's is {written(*steadier[:3], sign='+')}; a value above 0 "
+        "would mean that CLIP depends less on the settings."
     )
 
 
