@@ -237,8 +237,8 @@ def value_range(found: Sensitivity) -> str:
     return (
         f"The range of I-AUROC lies between {written(*low)} (cross-fitted) and {written(*high)} (on the same images). "
         f"Of the variance over the settings {found.explained[largest]:.0%} is due to {largest} alone. The range of the "
-        f"squared error's I-AUROC minus that of the CLIP distance's is {written(*steadier[:3], sign='+')}; a value above 0 "
-        "would mean that CLIP depends less on the settings."
+        f"squared error's I-AUROC minus that of the CLIP distance's is {written(*steadier[:3], sign='+')}; a value "
+        "above 0 would mean that CLIP depends less on the settings."
     )
 
 

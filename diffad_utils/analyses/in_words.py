@@ -157,8 +157,8 @@ def of_conventions(effects: pd.DataFrame, gap_of: Mapping[str, float]) -> str:
     ]
     most = judged.loc[judged["change"].abs().idxmax()]
     return (
-        f"In the median of the printed tables the best two methods differ by {'; by '.join(parts)}. A change is what one "
-        f"convention alone moves a metric here. The largest is {most['change']:+.3f} of {most['metric']} "
+        f"In the median of the printed tables the best two methods differ by {'; by '.join(parts)}. A change is what "
+        f"one convention alone moves a metric here. The largest is {most['change']:+.3f} of {most['metric']} "
         f"(“{most['convention']}”). Printed averages are over whole data sets, our changes of single tasks."
     )
 
