@@ -93,8 +93,8 @@ def to_html(findings: Sequence[dict], not_judged: Sequence[dict] = ()) -> str:
         lines.append(f"<tbody><tr class='task'><th class='text' colspan='{len(HEADS)}'>{statement}</th></tr>")
         for first, *others in measured:
             named = zip(HEADS[1:], others, strict=True)
-            cells = "".join(f"<td class='text' data-head='{head}'>{text}</td>" for head, text in named)
-            lines.append(f"<tr><td class='text wrap'>{first}</td>{cells}</tr>")
+            rest = "".join(f"<td class='text' data-head='{head}'>{text}</td>" for head, text in named)
+            lines.append(f"<tr><td class='text wrap'>{first}</td>{rest}</tr>")
         lines.append("</tbody>")
     note = f"<p>Unless a row says otherwise: {html.escape(usual)}.</p>" if usual else ""
     return "".join(lines) + "</table>" + note

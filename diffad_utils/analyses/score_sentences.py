@@ -175,7 +175,7 @@ def variance_marks(marks: pd.DataFrame, timestep: int) -> str:
 def _more_than_position(rows: pd.DataFrame) -> str:
     """Whether the variance is further from 0.5 than the border alone, on its own side; ``rows`` by measure."""
     mean, low, high = rows.loc["defect minus border alone", ["mean", "low", "high"]]
-    side = relation(*rows.loc["defect", ["low", "high"]], 0.5)
+    side = relation(rows.loc["defect", "low"], rows.loc["defect", "high"], 0.5)
     if not side.startswith("not") and relation(low, high) == side:
         end = "**So the variance is related to the defects by more than their place in the image.**"
     elif side.startswith("not"):
