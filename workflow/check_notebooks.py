@@ -9,7 +9,8 @@ A notebook is read like a lesson, so its cells are short: at most `LIMIT_STATEME
 characters, `MEDIAN_CHARACTERS` in the median, no line above `LIMIT_WIDTH`, and at most `LIMIT_NAMES` names bound
 outside functions (imports are not counted). The first picture comes within the first `FIRST_PICTURE` cells, and at
 least `FOLLOWED` of the pictures are followed by a sentence: what ``run.say`` displays, or a cell of text that is no
-heading. 00_foundation trains the shipped models for hours; only the width of its lines is held to this.
+heading. 00_foundation trains the shipped models for hours and draws its own figures; it is held to the length of its
+lines and of its cells, and not to the rest.
 
 Exit code 1, and a line for each fault.
 """
@@ -73,22 +74,32 @@ def pictures(cells: list) -> list[tuple[int, bool]]:
     return found
 
 
-def faults_of_a_lesson(cells: list) -> list[str]:
-    """What makes a notebook hard to read, a sentence each; empty if nothing does."""
-    found, lengths, names = [], [], set()
-    for number, cell in enumerate(cells, 1):
-        if cell.cell_type != "code" or "parameters" in cell.metadata.get("tags", []):
-            continue
-        lengths.append(len(cell.source))
-        if len(cell.source) > LIMIT_CHARACTERS:
-            found.append(f"cell {number} has {len(cell.source)} characters, at most {LIMIT_CHARACTERS}: split it")
-        tree = ast.parse(
-            "\n".join(line for line in cell.source.splitlines() if not line.lstrip().startswith(("%", "!")))
-        )
+def code_cells(cells: list) -> list[tuple[int, str, ast.Module]]:
+    """Number from 1, source and syntax tree of each cell of code but the parameters; without IPython's magics."""
+    return [
+        (number, cell.source, ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", cell.source)))
+        for number, cell in enumerate(cells, 1)
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])
+    ]
+
+
+def long_cells(cells: list) -> list[str]:
+    """Cells with too many characters or statements, a sentence each."""
+    found = []
+    for number, source, tree in code_cells(cells):
+        if len(source) > LIMIT_CHARACTERS:
+            found.append(f"cell {number} has {len(source)} characters, at most {LIMIT_CHARACTERS}: split it")
         statements = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
         if len(statements) > LIMIT_STATEMENTS:
             found.append(f"cell {number} has {len(statements)} statements, at most {LIMIT_STATEMENTS}: split it")
-        names |= bound_names(tree)
+    return found
+
+
+def faults_of_a_lesson(cells: list) -> list[str]:
+    """What makes a notebook hard to read, its long cells aside; a sentence each, empty if nothing does."""
+    found: list[str] = []
+    lengths = [len(source) for _, source, _ in code_cells(cells)]
+    names = set().union(*(bound_names(tree) for _, _, tree in code_cells(cells)))
     if lengths and statistics.median(lengths) > MEDIAN_CHARACTERS:
         found.append(f"{statistics.median(lengths):.0f} characters a cell in the median, at most {MEDIAN_CHARACTERS}")
     if len(names) > LIMIT_NAMES:
@@ -124,6 +135,7 @@ def faults(notebook: Path) -> list[str]:
                 found.append(f"cell {number} uses plots.{name}, which diffad_utils.plots does not have")
         if wide > LIMIT_WIDTH:
             found.append(f"cell {number} has a line of {wide} characters, at most {LIMIT_WIDTH}: break it")
+    found += long_cells(cells)
     if not notebook.name.startswith("00_"):
         found += faults_of_a_lesson(cells)
     size = notebook.stat().st_size

@@ -12,7 +12,7 @@ import torch
 
 from diffad_utils import data, metrics
 from diffad_utils.analyses.task import Task, TrivialBaseline
-from diffad_utils.analyses.wording import relation, signed
+from diffad_utils.analyses.wording import detects, relation, signed
 from diffad_utils.io import store
 from diffad_utils.methods.anomalib_models import BY_NAME
 from diffad_utils.methods.base import Detector, Prediction
@@ -116,7 +116,7 @@ def run_detectors(run: Run, task: Task, trivial: TrivialBaseline) -> tuple[dict[
             detector=detector,
             maps=True,
             timing=timing,
-            trivial_baseline={"statistic": trivial.statistic, "I-AUROC": trivial.auroc},
+            trivial_baseline=trivial.record(),
         )
         interval = task.accuracy(found[title].score)
         rows.append({"method": title, **values, "low": interval["low"], "high": interval["high"], **timing})
@@ -179,11 +179,11 @@ def in_words(difference: tuple[float, float, float], what: str) -> str:
     return f"is {relation(*difference[1:])} {what} ({signed(difference)})"
 
 
-def of_trivial(statistics: pd.DataFrame) -> str:
+def of_trivial(statistics: pd.DataFrame, trivial: TrivialBaseline) -> str:
     """statistics : `trivial_table`."""
-    best = statistics.iloc[0]
+    best = statistics.set_index("statistic").loc[trivial.statistic]
     return (
-        f"The best statistic is {best['statistic']}: I-AUROC {best['I-AUROC']:.3f} [{best['low']:.3f}, "
+        f"The best statistic is {trivial.statistic}: I-AUROC {best['I-AUROC']:.3f} [{best['low']:.3f}, "
         f"{best['high']:.3f}] (95 % interval over images). It was chosen with the test labels. So it is a "
         "hurdle for methods, and not a method."
     )
@@ -203,10 +203,35 @@ def of_categories(table: pd.DataFrame, left_out: list[str]) -> str:
 def of_best(task: Task, found: Mapping[str, Prediction], table: pd.DataFrame, trivial: TrivialBaseline) -> str:
     """found, table : `run_detectors`."""
     best = table.loc[table["I-AUROC"].idxmax(), "method"]
-    gain = task.difference(found[best].score, trivial.prediction.parts[trivial.statistic])
+    gain = task.difference(found[best].score, trivial.chosen.score)
     return (
         f"The best of them, {best}, {in_words(gain, 'the trivial baseline')}. It was chosen as the best of several on "
         "the same images, so this difference tends to be too large."
+    )
+
+
+def answer(task: Task, found: Mapping[str, Prediction], trivial: TrivialBaseline) -> str:
+    """Notebook 01's two questions and what this run answers; found : `run_detectors`."""
+    kinds = len({kind for kind, label in zip(task.kinds, task.labels.tolist(), strict=True) if label})
+    size = f"; half of them cover less than {task.defect_areas.median():.1%} of the image" if task.has_masks else ""
+
+    def reaches(score: torch.Tensor) -> str:
+        row = task.accuracy(score)
+        return f"{row['I-AUROC']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+    said = (
+        f"**What do the images and their defects look like?** On {task.name} {int(task.labels.sum())} of "
+        f"{len(task.keys)} test images are defective, of {kinds} {'kinds' if kinds > 1 else 'kind'}{size}. **How well "
+        f"are the defects found without any diffusion model?** The best trivial statistic has an I-AUROC of "
+        f"{reaches(trivial.chosen.score)}"
+    )
+    if not found:
+        return said + ". No established detector was run."
+    best = max(found, key=lambda name: task.accuracy(found[name].score)["I-AUROC"])
+    gain = {"the trivial baseline": task.difference(found[best].score, trivial.chosen.score)}
+    return (
+        f"{said}, the best of {len(found)} established detectors {reaches(found[best].score)}: {detects(best, gain)}. "
+        "Both were picked on these test images."
     )
 
 

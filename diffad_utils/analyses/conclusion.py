@@ -188,9 +188,24 @@ REASONS = ("C03", "C07", "C09", "C14", "C26", "C30", "C31", "C37", "C47a", "C68"
 
 
 def answer(ledger: pd.DataFrame, measured: Sequence[MethodResult], found: pd.DataFrame) -> list[str]:
-    """Three sentences from the ledger (`claims.ledger`), the measurements and the findings (`claims.findings`): how
-    good, why, and what became of the claims."""
-    return [_how_good(measured), _reasons(ledger, found), _count_of_claims(ledger)]
+    """Four paragraphs from the ledger (`claims.ledger`), the measurements and the findings (`claims.findings`): how
+    good, at what cost, why, and what became of the claims."""
+    return [_how_good(measured), _cost(measured), _reasons(ledger, found), _count_of_claims(ledger)]
+
+
+def _cost(measured: Sequence[MethodResult]) -> str:
+    """Milliseconds an image of both kinds of detectors."""
+    times: dict[str, list[float]] = {"diffusion": [], "other": []}
+    for row in measured:
+        if row.method not in (BASELINE, "trivial") and "ms an image" in row.values:
+            times["diffusion" if row.family == "diffusion" else "other"].append(row.values["ms an image"])
+    if not times["diffusion"]:
+        return "No diffusion method has a time here, so nothing can be said about their cost."
+    said = [f"{np.median(v):.3g} ({min(v):.3g} to {max(v):.3g})" if v else "–" for v in times.values()]
+    return (
+        f"At what cost: an image takes a diffusion method {said[0]} ms in the median, lowest and highest in brackets, "
+        f"and a detector without diffusion {said[1]} ms, on the machine of these runs."
+    )
 
 
 def short_answer(measured: Sequence[MethodResult], controls: pd.DataFrame) -> str:

@@ -1,6 +1,6 @@
 """What notebook 06 says about the claims: its sections add effects, and all are judged at its end.
 
-Used by notebook 06; entry points: `Found`, `sentences`, `in_words`.
+Used by notebook 06; entry points: `Found`, `sentences`, `in_words`, `answer`.
 """
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 
-from diffad_utils.analyses.wording import relation, signed
+from diffad_utils.analyses.wording import detects, enumerated, relation, signed
 from diffad_utils.metrics.bootstrap import bootstrap_percentiles
 from diffad_utils.study import claims
 
@@ -121,17 +120,27 @@ class Found:
             for entry in self.effects
         ]
 
-    def table(self) -> pd.DataFrame:
-        """The findings for reading, and below them what is not judged and why."""
-        findings = pd.DataFrame(self.judged())
-        findings["interval"] = [
-            f"{effect:+.3f} [{low:+.3f}, {high:+.3f}]"
-            for effect, (low, high) in zip(findings["effect"], findings["interval"], strict=True)
-        ]
-        columns = ["claim_id", "verdict", "interval", "margin", "n", "measure"]
-        open_ = pd.DataFrame(self.not_judged, columns=["claim_id", "measure", "why"])
-        open_["verdict"] = "not judged: " + open_.pop("why")
-        return pd.concat([findings[columns], open_], ignore_index=True).astype(object).fillna("")
+
+def answer(task: str, modifications: Mapping[str, Sequence[float]], controls: Sequence[Mapping]) -> str:
+    """Notebook 06's two questions and what this run answers.
+
+    Parameters
+    ----------
+    modifications : `d3ad_effects.gains`, what scaling, adaptation and the dynamic step add, each alone.
+    controls : `Task.control_row` of D3AD against each control, with ``what``.
+    """
+    ends = {"above": "helps", "below": "does harm", "not shown to differ from": "is not shown to help or to harm"}
+    names = ("scaling without noise", "domain adaptation of the features", "the dynamic step")
+    said, measure = [], next(iter(modifications)).partition(", ")[2]
+    for name, effect in zip(names, modifications.values(), strict=True):
+        value = _interval(effect)
+        said.append(f"{name} {ends[relation(*value[1:])]} ({signed(value)})")
+    rivals = {row["what"]: (row["difference"], row["low"], row["high"]) for row in controls}
+    return (
+        f"**Does each of the three help?** On {task}, each alone and by the {measure}: {enumerated(said)}. "
+        f"**Is it the diffusion model that finds the defects?** {detects('D3AD', rivals)}. Only what is above the "
+        "controls without diffusion can be credited to the diffusion model."
+    )
 
 
 def _interval(effect: Sequence[float]) -> tuple[float, float, float]:

@@ -1,14 +1,16 @@
 """From what a notebook's sections measured to its findings on published claims, and their table.
 
-Used by notebooks 02 and 04; entry points: `judge`, `table`.
+Used by notebooks 02 to 08; entry points: `judge`, `shown`.
 """
 
 from __future__ import annotations
 
+import html
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import pandas as pd
-
+from diffad_utils.analyses.wording import signed
 from diffad_utils.study import claims
 
 Effect = tuple[float, float, float, int]
@@ -49,20 +51,59 @@ def judge(
     return rows
 
 
-def table(findings: Sequence[dict]) -> pd.DataFrame:
-    """The findings of a run for reading: claim, statement, effect, low, high, margin, n, in this run, measure."""
+def shown(findings: Sequence[dict], not_judged: Sequence[dict] = ()) -> Any:
+    """The findings of a run for reading, as an `IPython.display.HTML`: each claim's statement, and below it what was
+    measured, the effect with its interval, the margin, the number of images and what this run says.
+
+    Parameters
+    ----------
+    findings : of `claims.finding`; one with a key ``seed`` is of the training with this seed, one with ``dataset`` and
+        ``category`` of this task.
+    not_judged : dicts with claim_id, measure and why: measured, but no evidence.
+    """
+    from IPython.display import HTML
+
+    return HTML(to_html(findings, not_judged))
+
+
+def to_html(findings: Sequence[dict], not_judged: Sequence[dict] = ()) -> str:
+    """What `shown` displays. On a narrow screen the report's pages put the cells of a row under each other."""
     statements = claims.published_claims()["statement"]
-    return pd.DataFrame(
-        {
-            "claim": f["claim_id"],
-            "statement": statements[f["claim_id"]],
-            "effect": f["effect"],
-            "low": f["interval"][0],
-            "high": f["interval"][1],
-            "margin": f["margin"],
-            "n": f["n"],
-            "in this run": f["verdict"],
-            "measure": f["measure"],
-        }
-        for f in sorted(findings, key=lambda f: (f["claim_id"], f["measure"]))
-    )
+    usual = Counter(f["note"] for f in findings).most_common(1)[0][0] if findings else ""
+    rows: dict[str, list[tuple[str, ...]]] = {}
+    for f in findings:
+        seed = f", training with seed {f['seed']}" if f.get("seed") is not None else ""
+        note = f"<small>{html.escape(f['note'])}</small>" if f["note"] not in ("", usual) else ""
+        task = f", {f['dataset']}/{f['category']}" if "dataset" in f else ""
+        cells = (
+            html.escape(f["measure"] + task + seed) + note,
+            _effect(f),
+            f"{f['margin']:g}",
+            str(f["n"]),
+            f["verdict"],
+        )
+        rows.setdefault(f["claim_id"], []).append(cells)
+    for entry in not_judged:
+        why = html.escape(f"not judged: {entry['why']}")
+        rows.setdefault(entry["claim_id"], []).append((html.escape(entry["measure"]), "–", "–", "–", why))
+    lines = ["<table class='claims stack'><thead><tr>"]
+    lines += [f"<th class='text'>{head}</th>" for head in HEADS] + ["</tr></thead>"]
+    for claim, measured in sorted(rows.items()):
+        statement = f"<b>{claim}</b> {html.escape(statements[claim])}"
+        lines.append(f"<tbody><tr class='task'><th class='text' colspan='{len(HEADS)}'>{statement}</th></tr>")
+        for first, *others in measured:
+            named = zip(HEADS[1:], others, strict=True)
+            rest = "".join(f"<td class='text' data-head='{head}'>{text}</td>" for head, text in named)
+            lines.append(f"<tr><td class='text wrap'>{first}</td>{rest}</tr>")
+        lines.append("</tbody>")
+    note = f"<p>Unless a row says otherwise: {html.escape(usual)}.</p>" if usual else ""
+    return "".join(lines) + "</table>" + note
+
+
+HEADS = ("What was measured", "Effect and 95 % interval", "Margin", "n", "In this run")
+
+
+def _effect(finding: Mapping) -> str:
+    """The effect with its interval, with as many digits as show its width."""
+    low, high = finding["interval"]
+    return signed((finding["effect"], low, high), 5 if max(map(abs, (finding["effect"], low, high))) < 0.005 else 3)

@@ -118,6 +118,6 @@ def to_record(forms: Forms, task: Task, baseline: TrivialBaseline) -> dict[str, 
         "detector": forms.detector,
         "timing": forms.timing,
         "maps": True,
-        "trivial_baseline": {"statistic": baseline.statistic, "I-AUROC": baseline.auroc},
+        "trivial_baseline": baseline.record(),
         "experiments": {"no_diffusion": records[0], "forms": forms.quality.long("form").to_dict("records")},
     }

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
-from pandas.io.formats.style import Styler
 from torch import Tensor
 
 from diffad_utils.analyses import wording
@@ -116,15 +114,6 @@ def restriction(dataset: str, weights: str, gain: Sequence[float]) -> str:
     if gain[1] <= 0:
         texts.append("img2img is not shown to be above the trivial baseline here")
     return "; ".join(texts)
-
-
-def shown(findings: Sequence[dict]) -> Styler:
-    """The findings as a table, with the statements of the claims."""
-    table = pd.DataFrame(findings)
-    table["claim"] = table["claim_id"].map(claims.published_claims()["statement"])
-    columns = ["claim_id", "claim", "measure", "verdict", "effect", "interval", "margin", "n", "note"]
-    formats = {"effect": "{:+.3f}", "margin": "{:g}", "interval": "[{0[0]:+.3f}, {0[1]:+.3f}]".format}
-    return table[columns].style.format(formats).hide(axis="index")
 
 
 def written(value: float, low: float, high: float, *_: object, digits: int = 2, sign: str = "") -> str:

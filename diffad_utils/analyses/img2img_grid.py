@@ -65,7 +65,7 @@ def accuracies(task: Task, predictions: Mapping[str, Prediction], trivial: Trivi
     scores = {name: found.score for name, found in predictions.items()} | {
         "img2img, CLIP distance alone": parts["clip"],
         "img2img, squared error alone": parts["mse"],
-        f"trivial baseline ({trivial.statistic})": trivial.prediction.parts[trivial.statistic],
+        f"trivial baseline ({trivial.statistic})": trivial.chosen.score,
     }
     return pd.DataFrame({name: task.accuracy(score) for name, score in scores.items()}).T
 
@@ -75,7 +75,7 @@ def gains(
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Paired differences of I-AUROC: img2img minus the trivial baseline, and CLIP's distance to normal training images
     minus CLIP's distance to the reconstruction."""
-    img2img, baseline = predictions["img2img"], trivial.prediction.parts[trivial.statistic]
+    img2img, baseline = predictions["img2img"], trivial.chosen.score
     without = task.difference(predictions["clip_knn"].score, img2img.parts["clip"])
     return task.difference(img2img.score, baseline), without
 

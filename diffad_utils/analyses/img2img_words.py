@@ -17,16 +17,17 @@ from diffad_utils.analyses.img2img_grid import Sensitivity
 from diffad_utils.analyses.img2img_settings import Response
 from diffad_utils.analyses.img2img_stability import Identity
 from diffad_utils.analyses.img2img_two_passes import EDITORS, TwoPassStudy
-from diffad_utils.analyses.task import Task
+from diffad_utils.analyses.task import Task, TrivialBaseline
+from diffad_utils.analyses.wording import detects
 from diffad_utils.analyses.wrong_reason import Reasons
+from diffad_utils.methods.base import Prediction
 
 Interval = Sequence[float]
 """Value, low, high."""
 
 
 def task_size(task: Task) -> str:
-    areas = 100 * task.masks.float().mean(dim=(1, 2))[(task.labels == 1) & task.with_masks]
-    size = f"; half of them cover less than {areas.median():.1f} % of the image" if task.has_masks else ""
+    size = f"; half of them cover less than {task.defect_areas.median():.1%} of the image" if task.has_masks else ""
     return (
         f"{int(task.labels.sum())} of the {len(task.keys)} test images have a defect{size}. "
         "An editor has to change the defect and nothing else."
@@ -170,10 +171,10 @@ def near_identity(identity: Identity) -> str:
     )
     return (
         f"The squared error is {2 ** float(identity.error.mean()):.2f} times the autoencoder's. The change by a pasted "
-        f"defect is passed on with the factor {growth.value + 1:.2f}, so img2img {kind}. From the image that the "
-        f"autoencoder returns, the reconstruction is {2 ** float(identity.distance.mean()):.2f} times as far away as "
-        "the nearest normal training image. From normal training images it is, by CLIP, "
-        f"{2 ** float(identity.strangeness.mean()):.2f} times as far away as that image is."
+        f"defect is passed on with the factor {growth.value + 1:.2f}, so img2img {kind}. The reconstruction's distance "
+        f"from the autoencoder's image is {2 ** float(identity.distance.mean()):.2f} times that of the nearest normal "
+        "training image. By CLIP, the reconstruction's distance from normal training images is "
+        f"{2 ** float(identity.strangeness.mean()):.2f} times that of the autoencoder's image."
     )
 
 
@@ -202,8 +203,8 @@ def part_scales(scale: Mapping[str, float]) -> str:
 def alpha(moved: Effect, balance: Effect) -> str:
     return (
         "From alpha 0.3 to 0.9 the raw score's rank correlation with the squared error changes by "
-        f"{written(*moved[:3], sign='+')}. At the end where the "
-        f"weaker part matters less, it makes up {written(*balance[:3])} of the variance. The highest point on the left "
+        f"{written(*moved[:3], sign='+')}. The weaker of the two parts makes up {written(*balance[:3])} of the score's "
+        "variance, at the one of these two alphas where it makes up less. The highest point on the left "
         "is no advice for alpha: it was found with the test labels."
     )
 
@@ -213,8 +214,8 @@ def changes(response: Response, clip: str) -> str:
     more = "more" if local.low > 0 else "less" if local.high < 0 else "not clearly more or less"
     return (
         f"CLIP answers to the global changes {more} than to a spot that is as visible: log2 of the ratio is "
-        f"{written(*local[:3], sign='+')}. For the squared error it is {written(*error[:3], sign='+')}: that adds up "
-        "over the area. CLIP is the more local part where its ratio is the smaller one. This is a property of the CLIP "
+        f"{written(*local[:3], sign='+')}. For the squared error it is {written(*error[:3], sign='+')}, because that "
+        "adds up over the area. The part with the smaller ratio is the more local one. This is a property of the CLIP "
         f"used here ({clip}). A model whose training captions name defects may have learned to see spots."
     )
 
@@ -236,8 +237,8 @@ def value_range(found: Sensitivity) -> str:
     return (
         f"The range of I-AUROC lies between {written(*low)} (cross-fitted) and {written(*high)} (on the same images). "
         f"Of the variance over the settings {found.explained[largest]:.0%} is due to {largest} alone. The range of the "
-        f"squared error's I-AUROC minus that of the CLIP distance's is {written(*steadier[:3], sign='+')}: above 0, "
-        "CLIP depends less on the settings."
+        f"squared error's I-AUROC minus that of the CLIP distance's is {written(*steadier[:3], sign='+')}; a value "
+        "above 0 would mean that CLIP depends less on the settings."
     )
 
 
@@ -249,15 +250,16 @@ def order(agreement: Interval, quality: str) -> str:
     )
 
 
-def misplaced(outside: Tensor, oracle: float) -> str:
+def misplaced(outside: Tensor, oracle: float, area: float) -> str:
     """``outside`` : share [N] of the brightest residual pixels outside the mask; ``oracle`` : mean of a perfect
-    editor's."""
+    editor's; ``area`` : mean share of the image that a defect covers."""
     effect = over_images(outside)
     judged = "" if oracle < 0.5 else " Even a perfect editor behind this autoencoder has more than half there, so C09 "
     judged += "" if oracle < 0.5 else "gets no verdict."
     return (
         f"Of the 1 % brightest residual pixels a share of {written(*effect[:3])} lies outside the mask, which "
-        f"{relation(effect.low, effect.high, 0.5)} one half.{judged}"
+        f"{relation(effect.low, effect.high, 0.5)} one half. Pixels drawn at random would have {1 - area:.2f} "
+        f"there.{judged}"
     )
 
 
@@ -280,4 +282,38 @@ def search(found: Mapping[str, Any]) -> str:
     return (
         f"Best of {found['trials']} trials: {best}; I-AUROC {found['best_value']:.2f} on {found['validation_images']} "
         "validation images. It is not used above."
+    )
+
+
+# --- the answer -------------------------------------------------------------------------------------------------------
+
+
+def answer(
+    task: Task,
+    edits: EditStudy | None,
+    predictions: Mapping[str, Prediction],
+    trivial: TrivialBaseline,
+    reasons: Reasons,
+) -> str:
+    """The notebook's questions and what this run answers; predictions : of img2img, img2img_masked and clip_knn."""
+    if edits is None:
+        removes = f"{task.name} has no defect-free counterparts, so this cannot be measured"
+    else:
+        points = edits.points()
+        good = points[(points["removal"] > 0.5) & (points["drift"] < 0.5)]
+        removes = (
+            f"on {task.name} {len(good)} of {len(points)} settings of strength, guidance and steps remove more than "
+            "half of the defect and change the rest by less than half of its size, in the mean over defects"
+        )
+    score = {name: each.score for name, each in predictions.items()}
+    gain = task.difference(score["img2img_masked"], score["img2img"])
+    second_pass = detects("Img2img with a second pass", {"with one": gain})
+    rivals = {"the trivial baseline": trivial.chosen.score}
+    rivals["CLIP's distance to normal images, which reconstructs nothing"] = score["clip_knn"]
+    rivals = {name: task.difference(score["img2img"], other) for name, other in rivals.items()}
+    return (
+        f"**Does it take the defect away and leave everything else, and at which settings?** In short: {removes}. "
+        f"**Does it help to redraw only where a first pass has found something?** {second_pass}. **Does the difference "
+        f"detect defective images, and because of the defects?** {detects('Img2img', rivals)}. By the rule above its "
+        f"score is: {reasons.found['hybrid score'].verdict}."
     )

@@ -54,12 +54,16 @@ def of_controls(found: pd.DataFrame) -> str:
     rest = found.drop(index=[*up.index, *down.index])
 
     def named(part):
-        suffix = {"untrained": ", against itself untrained"}
-        return _counted([f"{row.method} on {row.task}{suffix.get(row.kind, '')}" for row in part.itertuples()])
+        suffix = {"untrained": " against itself untrained"}
+        tasks: dict[str, list[str]] = {}
+        for row in part.itertuples():
+            tasks.setdefault(f"{row.method}{suffix.get(row.kind, '')}", []).append(row.task)
+        return _counted([f"{name} ({', '.join(on)})" for name, on in tasks.items()])
 
     return (
-        f"{len(found)} controls. Above its control: {named(up)}. Below: {named(down)}. Not shown to differ: "
-        f"{named(rest)}. What a control leaves out is in the table below. Methods without one are not shown."
+        f"Of {len(found)} comparisons with a control, the method is above in {len(up)}: {named(up)}. It is below in "
+        f"{len(down)}: {named(down)}. In the other {len(rest)} no difference is shown. What a control leaves out is in "
+        "the table below. Methods without one are not shown."
     )
 
 
@@ -148,12 +152,13 @@ def of_conventions(effects: pd.DataFrame, gap_of: Mapping[str, float]) -> str:
         return "No convention moved a metric that the printed tables have, so there is nothing to compare."
     larger = (judged["change"].abs() > judged["metric"].map(gap_of)).groupby(judged["metric"]).mean()
     parts = [
-        f"{metric}: gap {gap_of[metric]:.4f}, {share:.0%} of the changes are larger" for metric, share in larger.items()
+        f"{gap_of[metric]:.4f} of {metric}, and {share:.0%} of our changes are larger"
+        for metric, share in larger.items()
     ]
     most = judged.loc[judged["change"].abs().idxmax()]
     return (
-        f"Median gap between the best two methods of a printed table, and how often one convention alone moves the "
-        f"metric further here: {'; '.join(parts)}. The largest change is {most['change']:+.3f} of {most['metric']} "
+        f"In the median of the printed tables the best two methods differ by {'; by '.join(parts)}. A change is what "
+        f"one convention alone moves a metric here. The largest is {most['change']:+.3f} of {most['metric']} "
         f"(“{most['convention']}”). Printed averages are over whole data sets, our changes of single tasks."
     )
 

@@ -16,15 +16,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from diffad_utils import data
+from diffad_utils import data, scoring
 from diffad_utils.analyses.task import Task
 from diffad_utils.data import ImageDataset
 from diffad_utils.diffusion import add_noise, image_noise
+from diffad_utils.methods.base import batches
 from diffad_utils.methods.invad import InvAD
 from diffad_utils.methods.invad.score import min_max_over_test_set, prediction
 from diffad_utils.methods.kept import kept
 from diffad_utils.metrics import bootstrap
 from diffad_utils.study.run import Run
+
+ONE_CATEGORY = "no diffusion, one category"
+RECORDED = {"no_diffusion": "no diffusion", "untrained": "untrained network", "no_diffusion_one_category": ONE_CATEGORY}
+"""What a run records of its controls: key -> name of the score."""
 
 LEAST_IMAGES = 4
 """Of a category in the unified training, so that some can be held out."""
@@ -68,9 +73,10 @@ class Controls:
     """A detector and what it has to beat, on the same images.
 
     scores : by name [N]: "InvAD"; "untrained network", the same before its first step; "no diffusion", the same score
-    of the standardised features themselves; and the "trivial baseline". table : a row each, ``label``, ``I-AUROC``,
-    ``low``, ``high``, ``AUPRO`` where there are masks. records : for the run's record, `Task.control_row` of
-    "no_diffusion" and "untrained". trivial : the baseline's statistic and I-AUROC.
+    of the standardised features themselves; `ONE_CATEGORY`, that score of features standardised with images of this
+    category alone, where the detector has seen others; and the "trivial baseline". table : a row each, ``label``,
+    ``I-AUROC``, ``low``, ``high``, ``AUPRO`` where there are masks. records : for the run's record, `Task.control_row`
+    of "no_diffusion", "untrained" and "no_diffusion_one_category". trivial : the baseline's statistic and I-AUROC.
     """
 
     scores: dict[str, Tensor]
@@ -87,16 +93,29 @@ def controls(task: Task, detector: InvAD, features: Tensor) -> Controls:
         "untrained network": untrained.prediction_from_latents(untrained.invert(features), size),
         "no diffusion": prediction(features, detector.holdout_features_, size),
     }
+    own, normal = standardised_on_one_category(task, detector, features)
+    if not torch.allclose(own, features, atol=1e-4):
+        predictions[ONE_CATEGORY] = prediction(own, normal, size)
     baseline = task.trivial_baseline()
-    scores = {name: found.score for name, found in predictions.items()}
-    scores["trivial baseline"] = baseline.prediction.parts[baseline.statistic]
+    scores = {name: found.score for name, found in predictions.items()} | {"trivial baseline": baseline.chosen.score}
     maps = {name: found.anomaly_map for name, found in predictions.items()}
     table = pd.DataFrame([{"label": name, **task.accuracy(score, maps.get(name))} for name, score in scores.items()])
     records = {
         key: task.control_row(scores["InvAD"], scores[name], anomaly_map=maps[name])
-        for key, name in {"no_diffusion": "no diffusion", "untrained": "untrained network"}.items()
+        for key, name in RECORDED.items()
+        if name in scores
     }
-    return Controls(scores, table, records, {"statistic": baseline.statistic, "I-AUROC": baseline.auroc})
+    return Controls(scores, table, records, baseline.record())
+
+
+def standardised_on_one_category(task: Task, detector: InvAD, features: Tensor) -> tuple[Tensor, Tensor]:
+    """The detector's ``features`` of the task's images, and those of held-out normal images, as InvAD's training on
+    this category alone would standardise them: both [n, C, h, w]. No denoiser is trained."""
+    train = torch.cat([detector.features(batch["image"]) for batch in batches(task.train, detector.batch_size)])
+    raw = train * detector.feature_std_ + detector.feature_mean_
+    fitted, held_out = scoring.holdout_split(len(raw), detector.holdout_fraction, detector.seed)
+    mean, std = detector._channel_statistics(raw[fitted])
+    return (features * detector.feature_std_ + detector.feature_mean_ - mean) / std, (raw[held_out] - mean) / std
 
 
 def snapshot_steps(parameters: Mapping) -> list[int]:

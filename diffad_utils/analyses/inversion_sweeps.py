@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from diffad_utils.analyses.inversion import ONE_CATEGORY
 from diffad_utils.analyses.task import Task
-from diffad_utils.analyses.wording import relation, signed
+from diffad_utils.analyses.wording import detects, relation, signed
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.invad import InvAD
 from diffad_utils.methods.invad.score import channel_norm, prediction
@@ -193,6 +194,37 @@ def compared(one: str, effect: Effect, other: str) -> str:
     'InvAD is not shown to differ from chance: +0.100 [-0.050, +0.250] I-AUROC'
     """
     return f"{one} is {relation(*effect[1:])} {other}: {signed(effect)} I-AUROC"
+
+
+def against_features(difference: Effect, other: Effect | None) -> str:
+    """InvAD minus the same score without diffusion, and minus that of features standardised on one category."""
+    said = "**" + compared("InvAD", difference, "the same score without diffusion") + "**. "
+    if other is None:
+        return said
+    return said + (
+        compared("With features standardised on this category alone, it", other, "that score")
+        + ". So the standardisation is a part of the control, and both comparisons count. "
+    )
+
+
+def answer(task: Task, scores: Mapping[str, Tensor]) -> str:
+    """The notebook's two questions and what this run answers; ``scores`` of `inversion.Controls`."""
+    called = {
+        "trivial baseline": "the trivial baseline",
+        "no diffusion": "the features alone",
+        ONE_CATEGORY: "the features alone, standardised on this category alone",
+    }
+    effects = {
+        words: task.difference(scores["InvAD"], scores[name]) for name, words in called.items() if name in scores
+    }
+    trivial = {"the trivial baseline": effects.pop("the trivial baseline")}
+    above = [relation(*effect[1:]) == "above" for effect in effects.values()]
+    head = "Yes." if all(above) else "By one of two controls only." if any(above) else "Not shown."
+    return (
+        f"**Does it find defects?** On {task.name} {detects('InvAD', trivial)}. **Is it really the inversion that "
+        f"finds them, or would the features alone do?** {head} {detects('InvAD', effects)}. These are 95 % "
+        "intervals over images, of one training."
+    )
 
 
 def classes_in_words(task: Task, predictions: Mapping[str, Prediction]) -> str:

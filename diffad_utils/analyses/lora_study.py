@@ -2,7 +2,8 @@
 
 Models here are fitted `Img2Img` detectors, with a LoRA or without.
 
-Used by notebook 04; entry points: `with_prompt`, `differences`, `Sweep`, `Trainings`, `of_unseen`.
+Used by notebook 04; entry points: `with_prompt`, `differences`, `Sweep`, `Trainings`, `of_unseen`,
+`answer`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from diffad_utils import data, metrics
 from diffad_utils.analyses import adapter_drift
 from diffad_utils.analyses.summaries import Means
 from diffad_utils.analyses.task import Task
+from diffad_utils.analyses.wording import detects, enumerated, relation, signed
 from diffad_utils.data import ImageDataset
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.clip_detectors import fill_prompt
@@ -255,3 +257,47 @@ def require_untouched(untouched: Mapping[str, bool]) -> None:
     moved = ", ".join(name for name, same in untouched.items() if not same)
     if moved:
         raise RuntimeError(f"training changed the base weights of {moved}: only the adapter may move")
+
+
+def answer(
+    task: Task,
+    gaps: Mapping[tuple[str, str], Sequence[float]],
+    found: Mapping[Any, Sequence[float]],
+    changes: Mapping[str, pd.DataFrame],
+    scores: Mapping[str, Tensor],
+) -> str:
+    """Notebook 04's questions and what this run answers.
+
+    Parameters
+    ----------
+    gaps : (metric, prompt) -> accuracy of the LoRA minus that of the base model, with this prompt for both.
+    found : has ("C16", "<prompt> for both"), the base model's survival minus the LoRA's, where there are counterparts.
+    changes : prompt -> `adapter_drift.paired_changes` from the base model to the LoRA.
+    scores : [N] of "LoRA" with its own prompt, and of what it must beat: "Dec(Enc(x))" and "trivial baseline".
+    """
+    prompts = [how for metric, how in gaps if metric == "I-AUROC"]
+
+    def sides(effects: Mapping[str, Sequence[float]], below: str, above: str) -> str:
+        ends = {"below": below, "above": above, "not shown to differ from": "not shown to differ"}
+        return enumerated([f"{ends[relation(*e[1:3])]} with {how} ({signed(e)})" for how, e in effects.items()])
+
+    def changed(name: str, below: str = "smaller", above: str = "larger") -> str:
+        return sides({how: adapter_drift.change(changes[how], name) for how in prompts}, below, above)
+
+    survive = {how: found["C16", f"{how} for both"] for how in prompts if ("C16", f"{how} for both") in found}
+    survive = {how: (-value, -high, -low) for how, (value, low, high, *_) in survive.items()}
+    removed = (
+        f"The share of the defect that survives is {sides(survive, 'smaller', 'larger')}"
+        if survive
+        else "Without defect-free counterparts it is not known what is left of a defect"
+    )
+    rivals = {"the round trip": "Dec(Enc(x))", "the trivial baseline": "trivial baseline"}
+    better = detects("it", {name: task.difference(scores["LoRA"], scores[key]) for name, key in rivals.items()})
+    accuracy = sides({how: gaps["I-AUROC", how] for how in prompts}, "lower", "higher")
+    return (
+        f"On {task.name}, the LoRA compared with the base model, both with the same prompt: **Does image-to-image then "
+        f"remove the defects?** {removed}. **Does it keep the rest?** The PSNR of normal images is "
+        f"{changed('PSNR', 'lower', 'higher')}. **Does it detect more of them?** The I-AUROC is {accuracy}; with the "
+        f"prompt that it was trained with, {better}. **What else does the adapter change?** The colour shift is "
+        f"{changed('colour shift')}, the Gram distance {changed('Gram distance')}."
+    )

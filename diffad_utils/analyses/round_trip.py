@@ -3,7 +3,7 @@
 Images are float [N, 3, H, W] in [0, 1].
 
 Used by notebook 02; entry points: `survey`, `psnr`, `psnr_by_category`, `planted_rows`,
-`linear_bottlenecks`.
+`linear_bottlenecks`, `answer`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch import Tensor
 from diffad_utils import data, weights
 from diffad_utils.analyses import frequencies, survival
 from diffad_utils.analyses.frequencies import Reconstruct
-from diffad_utils.analyses.summaries import Means
+from diffad_utils.analyses.summaries import Means, compared, in_words
 from diffad_utils.analyses.task import Task
+from diffad_utils.analyses.wording import detects
 from diffad_utils.data import ImageDataset
 from diffad_utils.models import autoencoders
 from diffad_utils.models.stable_diffusion import load_vae
@@ -159,3 +160,50 @@ def attached(names: Sequence[str], device: str, note: Callable[[weights.Resolved
         note(vae.resolved)
         found[name] = of_vae(vae)
     return found
+
+
+def survival_in_words(table: pd.DataFrame) -> str:
+    """table : `survival.survival_by_group`, all of them in the first row."""
+    row = table.iloc[0]
+    return (
+        f"{row['lost (< 0.25)']:.0%} of them keep less than a quarter of themselves, {row['kept (> 0.75)']:.0%} more "
+        f"than three quarters. {row['below the error']:.0%} have less contrast than the error there."
+    )
+
+
+def answer(
+    task: str,
+    jpeg: Sequence[float],
+    survival_rows: pd.DataFrame,
+    kind: str,
+    shapes: Mapping[str, Sequence[float]],
+    objective: Sequence[float],
+    controls: Mapping[str, Sequence[float]],
+) -> str:
+    """Notebook 02's three questions and what this run answers.
+
+    Parameters
+    ----------
+    jpeg : PSNR of JPEG at quality 75 minus that of the round trip, dB: (mean, low, high, ...), over all categories.
+    survival_rows : of `survival.survival_by_group`, the whole first; ``kind`` is what survives.
+    shapes : PSNR of best linear codes with larger latents minus that of the narrowest, by name.
+    objective : PSNR of the trained autoencoder minus that of image-to-image, which has the same bottleneck.
+    controls : rival -> I-AUROC of the pixel DDPM, which has no bottleneck, minus the rival's.
+    """
+    everything = survival_rows.iloc[0]
+    interval = in_words([everything[name] for name in ("survival", "low", "high")])
+    lost = f"the PSNR of JPEG at quality 75 {compared(jpeg)} the round trip's ({in_words(jpeg, ' dB', sign=True)})"
+    widest = max(shapes, key=lambda name: float(shapes[name][0]), default=None)
+    shape = (
+        f"The PSNR of the best linear code with {widest} {compared(shapes[widest])} that of the narrowest "
+        f"({in_words(shapes[widest], ' dB', sign=True)}), and only the shape differs. "
+        if widest
+        else ""
+    )
+    return (
+        f"**How much is lost before any diffusion starts?** On normal images {lost}. **Are the defects part of the "
+        f"loss?** In the mean {interval} of a {kind} survives the round trip, and {everything['lost (< 0.25)']:.0%} "
+        f"keep less than a quarter. **Is the bottleneck to blame?** {shape}With the same bottleneck, an autoencoder "
+        f"trained to reconstruct {compared(objective)} image-to-image ({in_words(objective, ' dB', sign=True)}). "
+        f"On {task} {detects('the pixel DDPM, which has no bottleneck,', controls)}."
+    )

@@ -138,9 +138,3 @@ def within_two_deviations(printed: float, differences: np.ndarray) -> tuple[floa
     std, freedom = float(np.std(differences, ddof=1)), len(differences) - 1
     low, high = (std * np.sqrt(freedom / stats.chi2.ppf(q, freedom)) for q in (0.975, 0.025))
     return printed - 2 * std, printed - 2 * float(high), printed - 2 * float(low)
-
-
-def listed(findings: list[dict]) -> pd.DataFrame:
-    """The findings as a table: claim_id, seed (of the training, where several), verdict, effect, low, high, measure."""
-    rows = [{"seed": "", **row, "low": row["interval"][0], "high": row["interval"][1]} for row in findings]
-    return pd.DataFrame(rows)[["claim_id", "seed", "verdict", "effect", "low", "high", "margin", "n", "measure"]]

@@ -371,7 +371,7 @@ def records(
     trivial: TrivialBaseline,
 ) -> dict[str, dict]:
     """Keyword arguments for the record of each method."""
-    baseline = {"statistic": trivial.statistic, "I-AUROC": trivial.auroc}
+    baseline = trivial.record()
     return {
         name: {
             "detector": d,

@@ -277,19 +277,28 @@ def what_variance_marks(ratios: Mapping[int, Tensor], task: Task) -> pd.DataFram
     Returns
     -------
     Columns t, measure, mean, low, high (95 % over images), images. The measures: "structure", the rank correlation with
-    the gradient's magnitude (0 is no link); "defect", the pixel AUROC for the mask (0.5 is no link), where masks are.
+    the gradient's magnitude (0 is no link); where masks are, "defect", the pixel AUROC for the mask (0.5 is no link);
+    "border alone", that of the nearness to the border, which is the same at every t; and their difference.
     """
     rows = []
+    border = pixel_auroc_by_image(nearness_to_border(task.masks), task.masks)
     for t, ratio in ratios.items():
         maps = ratio.mean(dim=1)
         found = {"structure": edge_correlation(task.images, maps)}
         if task.has_masks:
             full = scoring.upsample_map(maps, tuple(task.images.shape[-2:]))
-            found["defect"] = pixel_auroc_by_image(full, task.masks)
+            found["defect"], found["border alone"] = pixel_auroc_by_image(full, task.masks), border
+            found["defect minus border alone"] = found["defect"] - border
         for measure, values in found.items():
             mean, low, high = mean_interval(values, task.bootstrap_samples, task.seed)
             rows.append({"t": t, "measure": measure, "mean": mean, "low": low, "high": high, "images": len(values)})
     return pd.DataFrame(rows)
+
+
+def nearness_to_border(maps: Tensor) -> Tensor:
+    """Minus the number of pixels to the nearest border: float32 of the shape of maps [B, H, W], 0 at the border."""
+    steps = [torch.minimum(torch.arange(n), torch.arange(n).flip(0)) for n in maps.shape[-2:]]
+    return -torch.minimum(steps[0][:, None], steps[1][None]).float().expand(maps.shape)
 
 
 def variance_table(ratios: Mapping[int, Tensor]) -> pd.DataFrame:

@@ -9,30 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from diffad_utils.analyses.score_claims import MAIN, Effect, compared
 from diffad_utils.analyses.score_detection import Controls, largest_inside
 from diffad_utils.analyses.score_matching import Fields
 from diffad_utils.analyses.score_process import Trace, bound_acted
-from diffad_utils.analyses.task import Task
-from diffad_utils.analyses.wording import signed
+from diffad_utils.analyses.task import Task, TrivialBaseline
+from diffad_utils.analyses.wording import detects, relation, signed
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.esm.base import ScoreMatchingDetector
-
-
-def _defect_area(task: Task) -> float:
-    """Median share of an image that its defect covers."""
-    return float(task.masks[task.with_masks & (task.labels == 1)].float().mean(dim=(1, 2)).median())
-
 
 # --- part 1: what is the variance? ------------------------------------------------------------------------------------
 
 
 def problem(task: Task) -> str:
     normal, anomalous = (int((task.labels == value).sum()) for value in (0, 1))
-    size = f" The median defect covers {_defect_area(task):.1%} of its image." if task.has_masks else ""
+    size = f" The median defect covers {float(task.defect_areas.median()):.1%} of its image." if task.has_masks else ""
     return (
         f"There are {len(task.train)} normal images to learn from, and {normal} normal and {anomalous} defective ones "
         f"to test on.{size} The picture does not show how much normal images vary. That is what a network has to learn."
@@ -157,18 +150,42 @@ def variance_maps(table: pd.DataFrame, images: int) -> str:
 def variance_marks(marks: pd.DataFrame, timestep: int) -> str:
     """``marks`` of `score_matching.what_variance_marks`; the t nearest to T_d = ``timestep`` is put in words."""
     nearest = min(marks["t"], key=lambda t: abs(t - timestep))
-    parts = []
-    for row in marks[marks["t"] == nearest].itertuples():
-        structure = row.measure == "structure"
-        what, chance = ("rank correlation with the gradient", 0) if structure else ("pixel AUROC for the mask", 0.5)
-        parts.append(
-            f"{what} {row.mean:.2f} [{row.low:.2f}, {row.high:.2f}] over {row.images} images, "
-            f"{compared((row.mean, row.low, row.high), chance)} {chance}"
-        )
-    return (
-        f"At t = {nearest}, the time nearest to $T_d$: {'; '.join(parts)}. These relations hold for this network, "
-        "which was trained briefly. At its optimum (a) the variance would be large wherever the image is hard to guess."
+    rows = marks[marks["t"] == nearest].set_index("measure")
+
+    def said(measure: str, chance: float) -> str:
+        mean, low, high = rows.loc[measure, ["mean", "low", "high"]]
+        return f"{mean:.2f} [{low:.2f}, {high:.2f}], {relation(low, high, chance)} {chance:g}"
+
+    text = (
+        f"At t = {nearest}, the time nearest to $T_d$, the variance's rank correlation with the gradient is "
+        f"{said('structure', 0)} ({rows.loc['structure', 'images']} images). "
     )
+    if "defect" in rows.index:
+        text += (
+            f"Its pixel AUROC for the mask is {said('defect', 0.5)} ({rows.loc['defect', 'images']} images). The "
+            f"nearness to the border alone, which knows neither image nor network, has {said('border alone', 0.5)}. "
+            f"{_more_than_position(rows)} "
+        )
+    return text + (
+        "These relations hold for this network, which was trained briefly. At its optimum (a) the variance would be "
+        "large wherever the image is hard to guess."
+    )
+
+
+def _more_than_position(rows: pd.DataFrame) -> str:
+    """Whether the variance is further from 0.5 than the border alone, on its own side; ``rows`` by measure."""
+    mean, low, high = rows.loc["defect minus border alone", ["mean", "low", "high"]]
+    side = relation(rows.loc["defect", "low"], rows.loc["defect", "high"], 0.5)
+    if not side.startswith("not") and relation(low, high) == side:
+        end = "**So the variance is related to the defects by more than their place in the image.**"
+    elif side.startswith("not"):
+        end = "**So no relation of the variance to the defects is shown.**"
+    else:
+        end = (
+            "**So the place of the defects is enough to explain the variance's value, and no relation to the defects "
+            "themselves is shown.**"
+        )
+    return f"The first minus the second is {signed((mean, low, high), 2)}. {end}"
 
 
 # --- part 2: does it detect? ------------------------------------------------------------------------------------------
@@ -185,7 +202,8 @@ def maps(predictions: Mapping[str, Prediction], task: Task) -> str:
     found = ", ".join(f"{int(hit.sum())} ({n})" for n, hit in hits.items())
     return (
         f"Of {int(marked.sum())} defective images, the brightest point of the map lies inside the defect in {found}. A "
-        f"random point would do so in about {_defect_area(task):.1%} of the images. {said}"
+        f"random point would do so in {float(task.defect_areas.mean()):.1%} of the images on average, the mean area of "
+        f"a defect. {said}"
     )
 
 
@@ -345,12 +363,44 @@ def streams(gap: float, gains: Mapping[str, Sequence[float]]) -> str:
 
 def cost(printed: Sequence[float], effects: Mapping[str, Effect]) -> str:
     """``printed`` : the paper's T_d; ``effects`` of `score_detection.cost_effects`."""
-    steps = torch.as_tensor(printed)
+    mean_step = sum(printed) / len(printed)
     mean = {"ESM": effects["C60b"].effect, "ESM-sigma": effects["ESM-sigma"].effect}
     return (
-        f"The $T_d$ that the paper prints are {float(steps.mean()):.1f} in the mean and {float(steps.max()):.0f} at "
+        f"The $T_d$ that the paper prints are {mean_step:.1f} in the mean and {max(printed):.0f} at "
         f"most. By the seconds measured here, ESM with the mean $T_d$ is {mean['ESM']:.1f} times as fast as 1000 "
         f"steps of SGM's network, and ESM-sigma {mean['ESM-sigma']:.1f} times. Counting steps, ESM would be "
-        f"{1000 / float(steps.mean()):.1f} times as fast; counting evaluations of single networks, half of that. "
+        f"{1000 / mean_step:.1f} times as fast; counting evaluations of single networks, half of that. "
         "Another machine would give other seconds."
+    )
+
+
+# --- the answer -------------------------------------------------------------------------------------------------------
+
+
+def answer(
+    task: Task, scores: Mapping[str, Tensor], controls: Controls, trivial: TrivialBaseline, gains: Sequence[Effect]
+) -> str:
+    """The notebook's two questions and what this run answers.
+
+    Parameters
+    ----------
+    scores : of the methods [N], by name.
+    gains : I-AUROC of ESM minus SGM, an effect for each training, the run's own first.
+    """
+    control = "the closed form" if controls.no_diffusion is controls.closed_form else "the autoencoder alone"
+    said = []
+    for name in ("ESM", "ESM-sigma"):
+        row = controls.no_diffusion[name]
+        rivals = {"SGM, which predicts no variance": task.difference(scores[name], scores["SGM"])}
+        rivals[control] = (row["difference"], row["low"], row["high"])
+        rivals["the trivial baseline"] = task.difference(scores[name], trivial.chosen.score)
+        said.append(detects(name, rivals) + ".")
+    heads = {"above": "Here it does.", "below": "Here it does not; it costs accuracy."}
+    head = heads.get(compared(gains[0]), "Not shown here.")
+    values = [gain.effect for gain in gains]
+    others = f" Over {len(gains)} trainings ESM minus SGM goes from {min(values):+.3f} to {max(values):+.3f}."
+    return (
+        "**What is the variance?** It is what cannot be known of the image once only its noised version is seen. "
+        f"**Does dividing by it help to detect defects?** {head} On {task.name}, by the 95 % intervals over images: "
+        f"{' '.join(said)}{others if len(gains) > 1 else ' This is one training.'}"
     )

@@ -89,7 +89,7 @@ class Measured(NamedTuple):
             "detector": self.detector,
             "maps": True,
             "timing": {"ms_per_image": self.ms_per_image} | ({"fit_s": log.seconds} if log else {}),
-            "trivial_baseline": {"statistic": baseline.statistic, "I-AUROC": baseline.auroc},
+            "trivial_baseline": baseline.record(),
         }
 
 

@@ -25,7 +25,16 @@ class TrivialBaseline(NamedTuple):
 
     statistic: str
     auroc: float  # I-AUROC of that statistic
-    prediction: Prediction
+    prediction: Prediction  # of `Trivial`, whose own score is the largest deviation of all statistics
+
+    @property
+    def chosen(self) -> Prediction:
+        """The prediction whose score is that statistic, so that every metric of the baseline is of the same score."""
+        return replace(self.prediction, score=self.prediction.parts[self.statistic])
+
+    def record(self) -> dict[str, Any]:
+        """As `study.Run.record` takes it."""
+        return {"statistic": self.statistic, "I-AUROC": self.auroc}
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,12 @@ class Task:
     @property
     def has_masks(self) -> bool:
         return bool(self.with_masks.any())
+
+    @property
+    def defect_areas(self) -> Tensor:
+        """The share of its image that each defect with a mask covers, [n]; its mean is the chance that a random pixel
+        of these images lies in a defect."""
+        return self.masks[self.with_masks & (self.labels == 1)].float().mean(dim=(1, 2))
 
     @property
     def has_counterparts(self) -> bool:

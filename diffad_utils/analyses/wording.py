@@ -1,10 +1,11 @@
 """How an effect with its interval is said in a sentence: one rule for all notebooks.
 
-Used by notebooks 01 to 07; entry points: `relation`, `signed`.
+Used by notebooks 01 to 07; entry points: `relation`, `signed`, `detects`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -29,3 +30,42 @@ def signed(effect: Any, digits: int = 3) -> str:
     """
     value, low, high = map(float, effect[:3])
     return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def enumerated(parts: Sequence[str], last: str = "and") -> str:
+    """Parts of a sentence in a row.
+
+    Examples
+    --------
+    >>> enumerated(["a"]), enumerated(["a", "b", "c"]), enumerated(["a", "b"], "or")
+    ('a', 'a, b and c', 'a or b')
+    """
+    return f" {last} ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def detects(method: str, differences: Mapping[str, Any]) -> str:
+    """Whether a method detects better than its rivals, in one sentence without its full stop.
+
+    Parameters
+    ----------
+    method : as the sentence begins.
+    differences : rival -> (value, low, high, ...), the I-AUROC of the method minus the rival's.
+
+    Examples
+    --------
+    >>> detects("ESM", {"SGM": (0.1, -0.1, 0.3), "chance": (0.2, 0.1, 0.3)}).split(", and ")[0]
+    'ESM detects better than chance (+0.200 [+0.100, +0.300])'
+    >>> detects("ESM", {"SGM": (0.1, -0.1, 0.3), "a": (0.0, -0.1, 0.1)}).replace("+0.100 [-0.100, +0.300]", "...")
+    'ESM is not shown to detect better or worse than SGM (...) or a (+0.000 [-0.100, +0.100])'
+    """
+    kinds = {
+        "above": "detects better than",
+        "below": "detects worse than",
+        "not shown to differ from": "is not shown to detect better or worse than",
+    }
+    parts = []
+    for kind, words in kinds.items():
+        rivals = [f"{rival} ({signed(e)})" for rival, e in differences.items() if relation(*e[1:3]) == kind]
+        if rivals:
+            parts.append(f"{words} {enumerated(rivals, 'or' if kind.startswith('not') else 'and')}")
+    return f"{method} {', and '.join(parts)}"

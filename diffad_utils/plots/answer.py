@@ -174,8 +174,8 @@ def difference_matrices(pairs: pd.DataFrame) -> Figure:
 def claims_chart(ledger: pd.DataFrame) -> Figure:
     """Every claim with a pooled interval: distance of the effect from its margin, in half widths of the interval.
 
-    Columns claim_id, verdict, effect, low, high, margin. Units differ between claims, so the axis has none: beyond 1
-    the interval lies wholly on one side of the margin.
+    Columns claim_id, statement, verdict, effect, low, high, margin. Units differ between claims, so the axis has none:
+    beyond 1 the interval lies wholly on one side of the margin.
     """
     half = ((ledger["high"] - ledger["low"]) / 2).clip(lower=1e-12)
     rows = ledger.assign(distance=((ledger["effect"] - ledger["margin"]) / half).clip(-6, 6)).sort_values("distance")
@@ -185,10 +185,12 @@ def claims_chart(ledger: pd.DataFrame) -> Figure:
     colours = [VERDICTS.get(verdict, OTHER) for verdict in rows["verdict"]]
     axis.errorbar(rows["distance"], range(len(rows)), xerr=1, fmt="none", ecolor=colours, linewidth=1.2)
     axis.scatter(rows["distance"], range(len(rows)), color=colours, s=26, zorder=3)
-    axis.set_yticks(range(len(rows)), rows["claim_id"], fontsize=7)
+    pairs = zip(rows["claim_id"], rows["statement"], strict=True)
+    named = [textwrap.shorten(f"{claim} {statement}", 78, placeholder=" …") for claim, statement in pairs]
+    axis.set_yticks(range(len(rows)), named, fontsize=7)
     axis.set(xlabel="distance from the margin, half widths of the interval; right speaks for the claim")
     axis.set(ylim=(-0.8, len(rows) - 0.2))
-    named = [*VERDICTS.items(), ("undecided", OTHER)]
-    handles = [Line2D([], [], color=colour, marker="o", label=name) for name, colour in named]
+    verdicts = [*VERDICTS.items(), ("undecided", OTHER)]
+    handles = [Line2D([], [], color=colour, marker="o", label=name) for name, colour in verdicts]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
     return figure

@@ -65,7 +65,7 @@ def lines_with_intervals(
 ) -> Figure:
     """Lines of ``y`` over ``x`` by ``hue``, with the columns ``low`` and ``high`` as a band where the table has
     them."""
-    figure, axis = plt.subplots(figsize=(6.4, 3.6))
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.6))
     for name, part in table.groupby(hue, sort=False):
         part = part.sort_values(x)
         (line,) = axis.plot(part[x], part[y], marker="o", label=str(name))
@@ -79,7 +79,7 @@ def lines_with_intervals(
         axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
         axis.minorticks_off()
     axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log_y else "linear")
-    axis.legend(title=hue, fontsize=8, title_fontsize=8)
+    figure.legend(title=hue, fontsize=8, title_fontsize=8, loc="outside right upper")  # beside the lines, not on them
     return figure
 
 

@@ -24,7 +24,7 @@ from diffad_utils import execution, study
 from diffad_utils.analyses import agreement
 from diffad_utils.io.notebooks import read_cells
 from diffad_utils.io.png import small_png
-from diffad_utils.report import benchmarks, front, strips
+from diffad_utils.report import benchmarks, front, narrow, strips
 from diffad_utils.report.environment import environment
 from diffad_utils.study import claims
 
@@ -127,6 +127,7 @@ def notebook_page(
         for cell in notebook.cells:
             _prepare_outputs(cell.get("outputs", []), scale)
         body, _ = _exporter().from_notebook_node(notebook)
+        body = narrow.stacked(body)
         page = (
             environment()
             .get_template("notebook.html")
@@ -144,7 +145,9 @@ def notebook_page(
 
 
 def _prepare_outputs(outputs: list, scale: float) -> None:
-    """Pictures smaller, and with the caption that follows them as their alternative text."""
+    """Pictures smaller, and with the caption that follows them as their alternative text; without the empty lines that
+    progress bars leave."""
+    outputs[:] = [output for output in outputs if output.output_type != "stream" or output.text.strip()]
     for output, following in itertools.zip_longest(outputs, outputs[1:], fillvalue={}):
         picture = output.get("data", {}).get("image/png")
         if picture is None:
@@ -163,6 +166,14 @@ def _question(path: Path) -> str:
     cells = read_cells(path)
     found = re.search(r"\*\*Question\.\*\*\s*(.+)", cells[0].source if cells else "")
     return re.sub(r"[*_`]", "", found.group(1)).strip() if found else ""
+
+
+def _answer(record: study.RunRecord) -> markupsafe.Markup | None:
+    """What a run answers to its notebook's question, with its Markdown's bold words; None for one that does not say."""
+    said = record.experiments.get("answer")
+    if not isinstance(said, str):
+        return None
+    return markupsafe.Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(markupsafe.escape(said))))
 
 
 def _export_notebook(record: study.RunRecord, root: Path) -> str | None:
@@ -294,11 +305,14 @@ def _describe_agreement(found: agreement.Agreement | None) -> dict | None:
         return None
     runs = found.runs.sort_values("largest relative difference", ascending=False, na_position="first")
     rows = runs.set_axis(["run", "largest", "metric", "ours", "reference", "findings", "why"], axis="columns")
+    statements = claims.published_claims()["statement"]
     return {
         "sentence": found.sentence(),
         "expected": agreement.EXPECTED,
         "rows": rows.to_dict("records"),
-        "verdicts": found.verdicts.to_dict("records"),
+        "verdicts": [
+            row | {"statement": statements.get(row["claim"], "")} for row in found.verdicts.to_dict("records")
+        ],
     }
 
 
@@ -330,10 +344,12 @@ def write(root: str | Path) -> Path:
     runs = [_describe(record, root) for record in everything]
     notebooks: dict[str, dict] = {}
     for record, run in zip(everything, runs, strict=True):
-        entry = notebooks.setdefault(run["notebook"], {"question": "", "pages": {}})
+        entry = notebooks.setdefault(run["notebook"], {"question": "", "pages": {}, "answers": {}})
         entry["question"] = entry["question"] or _question(record.folder / "run.ipynb")
         label = run["task"] + (f", seed {run['seed']}" if record.seed else "")
         entry["pages"].setdefault((label, run["page"]), []).append(run["method"])
+        if said := _answer(record):
+            entry["answers"][label] = said
     for note in failed:
         note["page"] = _failed_page(note, root)
         for kind in ("log", "notebook"):

@@ -140,12 +140,21 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+NAMED_CATEGORIES = 3
+"""Categories of one data set that a caption names one by one, at most."""
+
+
 def provenance(parameters: dict, data: list[dict], weights: list[dict]) -> str:
-    """``profile smoke · data elpv/mono · weights resnet-mini (shipped mini)``."""
-    tasks = [f"{entry['dataset']}/{'+'.join(entry['categories'])}" for entry in data]
+    """``profile smoke · data elpv/mono · weights resnet-mini (shipped mini)``; of many categories their number."""
+    tasks = [
+        f"{entry['dataset']}/{'+'.join(entry['categories'])}"
+        if len(entry["categories"]) <= NAMED_CATEGORIES
+        else f"{len(entry['categories'])} categories of {entry['dataset']}"
+        for entry in data
+    ]
     if not tasks and "dataset" in parameters:
         tasks = [f"{parameters['dataset']}/{parameters['category']}"]
-    datasets = [task.partition("/")[0] for task in tasks]
+    datasets = [entry["dataset"] for entry in data] or [task.partition("/")[0] for task in tasks]
     names = [f"{entry['name']} ({_kind(entry, datasets)})" for entry in weights]
     parts = [f"profile {parameters['profile']}"]
     parts += [f"data {', '.join(tasks)}"] if tasks else []

@@ -190,7 +190,7 @@ class Run:
         write_atomically(self.path("figures.json"), to_json({"figures": self._figures}, "figures.json"))
         _show(fig, f"{caption.strip()} *({self.provenance})*")
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, of_figure: bool = True) -> None:
         """Display a sentence in Markdown and keep it with the figure before it, if there is one.
 
         For what a picture shows where that names a number, which the text of a notebook may not state by itself.
@@ -198,6 +198,7 @@ class Run:
         Parameters
         ----------
         text : Markdown; what is seen, and what it does not show.
+        of_figure : False for a sentence that is not about the figure before it, such as a notebook's answer.
 
         Raises
         ------
@@ -209,7 +210,7 @@ class Run:
 
         if not text.strip():
             raise ValueError("say() needs a sentence, got an empty text")
-        if self._figures:
+        if self._figures and of_figure:
             self._figures[-1].setdefault("text", []).append(text.strip())
             write_atomically(self.path("figures.json"), to_json({"figures": self._figures}, "figures.json"))
         if get_ipython() is not None:

@@ -91,6 +91,13 @@ def test_a_sound_notebook_has_no_fault(tmp_path):
     assert check_notebooks.faults(write(tmp_path / "a.ipynb")) == []
 
 
+@pytest.mark.parametrize(("source", "faulty"), [("x = 1\n" * 9, True), ("# some words\n" * 30, False)])
+def test_the_foundation_has_short_cells_as_well(tmp_path, source, faulty):
+    parameters = new_code_cell("seed = 0", metadata={"tags": ["parameters"]})
+    nbformat.write(new_notebook(cells=[parameters, new_code_cell(source)]), tmp_path / "00_a.ipynb")
+    assert bool(check_notebooks.faults(tmp_path / "00_a.ipynb")) == faulty
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_committed_notebooks_keep_the_rules(notebook):
     assert check_notebooks.faults(notebook) == []

@@ -82,7 +82,7 @@ def test_the_best_statistic_is_first(task):
     trivial = task.trivial_baseline()
     table = baselines.trivial_table(task, trivial.prediction)
     assert table["I-AUROC"].iloc[0] >= trivial.auroc and table["I-AUROC"].is_monotonic_decreasing
-    assert f"{table['I-AUROC'].iloc[0]:.3f}" in baselines.of_trivial(table)
+    assert f"is {trivial.statistic}: I-AUROC {trivial.auroc:.3f}" in baselines.of_trivial(table, trivial)
     found = {"A": Prediction(task.labels.float()), "B": Prediction(-task.labels.float())}
     accuracy = pd.DataFrame({"method": ["A", "B"], "I-AUROC": [1.0, 0.0]})
     assert baselines.of_best(task, found, accuracy, trivial).startswith("The best of them, A, is ")

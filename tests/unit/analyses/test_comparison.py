@@ -404,11 +404,12 @@ def test_the_family_is_the_manifest_s_and_for_older_runs_the_class_s(tmp_path):
 def test_the_answer_follows_the_ledger(measured):
     ledger = claims.ledger([])
     arithmetic = claims.published_claims().query("kind == 'arithmetic'")
-    first, second, third = conclusion.answer(ledger, measured, claims.findings([]))
+    first, cost, second, third = conclusion.answer(ledger, measured, claims.findings([]))
     assert (
         "1 of 1 diffusion methods are above the trivial baseline" in first
         and "better than the best detector without diffusion" in first
     )
+    assert cost.startswith("At what cost: an image takes a diffusion method ") and "a detector without" in cost
     assert "none is decided" in second and f"{len(arithmetic)} were judged here" in third
     decided = ledger.assign(
         verdict=ledger["claim_id"].map({"C07": "supported", "C30": "not supported"}).fillna("not tested here")
@@ -428,7 +429,7 @@ def test_the_answer_follows_the_ledger(measured):
             for task in ("a/b", "c/d")
         ]
     )
-    _, second, third = conclusion.answer(decided, measured, evidence)
+    _, _, second, third = conclusion.answer(decided, measured, evidence)
     assert (
         "supported here: “No strength" in second
         and "(C07)" in second
@@ -607,5 +608,5 @@ def test_every_figure_has_its_sentence(controlled):
         in_words.of_sizes(by_defect.recall_by_size(records), 0.05),
     ]
     assert all(text.endswith(".") and "nan" not in text for text in sentences)
-    assert "Above its control: invad on textures/carpet and invad on textures/grid" in sentences[2]
+    assert "the method is above in 2: invad (textures/carpet, textures/grid). It is below in" in sentences[2]
     assert comparison.known(table, "no such column").empty

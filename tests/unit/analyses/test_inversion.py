@@ -1,5 +1,7 @@
 """InvAD against its controls, over training, steps and noise; the findings that come of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -53,9 +55,13 @@ def snapshots(tmp_path_factory):
     return lambda name: folder / name
 
 
+def detector_images(task):
+    return data.ImageDataset(task.train.index.head(20), size=32)
+
+
 @pytest.fixture(scope="module")
 def detector(run, task, snapshots):
-    few = data.ImageDataset(task.train.index.head(20), size=32)
+    few = detector_images(task)
     return InvAD(image_size=32, device="cpu", category="leather", **SMALL).fit(few, snapshots("unified"), [2, 3])
 
 
@@ -86,13 +92,20 @@ def test_a_union_that_cannot_be_is_refused(tmp_path, task, changed, message):
 @pytest.mark.slow
 def test_controls_stand_beside_the_method(task, detector, features):
     found = inversion.controls(task, detector, features)
-    assert found.table["label"].tolist() == ["InvAD", "untrained network", "no diffusion", "trivial baseline"]
+    assert found.table["label"].tolist() == [
+        "InvAD",
+        "untrained network",
+        "no diffusion",
+        inversion.ONE_CATEGORY,  # the detector has seen 20 of the images
+        "trivial baseline",
+    ]
     assert torch.equal(
         found.scores["InvAD"], detector.prediction_from_latents(detector.invert(features), (32, 32)).score
     )
     value = dict(zip(found.table["label"], found.table["I-AUROC"], strict=True))
     assert value["untrained network"] == pytest.approx(value["no diffusion"], abs=1e-3)
-    for name, label in {"no_diffusion": "no diffusion", "untrained": "untrained network"}.items():
+    assert set(found.records) == set(inversion.RECORDED)
+    for name, label in inversion.RECORDED.items():
         record = found.records[name]
         assert set(record) == {"I-AUROC", "AUPRO", "difference", "low", "high"} and record["I-AUROC"] == value[label]
         assert record["difference"] == pytest.approx(value["InvAD"] - value[label])
@@ -213,6 +226,14 @@ def test_findings_have_the_fixed_measures_and_their_images(task):
     assert [row["n"] for row in rows] == [20, len(task.labels)] and rows[1]["section"] == "Is it the inversion?"
     table = claims.published_claims()
     assert all(verdicts.variant_of(table.loc[row["claim_id"]], row["measure"]) for row in rows)
+
+
+def test_features_standardised_on_the_category_are_those_of_a_network_for_it_alone(task, features, detector):
+    few = replace(task, train=detector_images(task))
+    own, normal = inversion.standardised_on_one_category(few, detector, features)
+    assert torch.allclose(own, features, atol=1e-4)  # this detector has seen no other category
+    assert torch.allclose(normal, detector.holdout_features_, atol=1e-4)
+    assert inversion.ONE_CATEGORY not in inversion.controls(few, detector, features).scores
 
 
 @pytest.mark.slow

@@ -291,6 +291,7 @@ def test_controls_and_claims_are_coloured_by_their_interval():
     ledger = pd.DataFrame(
         {
             "claim_id": ["C01", "C02"],
+            "statement": ["The round trip leaves an error.", "Very " * 40],
             "verdict": ["supported", "inconclusive"],
             "effect": [0.5, 0.0],
             "low": [0.3, -0.2],
@@ -298,7 +299,10 @@ def test_controls_and_claims_are_coloured_by_their_interval():
             "margin": [0.1, 0.1],
         }
     )
-    points = plots.claims_chart(ledger).axes[0].collections
+    axis = plots.claims_chart(ledger).axes[0]
+    named = [label.get_text() for label in axis.get_yticklabels()]
+    assert named[1] == "C01 The round trip leaves an error." and named[0].startswith("C02 Very") and len(named[0]) <= 78
+    points = axis.collections
     offsets = next(c for c in points if len(c.get_offsets()) == 2).get_offsets()
     np.testing.assert_allclose(offsets[:, 0], [-0.5, 2.0])
 

@@ -475,6 +475,12 @@ def test_tf32_is_off_and_noted(tmp_path):
     assert record.manifest["tf32"] is False
 
 
+def test_captions_count_many_categories():
+    data = [{"dataset": "textures", "categories": ["a"]}, {"dataset": "textures", "categories": list("bcde")}]
+    text = manifests.provenance({"profile": "smoke"}, data, [])
+    assert text == "profile smoke · data textures/a, 4 categories of textures · no pretrained weights"
+
+
 @pytest.mark.parametrize(("dataset", "said"), [("elpv", True), ("textures", False)])
 def test_captions_say_that_elpv_shaped_the_small_backbone(dataset, said):
     resolved = weights.resolve("resnet-mini")

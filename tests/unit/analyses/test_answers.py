@@ -1,0 +1,202 @@
+"""What notebooks answer to their own questions, and their findings under the statements of the claims."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from diffad_utils.analyses import (
+    baselines,
+    d3ad_claims,
+    findings,
+    img2img_words,
+    inversion,
+    inversion_sweeps,
+    lora_study,
+    round_trip,
+    score_detection,
+    score_matching,
+    score_sentences,
+)
+from diffad_utils.analyses.score_claims import Effect
+from diffad_utils.analyses.task import Task, TrivialBaseline
+from diffad_utils.analyses.wording import detects
+from diffad_utils.analyses.wrong_reason import Reasons, WrongReason
+from diffad_utils.methods.base import Prediction
+from diffad_utils.study import claims
+
+GOOD, BAD = torch.cat([torch.zeros(20), torch.ones(20)]), torch.cat([torch.ones(20), torch.zeros(20)])
+TRIVIAL = TrivialBaseline("std", 0.5, Prediction(GOOD, parts={"std": torch.zeros(40)}))
+
+
+@pytest.fixture
+def task():
+    """Forty images without content, half of them with a square defect in the middle, of two sizes."""
+    masks = torch.zeros(40, 16, 16, dtype=torch.bool)
+    masks[20:30, 6:10, 6:10], masks[30:, 4:12, 4:12] = True, True
+    batch = {"label": (GOOD > 0).long(), "image": torch.zeros(40, 3, 16, 16), "mask": masks}
+    batch["key"] = [f"x/y/test/{'hole' if i >= 20 else 'good'}/{i}" for i in range(40)]
+    index = pd.DataFrame({"defect": ["good"] * 20 + ["hole"] * 20})
+    test = type("Images", (), {"index": index})()
+    return Task("x/y", None, test, torch.arange(40), batch, bootstrap_samples=50)
+
+
+def test_a_method_is_compared_with_each_rival_by_its_interval():
+    said = detects("A", {"B": (0.1, 0.05, 0.2), "C": (-0.1, -0.2, -0.05), "D": (0.0, -0.1, 0.1), "E": (0, -0.1, 0.1)})
+    assert said.startswith("A detects better than B (+0.100 [+0.050, +0.200]), and detects worse than C (")
+    assert ", and is not shown to detect better or worse than D (+0.000 [-0.100, +0.100]) or E (" in said
+
+
+def test_the_baseline_is_one_score_in_every_metric(task):
+    assert torch.equal(TRIVIAL.chosen.score, torch.zeros(40)) and torch.equal(TRIVIAL.prediction.score, GOOD)
+    assert TRIVIAL.record() == {"statistic": "std", "I-AUROC": 0.5}
+    assert task.defect_areas.unique().tolist() == [16 / 256, 64 / 256]
+
+
+def test_a_random_point_lies_in_a_defect_as_often_as_defects_are_large_on_average(task):
+    maps = {"ESM": Prediction(GOOD, task.masks.float(), torch.zeros(40, 3, 16, 16))}
+    said = score_sentences.maps(maps, task)
+    assert "inside the defect in 20 (ESM)" in said and "in 15.6% of the images on average" in said  # the mean area
+
+
+# --- findings ---------------------------------------------------------------------------------------------------------
+
+
+def test_findings_stand_under_the_statement_of_their_claim():
+    statement = claims.published_claims()["statement"]["C37"]
+    plain = claims.finding("C37", 0.1, 0.05, 0.2, 40, measure="a < b", section="s", note="a small network")
+    rows = [plain | {"seed": 1}, plain | {"dataset": "x", "category": "y"}, plain | {"note": "another"}]
+    rows.append(plain | {"effect": 0.0003, "interval": [0.0002, 0.0004]})
+    page = findings.to_html(rows, [{"claim_id": "C33", "measure": "c", "why": "too few images"}])
+    assert page.count(statement) == 1 and page.index("<b>C33</b>") < page.index("<b>C37</b>")
+    assert "a &lt; b, training with seed 1" in page and "a &lt; b, x/y" in page and "<small>another</small>" in page
+    assert "<p>Unless a row says otherwise: a small network.</p>" in page and page.count("a small network") == 1
+    assert "+0.100 [+0.050, +0.200]" in page and "+0.00030 [+0.00020, +0.00040]" in page
+    assert "not judged: too few images" in page and "data-head='In this run'>supported<" in page
+    assert findings.shown(rows).data.startswith("<table class='claims stack'>")
+
+
+# --- 01 to 04 ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_answer_of_01_names_the_best_detector_and_the_baseline(task):
+    said = baselines.answer(task, {"A": Prediction(BAD), "B": Prediction(GOOD)}, TRIVIAL)
+    assert "20 of 40 test images are defective, of 1 kind; half of them cover less than 6.2% of the image" in said
+    assert "has an I-AUROC of 0.500 [" in said and "the best of 2 established detectors 1.000 [" in said
+    assert "B detects better than the trivial baseline (+0.500 [" in said
+    assert baselines.answer(task, {}, TRIVIAL).endswith("No established detector was run.")
+
+
+def test_the_answer_of_02_follows_the_intervals():
+    rows = pd.DataFrame([{"survival": 0.49, "low": 0.44, "high": 0.53, "lost (< 0.25)": 0.28, "kept (> 0.75)": 0.3}])
+    rows["below the error"] = 0.13
+    shapes = {"16 channels": (2.9, 2.8, 3.0), "32 channels": (6.4, 6.1, 6.7)}
+    said = round_trip.answer(
+        "x/y", (7.1, 6.7, 7.4), rows, "defect", shapes, (0.1, -0.1, 0.3), {"chance": (0.1, 0.05, 0.2)}
+    )
+    assert "JPEG at quality 75 is above the round trip's (+7.10 dB [6.70, 7.40])" in said
+    assert "0.49 [0.44, 0.53] of a defect survives the round trip, and 28% keep less" in said
+    assert "with 32 channels is above that of the narrowest" in said and "is not shown to differ from image-to" in said
+    assert "the pixel DDPM, which has no bottleneck, detects better than chance" in said
+    without = round_trip.answer("x/y", (7.1, 6.7, 7.4), rows, "defect", {}, (0.1, -0.1, 0.3), {"a": (0, -1, 1)})
+    assert "**Is the bottleneck to blame?** With the same" in without
+    assert round_trip.survival_in_words(rows).startswith("28% of them keep less than a quarter")
+
+
+def test_the_answer_of_03_says_where_the_second_pass_and_the_rivals_stand(task):
+    reason = WrongReason(pd.DataFrame(), {}, "right for the right reason")
+    reasons = Reasons({}, {}, torch.zeros(1), torch.zeros(1), {"hybrid score": reason})
+    scores = {"img2img": GOOD, "img2img_masked": BAD, "clip_knn": GOOD}
+    said = img2img_words.answer(task, None, {n: Prediction(s) for n, s in scores.items()}, TRIVIAL, reasons)
+    assert "x/y has no defect-free counterparts, so this cannot be measured" in said
+    assert "a second pass detects worse than with one (-1.000" in said
+    assert "Img2img detects better than the trivial baseline (+0.500" in said
+    assert "or worse than CLIP's distance to normal images" in said and said.endswith("right for the right reason.")
+
+
+def test_the_answer_of_04_has_both_prompts(task):
+    gaps = {("I-AUROC", "p"): (0.1, 0.05, 0.2), ("AUPRO", "p"): (0, 0, 0), ("I-AUROC", "q"): (0.0, -0.1, 0.1)}
+    names = ["PSNR", "colour shift", "Gram distance"]
+    table = pd.DataFrame({"measure": names, "change": -1.0, "low": -2.0, "high": -0.5, "n": 9})
+    changes = {"p": table, "q": table.assign(low=0.5, high=2.0, change=1.0)}
+    scores = {"LoRA": GOOD, "Dec(Enc(x))": BAD, "trivial baseline": BAD}
+    found = {("C16", "p for both"): (0.1, 0.05, 0.2, 9), ("C16", "q for both"): (0.0, -0.1, 0.1, 9)}
+    said = lora_study.answer(task, gaps, found, changes, scores)
+    assert "survives is smaller with p (-0.100 [-0.200, -0.050]) and not shown to differ with q" in said
+    assert "PSNR of normal images is lower with p" in said and "higher with q (+1.000" in said
+    assert "The I-AUROC is higher with p (+0.100" in said and "it detects better than the round trip (+1.000" in said
+    assert "Without defect-free counterparts" in lora_study.answer(task, gaps, {}, changes, scores)
+
+
+# --- 05 to 07 ---------------------------------------------------------------------------------------------------------
+
+
+NOISE = torch.rand(40, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("variance", "end"),
+    [
+        (lambda border, masks: border + NOISE, "enough to explain the variance's value"),
+        (lambda border, masks: NOISE - 2 * masks.float(), "enough to explain the variance's value"),  # both near 0
+        (lambda border, masks: NOISE + 2 * masks.float(), "by more than their place in the image"),
+        (lambda border, masks: NOISE, "no relation of the variance to the defects is shown"),
+    ],
+)
+def test_a_variance_marks_defects_only_beyond_their_place(task, variance, end):
+    border = score_matching.nearness_to_border(task.masks)
+    assert border[0, 0, 5] == 0 == border[0, 5, 15] and border[0, 8, 7] == -7
+    maps = variance(border, task.masks)[:, None]
+    task.images[:, :, :, 8:] = 1.0
+    marks = score_matching.what_variance_marks({100: maps}, task).set_index("measure")
+    alone = marks.loc["border alone", "mean"]
+    assert alone < 0.05 and marks.loc["defect minus border alone", "mean"] == pytest.approx(
+        marks.loc["defect", "mean"] - alone
+    )
+    said = score_sentences.variance_marks(marks.reset_index(), 80)
+    assert end in said and f"has {alone:.2f} [" in said
+
+
+def test_the_answer_of_05_names_every_rival_for_both_methods(task):
+    def row(difference):
+        return {"difference": difference, "low": difference - 0.1, "high": difference + 0.1}
+
+    alone = {"ESM": row(0.0), "ESM-sigma": row(-0.3)}
+    scores = {"SGM": BAD, "ESM": GOOD, "ESM-sigma": GOOD}
+    found = score_detection.Controls(pd.DataFrame(), alone, {})
+    gains = [Effect(0.01, -0.1, 0.1, 40), Effect(0.05, 0.01, 0.1, 40)]
+    said = score_sentences.answer(task, scores, found, TRIVIAL, gains)
+    assert "**Does dividing by it help to detect defects?** Not shown here. On x/y" in said
+    assert "ESM detects better than SGM, which predicts no variance (+1.000" in said
+    assert "ESM-sigma detects better than SGM" in said and "worse than the autoencoder alone (-0.300" in said
+    assert "the trivial baseline (+0.500" in said and "goes from +0.010 to +0.050" in said
+    pixel = score_detection.Controls(pd.DataFrame(), alone, alone)
+    said = score_sentences.answer(task, scores, pixel, TRIVIAL, gains[1:])
+    assert "Here it does." in said and "the closed form" in said and said.endswith("This is one training.")
+
+
+def test_the_answer_of_06_takes_each_modification_alone():
+    draws = np.linspace(0.05, 0.1, 50)
+    gains = {
+        "gain of scaling, I-AUROC": draws,
+        "gain of adaptation, I-AUROC": -draws,
+        "gain of DIC, I-AUROC": draws - 0.07,
+    }
+    controls = [{"what": "nearest neighbours alone", "difference": 0.1, "low": 0.05, "high": 0.2}]
+    said = d3ad_claims.answer("x/y", gains, controls)
+    assert "each alone and by the I-AUROC: scaling without noise helps (+0.0" in said
+    assert "domain adaptation of the features does harm" in said and "the dynamic step is not shown to help or" in said
+    assert "D3AD detects better than nearest neighbours alone (+0.100" in said
+
+
+def test_the_answer_of_07_needs_both_forms_of_its_control(task):
+    scores = {"InvAD": GOOD, "no diffusion": BAD, "trivial baseline": BAD}
+    assert "features alone do?** Yes. InvAD detects better than the features alone (" in inversion_sweeps.answer(
+        task, scores
+    )
+    said = inversion_sweeps.answer(task, scores | {inversion.ONE_CATEGORY: GOOD})
+    assert "By one of two controls only." in said and "standardised on this category alone (+0.000" in said
+    assert "Not shown." in inversion_sweeps.answer(task, scores | {"no diffusion": GOOD})
+    effect = (0.1, 0.05, 0.2)
+    assert inversion_sweeps.against_features(effect, None).startswith("**InvAD is above the same score without diff")
+    assert "is not shown to differ from that score" in inversion_sweeps.against_features(effect, (0, -0.1, 0.1))
