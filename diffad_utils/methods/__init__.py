@@ -79,6 +79,7 @@ METHODS = Registry(
         "pixel_ddpm": "pixel_ddpm:PixelDDPM",
         "ddad": "d3ad:DDAD",
         "d3ad": "d3ad:D3AD",
+        "d3ad_masked": "d3ad.masked:D3ADMasked",
         "glad": "glad:GLAD",
         "sgm": "esm:SGM",
         "esm": "esm:ESM",

@@ -24,12 +24,12 @@ SHOWN = """(() => {
     said: [...strip.querySelectorAll("input")].map((i) => i.getAttribute("aria-valuetext")),
     outputs: [...strip.querySelectorAll("output")].map((o) => o.textContent),
     settings: settings.map((s) => s.querySelector("h4").textContent),
-    names: [...new Set(tiles.map((t) => t.parentElement.textContent.trim()))],
+    names: [...new Set(tiles.map((t) => t.parentElement.textContent.trim().replaceAll("\\u00ad", "")))],
     smallest: Math.min(...tiles.map((t) => Math.min(t.offsetWidth, t.offsetHeight))),
     pictures: tiles.every((t) => getComputedStyle(t).backgroundImage.startsWith('url("data:image/')),
     places: tiles.map((t) => t.style.backgroundPosition),
     survival: [...settings[0].querySelectorAll(".curve span")].map((s) => s.textContent),
-    overlap: [...strip.querySelectorAll(".axis")].some((a) => a.scrollWidth > a.clientWidth),
+    overlap: [...strip.querySelectorAll(".axis, .setting.shown .tiles > div")].some((a) => a.scrollWidth > a.clientWidth),
   });
 })()"""
 
