@@ -43,11 +43,12 @@ EDITORS = ("one pass", "two passes, mask found", "two passes, true mask")
 
 @dataclass(frozen=True)
 class TwoPassStudy:
-    """`edit_measures` of each of `EDITORS` by strength, on ``count`` defects."""
+    """`edit_measures` of each of `EDITORS` by strength, on ``count`` defects. axis : what the strength is called."""
 
     measures: Mapping[str, Mapping[float, Mapping[str, Tensor]]]
     count: int
     bootstrap_samples: int = 1000
+    axis: str = "strength"
 
     def table(self) -> pd.DataFrame:
         """Means with intervals (`mean_rows`), one row an editor and strength."""
@@ -91,14 +92,19 @@ def some_pairs(pairs: DefectPairs, count: int) -> DefectPairs:
 
 
 def two_pass_study(
-    masked: Img2ImgMasked | D3ADMasked, pairs: DefectPairs, settings: Mapping[float, Any], n: int = 1000
+    masked: Img2ImgMasked | D3ADMasked,
+    pairs: DefectPairs,
+    settings: Mapping[float, Any],
+    n: int = 1000,
+    axis: str = "strength",
 ) -> TwoPassStudy:
     """One pass over the whole image against a second pass inside a mask, over strength.
 
     The mask is the one that the first pass of ``masked`` finds, in the image and in its counterpart; or, as a control
     of the finder, the cells that the true mask touches. All images as they leave the decoder, before pixels are
     pasted, so that the autoencoder is the same for the three. ``settings`` : strength -> what ``masked.repaint`` takes,
-    of the pass over the whole image and of the second pass alike. n : resamples for the intervals.
+    of the pass over the whole image and of the second pass alike. n : resamples for the intervals. axis : what the
+    strength is called.
     """
     images = (pairs.x, pairs.counterpart)
     true = widened(F.max_pool2d(pairs.mask[:, None].float(), masked.cell_size)[:, 0] > 0)
@@ -113,4 +119,4 @@ def two_pass_study(
         }
         for name, both in masks.items()
     }
-    return TwoPassStudy(measures, len(pairs), n)
+    return TwoPassStudy(measures, len(pairs), n, axis)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import repeat
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -74,14 +74,25 @@ class D3ADMasked(D3AD):
         cells = cell_means(torch.cat(maps), self.cell_size).flatten().double()
         self.threshold_ = torch.quantile(cells, self.mask_quantile).item()
 
+    @classmethod
+    def of(cls, detector: D3AD, **settings: Any) -> Self:
+        """Two passes with the networks, settings and training images of a fitted `D3AD`, without another training.
+
+        settings : of this class alone. Raises ``RuntimeError`` for a detector that was loaded (the training images are
+        not saved).
+        """
+        if not hasattr(detector, "_held_out_images"):
+            raise RuntimeError("two passes need the training images that fit had; a loaded detector has none")
+        masked = cls(**{field.name: getattr(detector, field.name) for field in fields(D3AD)}, **settings)
+        _share(detector, masked)
+        masked._fit_steps(new_extractor=False)
+        masked._scales = masked._peaks_of_held_out()
+        return masked
+
     def _take_first(self) -> None:
         """The first pass, on the same networks and images; not calibrated yet."""
         self.first_ = D3AD(**{field.name: getattr(self, field.name) for field in fields(D3AD)})
-        shared = ("_frozen", "vae_", "unet_", "extractor_", "dynamic_step_", "_fitted_images", "_held_out_images")
-        for name in shared:
-            if hasattr(self, name):  # a detector in pixels has no autoencoder, a loaded one no images
-                setattr(self.first_, name, getattr(self, name))
-        self.first_._scales, self.first_._held_out_maps = None, repeat(None)
+        _share(self, self.first_)
 
     def find(self, images: Tensor, keys: Sequence[str] | None = None) -> Tensor:
         """The first pass: where images [B, 3, H, W] are to be redrawn, bool [B, h, w] on the latents' grid."""
@@ -135,3 +146,12 @@ class D3ADMasked(D3AD):
         super()._set_state(tensors, values)
         self._take_first()
         self.first_._scales, self.threshold_ = tuple(values["first_scales"]), values["threshold"]
+
+
+def _share(fitted: D3AD, other: D3AD) -> None:
+    """Networks, steps and training images of a fitted detector to another, which is calibrated later."""
+    names = ("_frozen", "vae_", "unet_", "extractor_", "dynamic_step_", "training_log_", "adaptation_log_")
+    for name in (*names, "_fitted_images", "_held_out_images"):
+        if hasattr(fitted, name):  # a detector in pixels has no autoencoder, a loaded one no images
+            setattr(other, name, getattr(fitted, name))
+    other._scales, other._held_out_maps = None, repeat(None)

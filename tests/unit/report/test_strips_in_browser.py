@@ -29,7 +29,7 @@ SHOWN = """(() => {
     pictures: tiles.every((t) => getComputedStyle(t).backgroundImage.startsWith('url("data:image/')),
     places: tiles.map((t) => t.style.backgroundPosition),
     survival: [...settings[0].querySelectorAll(".curve span")].map((s) => s.textContent),
-    overlap: [...strip.querySelectorAll(".axis, .setting.shown .tiles > div")].some((a) => a.scrollWidth > a.clientWidth),
+    overlap: [...strip.querySelectorAll(".axis, .shown .tiles > div")].some((a) => a.scrollWidth > a.clientWidth),
   });
 })()"""
 

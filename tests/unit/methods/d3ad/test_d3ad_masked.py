@@ -41,6 +41,8 @@ def test_the_first_pass_is_d3ad(masked, train, batch):
     expected, found = plain.predict(batch["image"], batch["key"]), masked.first_.predict(batch["image"], batch["key"])
     assert torch.equal(found.score, expected.score) and torch.equal(found.anomaly_map, expected.anomaly_map)
     both = masked.predict(batch["image"], batch["key"])
+    without_training = D3ADMasked.of(plain, second_steps=3).predict(batch["image"], batch["key"])
+    assert torch.equal(without_training.score, both.score)
     assert both.nfe == expected.nfe + 3 and torch.equal(both.parts["step"], expected.parts["step"])
 
 
