@@ -92,8 +92,8 @@ EDITS = ("removal", "drift", "survival", "gone and kept", "the same with the tru
 counterparts: the first three at the second pass's own strength, the others as `TwoPassStudy.best`."""
 EDITS_NOTE = (
     " One pass is here over the whole image, from the same noise as the second pass. Removal is 1 where a defect is "
-    "gone and its place is right, drift the change outside it in units of its size, survival the share of it that is left. "
-    "*Gone and kept* is the smaller one of 1 - survival and 1 - drift at the strength where it is largest: above 0, a "
+    "gone and its place is right, drift the change outside it in units of its size, survival the share of it that is "
+    "left. *Gone and kept* is the smaller one of 1 - survival and 1 - drift at the strength where it is largest: above 0, a "
     "mask escapes the conflict of removal and fidelity."
 )
 DEFECTS, STRENGTHS, STEPS = 16, (0.3, 0.5, 0.7), (80, 160, 240, 320)
@@ -101,7 +101,8 @@ DEFECTS, STRENGTHS, STEPS = 16, (0.3, 0.5, 0.7), (80, 160, 240, 320)
 
 DIFFER = (
     "*Two passes*: no paper and no code has this detector. RePaint goes back and forth ten times at each step and "
-    "Blended Latent Diffusion shrinks the mask; ours does neither, which is not measured (`methods/img2img/masked.py`).",
+    "Blended Latent Diffusion shrinks the mask; ours does neither, which is not measured "
+    "(`methods/img2img/masked.py`).",
     "*GLAD*: the paper's loss has the pasted anomaly whole, the public code t / T of it; the default is the code's, "
     'and the difference is the rows "pasted whole over faded". The code fuses image and trajectory by a sigmoid of the '
     'distance, which is at least a half everywhere; the rows "fusion at the chosen step" have it against none. The '
@@ -167,15 +168,15 @@ def masked_d3ad(train: data.ImageDataset, shared: dict) -> Iterator[tuple[str, D
 
 
 GROUPS: dict[str, Callable[[data.ImageDataset, dict], Iterator[tuple[str, Detector]]]] = {
-    "pixel DDPM": pixel_ddpms,
-    "D3AD": partial(inverted, "D3AD", D3AD, D3ADInversion),
-    "SGM": partial(inverted, "SGM", SGM, SGMInversion),
-    "img2img": partial(inverted, "img2img", Img2Img, Img2ImgInversion),
+    "pixel DDPM, inversion": pixel_ddpms,
+    "D3AD, inversion": partial(inverted, "D3AD", D3AD, D3ADInversion),
+    "SGM, inversion": partial(inverted, "SGM", SGM, SGMInversion),
+    "img2img, inversion": partial(inverted, "img2img", Img2Img, Img2ImgInversion),
     "img2img, masked": masked_img2img,
     "D3AD, masked": masked_d3ad,
     "latent DDAD": latent_ddads,
 }
-"""Detectors by name, fitted one after another; no comparison is across groups."""
+"""Detectors fitted one after another, by a method that no other group has; no comparison is across groups."""
 
 
 def of_defects(masked: Img2ImgMasked | D3ADMasked, task: Task) -> dict[str, list[float]]:
