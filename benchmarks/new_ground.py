@@ -93,8 +93,8 @@ counterparts: the first three at the second pass's own strength, the others as `
 EDITS_NOTE = (
     " One pass is here over the whole image, from the same noise as the second pass. Removal is 1 where a defect is "
     "gone and its place is right, drift the change outside it in units of its size, survival the share of it that is "
-    "left. *Gone and kept* is the smaller one of 1 - survival and 1 - drift at the strength where it is largest: above 0, a "
-    "mask escapes the conflict of removal and fidelity."
+    "left. *Gone and kept* is the smaller one of 1 - survival and 1 - drift at the strength where it is largest: above "
+    "0, a mask escapes the conflict of removal and fidelity."
 )
 DEFECTS, STRENGTHS, STEPS = 16, (0.3, 0.5, 0.7), (80, 160, 240, 320)
 
