@@ -77,6 +77,7 @@ METHODS = Registry(
         "latent_unet": "latent_unet:LatentUNet",
         "autoencoder": "autoencoder:Autoencoder",
         "pixel_ddpm": "pixel_ddpm:PixelDDPM",
+        "pixel_ddpm_simplex": "pixel_ddpm:SimplexDDPM",
         "ddad": "d3ad:DDAD",
         "d3ad": "d3ad:D3AD",
         "d3ad_masked": "d3ad.masked:D3ADMasked",
