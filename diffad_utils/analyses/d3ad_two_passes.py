@@ -5,6 +5,7 @@ Used by notebook 06 and `benchmarks.new_ground`; entry points: `two_passes`, `of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -81,4 +82,7 @@ def two_passes(
     masked = D3ADMasked.of(detector)
     with torch.inference_mode():
         study = of_defects(masked, task, steps, count)
-    return D3ADTwoPasses(measure(masked, task), prediction, autoencoder, study, task)
+    found = measure(masked, task)
+    known = {name: value for name, value in found.metrics.items() if math.isfinite(value)}
+    # an image in which nothing was found comes back as it is: its PSNR, and so the mean, is not finite
+    return D3ADTwoPasses(found._replace(metrics=known), prediction, autoencoder, study, task)

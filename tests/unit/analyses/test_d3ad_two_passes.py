@@ -1,5 +1,6 @@
 """D3AD in two passes beside one, on one task: the measures, the sentences and the record."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -41,6 +42,9 @@ def test_two_passes_are_compared_with_one_and_with_no_diffusion(found):
     record = found.to_record(found.task.trivial_baseline())
     assert set(record["experiments"]) == {"no_diffusion", "one_pass", "two_passes"}
     assert record["experiments"]["no_diffusion"]["what"] == AUTOENCODER
+    assert {"removal", "drift", "I-AUROC"} <= set(record["metrics"]) and np.isfinite(
+        list(record["metrics"].values())
+    ).all()
     one = record["experiments"]["one_pass"]
     expected = found.measured.metrics["I-AUROC"] - one["I-AUROC"]
     assert one["difference"] == pytest.approx(expected) and one["low"] <= one["difference"] <= one["high"]
