@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from typing import Any
 
 import pandas as pd
 import torch
@@ -320,12 +321,20 @@ def page(found: dict, of_glad: Sequence[dict] = ()) -> str:
     glad = [table | {"title": f"GLAD: {table['title'][0].lower()}{table['title'][1:]}"} for table in of_glad]
     for table in [*found["tables"], *glad]:
         if table["rows"]:
-            text = pd.DataFrame(table["rows"]).astype(object).fillna("").to_markdown(index=False, floatfmt=".3f")
+            rows = [{name: _shown(value) for name, value in row.items()} for row in table["rows"]]
+            text = pd.DataFrame(rows).astype(object).fillna("").to_markdown(index=False, disable_numparse=True)
             lines += [f"## {table['title']}", "", text, "", table["note"], ""]
     lines += ["## Where paper and public code differ", "", *(f"- {line}" for line in DIFFER), ""]
     machine = found["machine"]
     lines += [f"{machine['cpu']}, {machine['threads']} thread, {machine['date']}; the machine was shared."]
     return "\n".join(lines) + "\n"
+
+
+def _shown(value: Any) -> Any:
+    """A difference with its interval, or a number, as the page has it."""
+    if isinstance(value, list):
+        return f"{value[0]:+.3f} [{value[1]:+.3f}, {value[2]:+.3f}]"
+    return f"{value:.3g}" if isinstance(value, float) else value
 
 
 def _mean(runs: dict[str, dict], name: str) -> float:

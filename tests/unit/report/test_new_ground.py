@@ -61,9 +61,11 @@ def test_two_passes_on_defects_are_a_table_of_their_own(cells):
     assert detection["title"] == title and set(detection["rows"][0]) == {"comparison", "I-AUROC", "I-AUROC higher in"}
     assert defects["rows"][0]["removal higher in"] == "0 of 3 runs" and "drift is lower" in defects["note"]
     found = {"cells": cells, "tables": new_ground.tables(cells), "machine": harness.machine("cpu")}
-    glad = {"title": "Cost and steps", "rows": [{"form": "plain", "ms": 40.12345}], "note": "One core."}
+    rows = [{"form": "plain", "ms": 40.12345, "difference": [0.1, -0.2, 0.3]}]
+    glad = {"title": "Cost and steps", "rows": rows, "note": "One core."}
     page = new_ground.page(found, [glad])
-    assert "## GLAD: cost and steps" in page and "40.123 |" in page and "## Where paper and public code differ" in page
+    assert "+0.100 [-0.200, +0.300]" in page
+    assert "## GLAD: cost and steps" in page and "40.1 " in page and "## Where paper and public code differ" in page
 
 
 def test_what_two_passes_do_to_defects_is_paired_by_image():
