@@ -104,15 +104,15 @@ DIFFER = (
     "*Two passes*: no paper and no code has this detector. RePaint goes back and forth ten times at each step and "
     "Blended Latent Diffusion shrinks the mask; ours does neither, which is not measured "
     "(`methods/img2img/masked.py`).",
-    "*GLAD*: the paper's loss has the pasted anomaly whole, the public code t / T of it; the default is the code's, "
-    'and the difference is the rows "pasted whole over faded". The code fuses image and trajectory by a sigmoid of the '
-    'distance, which is at least a half everywhere; the rows "fusion at the chosen step" have it against none. The '
-    "rest is listed in `methods/glad/detector.py`.",
+    "*GLAD*: the paper's loss has the pasted anomaly whole, the public code t / T of it, which is the default; the "
+    'rows "pasted whole over faded" of its benchmark are the difference. The code fuses image and trajectory by a '
+    'sigmoid of the distance, which is at least a half everywhere; the rows "fusion at the chosen step" have it '
+    "against none. The rest is listed in `methods/glad/detector.py`.",
     "*Simplex noise*: AnoDDPM's code takes the sum of the octaves as it is and cuts three-dimensional noise; ours has "
     "variance 1, so that only the spectrum differs from Gaussian noise. The code's form is not measured "
     "(`diffusion/simplex.py`).",
-    "*Inversion*: InvAD's code visits other timesteps than its paper; the default is the code's, and the table on the "
-    "steps has the difference. The code scales the score over the test set, ours by held-out normal images "
+    "*Inversion*: InvAD's code visits other timesteps than its paper; the default is the code's, and the table on "
+    "these steps is the difference. The code scales the score over the test set, ours by held-out normal images "
     "(`methods/inversion.py`).",
 )
 """A line a method; the docstrings that it names have all of it."""
@@ -313,6 +313,17 @@ def tables(cells: dict[str, dict]) -> list[dict]:
     return [*found, {"title": "Cost of an image, and I-AUROC", "rows": rows, "note": note}]
 
 
+def not_measured(cells: dict[str, dict]) -> list[str]:
+    """Comparisons that no cell has, in words."""
+    known = {name for cell in cells.values() for name in cell["differences"]}
+    return [
+        f"{title[0].lower()}{title[1:]} ({what})"
+        for title, pairs in TABLES.items()
+        for what in pairs
+        if f"{title}: {what}" not in known
+    ]
+
+
 def page(found: dict, of_glad: Sequence[dict] = ()) -> str:
     """The Markdown page of a result file. of_glad : the tables of `benchmarks.glad`, if they are there."""
     lines = ["# Simplex noise, inversion, a masked second pass and GLAD, beside their plain forms", ""]
@@ -324,6 +335,9 @@ def page(found: dict, of_glad: Sequence[dict] = ()) -> str:
             rows = [{name: _shown(value) for name, value in row.items()} for row in table["rows"]]
             text = pd.DataFrame(rows).astype(object).fillna("").to_markdown(index=False, disable_numparse=True)
             lines += [f"## {table['title']}", "", text, "", table["note"], ""]
+    missing = not_measured(found["cells"]) + ["GLAD (`benchmarks.glad --paper`)"] * (not of_glad)
+    if missing:
+        lines += [f"Not measured so far: {'; '.join(missing)}.", ""]
     lines += ["## Where paper and public code differ", "", *(f"- {line}" for line in DIFFER), ""]
     machine = found["machine"]
     lines += [f"{machine['cpu']}, {machine['threads']} thread, {machine['date']}; the machine was shared."]

@@ -65,6 +65,8 @@ def test_two_passes_on_defects_are_a_table_of_their_own(cells):
     glad = {"title": "Cost and steps", "rows": rows, "note": "One core."}
     page = new_ground.page(found, [glad])
     assert "+0.100 [-0.200, +0.300]" in page
+    assert "(image-to-image in two passes)" in page and "(D3AD in two passes)" not in page  # what is not measured
+    assert "GLAD (`benchmarks.glad" not in page and "GLAD (`benchmarks.glad" in new_ground.page(found)
     assert "## GLAD: cost and steps" in page and "40.1 " in page and "## Where paper and public code differ" in page
 
 
