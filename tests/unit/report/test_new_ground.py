@@ -40,6 +40,9 @@ def test_sentences_follow_the_intervals(cells):
     cells["textures/carpet/0"] = made_up(-0.3, True)
     assert "I-AUROC is not shown to differ" in new_ground.tables(cells)[0]["note"]
     assert [row["method"] for row in cost["rows"]] == [OURS, PLAIN] and cost["rows"][1]["processor ms"] == 12
+    for cell in cells.values():
+        cell["methods"][PLAIN]["ms"] = None
+    assert new_ground.tables(cells)[-1]["rows"][1]["processor ms"] is None
 
 
 def test_it_is_a_page_of_the_report_and_a_file_of_its_own(cells, tmp_path):
