@@ -43,13 +43,15 @@ OWN_SETTINGS = ("t_max", "guidance_weight", "adaptation_epochs")
 
 class Forms(NamedTuple):
     """predictions : of the test images by form. quality : their metrics, and those of Dec(Enc(x)) without diffusion, on
-    the same resamples. control : that prediction. detector : GLAD as a whole. timing : its fit_s and ms_per_image."""
+    the same resamples. control : that prediction. detector : GLAD as a whole. timing : its fit_s and ms_per_image.
+    milliseconds : an image, by form."""
 
     predictions: dict[str, Prediction]
     quality: BootstrapQuality
     control: Prediction
     detector: GLAD
     timing: dict[str, float]
+    milliseconds: dict[str, float]
 
 
 def four_forms(parameters: Mapping[str, Any], task: Task, device: str) -> Forms:
@@ -61,20 +63,22 @@ def four_forms(parameters: Mapping[str, Any], task: Task, device: str) -> Forms:
     given |= {"train_steps": parameters["glad_steps"], "seed": parameters["seed"], "device": device}
     predictions: dict[str, Prediction] = {}
     timing: dict[str, float] = {}
+    milliseconds: dict[str, float] = {}
     for training, settings in TRAININGS.items():
         detector = GLAD(**given | settings)
         timing["fit_s"] = seconds_of(partial(detector.fit, task.train))
         variants = Variants(detector, task)
         for rule, setting in RULES.items():
-            seconds = seconds_of(partial(variants.predict, **setting))
-            timing["ms_per_image"] = 1000 * seconds / len(task.keys)
-            predictions[f"{training}, {rule}"] = variants.predict(**setting)
+            form, _ = f"{training}, {rule}", variants.fitted(**setting).scales_  # calibrated before it is timed
+            milliseconds[form] = 1000 * seconds_of(partial(variants.predict, **setting)) / len(task.keys)
+            predictions[form] = variants.predict(**setting)
     # `detector`, `variants` and `timing` are now of GLAD as a whole: the last training with the last rule
+    timing["ms_per_image"] = milliseconds[BOTH]
     maps = variants.maps(**RULES["neighbours"])
     control = d3ad_controls(detector, maps, tuple(task.images.shape[-2:]))[AUTOENCODER]
     compared = predictions | {AUTOENCODER: control}
     quality = BootstrapQuality.of(compared, task.batch, task.bootstrap_samples, task.seed)
-    return Forms(predictions, quality, control, detector, timing)
+    return Forms(predictions, quality, control, detector, timing, milliseconds)
 
 
 def differences(quality: BootstrapQuality, metric: str) -> dict[str, np.ndarray]:
@@ -102,7 +106,7 @@ def cost_in_words(forms: Forms, labels: Tensor) -> str:
         normal, anomalous = (float(prediction.parts["step"][labels == label].mean()) for label in (0, 1))
         said.append(
             f"By the {rule} the mean step is {normal:.0f} for normal and {anomalous:.0f} for anomalous images, with "
-            f"{prediction.nfe:.1f} network evaluations an image."
+            f"{prediction.nfe:.1f} network evaluations and {forms.milliseconds[name]:.0f} ms an image."
         )
     return " ".join(said) + " The criterion saves none: it is taken on the way down from T_max."
 

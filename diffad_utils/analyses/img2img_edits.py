@@ -8,7 +8,7 @@ Used by notebook 03; entry points: `edit_study`, `EditStudy`, `edit_measures`, `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from diffad_utils.analyses.img2img_claims import Effect, over_images
 from diffad_utils.analyses.img2img_grid import Grid, nearest_setting
 from diffad_utils.analyses.task import Task
 from diffad_utils.analyses.wrong_reason import top_pixels_inside
-from diffad_utils.methods.img2img import Img2Img, Img2ImgEngine, Setting
+from diffad_utils.methods.img2img import Img2Img, Setting
 from diffad_utils.metrics import bootstrap
 from diffad_utils.metrics.counterfactual import absolute_error, defect_survival, mean_where, removal_and_drift
 from diffad_utils.metrics.pareto import pareto_front
@@ -52,8 +52,9 @@ class DefectPairs:
         return mean_where(absolute_error(self.x, self.counterpart), self.mask)
 
 
-def defect_pairs(engine: Img2ImgEngine, task: Task) -> DefectPairs:
-    """All defective images of a task that has counterparts.
+def defect_pairs(through: Callable[[Tensor], Tensor], task: Task) -> DefectPairs:
+    """All defective images of a task that has counterparts. through : what an editor's autoencoder alone makes of
+    images.
 
     Raises
     ------
@@ -63,8 +64,7 @@ def defect_pairs(engine: Img2ImgEngine, task: Task) -> DefectPairs:
         raise ValueError(f"{task.name} has no defect-free counterparts; textures has them for its test images")
     defects = task.take(torch.nonzero(task.labels == 1)[:, 0])
     x, counterpart = defects.images, defects.batch["twin"]
-    after = [engine.decode(engine.encode(images).mean) for images in (x, counterpart)]
-    return DefectPairs(x, counterpart, defects.masks, defects.keys, *after)
+    return DefectPairs(x, counterpart, defects.masks, defects.keys, through(x), through(counterpart))
 
 
 def edit_measures(pairs: DefectPairs, x_hat: Tensor, counterpart_hat: Tensor | None = None) -> dict[str, Tensor]:
@@ -208,7 +208,8 @@ def edit_study(detector: Img2Img, grid: Grid) -> EditStudy | None:
     """What every setting of a grid did to the defects; None where the task has no defect-free counterparts."""
     if not grid.task.has_counterparts:
         return None
-    engine, pairs = detector.engine_, defect_pairs(detector.engine_, grid.task)
+    engine = detector.engine_
+    pairs = defect_pairs(lambda images: engine.decode(engine.encode(images).mean), grid.task)
     defects = torch.nonzero(grid.task.labels == 1)[:, 0]
     x_hats = {setting: engine.decode(grid.load(setting)["latents"][defects]) for setting in grid.settings}
     prompts, (negative, *_) = detector.prompts(pairs.keys, len(pairs))

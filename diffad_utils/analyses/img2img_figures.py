@@ -78,7 +78,7 @@ def two_pass_examples(task: Task, first: Prediction, cells: Tensor, second: Pred
 def two_passes(study: TwoPassStudy) -> Figure:
     """Removal, drift and survival over strength, one pass against two."""
     panels = {"removal": "removal", "drift": "drift / defect's size", "survival": "survival of the defect"}
-    return plots.panels_with_intervals(study.table(), "strength", panels, "strength", "editor", columns=3)
+    return plots.panels_with_intervals(study.table(), "strength", panels, study.axis, "editor", columns=3)
 
 
 def spread(images: Tensor, varied: Mapping[str, Tensor], count: int = 8) -> Figure:

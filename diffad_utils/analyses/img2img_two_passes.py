@@ -1,11 +1,11 @@
 """A masked two-pass editor against one pass over the whole image: does it escape the conflict of removal and fidelity?
 
-Used by notebook 03; entry points: `second_pass`, `some_pairs`, `two_pass_study`, `TwoPassStudy`.
+Used by notebooks 03 and 06; entry points: `second_pass`, `some_pairs`, `two_pass_study`, `TwoPassStudy`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from diffad_utils.analyses.img2img_settings import best_compromise
 from diffad_utils.analyses.task import Task
 from diffad_utils.io import store
 from diffad_utils.methods.base import Prediction
-from diffad_utils.methods.img2img import Img2ImgMasked, Setting
+from diffad_utils.methods.d3ad.masked import D3ADMasked
+from diffad_utils.methods.img2img import Img2ImgMasked
 from diffad_utils.methods.img2img.masked import widened
 from diffad_utils.metrics import bootstrap
 
@@ -42,11 +43,12 @@ EDITORS = ("one pass", "two passes, mask found", "two passes, true mask")
 
 @dataclass(frozen=True)
 class TwoPassStudy:
-    """`edit_measures` of each of `EDITORS` by strength, on ``count`` defects."""
+    """`edit_measures` of each of `EDITORS` by strength, on ``count`` defects. axis : what the strength is called."""
 
     measures: Mapping[str, Mapping[float, Mapping[str, Tensor]]]
     count: int
     bootstrap_samples: int = 1000
+    axis: str = "strength"
 
     def table(self) -> pd.DataFrame:
         """Means with intervals (`mean_rows`), one row an editor and strength."""
@@ -90,26 +92,31 @@ def some_pairs(pairs: DefectPairs, count: int) -> DefectPairs:
 
 
 def two_pass_study(
-    masked: Img2ImgMasked, pairs: DefectPairs, settings: Sequence[Setting], n: int = 1000
+    masked: Img2ImgMasked | D3ADMasked,
+    pairs: DefectPairs,
+    settings: Mapping[float, Any],
+    n: int = 1000,
+    axis: str = "strength",
 ) -> TwoPassStudy:
     """One pass over the whole image against a second pass inside a mask, over strength.
 
     The mask is the one that the first pass of ``masked`` finds, in the image and in its counterpart; or, as a control
     of the finder, the cells that the true mask touches. All images as they leave the decoder, before pixels are
-    pasted, so that the autoencoder is the same for the three. ``settings`` : of the pass over the whole image and of
-    the second pass alike, one a strength. n : resamples for the intervals.
+    pasted, so that the autoencoder is the same for the three. ``settings`` : strength -> what ``masked.repaint`` takes,
+    of the pass over the whole image and of the second pass alike. n : resamples for the intervals. axis : what the
+    strength is called.
     """
-    images, factor = (pairs.x, pairs.counterpart), masked.engine_.size_factor
-    true = widened(F.max_pool2d(pairs.mask[:, None].float(), factor)[:, 0] > 0)
+    images = (pairs.x, pairs.counterpart)
+    true = widened(F.max_pool2d(pairs.mask[:, None].float(), masked.cell_size)[:, 0] > 0)
     found = [masked.find(x, pairs.keys) for x in images]
     masks = dict(zip(EDITORS, ([torch.ones_like(true)] * 2, found, [true] * 2), strict=True))
     measures = {
         name: {
-            setting.strength: edit_measures(
+            strength: edit_measures(
                 pairs, *(masked.repaint(x, pairs.keys, mask, setting) for x, mask in zip(images, both, strict=True))
             )
-            for setting in settings
+            for strength, setting in settings.items()
         }
         for name, both in masks.items()
     }
-    return TwoPassStudy(measures, len(pairs), n)
+    return TwoPassStudy(measures, len(pairs), n, axis)

@@ -125,10 +125,10 @@ def escape(study: TwoPassStudy) -> str:
         answer = "No: no gain is shown even with the true mask, so the mask alone is not the reason."
     return (
         "**Do two passes remove the defect and keep the rest?** Both numbers should be high: *defect gone* "
-        "(1 - survival) and *rest kept* (fidelity). We take the smaller of the two, and for each editor the strength "
-        f"at which it is largest. It is {value(one)} for one pass. Two passes with the mask found reach {value(own)}, "
-        f"which {against(own)}; with the true mask {value(true)}, which {against(true)}. **{answer}** The best "
-        "strength was chosen on the same images, for all three alike."
+        "(1 - survival) and *rest kept* (fidelity). We take the smaller of the two, and for each editor the "
+        f"{study.axis} at which it is largest. It is {value(one)} for one pass. Two passes with the mask found reach "
+        f"{value(own)}, which {against(own)}; with the true mask {value(true)}, which {against(true)}. **{answer}** "
+        f"The best {study.axis} was chosen on the same images, for all three alike."
     )
 
 
@@ -138,7 +138,7 @@ def trade(study: TwoPassStudy) -> str:
     last = table[table["strength"] == table["strength"].max()].set_index("editor")
     one, own = last.loc[EDITORS[0]], last.loc[EDITORS[1]]
     return (
-        f"At strength {one['strength']:g} the drift is {own['drift']:.2f} of a defect's size with two passes and "
+        f"At {study.axis} {one['strength']:g} the drift is {own['drift']:.2f} of a defect's size with two passes and "
         f"{one['drift']:.2f} with one; the survival of the defect is {own['survival']:.2f} with two and "
         f"{one['survival']:.2f} with one. A defect that the mask misses is not redrawn, so it survives."
     )

@@ -59,7 +59,8 @@ class Inverted(NamedTuple):
         auroc = task.accuracy(score)["I-AUROC"]
         return (
             f"The I-AUROC of inversion, {auroc:.3f}, {parts[0]}. It {parts[1]}. Inversion takes "
-            f"{self.prediction.nfe:g} evaluations of the network for an image, {own} {round(self.own.nfe, 1):g}."
+            f"{self.prediction.nfe:g} evaluations of the network for an image, {own} {round(self.own.nfe, 1):g}. It "
+            f"takes {self.measured.ms_per_image:.0f} ms an image."
         )
 
 

@@ -247,3 +247,12 @@ def unfreeze(model: torch.nn.Module, blocks: Sequence[str]) -> None:
         raise ValueError(f"trainable must name blocks of the network, got {[*blocks]}; it has {', '.join(known)}")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(name.startswith(f"{block}.") for block in blocks))
+
+
+@dataclass(kw_only=True)
+class SimplexDDPM(PixelDDPM):
+    """`PixelDDPM` with AnoDDPM's noise, to stand beside it under a name of its own."""
+
+    name: ClassVar[str] = "pixel_ddpm_simplex"
+
+    noise: str = "simplex"

@@ -193,6 +193,7 @@ RULES: dict[str, Rule] = {
     "adaptation_study": Rule(low=0, high=100),
     "adaptation_rate": Rule(above=0, high=1),
     "glad_steps": Rule(low=0),
+    "masked_steps": Rule(low=10, high=999),
     "map_weight": _FRACTION,
     "map_weights": _FRACTION,
     "noise_fractions": _FRACTION,

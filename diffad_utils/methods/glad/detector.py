@@ -1,7 +1,8 @@
 """GLAD: training with pasted anomalies, and a denoising step that the image chooses by a criterion of the network.
 
 Source: Yao, Liu, Wang, Yin, Yan, Hong, Zuo, "GLAD: Towards Better Reconstruction with Global and Local Adaptive
-Diffusion Models for Unsupervised Anomaly Detection" (ECCV 2024, arXiv 2406.07487), section 3, its three parts by name,
+Diffusion Models for Unsupervised Anomaly Detection" (ECCV 2024, arXiv 2406.07487), section 3, its three parts by name
+(the formulas were checked against the public code, whose places are named, not against the paper's numbered equations),
 and the public code (github.com/hyao1/GLAD: ``main.py`` of commit 0ecc036, ``ddim_scheduling.py`` of 79c08c5).
 
 - *Anomaly-oriented training* (ATP): the network sees the noised sample with a pasted anomaly and predicts the noise
@@ -20,15 +21,17 @@ Where paper and public code differ, or ours from both:
   that the target stays bounded for small t. Default: the code's, over the timesteps that training draws (``fade``;
   "none" for the paper's). ``benchmarks.glad --paper`` compares both.
 - *What is pasted*: the code pastes Perlin-shaped patches of the textures of DTD or of the image's own shuffled parts,
-  anew for every sample. Ours pastes spots from other training images (`data.pasted_defects.paste_defect`), as many
-  copies an image as ``pasted_copies``, encoded once before training.
+  inside a foreground mask of the category, anew for every sample (``dataset/dataset.py``). Ours pastes spots from other
+  training images (`data.pasted_defects.paste_defect`), as many copies an image as ``pasted_copies``, encoded once
+  before training.
 - *Threshold*: the code has a number for each category of each data set (0.1 to 0.5), and does not say how it was
   found. Ours is a quantile over held-out normal training images of the largest difference that they reach.
 - *Fusion*: the code mixes by sigmoid(distance), which is at least a half everywhere, and does not ask the network again
   about the mixture. Ours does the same; ``fusion=False`` starts anew from the image's own noised latent.
 - *Features of the criterion*: the code's are the last layer of DINO, the ten largest of 4096 positions; ours the
   deepest block of the backbone and the same share of its positions, at least one.
-- *Map*: the code adds DINO distances of four layers to the nearest position of the reconstruction; ours is D3AD's, so
+- *Map*: the code adds DINO distances of four layers to the nearest position of the reconstruction, blanks what lies
+  outside a foreground mask for some categories, and scores by the mean of the 250 highest pixels; ours is D3AD's, so
   that only training and step differ between the forms.
 - *Text*: the code guides Stable Diffusion by a prompt; here the network has no text.
 - *Steps*: T_max = 750 and ``min_step`` = 350 with 25 DDIM steps for most of MVTec AD in the code. Ours are a third of

@@ -89,9 +89,14 @@ class Img2ImgMasked(Img2Img):
         check_train_dataset(train_dataset)
         self._take_first(self._first().fit(train_dataset))
         maps = self.first_.predict_dataset(self.calibration_set(train_dataset)).anomaly_map
-        cells = cell_means(maps, self.engine_.size_factor).flatten().double()
+        cells = cell_means(maps, self.cell_size).flatten().double()
         self.threshold_ = torch.quantile(cells, self.mask_quantile).item()
         return super().fit(train_dataset)
+
+    @property
+    def cell_size(self) -> int:
+        """Side of a cell of the latents' grid, pixels."""
+        return self.engine_.size_factor
 
     @property
     def evaluations(self) -> int:
@@ -105,7 +110,7 @@ class Img2ImgMasked(Img2Img):
 
     def masks_of(self, maps: Tensor) -> Tensor:
         """Where maps [B, image_size, image_size] of the first pass lie above the threshold: bool [B, h, w]."""
-        return widened(cell_means(maps, self.engine_.size_factor) > self.threshold_)
+        return widened(cell_means(maps, self.cell_size) > self.threshold_)
 
     def repaint(
         self, images: Tensor, keys: Sequence[str] | None, masks: Tensor, setting: Setting | None = None

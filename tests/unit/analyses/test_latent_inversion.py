@@ -22,14 +22,14 @@ def task():
 @pytest.fixture(scope="module")
 def found(task):
     ddpm = PixelDDPM(**PixelDDPM.contract_settings, device="cpu").fit(task.train)
-    return ddpm_variants.variants(measure(ddpm, task), task)
+    return ddpm_variants.variants(measure(ddpm, task), task, simplex=True)
 
 
 def test_each_variant_beside_the_plain_form(found, task):
     assert (found.gaussian.detector.noise, found.simplex.detector.noise) == ("gaussian", "simplex")
     assert found.inversion.measured.detector.network_ is found.gaussian.detector
     gain = task.difference(found.simplex.score, found.gaussian.score)
-    row = found.experiments()["simplex"]
+    row = found.gain()
     assert (row["difference"], row["low"], row["high"]) == gain
     own = task.difference(found.inversion.prediction.score, found.gaussian.score)
     assert found.inversion.experiments(task)["own_inference"]["difference"] == own[0]
@@ -53,3 +53,12 @@ def test_sentence_and_figure(found, task):
         "inversion",
         "the same score without diffusion",
     ]
+
+
+def test_without_simplex_noise_inversion_is_there_alone(found, task):
+    alone = found._replace(simplex=None)
+    assert alone.in_words() == found.inversion.in_words(task, "reconstruction") and "simplex" in found.in_words()
+    both, one = (some.records(found.gaussian.score, "a control", task.trivial_baseline()) for some in (found, alone))
+    assert set(both) == {"pixel_ddpm_inversion", "pixel_ddpm_simplex"} and set(one) == {"pixel_ddpm_inversion"}
+    assert both["pixel_ddpm_simplex"]["detector"].name == "pixel_ddpm_simplex"
+    assert both["pixel_ddpm_simplex"]["experiments"]["no_diffusion"]["what"] == "a control"

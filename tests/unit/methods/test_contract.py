@@ -66,6 +66,7 @@ def test_registry():
 
 def test_families():
     diffusion = {"invad", "img2img", "lora", "pixel_ddpm", "ddad", "d3ad", "glad", "sgm", "esm", "esm_sigma"}
+    diffusion |= {"img2img_masked", "d3ad_masked", "pixel_ddpm_simplex"}
     diffusion |= {f"{name}_inversion" for name in ("d3ad", "sgm", "pixel_ddpm", "img2img")}
     clip = {"clip_knn", "clip_zero_shot", "clip_probe", "anomalib:winclip"}
     for names, family in ((diffusion, "diffusion"), (clip, "clip"), ({"trivial", "anomalib:padim"}, "classical")):
