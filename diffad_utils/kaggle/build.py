@@ -234,7 +234,9 @@ def check_metadata(metadata: dict) -> None:
                 raise ValueError(f"{key[:-1].replace('_', ' ')} {source!r} is not of the form {shape}")
 
 
-def _write_dataset(folder: Path, owner: str, plan: profiles.Plan, profile: str, wheels, internet: bool) -> None:
+def _write_dataset(
+    folder: Path, owner: str, plan: profiles.Plan, profile: str, wheels: str | Path | None, internet: bool
+) -> None:
     """The wheel, and what a checkout has beside the package: shipped models, published numbers, notebooks, the
     profile."""
     root = study.repository()

@@ -118,7 +118,13 @@ def paired_bootstrap_difference(
 
 
 def paired_aupro_difference(
-    maps_a, maps_b, masks, fpr_limit: float = 0.3, n: int = 1000, seed: int = 0, level: float = 0.95
+    maps_a: ArrayLike,
+    maps_b: ArrayLike,
+    masks: ArrayLike,
+    fpr_limit: float = 0.3,
+    n: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> tuple[float, float, float]:
     """Difference in `aupro` between two methods on the same images, with its percentile bootstrap interval.
 
