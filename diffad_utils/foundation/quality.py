@@ -146,7 +146,7 @@ def _colour_error(images: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
     return {"red": red, "green": green, "blue": blue, "colour": np.sqrt(np.square(error).mean(1)).mean()}
 
 
-def latent_spread(vae: Any, count: int = 40) -> list[float]:
+def latent_std(vae: Any, count: int = 40) -> list[float]:
     """Standard deviation of each scaled latent channel over the normal test images of all categories."""
     images = np.concatenate([normal_images(category, count) for category in FAMILIES])
     return autoencoder.encode(vae, images).std((0, 2, 3)).tolist()
