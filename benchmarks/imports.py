@@ -4,18 +4,19 @@
 
 A checkout is a folder with `diffad_utils` in it. Every round starts a fresh interpreter for each, in an order that
 turns from round to round, and takes the processor time (user and system) of that process, so that other work on the
-machine hardly counts. Printed are the seconds of both and their ratio, as median [lowest, highest round]; the ratio
-is taken within a round. The same interpreter runs both, so both use its packages. Nothing is written.
+machine hardly counts. Written are the seconds of both and their ratio, as median [lowest, highest round]; the ratio
+is taken within a round. The same interpreter runs both, so both use its packages.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+from benchmarks import harness
 
 STATEMENT = "from diffad_utils.methods.invad import InvAD"
 CODE = """
@@ -40,13 +41,21 @@ def seconds(checkout: Path, statement: str) -> float:
     return float(used)
 
 
+def revision(checkout: Path) -> str:
+    """Its commit, abbreviated."""
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude", "*"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.imports", description=__doc__.split("\n")[0])
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default 5)")
     parser.add_argument("--statement", default=STATEMENT, help=f"what is imported (default: {STATEMENT!r})")
+    parser.add_argument("--quick", action="store_true", help="print only")
     options = parser.parse_args()
+    options.device = "cpu"
     checkouts = {"before": options.before.resolve(), "after": options.after.resolve()}
     for checkout in checkouts.values():
         seconds(checkout, options.statement)  # byte code is compiled and files are read once before anything counts
@@ -54,11 +63,17 @@ def main() -> None:
     for i in range(options.repeats):
         order = list(checkouts) if i % 2 == 0 else list(reversed(checkouts))
         rounds.append({name: seconds(checkouts[name], options.statement) for name in order})
-    columns = {name: [found[name] for found in rounds] for name in checkouts}
-    columns["ratio"] = [found["after"] / found["before"] for found in rounds]
-    print(f"{options.statement}: processor seconds, {options.repeats} rounds")
-    for name, values in columns.items():
-        print(f"{name:7} {statistics.median(values):.3f} [{min(values):.3f}, {max(values):.3f}]")
+    rows = [
+        {
+            "name": f"{name}, {revision(checkout)}",
+            "cpu_s": harness.median_and_range([found[name] for found in rounds]),
+            "ratio": harness.median_and_range([found[name] / found["before"] for found in rounds]),
+            "rounds": len(rounds),
+        }
+        for name, checkout in checkouts.items()
+    ]
+    note = "processor time of a fresh interpreter; ratio: over that of the checkout before, within a round"
+    harness.write("imports", options, [{"title": options.statement, "rows": rows, "note": note}])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffad_utils import plots
 from diffad_utils.analyses.img2img_edits import EditStudy
-from diffad_utils.analyses.img2img_settings import Response, crossing, reconstruction_spread
+from diffad_utils.analyses.img2img_settings import Response, crossing, reconstruction_std
 from diffad_utils.analyses.img2img_two_passes import TwoPassStudy
 from diffad_utils.analyses.task import Task
 from diffad_utils.methods.base import Prediction
@@ -86,7 +86,7 @@ def spread(images: Tensor, varied: Mapping[str, Tensor], count: int = 8) -> Figu
     names = {"seed": "seeds", "guidance_scale": "guidance"}
     rows = {"x": images[:count], "x̂": next(iter(varied.values()))[0, :count]}
     for field, x_hats in varied.items():
-        rows[f"deviation over {names[field]}"] = reconstruction_spread(x_hats[:, :count])
+        rows[f"deviation over {names[field]}"] = reconstruction_std(x_hats[:, :count])
     return plots.labelled_rows(rows)
 
 

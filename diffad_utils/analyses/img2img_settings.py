@@ -33,7 +33,6 @@ from diffad_utils.methods.base import Detector, resize_images
 from diffad_utils.methods.img2img.engine import Schedule
 from diffad_utils.methods.kept import kept
 from diffad_utils.metrics import bootstrap, intervals
-from diffad_utils.metrics.counterfactual import absolute_error, mean_where
 from diffad_utils.models.clip import Clip
 from diffad_utils.models.clip_features import clip_features
 
@@ -55,7 +54,7 @@ def crossing(x: Sequence[float], rising: Sequence[float], falling: Sequence[floa
     return None
 
 
-def reconstruction_spread(x_hats: Tensor) -> Tensor:
+def reconstruction_std(x_hats: Tensor) -> Tensor:
     """Standard deviation of each pixel over K reconstructions, mean over channels: [K, B, 3, H, W] -> [B, H, W].
 
     Over seeds, or over guidance scales with one seed. Sample standard deviation; ``ValueError`` for K < 2.
@@ -63,13 +62,6 @@ def reconstruction_spread(x_hats: Tensor) -> Tensor:
     if x_hats.ndim != 5 or len(x_hats) < 2:
         raise ValueError(f"expected at least 2 reconstructions [K, B, 3, H, W], got {list(x_hats.shape)}")
     return x_hats.std(dim=0).mean(dim=1)
-
-
-def spread_against_defect(x_hats: Tensor, x_anom: Tensor, x_norm: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """``spread`` of x_hats [K, B, 3, H, W] outside the mask, ``defect`` size inside, and their ``ratio``: [B] each."""
-    spread = mean_where(reconstruction_spread(x_hats), ~mask)
-    defect = mean_where(absolute_error(x_anom, x_norm), mask)
-    return {"spread": spread, "defect": defect, "ratio": spread / defect}
 
 
 def amplification(x_hat: Tensor, x_hat_moved: Tensor, x: Tensor, x_moved: Tensor) -> Tensor:

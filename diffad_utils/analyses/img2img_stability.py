@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diffad_utils.analyses.img2img_claims import Effect, over_images
-from diffad_utils.analyses.img2img_settings import amplification, reconstruction_spread, round_trip
+from diffad_utils.analyses.img2img_settings import amplification, reconstruction_std, round_trip
 from diffad_utils.analyses.task import Task
 from diffad_utils.data import ImageDataset, captions
 from diffad_utils.data.pasted_defects import paste_defect
@@ -59,7 +59,7 @@ def deviations(
     In units of the mean of ``defect_sizes``, or of the autoencoder's error on each image where it is None.
     """
     unit = autoencoder_error(detector.engine_, task.images) if defect_sizes is None else defect_sizes.mean()
-    return {name: reconstruction_spread(x_hats).mean(dim=(1, 2)) / unit for name, x_hats in varied.items()}
+    return {name: reconstruction_std(x_hats).mean(dim=(1, 2)) / unit for name, x_hats in varied.items()}
 
 
 def autoencoder_error(engine: Img2ImgEngine, images: Tensor) -> Tensor:

@@ -134,39 +134,19 @@ def choice_for_each(
     anomalous = [np.asarray(values) == 1 for values in labels]
     if len(scores) < 2 or len({len(values) for values in scores}) > 1:
         raise ValueError(f"expected two or more categories with one set of settings, got {[s.shape for s in scores]}")
+    wins = [intervals.pair_wins(s, a) for s, a in zip(scores, anomalous, strict=True)]
     counts = [bootstrap.bootstrap_counts(a, n, seed) for a in anomalous]
     generator, total = np.random.default_rng(seed), [np.zeros(n + 1) for _ in scores]
     for _ in range(splits):
-        halves = [_half(a, generator) for a in anomalous]
-        for chosen in (halves, [~half for half in halves]):
-            parts = list(zip(scores, anomalous, counts, chosen, strict=True))
-            reached = np.stack([_auroc(s[:, h], a[h], np.ones((1, h.sum()), int))[0] for s, a, _, h in parts])
+        halves = [intervals.random_half(a, generator) for a in anomalous]
+        for chosen_on in (halves, [~half for half in halves]):
+            categories = list(zip(wins, anomalous, counts, chosen_on, strict=True))
+            reached = np.stack([intervals.aurocs_on(w, a, half) for w, a, _, half in categories])
             one = int(reached.mean(axis=0).argmax())
-            for c, (s, a, times, half) in enumerate(parts):
-                own = int(reached[c].argmax())
-                if own != one:
-                    measured = _auroc(s[[own, one]][:, ~half], a[~half], times[:, ~half])
-                    total[c] += (measured[:, 0] - measured[:, 1]) / (2 * splits)
+            for c, (w, a, times, half) in enumerate(categories):
+                gap = w[int(reached[c].argmax())] - w[one]
+                total[c] += intervals.mean_over_pairs(gap, a, ~half, times) / (2 * splits)
     return total
-
-
-def _half(anomalous: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Half of the images of each kind: bool [N]."""
-    half = np.zeros(len(anomalous), dtype=bool)
-    for kind in (False, True):
-        members = generator.permutation(np.flatnonzero(anomalous == kind))
-        half[members[: len(members) // 2]] = True
-    return half
-
-
-def _auroc(scores: np.ndarray, anomalous: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """I-AUROC [R, S] of scores [S, N] in resamples [R, N]; one half where a resample lacks a kind of image."""
-    wins = scores[:, anomalous, None] > scores[:, None, ~anomalous]
-    wins = wins + 0.5 * (scores[:, anomalous, None] == scores[:, None, ~anomalous])
-    high, low = times[:, anomalous].astype(np.float64), times[:, ~anomalous].astype(np.float64)
-    pairs = high.sum(axis=1) * low.sum(axis=1)
-    sums = np.stack([((high @ won) * low).sum(axis=1) for won in wins], axis=1)
-    return np.divide(sums, pairs[:, None], out=np.full_like(sums, 0.5), where=pairs[:, None] > 0)
 
 
 def timestep_findings(records: Sequence[RunRecord], section: str, method: str = "ESM", n: int = 300) -> list[dict]:

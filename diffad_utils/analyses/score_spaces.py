@@ -83,9 +83,9 @@ def distance_to_gaussian(x: Tensor, seed: int = 0) -> tuple[float, float, float]
 
     def distance(images: Sequence[int]) -> float:
         drawn = values[images]
-        spread = drawn.std(axis=0)
-        kept = spread > 1e-9  # an element that never changes has no distribution
-        standardised = (drawn[:, kept] - drawn[:, kept].mean(axis=0)) / spread[kept]
+        std = drawn.std(axis=0)
+        kept = std > 1e-9  # an element that never changes has no distribution
+        standardised = (drawn[:, kept] - drawn[:, kept].mean(axis=0)) / std[kept]
         return float(kstest(standardised.ravel(), "norm").statistic)
 
     counts = bootstrap_counts(np.zeros(len(values)), RESAMPLES, seed)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -123,7 +124,7 @@ def _without_path(error: Exception, path: str) -> str:
     return str(error).removeprefix(f"{path}: ")
 
 
-def _row_contents(row, facts: Facts) -> Contents:
+def _row_contents(row: Any, facts: Facts) -> Contents:
     found = Contents({}, {}, [])
     if not os.path.isfile(row.image):
         return found

@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -231,7 +232,7 @@ def _check_options(dataset: str, options: dict, known: Iterable[str]) -> None:
             raise ValueError(unknown_name(f"option of data set {dataset}", name, list(known) or ["(it has none)"]))
 
 
-def read_rows(dataset: str, root: Path, category: str | None = None, *, seed: int = 0, **options) -> pd.DataFrame:
+def read_rows(dataset: str, root: Path, category: str | None = None, *, seed: int = 0, **options: Any) -> pd.DataFrame:
     """The table of `load_index` for files under `root`, without looking whether every file is there."""
     layout = _layout(dataset)
     _check_options(dataset, options, layout.options)
@@ -318,7 +319,7 @@ def _warn_of_unread(layout: Layout, root: Path, index: pd.DataFrame, category: s
 
 
 def load_index(
-    dataset: str, root: str | os.PathLike | None = None, category: str | None = None, *, seed: int = 0, **options
+    dataset: str, root: str | os.PathLike | None = None, category: str | None = None, *, seed: int = 0, **options: Any
 ) -> pd.DataFrame:
     """The table of samples of a data set.
 

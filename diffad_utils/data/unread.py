@@ -87,10 +87,10 @@ def unread_files(layout: Layout, scanned: Path, used: Iterable[str]) -> list[Unr
         if not is_mask:
             parts = path.parent.relative_to(os.path.abspath(scanned)).parts
             counts[str(scanned.joinpath(*parts)), parts, path.suffix.lower()] += 1
-    return [_unread(layout, *where, count) for where, count in sorted(_merged(counts).items())]
+    return [_unread(layout, *where, count) for where, count in sorted(_siblings_together(counts).items())]
 
 
-def _merged(counts: Counter) -> Counter:
+def _siblings_together(counts: Counter) -> Counter:
     """Counts with more than MANY folders of one parent and type put together under the parent."""
     siblings = Counter((parts[:-1], suffix) for _, parts, suffix in counts)
     merged: Counter = Counter()

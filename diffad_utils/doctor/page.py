@@ -12,14 +12,17 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, NamedTuple
 
 from diffad_utils.io import machine, paths
 from diffad_utils.weights import needs
+
+if TYPE_CHECKING:
+    from diffad_utils.execution.profiles import PlannedRun
 
 NOT_NEEDED = {"jupyterlab", "latex2mathml", "nbval", "snakemake"}
 """Requirements of the package that a single notebook can do without."""
@@ -165,12 +168,12 @@ def examine_data(page: Page) -> None:
 
 
 def lacking(
-    run, *, gpu: bool, bundled: Mapping[str, Wheel] = NO_WHEELS, internet: bool = False
+    run: PlannedRun, *, gpu: bool, bundled: Mapping[str, Wheel] = NO_WHEELS, internet: bool = False
 ) -> tuple[list[str], list[str]]:
     """What a planned run lacks on this machine, and what it will leave out, each as a phrase.
 
     Args:
-        run: a `profiles.PlannedRun`. gpu: whether there is one. bundled: as for `missing_packages`. internet: weights
+        run: of a profile. gpu: whether there is one. bundled: as for `missing_packages`. internet: weights
         may be downloaded, so those of the hub do not count.
     """
     from diffad_utils import data, study, weights
@@ -196,7 +199,7 @@ def lacking(
     return lacks, leaves_out
 
 
-def _lacking_data(data, parameters: dict) -> list[str]:
+def _lacking_data(data: ModuleType, parameters: dict) -> list[str]:
     task = f"{parameters['dataset']}/{parameters['category']}"
     try:
         index = data.load_index(parameters["dataset"], parameters.get("data_root") or None, parameters["category"])
@@ -247,7 +250,7 @@ def examine_profile(
             page.lines.append("      is meant for a GPU, and there is none: expect hours for minutes")
 
 
-def _categories_not_there(runs) -> list[str]:
+def _categories_not_there(runs: Sequence[PlannedRun]) -> list[str]:
     """Categories of further runs that are not on this machine, in one phrase."""
     from diffad_utils import data
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffad_utils import study
-from diffad_utils.execution.profiles import Plan, ProfileError
+from diffad_utils.execution.profiles import ProfileError, RunPlan
 from diffad_utils.io.messages import did_you_mean
 from diffad_utils.io.notebooks import read_cells
 
@@ -75,7 +75,7 @@ def check_run(notebook: Path, parameters: Mapping[str, Any]) -> None:
     check_weights(notebook.stem, parameters, here=not stands_in)
 
 
-def check_data(plan: Plan) -> None:
+def check_data(plan: RunPlan) -> None:
     """Check the categories of all runs of a plan, and the names of their weights. Raises as the two checks do."""
     known: Known = {}
     for run in (run for run in plan.runs if not run.is_summary):

@@ -129,7 +129,7 @@ def _stop_children() -> None:
             continue
 
 
-def kernel_manager_class():
+def kernel_manager_class() -> type:
     """Kernel manager for kernels that start side by side.
 
     TCP ports of kernels started together collide now and then (nteract/papermill issue 511): one dies, or

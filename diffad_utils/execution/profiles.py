@@ -70,7 +70,7 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """All runs of a profile; `root` is the profile's output folder."""
 
     profile: str
@@ -260,7 +260,7 @@ def load_plan(
     notebooks: str | Path | None = None,
     profiles: str | Path | None = None,
     output_root: str | Path | None = None,
-) -> Plan:
+) -> RunPlan:
     """Expand a profile into runs, checking everything that can be checked without data.
 
     Parameters
@@ -291,7 +291,7 @@ def load_plan(
     if twice:
         raise ProfileError(f"{file.name}: listed twice: {', '.join(twice)}")
     root = Path(output_root or study.reports_folder()) / profile
-    return Plan(profile, root, tuple(runs))
+    return RunPlan(profile, root, tuple(runs))
 
 
 _SECTION_KEYS = ("grid", "seed", "parameters", *RESOURCES)

@@ -9,10 +9,10 @@ from pathlib import Path
 from diffad_utils import study
 from diffad_utils.execution.fingerprints import code_digest, data_digest, notebook_digest
 from diffad_utils.execution.notebook import running
-from diffad_utils.execution.profiles import WORK, Plan, PlannedRun, yaml_text
+from diffad_utils.execution.profiles import WORK, PlannedRun, RunPlan, yaml_text
 
 
-def is_current(plan: Plan, run: PlannedRun) -> bool:
+def is_current(plan: RunPlan, run: PlannedRun) -> bool:
     """Whether the run's folder and those of the other methods it recorded are complete, made with the plan's
     parameters."""
     if not all((run.folder / name).is_file() for name in ("metrics.json", "manifest.json", "run.ipynb")):
@@ -36,7 +36,7 @@ def fingerprint(run: PlannedRun) -> str:
     return f"{notebook_digest(run.notebook)} {code_digest(run.notebook)} {of_data}\n"
 
 
-def state(plan: Plan, run: PlannedRun) -> str:
+def state(plan: RunPlan, run: PlannedRun) -> str:
     """``done``, ``running``, ``failed``, ``changed`` (made by other code or parameters) or ``missing``."""
     work = plan.work(run)
     if running(work) is not None:
@@ -62,7 +62,7 @@ def last_seconds(run: PlannedRun) -> float:
     return 0.0
 
 
-def status(plan: Plan) -> list[dict]:
+def status(plan: RunPlan) -> list[dict]:
     """One dict a run, in the plan's order: run, state, when (recorded, UTC), time (of the run, or so far), note."""
     rows = []
     for run in plan.runs:
@@ -85,7 +85,7 @@ def _duration(seconds: float) -> str:
     return str(datetime.timedelta(seconds=round(seconds)))
 
 
-def drop_stale_fingerprints(plan: Plan) -> None:
+def drop_stale_fingerprints(plan: RunPlan) -> None:
     """Remove the fingerprint of every run not done with this code and these parameters, and outdated parameter files.
 
     What is done is read from the files themselves, not from Snakemake's records, which a kill may leave behind.

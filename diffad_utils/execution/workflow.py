@@ -26,12 +26,20 @@ from diffad_utils.execution.fingerprints import PACKAGE
 from diffad_utils.execution.gpus import claim_gpus
 from diffad_utils.execution.inputs import check_data
 from diffad_utils.execution.notebook import run_notebook, running
-from diffad_utils.execution.profiles import DEFAULT_MINUTES, WORK, Plan, PlannedRun, ProfileError, load_plan, read_yaml
+from diffad_utils.execution.profiles import (
+    DEFAULT_MINUTES,
+    WORK,
+    PlannedRun,
+    ProfileError,
+    RunPlan,
+    load_plan,
+    read_yaml,
+)
 from diffad_utils.execution.progress import failures
 from diffad_utils.io.machine import memory_limit, visible_gpus
 
 
-def chosen_runs(plan: Plan, patterns: tuple[str, ...]) -> list[PlannedRun]:
+def chosen_runs(plan: RunPlan, patterns: tuple[str, ...]) -> list[PlannedRun]:
     """The plan's runs whose name matches one of the patterns (``07_invad/*``) or begins with one (``07_invad``).
 
     Raises
@@ -94,7 +102,7 @@ def run_study(
             raise ProfileError(f"{run.name} needs {run.gpus} GPUs, this machine has {len(gpus)}")
     index = plan.root / "index.html"
     plan.root.mkdir(parents=True, exist_ok=True)
-    with _only_one(plan.root / WORK):
+    with _profile_locked(plan.root / WORK):
         _wait_for_orphans(plan)
         before = index.stat().st_mtime_ns if index.is_file() else None
         targets = [str(plan.work(run) / "done") for run in chosen] if only else []
@@ -147,7 +155,7 @@ def _cluster_arguments(cluster: Path) -> list[str]:
     return ["--profile", str(folder)]
 
 
-def _wait_for_orphans(plan: Plan) -> None:
+def _wait_for_orphans(plan: RunPlan) -> None:
     """Runs of a start that was killed end themselves within seconds; on a cluster they may go on."""
     for _ in range(10):
         still = [(run, who) for run in plan.runs if (who := running(plan.work(run))) is not None]
@@ -195,7 +203,7 @@ def _snakemake(arguments: list[str], state: Path | None, local: bool) -> int:
 
 
 @contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
+def _profile_locked(folder: Path) -> Iterator[None]:
     """Lock of a profile's output; it goes with the process, so a killed run leaves nothing to unlock."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")

@@ -161,7 +161,7 @@ def file_sha256(file: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def no_better(comparison: Any) -> str:
+def rows_without_gain(comparison: Any) -> str:
     """One sentence for the card: the rows in which a random network lies within or above the trained one's interval."""
     rows = [f"{r.set} ({r.bank})" for r in comparison.itertuples() if r.low <= r.random_high]
     if not rows:
@@ -198,7 +198,7 @@ def compare(
     return rows
 
 
-def judge_on(
+def sampled(
     dataset: str, category: str, *, size: int = 128, train_images: int = 150, test_images: int = 150, seed: int = 0
 ) -> tuple[Tensor, Tensor, np.ndarray]:
     """Images to compare on: (train [M, 3, size, size], test [N, 3, size, size], labels [N]), at most `train_images`

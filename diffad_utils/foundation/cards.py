@@ -44,7 +44,7 @@ of `diffad_utils/data/captions.py`. Families: {families}.
 
 VAE, on normal test images of `textures` ({vae_images} a category): PSNR of Dec(Enc(x)) in dB, mean over images with 95 % bootstrap
 interval. Over categories: {psnr:.1f} dB. Standard deviations of the four channels of the scaled latents over all these images:
-{spread}. tiles: mean PSNR of the same images as tiles of 64 pixels; gap: psnr minus tiles. red, green, blue: the colour
+{latent_std}. tiles: mean PSNR of the same images as tiles of 64 pixels; gap: psnr minus tiles. red, green, blue: the colour
 cast, the mean of Dec(Enc(x)) - x in grey levels of 255 (largest: {cast:.1f}). colour: the error of an image's mean colour, root mean
 square over channels, mean over images, in grey levels.
 
@@ -192,7 +192,7 @@ def write_sd_card(
     vae_record: dict,
     decoder_record: dict,
     vae_tables: dict[str, pd.DataFrame],
-    spread: list[float],
+    latent_std: list[float],
     named: pd.DataFrame,
     guidance: pd.DataFrame,
     sweep: pd.DataFrame,
@@ -248,7 +248,7 @@ def write_sd_card(
         psnr_crops=crops.psnr.mean(),
         cast_crops=_cast(crops),
         torch=record["torch"],
-        spread=", ".join(f"{value:.2f}" for value in spread),
+        latent_std=", ".join(f"{value:.2f}" for value in latent_std),
         samples=samples,
         vae_images=vae_images,
         psnr_table=markdown(after[columns]),

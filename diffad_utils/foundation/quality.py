@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from diffad_utils.data import textures
 from diffad_utils.data.captions import caption
-from diffad_utils.foundation.backbone_quality import judge_on
+from diffad_utils.foundation.backbone_quality import sampled
 from diffad_utils.metrics import bootstrap_interval, image_auroc
 from diffad_utils.metrics.bootstrap import mean_interval
 
@@ -89,7 +89,7 @@ def autoencoder_by_size(vae: Any, sizes: Sequence[int] = (64, 96, 128, 192, 256)
 def autoencoder_on_photographs(vae: Any, count: int = 40) -> dict[str, float]:
     """psnr, red, green, blue and colour of `autoencoder_quality` on normal test images of ELPV's monocrystalline solar
     cells, at most `count`: grey photographs, unlike anything in training."""
-    _, test, labels = judge_on("elpv", "mono", train_images=1, test_images=count)
+    _, test, labels = sampled("elpv", "mono", train_images=1, test_images=count)
     images = np.rint(255 * test[labels == 0].permute(0, 2, 3, 1).numpy()).astype(np.uint8)
     decoded = autoencoder.reconstruct(vae, images)
     return {"psnr": autoencoder.psnr(images / 255, decoded).mean()} | _colour_error(images, decoded)
@@ -146,7 +146,7 @@ def _colour_error(images: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
     return {"red": red, "green": green, "blue": blue, "colour": np.sqrt(np.square(error).mean(1)).mean()}
 
 
-def latent_spread(vae: Any, count: int = 40) -> list[float]:
+def latent_std(vae: Any, count: int = 40) -> list[float]:
     """Standard deviation of each scaled latent channel over the normal test images of all categories."""
     images = np.concatenate([normal_images(category, count) for category in FAMILIES])
     return autoencoder.encode(vae, images).std((0, 2, 3)).tolist()

@@ -27,21 +27,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from diffad_utils import training
 from diffad_utils.data.captions import caption
+from diffad_utils.models.stable_diffusion import SCHEDULE
 
 from .autoencoder import encode
 from .captioned import FAMILIES, SAID, Pairs, captions_of, draw_said
 
 TEXT_LENGTH = 24  # tokens
-SCHEDULE = dict(
-    num_train_timesteps=1000,
-    beta_start=0.00085,
-    beta_end=0.012,
-    beta_schedule="scaled_linear",
-    clip_sample=False,
-    set_alpha_to_one=False,
-    steps_offset=1,
-    prediction_type="epsilon",
-)
 UNET = dict(
     sample_size=16,
     in_channels=4,

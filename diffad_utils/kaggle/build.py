@@ -234,7 +234,9 @@ def check_metadata(metadata: dict) -> None:
                 raise ValueError(f"{key[:-1].replace('_', ' ')} {source!r} is not of the form {shape}")
 
 
-def _write_dataset(folder: Path, owner: str, plan: profiles.Plan, profile: str, wheels, internet: bool) -> None:
+def _write_dataset(
+    folder: Path, owner: str, plan: profiles.RunPlan, profile: str, wheels: str | Path | None, internet: bool
+) -> None:
     """The wheel, and what a checkout has beside the package: shipped models, published numbers, notebooks, the
     profile."""
     root = study.repository()
@@ -273,7 +275,7 @@ def _without_outputs(notebook: dict) -> dict:
     return notebook
 
 
-def _kernel(run: profiles.PlannedRun, plan: profiles.Plan, dataset: str, internet: bool) -> str:
+def _kernel(run: profiles.PlannedRun, plan: profiles.RunPlan, dataset: str, internet: bool) -> str:
     """The notebook with the run's parameters injected, the checking and installing cells in front and the rest of the
     grid behind."""
     import nbformat

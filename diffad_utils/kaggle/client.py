@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from diffad_utils import study
 
@@ -89,7 +90,7 @@ def _retried(call, *arguments):
             time.sleep(2.0**attempt)
 
 
-def _push_dataset(api, folder: Path, poll: float) -> None:
+def _push_dataset(api: Any, folder: Path, poll: float) -> None:
     from requests.exceptions import HTTPError
 
     name = json.loads((folder / "dataset-metadata.json").read_text(encoding="utf-8"))["id"]
@@ -111,7 +112,7 @@ def _push_dataset(api, folder: Path, poll: float) -> None:
         time.sleep(poll)
 
 
-def _push_kernel(api, name: str, folder: Path) -> None:
+def _push_kernel(api: Any, name: str, folder: Path) -> None:
     answer = api.kernels_push(str(folder))
     refused = {
         kind: getattr(answer, f"invalid_{kind}_sources")
@@ -123,7 +124,7 @@ def _push_kernel(api, name: str, folder: Path) -> None:
     print(f"{name}: pushed, version {answer.version_number}", flush=True)
 
 
-def _kernel_state(api, name: str) -> str:
+def _kernel_state(api: Any, name: str) -> str:
     answer = _retried(api.kernels_status, name)
     if answer.failure_message:
         print(f"{name}: {answer.failure_message}", flush=True)

@@ -87,7 +87,7 @@ def finish(notebook: str, profile: str, namespace: dict | None = None) -> list[s
     return left
 
 
-def _compute(plan: profiles.Plan, run: profiles.PlannedRun, deadline: float) -> bool:
+def _compute(plan: profiles.RunPlan, run: profiles.PlannedRun, deadline: float) -> bool:
     """One run in a process of its own, its log into this notebook; whether it is done. Nothing after the deadline."""
     if time.time() > deadline:
         return False

@@ -44,7 +44,7 @@ EXTRAS = ("baselines", "search")
 """Extras of the package that kernels use."""
 
 
-def lacking(plan: profiles.Plan) -> list[str]:
+def lacking(plan: profiles.RunPlan) -> list[str]:
     """Names of the packages that kernels of `plan` need and the image lacks."""
     datasets = {run.parameters.get("dataset") for run in plan.runs}
     wanted = {name for run in plan.runs for name in packages_of(notebook_parameters(run.notebook) | run.parameters)}

@@ -135,7 +135,8 @@ class Detector(ABC):
         data/published/results.csv, "" without published numbers; published_setting : which of its settings ours is.
     contract_settings : fields that make it small enough to be fitted in a second or two by `testing.contract`.
     contract_attributes : attributes of `testing.contract.DetectorContract` where the defaults do not fit.
-    former_names : name in files saved before -> the field's name now.
+    former_names : name in files saved before -> the field's name now. former_settings : field that is gone -> the value
+        of it that the class has by now; a detector saved with another one is refused.
     """
 
     name: ClassVar[str]
@@ -145,6 +146,7 @@ class Detector(ABC):
     contract_settings: ClassVar[Mapping[str, Any]] = {}
     contract_attributes: ClassVar[Mapping[str, Any]] = {}
     former_names: ClassVar[Mapping[str, str]] = {}
+    former_settings: ClassVar[Mapping[str, Any]] = {}
 
     image_size: int = 128
     seed: int = 0
@@ -263,10 +265,22 @@ class Detector(ABC):
         record = json.loads(path.read_text())
         if record["method"] != cls.name:
             raise ValueError(f"{path} holds a {record['method']!r} detector, not {cls.name!r}")
-        settings = {cls.former_names.get(name, name): value for name, value in record["hyperparameters"].items()}
-        detector = cls(**{**settings, "device": device})
+        detector = cls(**{**cls._settings_of_today(record["hyperparameters"], path), "device": device})
         detector._set_state(load_file(Path(folder) / "detector.safetensors"), record["values"])
         return detector
+
+    @classmethod
+    def _settings_of_today(cls, saved: Mapping[str, Any], path: Path) -> dict[str, Any]:
+        """The hyperparameters of a file, which may be of an earlier version, as fields of the class."""
+        settings = {cls.former_names.get(name, name): value for name, value in saved.items()}
+        for name in settings.keys() - cls.__dataclass_fields__.keys():
+            value = settings.pop(name)
+            if name not in cls.former_settings or value != cls.former_settings[name]:
+                raise ValueError(
+                    f"{path} was saved by another version with {name} = {value!r}, but {cls.__name__} has no such "
+                    "setting: fit it again with this version"
+                )
+        return settings
 
     @abstractmethod
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -323,7 +337,7 @@ class Detector(ABC):
                 resolves = "names none" if here is None else f"resolves to {here.sha256[:12]}: {here.message}"
                 raise ValueError(
                     f"this detector was fitted with weights {str(before)[:12]}, but here {name} = "
-                    f"{getattr(self, name)!r} {resolves}"
+                    f"{getattr(self, name)!r} {resolves}: fit it again, or load it where the weights are those of then"
                 )
 
     def _input(self, images: Tensor) -> Tensor:

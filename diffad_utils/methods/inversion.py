@@ -79,13 +79,13 @@ class Inversion(Detector):
 
     # -- what differs between networks ---------------------------------------------------------------------------------
 
-    @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
         """Images [B, 3, image_size, image_size] in [0, 1] -> what the network was trained on: float32 [B, C, h, w]."""
+        return self.network_.encode(x)
 
-    @abstractmethod
     def eps_fn(self, keys: Sequence[str] | None, count: int) -> EpsFn:
         """The network's prediction of the noise for ``count`` images with these keys, as in `diffusion.ddim`."""
+        return self.network_.predict_noise
 
     @property
     @abstractmethod

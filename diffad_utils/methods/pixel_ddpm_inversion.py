@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from diffad_utils.diffusion import EpsFn, NoiseSchedule
+from diffad_utils.diffusion import NoiseSchedule
 from diffad_utils.methods.base import Detector
 from diffad_utils.methods.inversion import Inversion
 from diffad_utils.methods.pixel_ddpm import PixelDDPM
@@ -31,9 +31,6 @@ class PixelDDPMInversion(Inversion):
 
     def encode(self, x: Tensor) -> Tensor:
         return 2 * x - 1
-
-    def eps_fn(self, keys: Sequence[str] | None, count: int) -> EpsFn:
-        return self.network_.predict_noise
 
     @property
     def schedule(self) -> NoiseSchedule:

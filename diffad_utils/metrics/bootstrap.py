@@ -26,6 +26,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import spearmanr
 
 # Upper bound on (resamples x images) held at once while bootstrapping: 8 MB an array.
@@ -100,7 +101,7 @@ def bootstrap_counts(labels: Sequence[int], n: int = 1000, seed: int = 0) -> np.
 # --- statistics of resamples ------------------------------------------------------------------------------------------
 
 
-def bootstrap_means(values, counts: np.ndarray) -> np.ndarray:
+def bootstrap_means(values: ArrayLike, counts: np.ndarray) -> np.ndarray:
     """Means over images in each resample.
 
     Parameters
@@ -161,7 +162,7 @@ class Interval(NamedTuple):
     high: np.ndarray
 
 
-def percentile_interval(values, level: float = 0.95) -> tuple[float, float]:
+def percentile_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     """The central ``level`` of bootstrap values [n]: (low, high)."""
     low, high = np.quantile(np.asarray(values, dtype=np.float64), [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return float(low), float(high)
@@ -172,7 +173,7 @@ def bootstrap_percentiles(values: np.ndarray, level: float = 0.95) -> tuple[floa
     return float(values[0]), *percentile_interval(values[1:], level)
 
 
-def mean_interval(values, n: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
+def mean_interval(values: ArrayLike, n: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
     """Mean over images and its percentile bootstrap interval.
 
     For a paired comparison give the differences; it is significant where the interval leaves out 0. Columns are

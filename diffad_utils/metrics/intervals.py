@@ -118,7 +118,13 @@ def paired_bootstrap_difference(
 
 
 def paired_aupro_difference(
-    maps_a, maps_b, masks, fpr_limit: float = 0.3, n: int = 1000, seed: int = 0, level: float = 0.95
+    maps_a: ArrayLike,
+    maps_b: ArrayLike,
+    masks: ArrayLike,
+    fpr_limit: float = 0.3,
+    n: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> tuple[float, float, float]:
     """Difference in `aupro` between two methods on the same images, with its percentile bootstrap interval.
 
@@ -212,22 +218,46 @@ def crossfitted_range(
             f"expected scores [S, N] and labels [N] with four images of each kind, got {scores.shape}, "
             f"{int(anomalous.sum())} anomalous and {int((~anomalous).sum())} normal"
         )
-    high, low = scores[:, anomalous, None], scores[:, None, ~anomalous]
-    wins = (high > low) + 0.5 * (high == low)  # [S, anomalous, normal]: the pairs that an AUROC counts
-    counts = bootstrap_counts(anomalous, n, seed)
-    of_high, of_low = counts[:, anomalous], counts[:, ~anomalous]
+    wins, counts = pair_wins(scores, anomalous), bootstrap_counts(anomalous, n, seed)
     generator = np.random.default_rng(seed)
     total, chosen = np.zeros(len(counts)), []
     for _ in range(splits):
-        halves = [generator.permutation(size) < size // 2 for size in wins.shape[1:]]
-        for above, below in (halves, [~half for half in halves]):
-            found = wins[:, above][:, :, below].mean(axis=(1, 2))
+        half = random_half(anomalous, generator)
+        for chosen_on in (half, ~half):
+            found = aurocs_on(wins, anomalous, chosen_on)
             best, worst = int(found.argmax()), int(found.argmin())
             chosen.append((best, worst))
-            drawn_high, drawn_low = of_high[:, ~above], of_low[:, ~below]
-            gap = wins[best] - wins[worst]
-            sums = ((drawn_high @ gap[~above][:, ~below]) * drawn_low).sum(axis=1)
-            # a resample may miss a half's images of one kind: it then says nothing about this half
-            pairs = drawn_high.sum(axis=1) * drawn_low.sum(axis=1)
-            total += np.divide(sums, pairs, out=np.zeros_like(total), where=pairs > 0)
+            total += mean_over_pairs(wins[best] - wins[worst], anomalous, ~chosen_on, counts)
     return total / (2 * splits), np.array(chosen)
+
+
+def pair_wins(scores: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
+    """The pairs that an AUROC counts, of scores [S, N] and bool [N]: float64 [S, anomalous, normal], 1 where the
+    anomalous image has the higher score, 0.5 where both have the same."""
+    high, low = scores[:, anomalous, None], scores[:, None, ~anomalous]
+    return (high > low) + 0.5 * (high == low)
+
+
+def random_half(anomalous: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Half of the images of each kind (bool [N]): bool [N]."""
+    half = np.zeros(len(anomalous), dtype=bool)
+    for kind in (True, False):
+        size = int((anomalous == kind).sum())
+        half[anomalous == kind] = generator.permutation(size) < size // 2
+    return half
+
+
+def aurocs_on(wins: np.ndarray, anomalous: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """I-AUROC [S] on some of the images, bool [N], from `pair_wins` of all."""
+    return wins[:, rows[anomalous]][:, :, rows[~anomalous]].mean(axis=(1, 2))
+
+
+def mean_over_pairs(values: np.ndarray, anomalous: np.ndarray, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean of values [anomalous, normal] over the pairs of some images, bool [N], in resamples ``counts`` [R, N]: [R].
+
+    0 in a resample without one of the kinds among these images: it says nothing about them.
+    """
+    of_high, of_low = counts[:, anomalous & rows], counts[:, ~anomalous & rows]
+    sums = ((of_high @ values[rows[anomalous]][:, rows[~anomalous]]) * of_low).sum(axis=1)
+    pairs = of_high.sum(axis=1) * of_low.sum(axis=1)
+    return np.divide(sums, pairs, out=np.zeros(len(counts)), where=pairs > 0)

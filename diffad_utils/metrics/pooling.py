@@ -31,6 +31,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 EXCESS_KURTOSIS = 1.0
@@ -64,7 +65,7 @@ class Pooled(NamedTuple):
     categories: int
 
 
-def mean_over_seeds(effects, variances) -> SeedMean:
+def mean_over_seeds(effects: ArrayLike, variances: ArrayLike) -> SeedMean:
     """A category's effect from its runs.
 
     Parameters
@@ -86,7 +87,7 @@ def mean_over_seeds(effects, variances) -> SeedMean:
     return SeedMean(effects.mean(axis=-1), images + between / seeds, images / seeds)
 
 
-def degrees_of_freedom(categories):
+def degrees_of_freedom(categories: ArrayLike) -> np.ndarray | np.float64:
     """Degrees of freedom of the variance of ``categories`` (at least 2) effects with `EXCESS_KURTOSIS` kappa.
 
     A variance of k values has itself the variance sigma^4 (2 / (k - 1) + kappa / k); a chi-square with
@@ -96,7 +97,7 @@ def degrees_of_freedom(categories):
     return 2 / (2 / (k - 1) + EXCESS_KURTOSIS / k)
 
 
-def pool(effects, least_variances, level: float = 0.95) -> Pooled:
+def pool(effects: ArrayLike, least_variances: ArrayLike, level: float = 0.95) -> Pooled:
     """Mean over categories with Student's t interval, not narrower than images alone would make it.
 
     Parameters
@@ -137,7 +138,9 @@ def p_values(pooled: Pooled, margin: float = 0.0) -> tuple[np.ndarray, np.ndarra
     return tuple(np.minimum(1.0, 2 * stats.t.sf(side * t, freedom)) for side in (1, -1))
 
 
-def heterogeneity(effects, most_variances, images=np.inf) -> tuple[np.ndarray, np.ndarray]:
+def heterogeneity(
+    effects: ArrayLike, most_variances: ArrayLike, images: ArrayLike = np.inf
+) -> tuple[np.ndarray, np.ndarray]:
     """Cochran's Q of categories [..., K] and its p-value: do they differ by more than seeds and images explain?
 
     Parameters
@@ -163,7 +166,7 @@ def heterogeneity(effects, most_variances, images=np.inf) -> tuple[np.ndarray, n
 
 
 def clear_sides(
-    effects, most_variances, margin: float = 0.0, level: float = 0.95, images=np.inf
+    effects: ArrayLike, most_variances: ArrayLike, margin: float = 0.0, level: float = 0.95, images: ArrayLike = np.inf
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether the interval of some category alone lies above the margin, and that of some category below: bool [...].
 
@@ -191,7 +194,12 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    effects, most_variances, least_variances, margin: float = 0.0, level: float = 0.95, images=np.inf
+    effects: ArrayLike,
+    most_variances: ArrayLike,
+    least_variances: ArrayLike,
+    margin: float = 0.0,
+    level: float = 0.95,
+    images: ArrayLike = np.inf,
 ) -> Comparison:
     """The mean over categories [..., K] against a margin, and whether the categories agree; see `Comparison`.
 
@@ -210,7 +218,9 @@ def compare(
     )
 
 
-def smallest_detectable(standard_error, categories: int, level: float = 0.95, power: float = 0.8):
+def smallest_detectable(
+    standard_error: ArrayLike, categories: int, level: float = 0.95, power: float = 0.8
+) -> np.ndarray | np.float64:
     """The distance from the margin that data like these would show with the given power.
 
     The usual approximation, (t of the level + t of the power) standard errors; infinite for one category.
@@ -229,7 +239,7 @@ def categories_needed(distance: float, deviation: float, level: float = 0.95, mo
     return int(counts[enough.argmax()]) if enough.any() else None
 
 
-def holm(p) -> np.ndarray:
+def holm(p: ArrayLike) -> np.ndarray:
     """Holm's adjusted p-values over the last axis, in the order given: [..., M] -> [..., M], at most 1.
 
     NaN stays NaN, which is below no level, and counts as one of the M.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,14 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, net: nn.Module, mean, std, strides: tuple[int, ...], resolved: weights.Resolved, margin: int = 0
-    ):
+        self,
+        net: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        strides: tuple[int, ...],
+        resolved: weights.Resolved,
+        margin: int = 0,
+    ) -> None:
         super().__init__()
         self.net = net
         self.channels: list[int] = list(net.feature_info.channels())

@@ -4,6 +4,9 @@ Variants of a detector are applied to the same images, and part of the work is t
 the images, and the features that reconstructions are compared with. An entry's name is the checksum of the batch and of
 everything else that the result depends on, as in `feature_cache`. Another batch of the same images is another entry, so
 that nothing is rounded otherwise than it would be without.
+
+Beside the store (`methods.kept`), whose entries are of one detector with its settings, these are of images and a
+frozen network alone: every variant and every method of a run shares them, in a first run and without a store, too.
 """
 
 from __future__ import annotations

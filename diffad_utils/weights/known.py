@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 #: What stands in for the weights of each role: a folder of data/mini.
@@ -59,7 +60,7 @@ class Known:
     open_clip: Mapping[str, bool] = field(default_factory=dict)
 
 
-def _unmistakable(role: str, hub_ids, folders, *forms: Form, **options) -> Known:
+def _unmistakable(role: str, hub_ids: tuple[str, ...], folders: tuple[str, ...], *forms: Form, **options: Any) -> Known:
     """Weights whose tensors say what they are."""
     return Known(role, hub_ids, folders, forms, forms, **options)
 
@@ -121,7 +122,13 @@ VAE_FILES = (
 )
 
 
-def _vae(hub_ids, folders, tensors, *, scaling: float | None = None) -> Known:
+def _vae(
+    hub_ids: tuple[str, ...],
+    folders: tuple[str, ...],
+    tensors: Mapping[str, tuple[int, ...]],
+    *,
+    scaling: float | None = None,
+) -> Known:
     """An autoencoder alone. Those of the same layout are told apart by the scaling factor in config.json; where
     `scaling` is None they cannot be."""
     forms = ((Part("", tensors),),)

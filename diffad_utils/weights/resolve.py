@@ -170,7 +170,14 @@ def _role(text: str) -> str:
     return known.role if known else ""
 
 
-def _locate(text: str, allow_mini: bool, hub: bool, kaggle_root, hf_cache, read: bool = True) -> Found:
+def _locate(
+    text: str,
+    allow_mini: bool,
+    hub: bool,
+    kaggle_root: str | os.PathLike | None,
+    hf_cache: str | os.PathLike | None,
+    read: bool = True,
+) -> Found:
     """The first place that has the weights; raises as `resolve` does."""
     if text in MINI_NAMES:
         folder = MINI_ROOT / MINIS[MINI_NAMES[text]]

@@ -110,7 +110,7 @@ def read_metadata(file: str | os.PathLike) -> dict[str, str]:
         return content.metadata() or {}
 
 
-def _opened(file: str | os.PathLike):
+def _opened(file: str | os.PathLike) -> safe_open:
     """safetensors' own reader, which holds the header against the file's length; its errors as sentences."""
     file = Path(file)
     with open(file, "rb") as stream:

@@ -148,10 +148,10 @@ def test_reports_that_cannot_be_written_are_said_before_the_work(mounted, monkey
 
 
 def test_a_second_study_of_the_same_reports_is_refused(tmp_path):
-    with workflow._only_one(tmp_path / "smoke" / execution.WORK):
+    with workflow._profile_locked(tmp_path / "smoke" / execution.WORK):
         with pytest.raises(execution.ProfileError, match=r"another run is writing .*smoke.*wait"):
-            workflow._only_one(tmp_path / "smoke" / execution.WORK).__enter__()
-    with workflow._only_one(tmp_path / "smoke" / execution.WORK):
+            workflow._profile_locked(tmp_path / "smoke" / execution.WORK).__enter__()
+    with workflow._profile_locked(tmp_path / "smoke" / execution.WORK):
         pass
 
 

@@ -37,7 +37,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def plan(root: Path, profile: str) -> profiles.Plan:
+def plan(root: Path, profile: str) -> profiles.RunPlan:
     folders = {"notebooks": root / "notebooks", "profiles": root / "profiles", "output_root": root / "out"}
     return profiles.load_plan(profile, **folders)
 

@@ -10,21 +10,22 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+from numpy.random import Generator
 from scipy import sparse
 
 
-def smoothstep(low, high, value):
+def smoothstep(low: float, high: float, value: np.ndarray) -> np.ndarray:
     """Cubic ramp from 0 (value <= low) to 1 (value >= high), float32."""
     t = np.clip((value - low) / (high - low), 0, 1).astype(np.float32)
     return t * t * (3 - 2 * t)
 
 
-def mix(below, above, alpha):
+def mix(below: np.ndarray, above: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Blend a layer ([H, W, 3], or a colour [3]) over an image [H, W, 3] with an opacity alpha [H, W]."""
     return below + alpha[..., None] * (above - below)
 
 
-def log_uniform(rng, low, high):
+def log_uniform(rng: Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
@@ -40,7 +41,7 @@ def _spline_basis(pixels: int, cells: int) -> sparse.csr_array:
     return sparse.csr_array((weights.ravel(), columns.ravel(), 4 * np.arange(pixels + 1)), (pixels, cells + 3))
 
 
-def _cubic(f):
+def _cubic(f: np.ndarray) -> np.ndarray:
     """The four cubic B-spline weights [N, 4] at offsets f [N] within a cell."""
     return np.stack([(1 - f) ** 3, 3 * f**3 - 6 * f**2 + 4, -3 * f**3 + 3 * f**2 + 3 * f + 1, f**3], 1) / 6
 
@@ -54,7 +55,9 @@ class Canvas:
         columns = ((np.arange(width) + 0.5) / width).astype(np.float32)
         self.y, self.x = (np.ascontiguousarray(a) for a in np.broadcast_arrays(rows[:, None], columns[None]))
 
-    def noise(self, rng, cells, octaves: int = 1, persistence: float = 0.6) -> np.ndarray:
+    def noise(
+        self, rng: Generator, cells: int | tuple[int, int], octaves: int = 1, persistence: float = 0.6
+    ) -> np.ndarray:
         """Smooth Gaussian noise [H, W] of zero mean and unit variance; `cells` (or (rows, columns)) sets its grain."""
         rows, columns = (cells, cells) if np.isscalar(cells) else cells
         total, power = 0.0, 0.0
@@ -68,7 +71,9 @@ class Canvas:
             power += weight**2
         return total / np.float32(np.sqrt(power))
 
-    def frame(self, rng, turn: float = 0.0, wobble: float = 0.0, shift: float = 0.0, zoom: float = 0.0):
+    def frame(
+        self, rng: Generator, turn: float = 0.0, wobble: float = 0.0, shift: float = 0.0, zoom: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates (u, v) [H, W] around the centre, turned by ~turn rad, moved by ~shift and bent by ~wobble."""
         angle, scale = rng.normal(0, turn), np.exp(rng.normal(0, zoom))
         dx, dy = rng.uniform(-shift, shift, 2).astype(np.float32)
@@ -86,13 +91,13 @@ def canvas(height: int, width: int) -> Canvas:
     return Canvas(height, width)
 
 
-def cell_of(u):
+def cell_of(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Integer part (intp) and fractional part (float32) of a coordinate array."""
     whole = np.floor(u)
     return whole.astype(np.intp), u - whole
 
 
-def worley(rng, u, v, cells: int):
+def worley(rng: Generator, u: np.ndarray, v: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray]:
     """Distances [H, W] to the nearest and second nearest of jittered grid points, in cell units (u, v in cells)."""
     points = rng.uniform(0, 1, (2, cells, cells)).astype(np.float32)
     (iu, fu), (iv, fv) = cell_of(u), cell_of(v)

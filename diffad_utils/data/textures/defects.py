@@ -10,12 +10,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.random import Generator
 from scipy import ndimage
 
 from .canvas import Canvas, log_uniform, smoothstep
+from .surfaces import Surface
+
+Blend = tuple[np.ndarray, np.ndarray]  # alpha, layer
 
 
-def _tint(rng, strength: float, polarity: int) -> np.ndarray:
+def _tint(rng: Generator, strength: float, polarity: int) -> np.ndarray:
     """A colour change [3] of largest component `strength`; polarity 0 keeps the mean over channels.
 
     Hues vary mostly between warm and cool, a little between green and magenta, as rust, oil, dust and glue do.
@@ -28,19 +32,19 @@ def _tint(rng, strength: float, polarity: int) -> np.ndarray:
     return (strength * change / np.abs(change).max()).astype(np.float32)
 
 
-def _polarity(rng) -> int:
+def _polarity(rng: Generator) -> int:
     """Darker (-1), mean-preserving (0) or brighter (1), equally likely."""
     return int(rng.integers(-1, 2))
 
 
-def _place(rng, margin: float = 0.14):
+def _position(rng: Generator, margin: float = 0.14) -> np.ndarray:
     return rng.uniform(margin, 1 - margin, 2).astype(np.float32)
 
 
-def _blob(canvas: Canvas, rng, area: float, softness: float, roughness: float = 0.18):
+def _blob(canvas: Canvas, rng: Generator, area: float, softness: float, roughness: float = 0.18) -> Blend:
     """Irregular spot of about `area` (fraction of the image): alpha [H, W] and relative radius [H, W] (1 = outline)."""
     radius = float(np.sqrt(area / np.pi))
-    cx, cy = _place(rng, min(0.14 + radius / 2, 0.45))
+    cx, cy = _position(rng, min(0.14 + radius / 2, 0.45))
     angle, aspect = rng.uniform(0, np.pi), float(np.exp(rng.normal(0, 0.25)))
     c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     x, y = canvas.x - cx, canvas.y - cy
@@ -50,10 +54,18 @@ def _blob(canvas: Canvas, rng, area: float, softness: float, roughness: float = 
     return 1 - smoothstep(1 - softness, 1 + softness, distance), distance
 
 
-def _stroke(canvas: Canvas, rng, length: float, bend: float, jag: float = 0.0, start=None, angle=None):
+def _stroke(
+    canvas: Canvas,
+    rng: Generator,
+    length: float,
+    bend: float,
+    jag: float = 0.0,
+    start: np.ndarray | None = None,
+    angle: float | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """A wandering line: signed distance across [H, W] and position along [H, W] (0 to 1 on the line), unit-square
     units."""
-    cx, cy = _place(rng, 0.25) if start is None else start
+    cx, cy = _position(rng, 0.25) if start is None else start
     angle = rng.uniform(0, np.pi) if angle is None else angle
     c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     x, y = canvas.x - cx, canvas.y - cy
@@ -69,11 +81,11 @@ def _stroke(canvas: Canvas, rng, length: float, bend: float, jag: float = 0.0, s
     return across, along
 
 
-def _ends(along, softness: float = 0.12):
+def _ends(along: np.ndarray, softness: float = 0.12) -> np.ndarray:
     return smoothstep(0, softness, along) * (1 - smoothstep(1 - softness, 1, along))
 
 
-def scratch(canvas, rng, surface, color):
+def scratch(canvas: Canvas, rng: Generator, surface: Surface, color: np.ndarray) -> Blend:
     """A thin groove, brighter, darker, or with one lit and one shaded side."""
     width = log_uniform(rng, 0.004, 0.012)
     across, along = _stroke(canvas, rng, rng.uniform(0.2, 0.75), 0.06)
@@ -84,10 +96,10 @@ def scratch(canvas, rng, surface, color):
     return alpha, color + np.broadcast_to(side * np.float32(strength), canvas.shape)[..., None]
 
 
-def crack(canvas, rng, surface, color):
+def crack(canvas: Canvas, rng: Generator, surface: Surface, color: np.ndarray) -> Blend:
     """A jagged, branching fissure: dark core, often with a light lip."""
     width, length = log_uniform(rng, 0.004, 0.009), rng.uniform(0.3, 0.8)
-    start = _place(rng, 0.2)
+    start = _position(rng, 0.2)
     angle = np.arctan2(0.5 - start[1], 0.5 - start[0]) + rng.normal(0, 0.5)
     alpha, lip = np.zeros(canvas.shape, np.float32), np.zeros(canvas.shape, np.float32)
     for k in range(rng.integers(1, 4)):
@@ -104,7 +116,7 @@ def crack(canvas, rng, surface, color):
     return np.maximum(alpha, lip), layer
 
 
-def hole(canvas, rng, surface, color):
+def hole(canvas: Canvas, rng: Generator, surface: Surface, color: np.ndarray) -> Blend:
     """The surface is gone in a spot: backing shows, shaded by one edge and lit at the other."""
     alpha, distance = _blob(canvas, rng, log_uniform(rng, 0.002, 0.04), 0.12)
     polarity, strength = _polarity(rng), log_uniform(rng, 0.12, 0.4)
@@ -118,20 +130,20 @@ def hole(canvas, rng, surface, color):
     return alpha, level + (0.5 * strength * side * smoothstep(0.2, 1, distance))[..., None]
 
 
-def stain(canvas, rng, surface, color):
+def stain(canvas: Canvas, rng: Generator, surface: Surface, color: np.ndarray) -> Blend:
     """A dried liquid: a translucent spot with a stronger rim."""
     alpha, distance = _blob(canvas, rng, log_uniform(rng, 0.006, 0.18), 0.1, 0.12)
     rim = 0.65 + 0.35 * np.exp(-np.square((distance - 0.88) / 0.1)) + 0.08 * canvas.noise(rng, 12)
     return alpha * rim, color + _tint(rng, log_uniform(rng, 0.07, 0.3), _polarity(rng))
 
 
-def color_shift(canvas, rng, surface, color):
+def color_shift(canvas: Canvas, rng: Generator, surface: Surface, color: np.ndarray) -> Blend:
     """A large, very soft patch in another shade."""
     alpha, _ = _blob(canvas, rng, log_uniform(rng, 0.02, 0.16), 0.4, 0.2)
     return alpha, color * (1 + _tint(rng, log_uniform(rng, 0.15, 0.6), _polarity(rng)))
 
 
-def thread(canvas, rng, surface, color):
+def thread(canvas: Canvas, rng: Generator, surface: Surface, color: np.ndarray) -> Blend:
     """A curled fibre lying on the surface, with the shading of a cylinder and a soft shadow."""
     width = log_uniform(rng, 0.006, 0.011)
     across, along = _stroke(canvas, rng, rng.uniform(0.25, 0.6), 0.28)
@@ -144,7 +156,7 @@ def thread(canvas, rng, surface, color):
     return np.maximum(body, shadow) * _ends(along, 0.04), layer
 
 
-def contamination(canvas, rng, surface, color):
+def contamination(canvas: Canvas, rng: Generator, surface: Surface, color: np.ndarray) -> Blend:
     """Crumbs of foreign matter, clustered."""
     cluster, _ = _blob(canvas, rng, log_uniform(rng, 0.01, 0.1), 0.4)
     cells = int(rng.integers(14, 34))
@@ -157,7 +169,7 @@ def contamination(canvas, rng, surface, color):
     return alpha, crumb * (1 + 0.2 * relief + 0.05 * canvas.noise(rng, 90))[..., None]
 
 
-def worn(canvas, rng, surface, color):
+def worn(canvas: Canvas, rng: Generator, surface: Surface, color: np.ndarray) -> Blend:
     """Rubbed off: the texture is smoothed away, a little polished or dulled."""
     alpha, _ = _blob(canvas, rng, log_uniform(rng, 0.01, 0.14), 0.3, 0.25)
     rows, columns = ndimage.find_objects((alpha > 0).astype(np.uint8))[0]
@@ -167,7 +179,7 @@ def worn(canvas, rng, surface, color):
     return alpha, smooth + _tint(rng, log_uniform(rng, 0.05, 0.2), int(rng.choice([-1, 1])))
 
 
-def distortion(canvas, rng, surface, color):
+def distortion(canvas: Canvas, rng: Generator, surface: Surface, color: np.ndarray) -> Blend:
     """The pattern is pulled aside locally (a bent wire, a caught yarn, a wavy grain): same material, wrong place."""
     alpha, distance = _blob(canvas, rng, log_uniform(rng, 0.01, 0.09), 0.25)
     angle, amount = rng.uniform(0, 2 * np.pi), rng.uniform(0.02, 0.045)
@@ -183,7 +195,7 @@ def distortion(canvas, rng, surface, color):
     return alpha, layer
 
 
-def missing_part(canvas, rng, surface, color):
+def missing_part(canvas: Canvas, rng: Generator, surface: Surface, color: np.ndarray) -> Blend:
     """One to a few parts of the object are not there."""
     parts = surface.parts
     count = len(parts.shown)
@@ -192,7 +204,7 @@ def missing_part(canvas, rng, surface, color):
     return np.ones(canvas.shape, np.float32), surface.redraw(replace(parts, shown=shown))
 
 
-def misplaced_part(canvas, rng, surface, color):
+def misplaced_part(canvas: Canvas, rng: Generator, surface: Surface, color: np.ndarray) -> Blend:
     """A part sits askew or beside its place."""
     parts = surface.parts
     shift, turn = parts.shift.copy(), parts.turn.copy()

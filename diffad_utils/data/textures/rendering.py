@@ -9,13 +9,15 @@ bits). What may be touched: new categories and defects in the tables; the order 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
 import pandas as pd
+from numpy.random import Generator
 from PIL import Image
 from scipy import ndimage
 
@@ -68,7 +70,7 @@ class Key(NamedTuple):
     part: str  # "image", "twin" or "mask"
 
 
-def _check(category, split, defect, index, seed):
+def _check(category: str, split: str, defect: str, index: int, seed: int) -> None:
     if category not in CATEGORIES:
         raise ValueError(f"textures: unknown category {category!r}; known ones: {', '.join(CATEGORIES)}")
     if split not in SPLITS:
@@ -85,13 +87,13 @@ def _check(category, split, defect, index, seed):
         raise ValueError(f"textures: index and seed must be 0 or more, got index={index}, seed={seed}")
 
 
-def stream(*key) -> np.random.Generator:
+def stream(*key: int | str) -> Generator:
     """An independent random generator for a key of ints and strings."""
     entropy = [crc32(part.encode()) if isinstance(part, str) else part for part in key]
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+    return Generator(np.random.Philox(np.random.SeedSequence(entropy)))
 
 
-def _conditions(seed, category, split, defect, index) -> np.ndarray:
+def _conditions(seed: int, category: str, split: str, defect: str, index: int) -> np.ndarray:
     """Evenly spread imaging conditions [5] in [0, 1): point `index` of an additive recurrence (Roberts' R sequence).
 
     Normal and anomalous test images thus see the same range of gain, contrast, noise and light by design, instead of
@@ -104,13 +106,13 @@ def _conditions(seed, category, split, defect, index) -> np.ndarray:
     return (offset + (index + 1) * phi ** -np.arange(1.0, 6.0)) % 1.0
 
 
-def _largest_change(difference) -> np.ndarray:
+def _largest_change(difference: np.ndarray) -> np.ndarray:
     """Max over channels of |difference|: [H, W, 3] -> [H, W]."""
     red, green, blue = np.moveaxis(np.abs(difference), 2, 0)
     return np.maximum(np.maximum(red, green), blue)
 
 
-def _visible(difference) -> np.ndarray:
+def _visible(difference: np.ndarray) -> np.ndarray:
     """Mask [H, W] of a difference [H, W, 3], without specks smaller than SPECK (unless there is nothing else)."""
     mask = _largest_change(difference) > THRESHOLD
     regions, _count = ndimage.label(mask, np.ones((3, 3)))
@@ -119,7 +121,7 @@ def _visible(difference) -> np.ndarray:
     return (sizes >= min(SPECK * mask.size, sizes.max()))[regions] & mask
 
 
-def suitable(twin, image) -> bool:
+def suitable(twin: np.ndarray, image: np.ndarray) -> bool:
     """Is the visible area inside AREA, with a margin for the camera, at the size drawn and at a half and a quarter?"""
     difference = 0.75 * (image - twin)
     half = reduce(difference, 2)
@@ -127,12 +129,14 @@ def suitable(twin, image) -> bool:
     return 1.3 * AREA[0] < min(areas) and max(areas) < 0.9 * AREA[1]
 
 
-def _surface(seed, category, split, defect, index, shape):
+def _surface(seed: int, category: str, split: str, defect: str, index: int, shape: tuple[int, int]) -> surfaces.Surface:
     rng = stream(seed, category, split, defect, index, "scene")
     return getattr(surfaces, category)(canvas(*shape), rng, split)
 
 
-def _blend(surface, attempt, seed, category, split, defect, index):
+def _blend(
+    surface: surfaces.Surface, attempt: int, seed: int, category: str, split: str, defect: str, index: int
+) -> np.ndarray:
     rng = stream(seed, category, split, defect, index, "defect", attempt)
     twin = surface.color
     alpha, layer = getattr(defects, defect)(canvas(*twin.shape[:2]), rng, surface, twin)
@@ -140,7 +144,7 @@ def _blend(surface, attempt, seed, category, split, defect, index):
 
 
 @lru_cache(maxsize=4)
-def _reference(*key):
+def _reference(*key: Any) -> tuple[np.ndarray, np.ndarray, int]:
     """(twin, image, attempt) on the reference canvas: a defect is redrawn until it is suitable there."""
     surface = _surface(*key, REFERENCE)
     for attempt in range(200):
@@ -150,7 +154,7 @@ def _reference(*key):
     raise RuntimeError(f"textures: none of 200 draws of {key} has a visible area within {AREA} of the image")
 
 
-def _scene(*key, shape):
+def _scene(*key: Any, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Reflectance [H, W, 3] without and with the defect on a canvas of `shape`; every size takes the same draw."""
     if key[3] == "good":
         twin = _surface(*key, shape).color
@@ -162,7 +166,7 @@ def _scene(*key, shape):
     return twin, image
 
 
-def camera(reflectances, conditions, rng) -> list[np.ndarray]:
+def camera(reflectances: Sequence[np.ndarray], conditions: np.ndarray, rng: Generator) -> list[np.ndarray]:
     """Photograph scenes [H, W, 3] under one illumination, gain, contrast, white balance and sensor noise, to 8 bits.
 
     The first scene sets the mean that contrast turns around. Returns whole grey levels, float32 [H, W, 3] in 0..255.
@@ -183,7 +187,7 @@ def camera(reflectances, conditions, rng) -> list[np.ndarray]:
     return [np.rint(np.clip(contrast * scene * factor + offset, 0, 1) * 255) for scene in reflectances]
 
 
-def reduce(image, factor: int):
+def reduce(image: np.ndarray, factor: int) -> np.ndarray:
     """Mean over factor x factor pixels of [H, W, 3]."""
     if factor == 1:
         return image
@@ -192,7 +196,7 @@ def reduce(image, factor: int):
 
 
 @lru_cache(maxsize=8)
-def _render(category, split, index, seed, shape, defect) -> Sample:
+def _render(category: str, split: str, index: int, seed: int, shape: tuple[int, int], defect: str) -> Sample:
     # Drawn on at least 256 pixels a side and averaged down, which is what keeps fine structure from aliasing at small
     # sizes.
     factor = -(-REFERENCE[0] // min(shape))
@@ -214,7 +218,9 @@ def _render(category, split, index, seed, shape, defect) -> Sample:
     return Sample(image, twin, mask, defect)
 
 
-def render(category: str, split: str, index: int, *, seed: int = 0, size=256, defect: str | None = None) -> Sample:
+def render(
+    category: str, split: str, index: int, *, seed: int = 0, size: int | Sequence[int] = 256, defect: str | None = None
+) -> Sample:
     """Draw one sample.
 
     Parameters: category in CATEGORIES; split "train" or "test"; index >= 0; size in pixels, int or (height, width), the
@@ -251,7 +257,7 @@ def parse_key(key: str) -> Key:
     return Key(int(seed), category, split, defect, int(index), part or "image")
 
 
-def load_key(key: str, size=256) -> np.ndarray:
+def load_key(key: str, size: int | Sequence[int] = 256) -> np.ndarray:
     """The array behind a key: image or twin float32 [H, W, 3] in [0, 1], mask bool [H, W]; read-only."""
     seed, category, split, defect, index, part = parse_key(key)
     return getattr(render(category, split, index, seed=seed, size=size, defect=defect), part)
@@ -290,7 +296,9 @@ def index(
     return table.sort_values(["category", "split", "defect", "image"], ignore_index=True)
 
 
-def export(folder, categories=None, size: int = 256, seed: int = 0, **counts) -> Path:
+def export(
+    folder: str | Path, categories: Iterable[str] | None = None, size: int = 256, seed: int = 0, **counts: int
+) -> Path:
     """Write an MVTec-like tree of 8-bit PNGs, with a `twin/<defect>/` folder beside `ground_truth/<defect>/`.
 
     <folder>/<category>/{train/good, test/<defect>}/0007.png, ground_truth/<defect>/0007_mask.png (0 or 255) and
@@ -308,6 +316,6 @@ def export(folder, categories=None, size: int = 256, seed: int = 0, **counts) ->
     return folder
 
 
-def _save(array, path: Path):
+def _save(array: np.ndarray, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.rint(array * 255.0).astype(np.uint8)).save(path)

@@ -10,16 +10,21 @@ What may be touched: new surfaces; the defaults of the old ones are fixed by the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
 import numpy as np
+from numpy.random import Generator
 from PIL import Image
 from scipy import ndimage
 
 from .canvas import Canvas, cell_of, mix, smoothstep, worley
+
+Colour = tuple[float, float, float]  # red, green, blue, of 0 to 1
+Span = tuple[float, float]  # lowest and highest of a random draw, or two sides
+Chips = Sequence[tuple[int, Colour, float]]
 
 # A photograph is 512 pixels wide; the left columns are for training, the right ones for testing, with a gap between.
 PHOTO_REGIONS = {"train": (0, 288), "test": (296, 512)}
@@ -41,19 +46,27 @@ class Surface:
     redraw: Callable[[Parts], np.ndarray] | None = None
 
 
-def _hue(rng, color, spread=0.03):
+def _hue(rng: Generator, color: Colour, spread: float = 0.03) -> np.ndarray:
     """A category's colour with this image's batch variation, mostly of lightness."""
     return np.asarray(color, np.float32) * (1 + rng.normal(0, spread) + rng.normal(0, 0.4 * spread, 3)).astype(
         np.float32
     )
 
 
-def _direction(rng) -> tuple[float, float]:
+def _direction(rng: Generator) -> tuple[float, float]:
     angle = rng.uniform(0, 2 * np.pi)
     return float(np.cos(angle)), float(np.sin(angle))
 
 
-def carpet(canvas: Canvas, rng, split, *, yarns=21, warp=(0.60, 0.55, 0.48), weft=(0.45, 0.46, 0.50)) -> Surface:
+def carpet(
+    canvas: Canvas,
+    rng: Generator,
+    split: str,
+    *,
+    yarns: int = 21,
+    warp: Colour = (0.60, 0.55, 0.48),
+    weft: Colour = (0.45, 0.46, 0.50),
+) -> Surface:
     """Plain weave: warp and weft yarns pass over each other in a chequerboard; each yarn has its own tone."""
     u, v = canvas.frame(rng, turn=0.05, wobble=0.006, shift=0.1, zoom=0.07)
     u, v = u * yarns + 100, v * yarns + 100
@@ -72,7 +85,14 @@ def carpet(canvas: Canvas, rng, split, *, yarns=21, warp=(0.60, 0.55, 0.48), wef
 
 
 def grid(
-    canvas: Canvas, rng, split, *, wires=9, radius=(0.15, 0.2), steel=(0.62, 0.62, 0.60), ground=(0.21, 0.20, 0.19)
+    canvas: Canvas,
+    rng: Generator,
+    split: str,
+    *,
+    wires: int = 9,
+    radius: Span = (0.15, 0.2),
+    steel: Colour = (0.62, 0.62, 0.60),
+    ground: Colour = (0.21, 0.20, 0.19),
 ) -> Surface:
     """Woven wire mesh over a dark, slightly dirty ground."""
     u, v = canvas.frame(rng, turn=0.05, wobble=0.006, shift=0.1, zoom=0.06)
@@ -99,7 +119,15 @@ def grid(
     return Surface(mix(color * shade[..., None], steel * light[..., None], alpha))
 
 
-def leather(canvas: Canvas, rng, split, *, cells=22, hide=(0.50, 0.36, 0.27), relief=0.09) -> Surface:
+def leather(
+    canvas: Canvas,
+    rng: Generator,
+    split: str,
+    *,
+    cells: int = 22,
+    hide: Colour = (0.50, 0.36, 0.27),
+    relief: float = 0.09,
+) -> Surface:
     """Pebbled grain: cells divided by creases, lit from the side."""
     u, v = canvas.frame(rng, turn=0.6, wobble=0.02, shift=0.2, zoom=0.12)
     u = u * cells + 0.35 * canvas.noise(rng, 24) + 40
@@ -115,7 +143,7 @@ def leather(canvas: Canvas, rng, split, *, cells=22, hide=(0.50, 0.36, 0.27), re
 
 
 # cells a side, colour and rarity of each kind of chip
-CHIPS = (
+CHIPS: Chips = (
     (24, (0.47, 0.46, 0.45), 0.7),
     (34, (0.69, 0.67, 0.63), 0.9),
     (44, (0.52, 0.43, 0.35), 1.25),
@@ -124,7 +152,9 @@ CHIPS = (
 )
 
 
-def tile(canvas: Canvas, rng, split, *, ground=(0.58, 0.56, 0.53), chips=CHIPS) -> Surface:
+def tile(
+    canvas: Canvas, rng: Generator, split: str, *, ground: Colour = (0.58, 0.56, 0.53), chips: Chips = CHIPS
+) -> Surface:
     """Speckled stone tile: chips of several colours and sizes in a light ground."""
     color = _hue(rng, ground) * (1 + 0.03 * canvas.noise(rng, 6, 4))[..., None]
     for cells, chip, level in chips:
@@ -134,7 +164,15 @@ def tile(canvas: Canvas, rng, split, *, ground=(0.58, 0.56, 0.53), chips=CHIPS) 
     return Surface(color)
 
 
-def wood(canvas: Canvas, rng, split, *, rings=(7, 11), early=(0.74, 0.56, 0.38), late=(0.52, 0.34, 0.20)) -> Surface:
+def wood(
+    canvas: Canvas,
+    rng: Generator,
+    split: str,
+    *,
+    rings: Span = (7, 11),
+    early: Colour = (0.74, 0.56, 0.38),
+    late: Colour = (0.52, 0.34, 0.20),
+) -> Surface:
     """Plain-sawn board: drifting growth rings along y, fibres and pores."""
     x = canvas.x + rng.normal(0, 0.06) * (canvas.y - 0.5)
     drift = 0.05 * canvas.noise(rng, (2, 3)) + 0.012 * canvas.noise(rng, (3, 9))
@@ -152,15 +190,15 @@ def wood(canvas: Canvas, rng, split, *, rings=(7, 11), early=(0.74, 0.56, 0.38),
 
 def connector(
     canvas: Canvas,
-    rng,
-    split,
+    rng: Generator,
+    split: str,
     *,
-    columns=8,
-    pin_size=(0.2, 0.5),
-    table=(0.62, 0.63, 0.62),
-    body=(0.24, 0.26, 0.31),
-    metal=(0.82, 0.68, 0.38),
-    latch=(0.36, 0.44, 0.56),
+    columns: int = 8,
+    pin_size: Span = (0.2, 0.5),
+    table: Colour = (0.62, 0.63, 0.62),
+    body: Colour = (0.24, 0.26, 0.31),
+    metal: Colour = (0.82, 0.68, 0.38),
+    latch: Colour = (0.36, 0.44, 0.56),
 ) -> Surface:
     """Two rows of `columns` metal pins and a latch in a housing, on a table. Parts: the pins, then the latch."""
     pitch, last = 0.72 / columns, 2 * columns
@@ -187,7 +225,7 @@ def connector(
     hole = 1 - smoothstep(0.0, 0.12, np.maximum(np.abs(cell_u) - 0.3, np.abs(cell_v) - 0.66))
     base = mix(base, body * 0.28, hole)
 
-    def draw(parts: Parts):
+    def draw(parts: Parts) -> np.ndarray:
         shift = parts.shift.astype(np.float32)
         lu, lv = cell_u - shift[:, 0].take(pin), cell_v - shift[:, 1].take(pin)
         c, s = np.cos(parts.turn).astype(np.float32).take(pin), np.sin(parts.turn).astype(np.float32).take(pin)
@@ -211,14 +249,14 @@ def connector(
 
 def blister(
     canvas: Canvas,
-    rng,
-    split,
+    rng: Generator,
+    split: str,
     *,
-    rows=3,
-    lean=np.pi * 0.25,
-    foil=(0.60, 0.61, 0.63),
-    first=(0.66, 0.30, 0.26),
-    second=(0.76, 0.71, 0.58),
+    rows: int = 3,
+    lean: float = np.pi * 0.25,
+    foil: Colour = (0.60, 0.61, 0.63),
+    first: Colour = (0.66, 0.30, 0.26),
+    second: Colour = (0.76, 0.71, 0.58),
 ) -> Surface:
     """Blister pack: rows x rows capsules of two colours, turned by `lean`, under domes on foil. Parts: capsules."""
     u, v = canvas.frame(rng, turn=0.03, wobble=0.003, shift=0.02, zoom=0.03)
@@ -237,7 +275,7 @@ def blister(
     powder = 1 + 0.03 * canvas.noise(rng, 80) + 0.03 * canvas.noise(rng, 12, 2)
     glare = np.exp(-(np.square(cu + 0.14 * lx) + np.square(cv + 0.14 * ly)) / 0.006)
 
-    def draw(parts: Parts):
+    def draw(parts: Parts) -> np.ndarray:
         shift, turn = parts.shift.astype(np.float32), parts.turn.astype(np.float32)
         lu, lv = cu - shift[:, 0].take(cell), cv - shift[:, 1].take(cell)
         c, s = np.cos(turn).take(cell), np.sin(turn).take(cell)
@@ -275,8 +313,10 @@ def _photograph(name: str) -> np.ndarray:
     return pixels
 
 
-def _photo(name: str, default_span: tuple[float, float], default_tone) -> Callable[..., Surface]:
-    def draw(canvas: Canvas, rng, split, *, span=default_span, tone=default_tone) -> Surface:
+def _photo(name: str, default_span: tuple[float, float], default_tone: Colour) -> Callable[..., Surface]:
+    def draw(
+        canvas: Canvas, rng: Generator, split: str, *, span: Span = default_span, tone: Colour = default_tone
+    ) -> Surface:
         pixels = _photograph(name)
         low, high = PHOTO_REGIONS[split]
         width = rng.uniform(*span)

@@ -7,6 +7,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -21,7 +22,7 @@ from diffad_utils.models.device import generators_kept
 from diffad_utils.weights import Resolved
 
 
-def anomalib_module(module: str):
+def anomalib_module(module: str) -> ModuleType:
     """A module of anomalib. ``ImportError`` that says how to install it, where it is absent."""
     try:
         with warnings.catch_warnings():
@@ -102,7 +103,7 @@ class AnomalibDetector(Detector):
         """Fit ``model_`` to normal images [N, 3, S, S] in [0, 1]."""
 
     @property
-    def resolved(self):
+    def resolved(self) -> Resolved:
         """Where the pretrained weights are from (`weights.Resolved`), for ``run.note_weights``."""
         self._require_fitted("model_")
         return self.pretrained_.resolved

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor
-
-from diffad_utils.diffusion import EpsFn, NoiseSchedule
+from diffad_utils.diffusion import NoiseSchedule
 from diffad_utils.methods.base import Detector
 from diffad_utils.methods.d3ad.d3ad import D3AD
 from diffad_utils.methods.inversion import Inversion
@@ -23,12 +21,6 @@ class D3ADInversion(Inversion):
     contract_settings: ClassVar[dict[str, Any]] = {"settings": dict(D3AD.contract_settings)}
     NETWORK: ClassVar[type[Detector]] = D3AD
     NETWORKS: ClassVar[Sequence[str]] = ("unet_", "vae_")
-
-    def encode(self, x: Tensor) -> Tensor:
-        return self.network_.encode(x)
-
-    def eps_fn(self, keys: Sequence[str] | None, count: int) -> EpsFn:
-        return self.network_.predict_noise
 
     @property
     def schedule(self) -> NoiseSchedule:

@@ -157,7 +157,14 @@ class ScoreMatchingDetector(ScoreMatchingSettings):
         return {"channels": shape[0], "image_size": shape[-1]} | {name: getattr(self, name) for name in UNET}
 
     def _match(
-        self, model: nn.Module, x0: Tensor, loss, steps: int, seed: int, checkpoint_folder, description: str
+        self,
+        model: nn.Module,
+        x0: Tensor,
+        loss: Callable[..., Tensor],
+        steps: int,
+        seed: int,
+        checkpoint_folder: str | Path | None,
+        description: str,
     ) -> TrainingLog:
         """``loss(model, x_t, t, noise)`` on random images x0 [n, ...], timesteps and noise."""
 

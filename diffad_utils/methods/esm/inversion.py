@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor
-
-from diffad_utils.diffusion import EpsFn, NoiseSchedule
+from diffad_utils.diffusion import NoiseSchedule
 from diffad_utils.methods.base import Detector
 from diffad_utils.methods.esm.sgm import SGM
 from diffad_utils.methods.inversion import Inversion
@@ -27,12 +25,6 @@ class SGMInversion(Inversion):
     NETWORKS: ClassVar[Sequence[str]] = ("network_", "vae_")
 
     image_size: int = SGM.image_size
-
-    def encode(self, x: Tensor) -> Tensor:
-        return self.network_.encode(x)
-
-    def eps_fn(self, keys: Sequence[str] | None, count: int) -> EpsFn:
-        return self.network_.predict_noise
 
     @property
     def schedule(self) -> NoiseSchedule:

@@ -94,7 +94,7 @@ def search(
     posterior, texts = engine.encode(images), [engine.embed(prompt, negative_prompt) for prompt in prompts]
     measure, before = ResidualMeasure(images, clip), engine.evaluations
 
-    def objective(trial) -> float:
+    def objective(trial: Any) -> float:
         value = {name: trial.suggest_float(name, *bounds) for name, bounds in space.items()}
         setting = Setting(value["strength"], value["guidance_scale"], num_inference_steps, seed)
         x_hat = engine.decode(engine.denoise(posterior, keys, texts, [setting] * len(keys)))

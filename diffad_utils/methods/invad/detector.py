@@ -99,6 +99,7 @@ class InvAD(Training, Detector):
     family: ClassVar[str] = "diffusion"
     published_as: ClassVar[str] = "InvAD"
     published_setting: ClassVar[str] = "multi-class"
+    former_settings: ClassVar[dict[str, Any]] = {"class_conditional": False}  # the paper's denoiser is unconditional
     contract_settings: ClassVar[dict[str, Any]] = {
         "grid": 4,
         "width": 32,

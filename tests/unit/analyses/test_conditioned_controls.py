@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tasks import few_images
 
 from diffad_utils import data
 from diffad_utils.analyses.conditioned_controls import (
@@ -13,7 +14,6 @@ from diffad_utils.analyses.conditioned_controls import (
     wiener_filter,
 )
 from diffad_utils.analyses.detector_variants import Variants, settings_of
-from diffad_utils.analyses.task import Task
 from diffad_utils.methods.d3ad import D3AD, DDAD
 from diffad_utils.methods.d3ad.maps import feature_distance
 
@@ -22,9 +22,7 @@ SMALL = {"image_size": 64, "device": "cpu", "train_steps": 2, "train_batch_size"
 
 @pytest.fixture(scope="module")
 def task():
-    index = data.load_index("textures", category="leather", train=16, test_good=3, test_anomalous=3)
-    train, test = (data.ImageDataset(index[index["split"] == split], size=64) for split in ("train", "test"))
-    return Task("textures/leather", train, test, torch.arange(6), data.load_batch(test), bootstrap_samples=20)
+    return few_images(train=16, good=3, anomalous=3)
 
 
 @pytest.fixture(scope="module")

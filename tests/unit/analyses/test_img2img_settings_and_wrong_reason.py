@@ -100,15 +100,13 @@ def test_pareto_front():
 # -- variance ----------------------------------------------------------------------------------------------------------
 
 
-def test_spread_over_seeds(pair):
+def test_standard_deviation_over_seeds(pair):
     _x_anom, x_norm, _mask = pair
     shifts = torch.tensor([-0.1, 0.0, 0.1]).view(3, 1, 1, 1, 1)
-    assert torch.allclose(img2img_settings.reconstruction_spread(x_norm + shifts), torch.tensor(0.1), atol=1e-6)
-    found = img2img_settings.spread_against_defect(x_norm + shifts, *pair)
-    assert torch.allclose(found["ratio"], torch.tensor(0.5), atol=1e-5)
-    assert img2img_settings.reconstruction_spread(x_norm.expand(4, -1, -1, -1, -1)).abs().max() < 1e-6
+    assert torch.allclose(img2img_settings.reconstruction_std(x_norm + shifts), torch.tensor(0.1), atol=1e-6)
+    assert img2img_settings.reconstruction_std(x_norm.expand(4, -1, -1, -1, -1)).abs().max() < 1e-6
     with pytest.raises(ValueError, match="at least 2"):
-        img2img_settings.reconstruction_spread(x_norm[None])
+        img2img_settings.reconstruction_std(x_norm[None])
 
 
 def test_amplification_of_a_linear_map():

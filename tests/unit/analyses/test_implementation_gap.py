@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from tasks import few_images
 
-from diffad_utils import data
 from diffad_utils.analyses import implementation_gap
 from diffad_utils.analyses.detector_variants import Variants
-from diffad_utils.analyses.task import Task
 from diffad_utils.methods.autoencoder import Autoencoder
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.d3ad import D3AD
@@ -18,9 +17,7 @@ SMALL = {"image_size": 64, "device": "cpu", "train_steps": 2, "train_batch_size"
 
 @pytest.fixture(scope="module")
 def task():
-    index = data.load_index("textures", category="leather", train=12, test_good=3, test_anomalous=3)
-    train, test = (data.ImageDataset(index[index["split"] == split], size=64) for split in ("train", "test"))
-    return Task("textures/leather", train, test, torch.arange(6), data.load_batch(test), bootstrap_samples=20)
+    return few_images(train=12, good=3, anomalous=3)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tasks import run_of
 
 from diffad_utils import data
 from diffad_utils.analyses import inversion
@@ -16,27 +17,12 @@ from diffad_utils.methods import kept
 from diffad_utils.methods.invad import InvAD
 from diffad_utils.methods.invad.feature_dit import FeatureDiT
 from diffad_utils.study import claims, verdicts
-from diffad_utils.study.parameters import Parameters
-from diffad_utils.study.run import Run
 
 SMALL = dict(backbone="resnet-mini", grid=4, width=32, depth=1, num_heads=2, train_steps=3, warmup_steps=1)
 
 
 def a_run(folder, **changed):
-    parameters = dict(
-        profile="smoke",
-        dataset="textures",
-        category="leather",
-        seed=0,
-        image_size=32,
-        device="cpu",
-        data_root="",
-        output_root=str(folder),
-        bootstrap_samples=50,
-        categories=["wood", "carpet"],
-        train_images=240,
-    )
-    return Run("07_invad", Parameters(parameters | changed))
+    return run_of("07_invad", folder, **{"categories": ["wood", "carpet"], "train_images": 240} | changed)
 
 
 @pytest.fixture(scope="module")

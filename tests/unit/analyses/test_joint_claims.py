@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from diffad_utils.analyses import joint_claims, score_sweeps
+from diffad_utils.metrics import intervals
 from diffad_utils.study import claims, verdicts
 
 LABELS = np.arange(80) % 2
@@ -81,7 +82,7 @@ def test_a_choice_among_equals_gains_nothing_on_average():
     for i in range(30):
         scores = settings_of_categories((0, 1), 0.0, np.random.default_rng(i))
         gains.append(np.mean([draws[0] for draws in joint_claims.choice_for_each(scores, [LABELS] * 2, 5, 1)]))
-        reached = np.stack([joint_claims._auroc(s, LABELS == 1, np.ones((1, 80), int))[0] for s in scores])
+        reached = np.stack([intervals.auroc(s, LABELS, np.ones((1, 80), int))[0] for s in scores])
         naive.append(reached.max(axis=1).mean() - reached.mean(axis=0).max())
     error = np.std(gains) / np.sqrt(len(gains))
     assert np.mean(gains) < 2.5 * error and np.mean(naive) > 0.005

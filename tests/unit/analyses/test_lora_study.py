@@ -4,17 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tasks import task_of
 
 from diffad_utils import data
 from diffad_utils.analyses import adapter_drift, lora_study
 from diffad_utils.analyses.summaries import Means
-from diffad_utils.analyses.task import load_task
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.img2img import Img2Img
 from diffad_utils.methods.img2img.adapters import Counts
 from diffad_utils.methods.img2img.lora import LoRA
-from diffad_utils.study.parameters import Parameters
-from diffad_utils.study.run import Run
 
 MEANS = Means(50, 0)
 SETTINGS = dict(image_size=64, strength=0.5, guidance_scale=3.0, num_inference_steps=2, alpha=1.0, device="cpu")
@@ -22,18 +20,7 @@ SETTINGS = dict(image_size=64, strength=0.5, guidance_scale=3.0, num_inference_s
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
-    parameters = dict(
-        profile="smoke",
-        dataset="textures",
-        category="leather",
-        seed=0,
-        image_size=64,
-        device="cpu",
-        data_root="",
-        output_root=str(tmp_path_factory.mktemp("reports")),
-        bootstrap_samples=50,
-    )
-    return load_task(Run("04_lora", Parameters(parameters)))
+    return task_of("04_lora", tmp_path_factory.mktemp("reports"), image_size=64)
 
 
 @pytest.fixture(scope="module")

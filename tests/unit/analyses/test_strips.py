@@ -4,10 +4,9 @@ import types
 
 import pytest
 import torch
+from tasks import few_images
 
-from diffad_utils import data
 from diffad_utils.analyses import strips
-from diffad_utils.analyses.task import Task
 from diffad_utils.methods.d3ad import D3AD
 from diffad_utils.metrics.counterfactual import defect_survival
 
@@ -16,9 +15,7 @@ SMALL = {"image_size": 64, "device": "cpu", "train_steps": 2, "train_batch_size"
 
 @pytest.fixture(scope="module")
 def task():
-    index = data.load_index("textures", category="leather", train=12, test_good=2, test_anomalous=3)
-    train, test = (data.ImageDataset(index[index["split"] == split], size=64) for split in ("train", "test"))
-    return Task("textures/leather", train, test, torch.arange(5), data.load_batch(test), bootstrap_samples=20)
+    return few_images(train=12, good=2, anomalous=3)
 
 
 def test_an_editor_that_keeps_a_share_of_the_image_keeps_that_share_of_the_defect(task, monkeypatch):

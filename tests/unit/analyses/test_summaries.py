@@ -6,33 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tasks import task_of
 
 from diffad_utils import data, metrics
 from diffad_utils.analyses import findings, frequencies, no_diffusion, round_trip, survival
 from diffad_utils.analyses.summaries import Means, as_rows, compared, in_words, measure
-from diffad_utils.analyses.task import load_task
 from diffad_utils.methods.img2img import Img2Img
 from diffad_utils.metrics import bootstrap
-from diffad_utils.study.parameters import Parameters
-from diffad_utils.study.run import Run
 
 MEANS = Means(100, 0)
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
-    parameters = dict(
-        profile="smoke",
-        dataset="textures",
-        category="leather",
-        seed=0,
-        image_size=32,
-        device="cpu",
-        data_root="",
-        output_root=str(tmp_path_factory.mktemp("reports")),
-        bootstrap_samples=50,
-    )
-    return load_task(Run("02_vae_bottleneck", Parameters(parameters))).subset(12)
+    return task_of("02_vae_bottleneck", tmp_path_factory.mktemp("reports")).subset(12)
 
 
 def halved(images, keys=None):

@@ -2,27 +2,15 @@
 
 import pytest
 import torch
+from tasks import task_of
 
 from diffad_utils import data, metrics
-from diffad_utils.analyses.task import drawn, drawn_test_images, load_task
-from diffad_utils.study.parameters import Parameters
-from diffad_utils.study.run import Run
+from diffad_utils.analyses.task import drawn, drawn_test_images
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
-    parameters = dict(
-        profile="smoke",
-        dataset="textures",
-        category="leather",
-        seed=0,
-        image_size=32,
-        device="cpu",
-        data_root="",
-        output_root=str(tmp_path_factory.mktemp("reports")),
-        bootstrap_samples=50,
-    )
-    return load_task(Run("07_invad", Parameters(parameters)))
+    return task_of("07_invad", tmp_path_factory.mktemp("reports"))
 
 
 def test_a_task_is_what_the_index_says(task):

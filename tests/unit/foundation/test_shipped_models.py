@@ -65,11 +65,11 @@ def test_card_and_record(name):
 
 
 @pytest.mark.slow
-def test_psnr_of_the_vae_and_spread_of_its_latents(pipeline):
+def test_psnr_of_the_vae_and_standard_deviation_of_its_latents(pipeline):
     table = quality.autoencoder_quality(pipeline.vae, 6)
     assert table.psnr.mean() >= 22
-    spread = quality.latent_spread(pipeline.vae, 6)
-    assert min(spread) >= 0.5 and max(spread) <= 2
+    std = quality.latent_std(pipeline.vae, 6)
+    assert min(std) >= 0.5 and max(std) <= 2
 
 
 @pytest.mark.slow
