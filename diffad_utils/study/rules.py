@@ -106,7 +106,19 @@ RULES: dict[str, Rule] = {
     "spacing": Rule(choices=("reference", "paper")),
     "spacings": Rule(choices=("reference", "paper")),
     "backbone": _WEIGHTS,  # `models.backbones.load_backbone` knows it, a path or a name of timm too
-    "baselines": Rule(choices=("patchcore", "padim", "fastflow", "stfpm", "winclip", "ganomaly", "draem")),
+    "baselines": Rule(
+        choices=(
+            "patchcore",
+            "padim",
+            "fastflow",
+            "stfpm",
+            "reverse_distillation",
+            "cfa",
+            "winclip",
+            "ganomaly",
+            "draem",
+        )
+    ),
     "coreset_ratio": Rule(above=0, high=1),
     "coreset": Rule(choices=("random", "greedy")),
     "other_backbones": _WEIGHTS,
