@@ -69,7 +69,8 @@ def test_textures_render_more_test_images_where_more_are_asked_for(tmp_path, wan
     assert task.labels.bincount().tolist() == [normal, anomalous] and len(task.train) == 200
     few = data.load_index("textures", category="leather")
     if wanted >= 100:
-        assert set(few.loc[few["split"] == "test", "key"]) <= set(task.keys)  # more images, and none of them changed
+        own = few.loc[few["split"] == "test", "image"]
+        assert set(own) <= set(task.test.index["image"])  # more images, and none of them changed
 
 
 def test_examples_show_every_kind_of_defect_first(task):
