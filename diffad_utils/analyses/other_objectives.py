@@ -75,8 +75,9 @@ class D3ADByEq10(D3AD):
     """D3AD, its network trained by eq. 10."""
 
     def _train_unet(self, states: Tensor, checkpoint_folder: str | Path | None) -> TrainingLog:
-        own = {"max_timestep": self.max_train_timestep, "weight_decay": self.weight_decay}
-        return train_by_eq_10(self, states, self.schedule, checkpoint_folder, **own)
+        return train_by_eq_10(
+            self, states, self.schedule, checkpoint_folder, self.max_train_timestep, weight_decay=self.weight_decay
+        )
 
 
 @dataclass(kw_only=True)

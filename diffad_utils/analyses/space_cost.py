@@ -6,6 +6,7 @@ Used by notebook 06; entry points: `measure`, `SpaceCost.table`, `SpaceCost.in_w
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,7 +65,7 @@ def measure(detector: D3AD, images: Tensor, steps: Tensor, repetitions: int = 5)
             operations[name] = counter.get_total_flops() / len(x)
         for _ in range(repetitions):
             for name, one in both.items():
-                seconds[name].append(seconds_of(lambda one=one: reconstruct(one, x, steps)) / len(x))
+                seconds[name].append(seconds_of(partial(reconstruct, one, x, steps)) / len(x))
     return SpaceCost({name: np.array(values) for name, values in seconds.items()}, operations)
 
 
