@@ -54,8 +54,8 @@ NOTES = {
     "C78": "two networks, pixel space at a smaller image size",
     "C82": "z_t is decoded as it is: if a scaled latent were scaled back first, nothing would be lost",
     "C92": "interval over five repetitions, the two timed alternately",
-    "C97": "interval over the repetitions, the two timed in turns; the same widths of the UNet in both spaces",
     "C93": "the autoencoder is the frozen one of the latents, not trained to detect",
+    "C97": "interval over the repetitions, the two timed in turns; the same widths of the UNet in both spaces",
 }
 
 
