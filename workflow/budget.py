@@ -92,7 +92,7 @@ def bottleneck(p: dict) -> list[Part]:
     return [
         _training(per_step, p["latent_unet_steps"], "latent UNet through the decoder"),
         Part("autoencoder, images in and out", passes, _autoencoder(p), False),
-        _training(ddpm, p["pixel_ddpm_steps"] * (1 + 3 * p["pixel_ddpm_variants"]), "pixel DDPM"),
+        _training(ddpm, p["pixel_ddpm_steps"] * (1 + p["pixel_ddpm_variants"]), "pixel DDPM"),
         Part("pixel DDPM, denoising", steps, operations(ddpm.forward) / 8, False),
         Part("img2img", p["sweep_images"] * p["strength"] * p["num_inference_steps"] * 2, _unet(p), True),
     ]

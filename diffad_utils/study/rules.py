@@ -183,6 +183,7 @@ RULES: dict[str, Rule] = {
     "autoencoder_steps": _COUNT,
     "decoder_steps": Rule(low=0),
     "objective_steps": Rule(low=0),
+    "reconstruction_weight": Rule(low=0, high=1000),
     "inlier_share": _FRACTION,
     "space_repetitions": Rule(low=0, high=1000),
     "pixel_size": Rule(low=0, high=1024),
