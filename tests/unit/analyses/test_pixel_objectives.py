@@ -25,9 +25,11 @@ def test_only_the_objective_differs_and_the_effect_is_the_claims(task):
     changed = pixel_objectives.with_term(plain, task)
     before, after = (dataclasses.asdict(found.detector) for found in (plain, changed))
     assert {name for name in before if before[name] != after[name]} == {"reconstruction_weight"}
-    gap = pixel_objectives.effect(task, changed, plain)
+    both = {pixel_objectives.PLAIN: plain, pixel_objectives.CHANGED: changed}
+    gap = pixel_objectives.effect(task, both)
     assert gap == (*task.difference(changed.score, plain.score), 6)
+    assert pixel_objectives.row(task, both)["difference"] == gap[0]
     (row,) = findings.judge({("C98", pixel_objectives.VARIANT): gap}, {"here": ["C98"]})
     assert verdicts.variant_of(claims.published_claims().loc["C98"], row["measure"]) == pixel_objectives.VARIANT
-    assert f"{gap[0]:+.3f}" in pixel_objectives.in_words(task, changed, plain)
-    assert len(pixel_objectives.chart(task, changed, plain).axes) == 1
+    assert f"{gap[0]:+.3f}" in pixel_objectives.in_words(task, both)
+    assert len(pixel_objectives.chart(task, both).axes) == 1
