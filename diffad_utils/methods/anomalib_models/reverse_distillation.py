@@ -21,9 +21,9 @@ CHANNELS = {"resnet18": (64, 128, 256), "resnet34": (64, 128, 256), "wide_resnet
 class ReverseDistillation(TrainedDetector):
     """A decoder learns to give back the features of a frozen network from one small code of them, on normal images.
 
-    The code (sec. 3.3) joins layers 1 to 3 of the network, and the decoder (sec. 3.2) is that network upside down. Both
+    The code (sec. 3.2) joins layers 1 to 3 of the network, and the decoder (sec. 3.1) is that network upside down. Both
     are trained on the cosine distance of features and decoded features (eq. 1 and 2). The map is the sum of these
-    distances over the layers, the score its largest value after a Gaussian filter of 4 pixels (sec. 3.4).
+    distances over the layers, the score its largest value after a Gaussian filter of 4 pixels (sec. 3.3).
 
     cosine : "layer", a layer of an image as one vector, or "position", a vector at each position (eq. 1).
 
