@@ -38,7 +38,7 @@ def _load(index: pd.DataFrame, titles: Sequence[str]) -> Pictures:
 
 def _test_rows(record: RunRecord, data_root: str) -> pd.DataFrame | None:
     """The test images of a run's task; None, with a line that says so, where the data are not here."""
-    more = rendered_test_images(record.dataset, record.manifest.get("parameters", {}).get("test_images", 0))
+    more = rendered_test_images(record.dataset, record.manifest["parameters"].get("test_images", 0))
     try:
         index = data.load_index(
             record.dataset, root=data_root or None, category=record.category, seed=record.seed, **more
