@@ -27,6 +27,8 @@ TITLES = {
     "padim": "PaDiM",
     "fastflow": "FastFlow",
     "stfpm": "STFPM",
+    "reverse_distillation": "RD4AD",
+    "cfa": "CFA",
     "winclip": "WinCLIP",
     "ganomaly": "GANomaly",
     "draem": "DRAEM",
@@ -41,6 +43,8 @@ def detectors(run: Run) -> dict[str, Detector]:
         "patchcore": {"coreset_ratio": p.coreset_ratio, "subsampling": p.coreset},
         "fastflow": steps,
         "stfpm": steps,
+        "reverse_distillation": steps,
+        "cfa": steps,
     }
     shared = {"image_size": p.image_size, "backbone": p.backbone, "allow_mini": True}
     without_backbone = {  # each at a size of its own, but DRAEM

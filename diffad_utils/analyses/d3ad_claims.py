@@ -41,6 +41,8 @@ SECTIONS = {
     "C91": "Latent map, feature map, or both?",
     "C92": "Where does the time go?",
     "C93": "Does it remove the defect and keep the rest?",
+    "C96": "Which step does an image choose?",
+    "C97": "Where does the time go?",
 }
 """The notebook's section that computes what is said about a claim."""
 
@@ -52,6 +54,7 @@ NOTES = {
     "C82": "z_t is decoded as it is: if a scaled latent were scaled back first, nothing would be lost",
     "C92": "interval over five repetitions, the two timed alternately",
     "C93": "the autoencoder is the frozen one of the latents, not trained to detect",
+    "C97": "interval over the repetitions, the two timed in turns; the same widths of the UNet in both spaces",
 }
 
 

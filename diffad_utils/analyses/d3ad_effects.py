@@ -78,6 +78,18 @@ def grows_with_area(areas: Sequence[float], distances: Sequence[float], task: Ta
     return {"rank correlation of the KNN distance with the area of the defect": draws}
 
 
+def outliers_kept(quality: BootstrapQuality) -> Effects:
+    """C96, of two variants: bins of all training images, and of those without the outliers."""
+    kept, left_out = quality.metric("I-AUROC").values()
+    return {"I-AUROC of D3AD, outliers kept minus left out when the bins are formed": kept - left_out}
+
+
+def pixels_over_latents(ratios: np.ndarray) -> Effects:
+    """C97, of ratios of times, as `slower`."""
+    middle = np.log2([np.median(ratios), ratios.min(), ratios.max()])
+    return {"log2 of seconds in pixels over seconds in latents, an image": middle}
+
+
 def less_noise(omega: BootstrapQuality) -> Effects:
     """C68: the first variant (no noise) minus the last (all of it)."""
     first, *_, last = omega.values

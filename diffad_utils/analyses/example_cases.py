@@ -14,6 +14,7 @@ import torch
 
 from diffad_utils import data
 from diffad_utils.analyses.method_results import MethodResult, images_of
+from diffad_utils.analyses.task import rendered_test_images
 from diffad_utils.study import RunRecord, defect_of
 
 SIDE = 128
@@ -37,8 +38,11 @@ def _load(index: pd.DataFrame, titles: Sequence[str]) -> Pictures:
 
 def _test_rows(record: RunRecord, data_root: str) -> pd.DataFrame | None:
     """The test images of a run's task; None, with a line that says so, where the data are not here."""
+    more = rendered_test_images(record.dataset, record.manifest["parameters"].get("test_images", 0))
     try:
-        index = data.load_index(record.dataset, root=data_root or None, category=record.category, seed=record.seed)
+        index = data.load_index(
+            record.dataset, root=data_root or None, category=record.category, seed=record.seed, **more
+        )
     except (FileNotFoundError, ValueError) as error:
         print(f"no pictures of {record.dataset}/{record.category}: {error}")
         return None

@@ -1,7 +1,7 @@
-"""Two claims that no notebook can judge alone, from what runs of several methods and categories recorded.
+"""Three claims that no notebook can judge alone, from what runs of several methods and categories recorded.
 
 C36: the same score with diffusion in pixels, in latents and in features. C62: one number of diffusion steps for all
-categories, against one for each.
+categories, against one for each. C24c: how well LoRA with CLIP keeps normal images, against the autoencoder.
 
 Used by notebook 08; entry points: `spaces`, `spaces_in_words`, `findings`.
 """
@@ -173,6 +173,30 @@ def timestep_findings(records: Sequence[RunRecord], section: str, method: str = 
     return rows
 
 
+def identity_findings(records: Sequence[RunRecord], section: str, n: int = 1000) -> list[dict]:
+    """C24c: the mean squared error of a normal test image and its reconstruction, by LoRA minus by the autoencoder.
+
+    A finding a category and seed that have both on the same normal images; in 1e-3 of squared grey values of [0, 1].
+    """
+    runs = {(r.dataset, r.category, r.seed, r.method): r for r in records if r.method in ("lora", "autoencoder")}
+    rows = []
+    for (dataset, category, seed, method), record in runs.items():
+        other = runs.get((dataset, category, seed, "autoencoder"))
+        if method != "lora" or other is None:
+            continue
+        tables = [run.scores().set_index("key") for run in (record, other)]
+        if not all({"mse", "label"} <= set(table) for table in tables) or set(tables[0].index) != set(tables[1].index):
+            continue
+        normal = tables[0].index[tables[0]["label"] == 0]
+        error, of_autoencoder = (table.loc[normal, "mse"].to_numpy() for table in tables)
+        effect = bootstrap.mean_interval(1000 * (error - of_autoencoder), n, seed)
+        measure = "identity error of LoRA with CLIP minus that of the autoencoder, 1e-3 of the mean squared error"
+        found = claims.finding("C24c", *effect, len(normal), measure=measure, section=section, note="normal images")
+        rows.append(found | {"dataset": dataset, "category": category, "seed": seed})
+    return rows
+
+
 def findings(records: Sequence[RunRecord], section: str) -> list[dict]:
-    """C36 and C62, from all runs."""
-    return space_findings(spaces(records), section) + timestep_findings(records, section)
+    """C36, C62 and C24c, from all runs."""
+    joint = space_findings(spaces(records), section) + timestep_findings(records, section)
+    return joint + identity_findings(records, section)

@@ -34,6 +34,7 @@ PATHS, STOPPING = "When does the image appear? (the paper's figure 3)", "Stoppin
 SUBSETS, STABILITY = "Which detectors are needed? (the paper's table 5)", "Are the two processes stable?"
 TIMESTEPS = "How far into the noise?"
 SPACES = "Pixels or latents?"
+OBJECTIVES = "Is ESM's objective of use to other detectors?"
 STREAMS, COST = "One network or two?", "What does it cost? (the paper's table 4)"
 
 MEASURES: dict[str, tuple[str, str]] = {
@@ -60,6 +61,8 @@ MEASURES: dict[str, tuple[str, str]] = {
     "C61": ("share of a 1000-step method's evaluations that ESM-sigma saves, mean over the printed T_d", COST),
     "C64": ("I-AUROC of two streams minus one network with two heads", STREAMS),
     "C65": ("1e-6 minus the largest relative difference of the gradients of eq. 10 and of the DSM loss", STREAMS),
+    "C94 D3AD": ("I-AUROC of D3AD, ESM's objective minus the method's own", OBJECTIVES),
+    "C94 pixel DDPM": ("I-AUROC of the pixel DDPM, ESM's objective minus the method's own", OBJECTIVES),
     "C95": ("I-AUROC of ESM, features minus pixels", SPACES),
     "C67": ("printed ESM minus SGM on MVTec AD (0.026), minus two standard deviations over seeds of ours", SEEDS),
 }

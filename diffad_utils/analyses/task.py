@@ -191,21 +191,41 @@ def drawn_test_images(index: pd.DataFrame, n: int) -> pd.DataFrame:
     return index.drop(test.index.difference(kept))
 
 
+RENDERED = {"test_good": 40, "test_anomalous": 60}
+"""Test images of a category of `textures`, where no more are asked for."""
+
+
+def rendered_test_images(dataset: str, n: int) -> dict[str, int]:
+    """Arguments of `data.load_index` for ``n`` test images, where the data set renders as many as one likes: 40 % of
+    them normal, as otherwise. Empty for data sets of files, and where ``n`` asks for no more than there are.
+
+    >>> rendered_test_images("textures", 160), rendered_test_images("elpv", 160)
+    ({'test_good': 64, 'test_anomalous': 96}, {})
+    """
+    if dataset != "textures" or n <= sum(RENDERED.values()):
+        return {}
+    good = n * RENDERED["test_good"] // sum(RENDERED.values())
+    return {"test_good": good, "test_anomalous": n - good}
+
+
 def load_task(run: Run) -> Task:
     """The task of a run: its parameters name data set, category, seed, size and resamplings.
 
     The files are checked before any work, the images are noted in the run's manifest, and a line says which anomalous
-    images have no usable mask. With a parameter ``test_images`` above 0 the test images are `drawn_test_images`.
+    images have no usable mask. With a parameter ``test_images`` above 0 the test images are `drawn_test_images`, or for
+    more than `textures` has otherwise `rendered_test_images`.
 
     Raises
     ------
     diffad_utils.data.DataError: as `data.load_index`, `data.validate` and `data.require_both_classes`.
     """
     p = run.parameters
-    index = data.load_index(p.dataset, root=p.data_root or None, category=p.category, seed=p.seed)
+    wanted = p.get("test_images", 0)
+    more = rendered_test_images(p.dataset, wanted)
+    index = data.load_index(p.dataset, root=p.data_root or None, category=p.category, seed=p.seed, **more)
     data.validate(index)
     data.require_both_classes(index)
-    index = drawn_test_images(index, p.get("test_images", 0))
+    index = drawn_test_images(index, wanted)
     run.note_data(index)
     train, test = (ImageDataset(index[index["split"] == split], size=p.image_size) for split in ("train", "test"))
     task = Task(

@@ -93,6 +93,8 @@ METHODS = Registry(
         "anomalib:padim": "anomalib_models:PaDiM",
         "anomalib:fastflow": "anomalib_models:FastFlow",
         "anomalib:stfpm": "anomalib_models:STFPM",
+        "anomalib:reverse_distillation": "anomalib_models:ReverseDistillation",
+        "anomalib:cfa": "anomalib_models:CFA",
         "anomalib:winclip": "anomalib_models:WinCLIP",
         "anomalib:ganomaly": "anomalib_models:GANomaly",
         "anomalib:draem": "anomalib_models:DRAEM",

@@ -235,7 +235,7 @@ def ledger(records: Sequence[RunRecord]) -> pd.DataFrame:
     claim that says "some"; NaN where nothing was measured. margin. p :
     adjusted by Holm within the family. categories, seeds : of that variant, the fewest seeds. detectable : the smallest
     distance from the margin that these data would have shown with a power of 80 %. would_change : what would change the
-    verdict.
+    verdict; what a claim needs that is not tested here.
     own_tables, own_tables_note : does the claim hold in its source's printed tables?
     findings : how many, evidence or not. notebooks, data, weights : which, joined by commas; empty without a finding.
     """
@@ -262,7 +262,7 @@ def ledger(records: Sequence[RunRecord]) -> pd.DataFrame:
                 "categories": pooled.categories if pooled else 0,
                 "seeds": int(weakest.by_category["seeds"].min()) if weakest else 0,
                 "detectable": judgement.detectable,
-                "would_change": verdicts.what_would_change(judgement),
+                "would_change": _needs(claim, judgement) or verdicts.what_would_change(judgement),
                 "own_tables": claim["own_tables"],
                 "own_tables_note": claim["own_tables_note"],
                 "findings": len(part),
@@ -272,6 +272,12 @@ def ledger(records: Sequence[RunRecord]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _needs(claim: pd.Series, judgement: Judgement) -> str:
+    """What a claim that is not tested here takes; "" for one that is."""
+    missing = {OUT_OF_SCOPE: claim["scope"], NOT_TESTED: "an experiment"}.get(judgement.verdict)
+    return f"not tested, needs {missing}: {claim['how_to_test']}" if missing else ""
 
 
 def _joined(values: pd.Series) -> str:

@@ -106,7 +106,19 @@ RULES: dict[str, Rule] = {
     "spacing": Rule(choices=("reference", "paper")),
     "spacings": Rule(choices=("reference", "paper")),
     "backbone": _WEIGHTS,  # `models.backbones.load_backbone` knows it, a path or a name of timm too
-    "baselines": Rule(choices=("patchcore", "padim", "fastflow", "stfpm", "winclip", "ganomaly", "draem")),
+    "baselines": Rule(
+        choices=(
+            "patchcore",
+            "padim",
+            "fastflow",
+            "stfpm",
+            "reverse_distillation",
+            "cfa",
+            "winclip",
+            "ganomaly",
+            "draem",
+        )
+    ),
     "coreset_ratio": Rule(above=0, high=1),
     "coreset": Rule(choices=("random", "greedy")),
     "other_backbones": _WEIGHTS,
@@ -170,6 +182,10 @@ RULES: dict[str, Rule] = {
     "latent_unet_batch_size": Rule(low=1, high=4096),
     "autoencoder_steps": _COUNT,
     "decoder_steps": Rule(low=0),
+    "objective_steps": Rule(low=0),
+    "reconstruction_weight": Rule(low=0, high=1000),
+    "inlier_share": _FRACTION,
+    "space_repetitions": Rule(low=0, high=1000),
     "pixel_size": Rule(low=0, high=1024),
     "pixel_ddpm_steps": _COUNT,
     "objectives": Rule(choices=("pixel", "latent")),

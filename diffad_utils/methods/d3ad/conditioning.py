@@ -8,6 +8,7 @@ change. The step replaces a condition of the network, hence "implicit".
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -43,6 +44,8 @@ class DynamicStep:
     t_max : T_max, the step of the last bin. minimum_bin : the smallest bin that is used.
     leave_one_out : whether a training image is left out of its own neighbours. The public code leaves it in, at
         distance 0, so that the bins lie too low by (k - 1) / k and unseen normal images fall into higher ones.
+    inliers : share of the training images that make the bins, those with the smallest distances; 1 in the paper, which
+        says that the others are of use, because they widen the range (sec. 4.1). All images stay neighbours.
     round_to : T_hat is rounded to the nearest multiple of it, halves up, and to at most ``t_max``. The code rounds
         b / |B| T_max without the paper's floor, which comes to the same steps for T_max = 80.
 
@@ -55,12 +58,15 @@ class DynamicStep:
     t_max: int = 80
     minimum_bin: int = 2
     leave_one_out: bool = True
+    inliers: float = 1.0
     round_to: int = 10
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.bins < 1 or not 1 <= self.minimum_bin <= self.bins:
             got = f"k = {self.k}, bins = {self.bins}, minimum_bin = {self.minimum_bin}"
             raise ValueError(f"expected k >= 1 and 1 <= minimum_bin <= bins, got {got}")
+        if not 0 < self.inliers <= 1:
+            raise ValueError(f"expected 0 < inliers <= 1, got {self.inliers}")
         if not 1 <= self.round_to <= self.t_max:
             raise ValueError(f"expected 1 <= round_to <= t_max, got round_to = {self.round_to}, t_max = {self.t_max}")
 
@@ -77,7 +83,8 @@ class DynamicStep:
         # Any row at distance 0 may stand for the image itself: the first is dropped, which leaves the others'
         # distances.
         self.bank_, self.distances_ = bank, distances[:, self.leave_one_out :].mean(dim=1)
-        self.edges_ = torch.from_numpy(np.histogram_bin_edges(self.distances_.cpu().numpy(), self.bins))
+        among = np.sort(self.distances_.cpu().numpy())[: math.ceil(self.inliers * len(bank))]
+        self.edges_ = torch.from_numpy(np.histogram_bin_edges(among, self.bins))
         return self
 
     def distances(self, features: Tensor) -> Tensor:

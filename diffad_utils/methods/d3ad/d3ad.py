@@ -48,7 +48,7 @@ class D3AD(ConditionedDiffusion):
 
     Parameters besides those of `ConditionedDiffusion`
     ----------
-    t_max, bins, k, minimum_bin, leave_one_out : of `conditioning.DynamicStep`.
+    t_max, bins, k, minimum_bin, leave_one_out, inliers : of `conditioning.DynamicStep`.
     static_step : one step for every image instead (table 4); None: dynamic.
     map_weight : lambda of eq. 9.
 
@@ -77,6 +77,7 @@ class D3AD(ConditionedDiffusion):
     k: int = 20
     minimum_bin: int = 2
     leave_one_out: bool = True
+    inliers: float = 1.0
     static_step: int | None = None
     map_weight: float = 0.85
 
@@ -111,7 +112,12 @@ class D3AD(ConditionedDiffusion):
 
     def _dynamic_step(self) -> DynamicStep:
         return DynamicStep(
-            k=self.k, bins=self.bins, t_max=self.t_max, minimum_bin=self.minimum_bin, leave_one_out=self.leave_one_out
+            k=self.k,
+            bins=self.bins,
+            t_max=self.t_max,
+            minimum_bin=self.minimum_bin,
+            leave_one_out=self.leave_one_out,
+            inliers=self.inliers,
         )
 
     def _fit_steps(self, new_extractor: bool) -> None:

@@ -302,7 +302,7 @@ def test_pictures_of_tasks_and_cases_come_from_the_data(root, measured):
     shown = example_cases.task_pictures([record])["textures/leather"]
     assert shown.images.shape[1:] == (128, 128, 3) and shown.titles[:2] == ["normal", "normal"]
     assert not shown.masks[:2].any() and shown.masks[2:].any(axis=(1, 2)).all()
-    missing = types.SimpleNamespace(dataset="visa", category="pcb1", seed=0)
+    missing = types.SimpleNamespace(dataset="visa", category="pcb1", seed=0, manifest={"parameters": {}})
     assert example_cases.task_pictures([missing], "/nowhere") == {}
 
 

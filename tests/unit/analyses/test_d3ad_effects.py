@@ -76,6 +76,8 @@ CASES = {
     "C66": (effects.survival(SURVIVAL, TASK), 0.4),
     "C78": (effects.latents_remove_more(REMOVAL, TASK), 0.4),
     "C93": (effects.reproduces_or_adds(REMOVAL, "DDAD", "DDAD, w = 4", TASK), 0.5),
+    "C96": (effects.outliers_kept(quality(kept=0.8, without=0.7)), 0.1),
+    "C97": (effects.pixels_over_latents(np.array([4.0, 8.0, 16.0])), 3.0),
     "C89": (effects.pixels_overestimate(SIMULATED), 0.0),
     "C90": (effects.large_count_more(SIMULATED), 0.0),
     "C91": (effects.both_maps(quality(**{"0": 0.7, "0.85": 0.8, "1": 0.75})), 0.05),

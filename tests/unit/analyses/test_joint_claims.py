@@ -12,12 +12,13 @@ from diffad_utils.metrics import intervals
 from diffad_utils.study import claims, verdicts
 
 LABELS = np.arange(80) % 2
+KEYS = [f"image {i}" for i in range(80)]
 
 
 def run(method, category="leather", seed=0, gap=0.0, part=None, **experiments):
     """A run whose part separates the classes by ``gap`` standard deviations."""
     rng = np.random.default_rng([len(method), seed, len(category)])
-    table = pd.DataFrame({"label": LABELS, "score": 0.0})
+    table = pd.DataFrame({"key": KEYS, "label": LABELS, "score": 0.0})
     if part:
         table[part] = gap * LABELS + rng.standard_normal(len(LABELS))
     return SimpleNamespace(
@@ -59,6 +60,18 @@ def test_one_score_in_three_spaces():
     assert "in 1 of 1 runs" in joint_claims.spaces_in_words(found)
     assert "cannot be compared" in joint_claims.spaces_in_words(joint_claims.spaces(records[:2]))
     assert joint_claims.spaces([]).empty and joint_claims.space_findings(joint_claims.spaces([]), "") == []
+
+
+def test_lora_is_compared_with_the_autoencoder_on_normal_images():
+    pair = [run("lora", gap=5.0, part="mse"), run("autoencoder", gap=50.0, part="mse")]
+    (row,) = joint_claims.identity_findings(pair, "Claims")
+    tables = [record.scores().query("label == 0")["mse"].mean() for record in pair]
+    assert row["effect"] == pytest.approx(1000 * (tables[0] - tables[1])) and row["n"] == 40
+    claim = claims.published_claims().loc["C24c"]
+    assert verdicts.variant_of(claim, row["measure"]) == claim["variants"] and int(claim["min_n"]) <= row["n"]
+    assert (row["category"], row["seed"]) == ("leather", 0)
+    assert joint_claims.identity_findings([pair[0], run("autoencoder", seed=1, part="mse")], "") == []
+    assert joint_claims.identity_findings([pair[0], run("autoencoder")], "") == []  # no such part
 
 
 def settings_of_categories(best, gain, rng):

@@ -49,6 +49,18 @@ def test_without_fewer_test_images_than_there_are_all_stay(n):
     assert drawn_test_images(index, n) is index
 
 
+@pytest.mark.parametrize(("wanted", "normal", "anomalous"), [(0, 40, 60), (50, 25, 25), (100, 40, 60), (160, 64, 96)])
+def test_textures_render_more_test_images_where_more_are_asked_for(tmp_path, wanted, normal, anomalous):
+    parameters = {"profile": "smoke", "dataset": "textures", "category": "leather", "seed": 0, "image_size": 32}
+    parameters |= {"device": "cpu", "data_root": "", "output_root": str(tmp_path), "test_images": wanted}
+    task = load_task(Run("07_invad", Parameters(parameters)))
+    assert task.labels.bincount().tolist() == [normal, anomalous] and len(task.train) == 200
+    few = data.load_index("textures", category="leather")
+    if wanted >= 100:
+        own = few.loc[few["split"] == "test", "image"]
+        assert set(own) <= set(task.test.index["image"])  # more images, and none of them changed
+
+
 def test_examples_show_every_kind_of_defect_first(task):
     rows = task.examples(defects=6, normal=2)
     kinds = [task.kinds[i] for i in rows.tolist()]

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from diffad_utils import data
 from diffad_utils.diffusion import NoiseSchedule, image_noise
-from diffad_utils.methods import METHODS
-from diffad_utils.methods.pixel_ddpm import PixelDDPM, load_ddpm, unfreeze
+from diffad_utils.methods import METHODS, pixel_ddpm
+from diffad_utils.methods.pixel_ddpm import PixelDDPM, load_ddpm, unfreeze, x0_loss
 
 SIZE = 32
 SMALL = dict(
@@ -128,6 +128,36 @@ def test_same_seed_same_detector(fitted, splits):
     scores = [d.predict(splits[1]["image"]).score for d in (fitted["scratch"], PixelDDPM(**SMALL).fit(splits[0]))]
     assert torch.equal(*scores)
     assert not torch.equal(scores[0], PixelDDPM(**SMALL, seed=1).fit(splits[0]).predict(splits[1]["image"]).score)
+
+
+def test_the_reconstruction_term_is_the_error_of_the_estimated_image():
+    """A network that knows the noise has none; one that says "no noise" leaves all of it, over the share of signal."""
+    schedule, generator = NoiseSchedule.linear(), torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(4, 3, 8, 8, generator=generator) for _ in range(2))
+    t = torch.tensor([1, 20, 50, 400])
+    assert float(x0_loss(lambda x, t: noise, x0, t, noise, schedule)) < 1e-5
+    ratio = (1 / schedule.alphas_cumprod[t] - 1).sqrt().view(4, 1, 1, 1)
+    left = float(x0_loss(lambda x, t: torch.zeros_like(x), x0, t, noise, schedule))
+    assert left == pytest.approx(float((ratio * noise.abs()).mean()), rel=1e-4)
+
+
+def test_the_reconstruction_term_is_added_at_the_levels_that_are_visited(splits, monkeypatch):
+    seen = []
+
+    def spy(eps_fn, x0, t, noise, schedule):
+        seen.append((x0, t))
+        return x0_loss(eps_fn, x0, t, noise, schedule)
+
+    monkeypatch.setattr(pixel_ddpm, "x0_loss", spy)
+    own = PixelDDPM(**SMALL).fit(splits[0])
+    assert not seen
+    with_term = PixelDDPM(**SMALL, reconstruction_weight=1.0, noise_timestep=30).fit(splits[0])
+    assert len(seen) == SMALL["train_steps"] and all(1 <= int(t.min()) <= int(t.max()) <= 30 for _, t in seen)
+    assert all(float(x0.min()) >= -1 and x0.shape == (2, 3, SIZE, SIZE) for x0, _ in seen)
+    before, after = (d.unet_.conv_out.weight for d in (own, with_term))
+    assert not torch.equal(before, after)
+    with pytest.raises(ValueError, match="reconstruction_weight must be at least 0, got -1"):
+        PixelDDPM(reconstruction_weight=-1)
 
 
 @pytest.mark.slow

@@ -72,6 +72,19 @@ def test_leaving_the_image_in_shifts_unseen_images_to_higher_bins():
     assert bool((bins[False] >= bins[True]).all()) and bins[False].sum() > bins[True].sum()
 
 
+def test_outliers_widen_the_range_of_the_bins():
+    """Without them, the same image falls into the same bin or a higher one."""
+    train = torch.randn(60, 12, generator=torch.Generator().manual_seed(0))
+    train[:3] *= 8
+    kept, left_out = (DynamicStep(k=5, inliers=share).fit(train) for share in (1.0, 0.95))
+    assert torch.equal(kept.distances_, left_out.distances_) and len(left_out.bank_) == 60
+    assert float(left_out.edges_[-1]) == float(kept.distances_.sort().values[56]) < float(kept.edges_[-1])
+    bins = [dynamic.bin_of(kept.distances_) for dynamic in (kept, left_out)]
+    assert bool((bins[1] >= bins[0]).all()) and int(bins[1].sum()) > int(bins[0].sum())
+    with pytest.raises(ValueError, match="expected 0 < inliers <= 1, got 0"):
+        DynamicStep(inliers=0)
+
+
 @pytest.mark.parametrize(("t_max", "bins"), [(80, 10), (250, 10), (40, 4), (75, 7)])
 def test_steps_are_bounded_and_monotone_in_distance(t_max, bins):
     generator = torch.Generator().manual_seed(0)

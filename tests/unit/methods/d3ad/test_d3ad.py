@@ -304,6 +304,14 @@ def test_earlier_names_of_settings_are_read(fitted, splits):
     assert torch.equal(earlier.predict(images, keys).score, fitted["d3ad"].predict(images, keys).score)
 
 
+def test_bins_without_outliers_need_no_training(fitted, splits):
+    detector = fitted["d3ad"]
+    other = detector.with_settings(inliers=0.5)
+    assert other.unet_ is detector.unet_ and other.dynamic_step_.edges_[-1] < detector.dynamic_step_.edges_[-1]
+    steps = [d.predict(splits[1]["image"], splits[1]["key"]).parts["step"] for d in (detector, other)]
+    assert bool((steps[1] >= steps[0]).all())
+
+
 def test_evaluations_are_counted_image_by_image(fitted, splits):
     images = torch.cat([splits[1]["image"], data.load_batch(splits[0])["image"]])
     found, counted = fitted["d3ad"].predict(images), []
