@@ -293,7 +293,8 @@ def forest_rows(judgement: Judgement, found: pd.DataFrame) -> pd.DataFrame:
     rows = []
     mine = found[(found["claim_id"] == judgement.claim_id) & (found["variant"] != "")]
     for variant in judgement.variants:
-        runs = mine[mine["variant"] == variant.name].sort_values(["dataset_category", "seed"])
+        here = (mine["variant"] == variant.phrase) & mine["measure"].isin(variant.measures)
+        runs = mine[here].sort_values(["dataset_category", "seed"])
         for category in variant.by_category.itertuples():
             task, count = category.dataset_category, f"n = {category.n}"
             if category.seeds > 1:

@@ -7,18 +7,19 @@ smallest n, kind and family. The steps, in order:
    n is large enough. What does not count is named in the reason. The margin is always the table's.
 2. *Pooling* (`pooling`). For each variant images, seeds and categories give one effect and one 95 % interval.
    Student's t has fewer degrees of freedom than categories minus one, because effects over categories are not Gaussian.
-   Several measures that name the same variant are averaged: list as variants what must hold one by one.
-3. *Several variants.* "Better than every" is an intersection-union test (Berger, Technometrics 24, 1982): supported if
-   every variant is, at no cost in level; not supported if one is refuted, after Holm over the variants. A range over
-   settings has two bounds: cross-fitted it is too small on average and can only support, on the same images it is too
-   large and can only refute.
+   Several measures of one category under one variant (settings, pairs of steps) are never averaged: each is a part of
+   its own. Where each category has one measure, its words may differ, such as the metrics that a data set allows.
+3. *Several parts.* "Better than every" is an intersection-union test (Berger, Technometrics 24, 1982): supported if
+   every part is, at no cost in level; not supported if one is refuted, after Holm over the parts. The claim that some
+   setting is no worse (``combine`` is "any") is the other way round. A range over settings has two bounds: cross-fitted
+   it is too small on average and can only support, on the same images it is too large and can only refute.
 4. *A family* of claims shares the 5 %, by Holm. Claims that cannot be decided whatever the effects are, for lack of
    images, seeds or categories, take no share.
 5. *Decided* needs two categories, none of which alone lies wholly on the other side of the margin, and three seeds
    each for a claim between trainings; categories with fewer are left out. Where some categories lie clearly above the
-   margin and others clearly below, and no variant is refuted in all, or the effect is undecided and categories differ
-   beyond chance (Cochran's Q by Welch's test, at 0.5 %), the verdict is *varies*. Else it is *inconclusive*, with the
-   smallest effect that these data would have shown with a power of 80 %.
+   margin and others clearly below, and no part is refuted in all, or the effect is undecided and categories differ
+   beyond chance (Cochran's Q by Welch's test, at 0.5 % over the parts), the verdict is *varies*. Else it is
+   *inconclusive*, with the smallest effect that these data would have shown with a power of 80 %.
 
 A claim that says "some" is *supported* by one case, a measure in a category, at 98 % after Holm over the cases, or
 *open*: a lack of cases refutes nothing. A claim about printed numbers is read off them once. Error rates and power:
@@ -56,32 +57,39 @@ FEWEST_SEEDS = 3
 
 @dataclass(frozen=True)
 class Variant:
-    """One rival, prompt or setting of a claim, over its categories.
+    """One part of a claim, which has to hold by itself: a rival, prompt or setting, over its categories.
 
+    phrase : of claims.csv; name : the same, or the measure where a phrase has several. measures : those pooled here.
     by_category : one row a category: dataset_category, effect, low, high, n, seeds, most, least (`pooling.SeedMean`).
+    obstacles : why it cannot be decided whatever its effect is, in words.
     """
 
     name: str
+    phrase: str
+    measures: tuple[str, ...]
     by_category: pd.DataFrame = field(repr=False)
     pooled: pooling.Pooled
     p_above: float
     p_below: float
     p_heterogeneity: float
     crosses: bool
+    obstacles: tuple[str, ...] = ()
 
 
 @dataclass
 class Judgement:
     """What is known of one claim; `decide` turns it into a verdict.
 
-    p_above, p_below : that the claim holds, that it does not; 1 where the evidence cannot decide. p : the smaller one
-    after Holm over the family. why_not : what stands against a decision, in words. blocked : too few images or seeds
-    for any verdict. crosses : categories lie clearly on both sides of the margin. case : of a claim that says "some",
-    the clearest one, a row of `Variant.by_category`.
+    variants : its parts. p_above, p_below : that the claim holds, that it does not; 1 where the evidence cannot decide.
+    p_heterogeneity : the smallest of the parts, after Holm. p : the smaller one of the first two, after Holm over the
+    family. why_not : what stands against a decision, in words. blocked : too few images or seeds for any verdict.
+    crosses : categories lie clearly on both sides of the margin. case : of a claim that says "some", the clearest one,
+    a row of `Variant.by_category`.
     """
 
     claim_id: str
     margin: float
+    combine: str = "all"
     verdict: str = NOT_TESTED
     reason: str = ""
     variants: list[Variant] = field(default_factory=list)
@@ -91,17 +99,19 @@ class Judgement:
     why_not: list[str] = field(default_factory=list)
     blocked: bool = False
     crosses: bool = False
+    p_heterogeneity: float = 1.0
     case: Mapping[str, Any] | None = None
 
     @property
     def weakest(self) -> Variant | None:
-        """The variant that decides: the one for which the claim is least certain."""
-        return max(self.variants, key=lambda v: (v.p_above, -float(v.pooled.effect)), default=None)
+        """The part that decides: the one for which the claim is least certain, or most where one is enough."""
+        pick = min if self.combine == "any" else max
+        return pick(self.variants, key=lambda v: (v.p_above, -float(v.pooled.effect)), default=None)
 
     @property
     def can_be_decided(self) -> bool:
         """Whether images, seeds and categories are enough for a verdict, whatever the effects are."""
-        return not self.blocked and all(v.pooled.categories >= FEWEST_CATEGORIES for v in self.variants)
+        return not self.blocked and any(not v.obstacles for v in self.variants)
 
     @property
     def detectable(self) -> float:
@@ -187,19 +197,41 @@ def by_category(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def pool_variant(name: str, rows: pd.DataFrame, margin: float) -> Variant:
-    """One variant's findings (columns dataset_category, seed, effect, standard_error, n) against the margin."""
+def parts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Findings (columns variant, measure, dataset_category, seed) with a column part, the name of what is pooled.
+
+    A variant of which a category has several measures has a part for each; any other is one part.
+    """
+    several = rows.groupby(["variant", "dataset_category", "seed"])["measure"].transform("nunique") > 1
+    split = rows["variant"].isin(rows.loc[several, "variant"])
+    return rows.assign(part=rows["measure"].where(split, rows["variant"]))
+
+
+UNDECIDED = (1.0, 1.0, 1.0, False)
+"""Both p-values, that of heterogeneity and crosses of a part that nothing can decide."""
+
+
+def pool_variant(name: str, rows: pd.DataFrame, margin: float, needs_seeds: bool = False) -> Variant:
+    """One part's findings (columns variant, measure, dataset_category, seed, effect, standard_error, n) against the
+    margin; ``needs_seeds`` for a claim between trainings."""
+    if needs_seeds:
+        rows = with_enough_seeds(rows)
     categories = by_category(rows)
     images = categories["n"].clip(lower=2)
     found = pooling.compare(categories["effect"], categories["most"], categories["least"], margin, LEVEL, images)
+    obstacles, seeds = [], int(categories["seeds"].min())
+    if len(categories) < FEWEST_CATEGORIES:
+        obstacles.append(f"{len(categories)} category, a verdict needs {FEWEST_CATEGORIES}")
+    if needs_seeds and seeds < FEWEST_SEEDS:
+        obstacles.append(f"{seeds} seed{'s' if seeds > 1 else ''}, a claim between trainings needs {FEWEST_SEEDS}")
     return Variant(
         name,
+        rows["variant"].iloc[0],
+        tuple(rows["measure"].unique()),
         categories,
         found.pooled,
-        float(found.p_above),
-        float(found.p_below),
-        float(found.p_heterogeneity),
-        bool(found.crosses),
+        *(UNDECIDED if obstacles else (*map(float, found[1:4]), bool(found.crosses))),
+        tuple(obstacles),
     )
 
 
@@ -211,7 +243,7 @@ def judge(claim: Mapping, rows: pd.DataFrame, datasets: set[str]) -> Judgement:
     rows : the claim's findings, as `claims.findings` gives them; may be empty.
     datasets : those of all runs, to tell "not tested here" from "out of scope here".
     """
-    found = Judgement(claim["claim_id"], float(claim["margin"]))
+    found = Judgement(claim["claim_id"], float(claim["margin"]), claim["combine"])
     if claim["kind"] == "arithmetic":
         found.verdict = SUPPORTED if claim["own_tables"] == "yes" else NOT_SUPPORTED
         found.reason = f"by the printed numbers: {claim['own_tables_note']}"
@@ -241,10 +273,10 @@ def judge(claim: Mapping, rows: pd.DataFrame, datasets: set[str]) -> Judgement:
         side = SUPPORTED if row["low"] > found.margin else NOT_SUPPORTED if row["high"] < found.margin else INCONCLUSIVE
         found.verdict, found.reason = side, "does not depend on data; recorded once"
         return found
-    named = evidence.assign(variant=[variant_of(claim, measure) for measure in evidence["measure"]])
-    if claim["kind"] == "between trainings":
-        named = with_enough_seeds(named)
-    found.variants = [pool_variant(name, part, found.margin) for name, part in named.groupby("variant", sort=False)]
+    named = parts(evidence.assign(variant=[variant_of(claim, measure) for measure in evidence["measure"]]))
+    trained = claim["kind"] == "between trainings"
+    for name, part in named.groupby("part", sort=False):
+        found.variants.append(pool_variant(name, part, found.margin, trained))
     if claim["kind"] == "existential":
         _existential(found, named)
     else:
@@ -253,11 +285,10 @@ def judge(claim: Mapping, rows: pd.DataFrame, datasets: set[str]) -> Judgement:
 
 
 def with_enough_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """Findings (columns variant, dataset_category, seed) of the categories with at least `FEWEST_SEEDS`; all of them
-    where a variant would be left with fewer than `FEWEST_CATEGORIES`: those are shown, and decide nothing."""
-    enough = rows[rows.groupby(["variant", "dataset_category"])["seed"].transform("nunique") >= FEWEST_SEEDS]
-    left = enough.groupby("variant")["dataset_category"].nunique().reindex(rows["variant"].unique(), fill_value=0)
-    return enough if (left >= FEWEST_CATEGORIES).all() else rows
+    """Findings of one part (columns dataset_category, seed) of the categories with at least `FEWEST_SEEDS`; all of them
+    where fewer than `FEWEST_CATEGORIES` would be left: those are shown, and decide nothing."""
+    enough = rows[rows.groupby("dataset_category")["seed"].transform("nunique") >= FEWEST_SEEDS]
+    return enough if enough["dataset_category"].nunique() >= FEWEST_CATEGORIES else rows
 
 
 def case_p_values(z: ArrayLike, images: ArrayLike) -> np.ndarray:
@@ -283,29 +314,28 @@ def _existential(found: Judgement, rows: pd.DataFrame) -> None:
 
 
 def _universal(found: Judgement, claim: Mapping) -> None:
-    """Both p-values over the variants, and what stands against a decision; `decide` does the rest."""
-    missing = [phrase for phrase in phrases(claim) if phrase not in {v.name for v in found.variants}]
+    """Both p-values over the parts, and what stands against a decision; `decide` does the rest."""
+    missing = [phrase for phrase in phrases(claim) if phrase not in {v.phrase for v in found.variants}]
     above, below = (np.array([getattr(v, side) for v in found.variants]) for side in ("p_above", "p_below"))
+    found.p_heterogeneity = float(pooling.holm([v.p_heterogeneity for v in found.variants]).min())
     if claim["combine"] == "bounds":
         lower, upper = phrases(claim)
-        p = {v.name: (v.p_above, v.p_below) for v in found.variants}
+        p = {v.phrase: (v.p_above, v.p_below) for v in found.variants}
         found.p_above, found.p_below = p.get(lower, (1.0, 1.0))[0], p.get(upper, (1.0, 1.0))[1]
-        sides = {v.name: _clear_sides(v, found.margin) for v in found.variants}  # a low lower bound says nothing
+        sides = {v.phrase: _clear_sides(v, found.margin) for v in found.variants}  # a low lower bound says nothing
         found.crosses = bool(sides.get(lower, (False, False))[0] and sides.get(upper, (False, False))[1])
+    elif claim["combine"] == "any":  # what is missing may be the one that holds
+        found.p_above = float(pooling.holm(above).min())
+        found.p_below = float(below.max()) if not missing else 1.0
+        found.crosses = all(v.crosses for v in found.variants)
     else:  # what is missing may be the one that fails
         found.p_above = float(above.max()) if not missing else 1.0
         found.p_below = float(pooling.holm(below).min())
         found.crosses = any(v.crosses for v in found.variants)
     if missing:
         found.why_not.append("no finding for " + ", ".join(repr(name) for name in missing))
-    least = min(v.pooled.categories for v in found.variants)
-    if least < FEWEST_CATEGORIES:
-        found.why_not.append(f"{least} category, a verdict needs {FEWEST_CATEGORIES}")
-    if claim["kind"] == "between trainings":
-        seeds = min(int(v.by_category["seeds"].min()) for v in found.variants)
-        if seeds < FEWEST_SEEDS:
-            found.why_not.append(f"{seeds} seed{'s' if seeds > 1 else ''}, a claim between trainings needs 3")
-            found.blocked = True
+    found.why_not += dict.fromkeys(text for v in found.variants for text in v.obstacles)
+    found.blocked = found.blocked or all(v.obstacles for v in found.variants)
     if found.blocked:
         found.p_above = found.p_below = 1.0
     found.verdict = ""
@@ -330,20 +360,32 @@ def decide(judgements: list[Judgement]) -> None:
     adjusted = dict(zip(map(id, counted), pooling.holm([min(f.p_above, f.p_below) for f in counted]), strict=True))
     for found in pending:
         found.p = p = float(adjusted.get(id(found), 1.0))
-        whole = "; ".join(_pooled_in_words(v) for v in found.variants)
+        whole = _parts_in_words(found)
         if found.blocked:
             found.verdict, found.reason = INCONCLUSIVE, "; ".join([*found.why_not, whole])
-        elif p < 1 - LEVEL and found.p_below < found.p_above:  # one variant that fails everywhere refutes the claim
+        elif p < 1 - LEVEL and found.p_below < found.p_above:  # one part that fails everywhere refutes the claim
             found.verdict, found.reason = NOT_SUPPORTED, whole
         elif found.crosses:
             found.verdict, found.reason = VARIES, f"categories on both sides of the margin: {whole}"
         elif p < 1 - LEVEL:
             found.verdict, found.reason = SUPPORTED, whole
-        elif any(v.p_heterogeneity < HETEROGENEITY for v in found.variants):
+        elif found.p_heterogeneity < HETEROGENEITY:
             found.verdict, found.reason = VARIES, f"categories differ beyond chance: {_sides(found)}{whole}"
         else:
             found.verdict = INCONCLUSIVE
             found.reason = "; ".join([*found.why_not, whole])
+
+
+MOST_IN_WORDS = 4
+"""Parts of a claim that its reason names; of more, those that speak least and most for it."""
+
+
+def _parts_in_words(found: Judgement) -> str:
+    if len(found.variants) <= MOST_IN_WORDS:
+        return "; ".join(map(_pooled_in_words, found.variants))
+    ends = sorted(found.variants, key=lambda v: (v.p_above - v.p_below, -float(v.pooled.effect)))
+    which = f"of {len(ends)} the one that speaks"
+    return f"{which} least for it, {_pooled_in_words(ends[-1])}; most, {_pooled_in_words(ends[0])}"
 
 
 def _pooled_in_words(variant: Variant) -> str:

@@ -255,3 +255,59 @@ def test_some_is_told_by_its_clearest_case_of_any_measure():
     found = judged(pd.concat(scores, ignore_index=True), kind="existential")
     assert found.verdict == "supported" and found.case["effect"] == pytest.approx(0.3)
     assert verdicts.what_would_change(found) == "an effect 0.3 lower than measured in textures/a"
+
+
+# --- several measures under one variant -------------------------------------------------------------------------------
+
+
+def settings(*effects, **more):
+    """Findings of one variant at several settings: each has these effects over the categories."""
+    tables = [rows(found, measure=f"a minus b, setting {i}", **more) for i, found in enumerate(effects)]
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_settings_of_one_variant_hold_one_by_one():
+    """The mean of +0.3 and -0.1 is above the margin, and the claim fails all the same."""
+    found = judged(settings([0.3] * 6, [-0.1] * 6))
+    assert found.verdict == "not supported" and [v.name[-9:] for v in found.variants] == ["setting 0", "setting 1"]
+    assert judged(settings([0.3] * 6, [0.1] * 6)).verdict == "supported"
+    undecided = judged(settings([0.3] * 6, [0.1, -0.1, 0.02, -0.02, 0.05, -0.06], error=0.05))
+    assert undecided.verdict == "inconclusive" and undecided.weakest.name == "a minus b, setting 1"
+
+
+def test_settings_pay_for_their_number_where_one_refutes():
+    weak = [-0.05, -0.02, -0.06, -0.03]
+    alone, among = judged(settings(weak, error=0.015)), judged(settings(weak, [0.3] * 4, [0.3] * 4, error=0.015))
+    assert alone.verdict == "not supported" and among.p == pytest.approx(3 * alone.p)
+
+
+def test_many_settings_are_named_by_the_ends():
+    found = judged(settings(*([effect] * 6 for effect in (0.1, 0.3, -0.1, 0.2, 0.15))))
+    assert "of 5 the one that speaks least for it, a minus b, setting 2: -0.100" in found.reason
+    assert "setting 1: +0.300" in found.reason and "setting 3" not in found.reason
+
+
+def test_a_measure_may_be_called_otherwise_in_another_category():
+    """The metrics that a data set allows, or the fastest rival's name: one measure a category is one part."""
+    named = rows(SIX).assign(measure=["a minus b"] * 3 + ["a minus b, without masks"] * 3)
+    assert [v.pooled.categories for v in judged(named).variants] == [6]
+    both_in_one = pd.concat([named, rows(SIX, measure="a minus b, without masks").head(1)], ignore_index=True)
+    assert len(judged(both_in_one).variants) == 2
+
+
+def test_one_setting_that_holds_is_enough_for_any():
+    none, some = [-0.05 + e / 10 for e in SIX], [0.1] * 6
+    found = judged(settings(none, some), combine="any")
+    assert found.verdict == "supported" and found.weakest.name == "a minus b, setting 1"
+    assert judged(settings(none, none), combine="any").verdict == "not supported"
+    assert judged(both(none, none), **TWO, combine="any").verdict == "not supported"
+    assert judged(rows(none), **TWO, combine="any").verdict == "inconclusive"  # the other may be the one that holds
+
+
+def test_a_part_that_cannot_be_decided_does_not_keep_another_from_refuting():
+    trained = TWO | {"kind": "between trainings"}
+    once = pd.concat([rows([-e for e in SIX], seeds=3), rows(SIX, measure="a minus c")], ignore_index=True)
+    assert judged(once, **trained).verdict == "not supported"
+    holds = pd.concat([rows(SIX, seeds=3), rows(SIX, measure="a minus c")], ignore_index=True)
+    found = judged(holds, **trained)
+    assert found.verdict == "inconclusive" and "1 seed, a claim between trainings needs 3" in found.reason
