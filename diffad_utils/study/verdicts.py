@@ -28,8 +28,10 @@ A claim that says "some" is *supported* by one case, a measure in a category, at
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -148,7 +150,25 @@ def phrases(claim: Mapping) -> list[str]:
 
 def variant_of(claim: Mapping, measure: str) -> str | None:
     """The variant that a finding's measure names, the longest if several do; None if it is another measure."""
-    return max((phrase for phrase in phrases(claim) if phrase in measure), key=len, default=None)
+    return max((phrase for phrase in phrases(claim) if names(measure, phrase)), key=len, default=None)
+
+
+@lru_cache
+def _whole(phrase: str) -> re.Pattern:
+    before = r"(?<!\w)(?<!\w[-+.])" if re.match(r"\w", phrase) else ""
+    after = r"(?!\w)(?![-+.]\w)" if re.search(r"\w$", phrase) else ""
+    return re.compile(before + re.escape(phrase) + after)
+
+
+def names(measure: str, phrase: str) -> bool:
+    """Whether a measure holds a phrase as a whole: names and numbers go on over "-", "+" and ".".
+
+    >>> [names("a minus T = 20", name) for name in ("T = 20", "T = 2")]
+    [True, False]
+    >>> [names("P-AUROC of ESM-sigma minus ESM, mean", name) for name in ("minus ESM", "of ESM", "AUROC of ESM-sigma")]
+    [True, False, False]
+    """
+    return _whole(phrase).search(measure) is not None
 
 
 def in_scope(claim: Mapping, dataset: str) -> bool:

@@ -182,6 +182,29 @@ def test_the_longest_variant_that_fits_is_the_one():
     assert verdicts.variant_of(claim, "dynamic plus T = 20") is None
 
 
+@pytest.mark.parametrize(
+    "phrase, within",
+    [
+        ("minus T = 2", "dynamic minus T = 20"),
+        ("strength 0", "removal at strength 0.1"),
+        ("50 steps", "150 steps, no guidance"),
+        ("minus subset cos", "four detectors minus subset cos+u"),
+        ("minus ESM", "I-AUROC of SGM minus ESM-sigma"),
+        ("AUROC of ESM", "P-AUROC of ESM minus SGM"),
+    ],
+)
+def test_a_variant_is_not_found_inside_another_name(phrase, within):
+    assert phrase in within and verdicts.variant_of({"variants": phrase}, within) is None
+    assert verdicts.variant_of({"variants": phrase}, f"of {phrase}, mean over images") == phrase
+
+
+def test_no_variant_of_a_claim_names_another():
+    for name, claim in claims.published_claims().iterrows():
+        phrases = verdicts.phrases(claim)
+        inside = [(a, b) for a in phrases for b in phrases if a != b and verdicts.names(b, a)]
+        assert not inside, f"{name}: {inside}"
+
+
 @pytest.mark.slow
 def test_the_committed_runs_are_judged():
     """No claim that names data is judged elsewhere, and every decided one has two categories."""
