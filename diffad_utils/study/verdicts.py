@@ -84,9 +84,9 @@ class Judgement:
 
     variants : its parts. p_above, p_below : that the claim holds, that it does not; 1 where the evidence cannot decide.
     p_heterogeneity : the smallest of the parts, after Holm. p : the smaller one of the first two, after Holm over the
-    family. why_not : what stands against a decision, in words. blocked : too few images or seeds for any verdict.
-    crosses : categories lie clearly on both sides of the margin. case : of a claim that says "some", the clearest one,
-    a row of `Variant.by_category`.
+    family. why_not : what stands against a decision, in words. left_out : which categories do not count, and why; in
+    every reason. blocked : too few images or seeds for any verdict. crosses : categories lie clearly on both sides of
+    the margin. case : of a claim that says "some", the clearest one, a row of `Variant.by_category`.
     """
 
     claim_id: str
@@ -99,6 +99,7 @@ class Judgement:
     p_below: float = 1.0
     p: float = float("nan")
     why_not: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     blocked: bool = False
     crosses: bool = False
     p_heterogeneity: float = 1.0
@@ -234,8 +235,6 @@ UNDECIDED = (1.0, 1.0, 1.0, False)
 def pool_variant(name: str, rows: pd.DataFrame, margin: float, needs_seeds: bool = False) -> Variant:
     """One part's findings (columns variant, measure, dataset_category, seed, effect, standard_error, n) against the
     margin; ``needs_seeds`` for a claim between trainings."""
-    if needs_seeds:
-        rows = with_enough_seeds(rows)
     categories = by_category(rows)
     images = categories["n"].clip(lower=2)
     found = pooling.compare(categories["effect"], categories["most"], categories["least"], margin, LEVEL, images)
@@ -279,15 +278,17 @@ def judge(claim: Mapping, rows: pd.DataFrame, datasets: set[str]) -> Judgement:
         found.verdict, found.reason = INCONCLUSIVE, "no finding is a number"
         return found
     here = here[known]
-    against = [objection(claim, row) for row in here.to_dict("records")]
-    found.why_not = [text for text in dict.fromkeys(against) if text]
+    records = here.to_dict("records")
     fits = here[[variant_of(claim, measure) is not None for measure in here["measure"]]]
+    large = here[[not objection(claim, row) for row in records]]
+    evidence = large if len(large) else fits  # too small for a verdict, shown with what it could have found
+    found.blocked = not len(large)
+    if found.blocked:
+        found.why_not = list(dict.fromkeys(objection(claim, row) for row in records))
     if not len(fits):
         found.verdict, found.reason = INCONCLUSIVE, "; ".join(found.why_not)
         return found
-    large = [large_enough(claim, row) for row in fits.to_dict("records")]
-    evidence = fits[large] if any(large) else fits  # too small for a verdict, shown with what it could have found
-    found.blocked = not any(large)
+    _leave_out(found, set(fits["dataset_category"]) - set(evidence["dataset_category"]), f"n below {claim['min_n']}")
     if claim["kind"] == "mathematical":
         row = evidence.iloc[0]
         side = SUPPORTED if row["low"] > found.margin else NOT_SUPPORTED if row["high"] < found.margin else INCONCLUSIVE
@@ -296,12 +297,23 @@ def judge(claim: Mapping, rows: pd.DataFrame, datasets: set[str]) -> Judgement:
     named = parts(evidence.assign(variant=[variant_of(claim, measure) for measure in evidence["measure"]]))
     trained = claim["kind"] == "between trainings"
     for name, part in named.groupby("part", sort=False):
-        found.variants.append(pool_variant(name, part, found.margin, trained))
+        enough = with_enough_seeds(part) if trained else part
+        _leave_out(
+            found, set(part["dataset_category"]) - set(enough["dataset_category"]), f"fewer than {FEWEST_SEEDS} seeds"
+        )
+        found.variants.append(pool_variant(name, enough, found.margin, trained))
     if claim["kind"] == "existential":
         _existential(found, named)
     else:
         _universal(found, claim)
     return found
+
+
+def _leave_out(found: Judgement, categories: set[str], why: str) -> None:
+    """Note in words which categories do not count."""
+    if categories:
+        text = f"left out, {why}: {', '.join(sorted(categories))}"
+        found.left_out += [text] if text not in found.left_out else []
 
 
 def with_enough_seeds(rows: pd.DataFrame) -> pd.DataFrame:
@@ -330,7 +342,8 @@ def _existential(found: Judgement, rows: pd.DataFrame) -> None:
             f"{best['dataset_category']} is a case: {best['effect']:+.3f} [{best['low']:+.3f}, {best['high']:+.3f}]"
         )
     else:
-        found.verdict, found.reason = OPEN, "; ".join([f"no case found in {count}", *found.why_not])
+        found.verdict = OPEN
+        found.reason = "; ".join([f"no case found in {count}", *found.why_not, *found.left_out])
 
 
 def _universal(found: Judgement, claim: Mapping) -> None:
@@ -380,7 +393,7 @@ def decide(judgements: list[Judgement]) -> None:
     adjusted = dict(zip(map(id, counted), pooling.holm([min(f.p_above, f.p_below) for f in counted]), strict=True))
     for found in pending:
         found.p = p = float(adjusted.get(id(found), 1.0))
-        whole = _parts_in_words(found)
+        whole = "; ".join([_parts_in_words(found), *found.left_out])
         if found.blocked:
             found.verdict, found.reason = INCONCLUSIVE, "; ".join([*found.why_not, whole])
         elif p < 1 - LEVEL and found.p_below < found.p_above:  # one part that fails everywhere refutes the claim

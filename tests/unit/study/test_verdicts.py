@@ -174,6 +174,7 @@ def test_too_few_images_still_say_what_they_could_have_shown():
     assert found.verdict == "inconclusive" and 0 < found.detectable < 0.1
     mixed = pd.concat([rows(SIX), rows([5.0], n=20).assign(dataset_category="textures/z")])
     assert judged(mixed).variants[0].pooled.categories == 6  # what is too small does not join the others
+    assert judged(mixed).reason.endswith("left out, n below 30: textures/z")
 
 
 def test_the_longest_variant_that_fits_is_the_one():
@@ -262,6 +263,8 @@ def test_a_category_with_one_seed_does_not_undo_a_decision():
     more = rows([0.05] * 7).tail(1)
     found = judged(pd.concat([enough, more], ignore_index=True), **trained)
     assert found.verdict == "supported" and "over 6 categories" in found.reason
+    assert found.reason.endswith("left out, fewer than 3 seeds: textures/g")
+    assert "left out" not in judged(enough, **trained).reason
     assert judged(rows(SIX), **trained).verdict == "inconclusive"
 
 
