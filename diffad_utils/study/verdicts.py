@@ -9,6 +9,7 @@ smallest n, kind and family. The steps, in order:
    Student's t has fewer degrees of freedom than categories minus one, because effects over categories are not Gaussian.
    Several measures of one category under one variant (settings, pairs of steps) are never averaged: each is a part of
    its own. Where each category has one measure, its words may differ, such as the metrics that a data set allows.
+   Categories of one training (a unified model) are resampled with its seeds; with fewer than three they count as one.
 3. *Several parts.* "Better than every" is an intersection-union test (Berger, Technometrics 24, 1982): supported if
    every part is, at no cost in level; not supported if one is refuted, after Holm over the parts. The claim that some
    setting is no worse (``combine`` is "any") is the other way round. A range over settings has two bounds: cross-fitted
@@ -23,70 +24,80 @@ smallest n, kind and family. The steps, in order:
 
 A claim that says "some" is *supported* by one case, a measure in a category, at 98 % after Holm over the cases, or
 *open*: a lack of cases refutes nothing. A claim about printed numbers is read off them once. Error rates and power:
-`benchmarks.verdicts`.
+`benchmarks.verdicts`. What counts as evidence is in `evidence`, the arithmetic in `outcomes`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
-from scipy import stats
 
 from diffad_utils.metrics import pooling
+from diffad_utils.study import outcomes
+from diffad_utils.study.evidence import (
+    UNDECIDED,
+    Variant,
+    by_category,
+    in_scope,
+    names,
+    objection,
+    parts,
+    phrases,
+    pool_variant,
+    standard_error,
+    variant_of,
+    with_enough_seeds,
+)
+from diffad_utils.study.outcomes import (
+    CASE_LEVEL,
+    DECIDED,
+    FEWEST_CATEGORIES,
+    FEWEST_SEEDS,
+    INCONCLUSIVE,
+    LEVEL,
+    NOT_SUPPORTED,
+    NOT_TESTED,
+    OPEN,
+    OUT_OF_SCOPE,
+    SUPPORTED,
+    VARIES,
+)
 
-SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
-VARIES, OPEN = "varies", "open"
-NOT_TESTED, OUT_OF_SCOPE = "not tested here", "out of scope here"
-DECIDED = (SUPPORTED, NOT_SUPPORTED)
-
-LEVEL = 0.95
-CASE_LEVEL = 0.98
-"""Of a case of "some": the largest of several I-AUROCs also has the smallest variance, which makes 95 % too easy."""
-HETEROGENEITY = 0.005
-"""Level of Welch's test, low because "varies" is a wrong verdict too where a null effect is the same everywhere: with
-the 5 % of the interval that happens in at most 6 %."""
-FEWEST_CATEGORIES = 2
-FEWEST_SEEDS = 3
-"""Of a claim between trainings, in each category."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One part of a claim, which has to hold by itself: a rival, prompt or setting, over its categories.
-
-    phrase : of claims.csv; name : the same, or the measure where a phrase has several. measures : those pooled here.
-    by_category : one row a category: dataset_category, effect, low, high, n, seeds, most, least (`pooling.SeedMean`).
-    obstacles : why it cannot be decided whatever its effect is, in words.
-    """
-
-    name: str
-    phrase: str
-    measures: tuple[str, ...]
-    by_category: pd.DataFrame = field(repr=False)
-    pooled: pooling.Pooled
-    p_above: float
-    p_below: float
-    p_heterogeneity: float
-    crosses: bool
-    obstacles: tuple[str, ...] = ()
+__all__ = [
+    "DECIDED",
+    "INCONCLUSIVE",
+    "LEVEL",
+    "NOT_SUPPORTED",
+    "NOT_TESTED",
+    "OPEN",
+    "OUT_OF_SCOPE",
+    "SUPPORTED",
+    "VARIES",
+    "Judgement",
+    "Variant",
+    "decide",
+    "judge",
+    "names",
+    "objection",
+    "phrases",
+    "standard_error",
+    "variant_of",
+    "what_would_change",
+]
 
 
 @dataclass
 class Judgement:
     """What is known of one claim; `decide` turns it into a verdict.
 
-    variants : its parts. p_above, p_below : that the claim holds, that it does not; 1 where the evidence cannot decide.
-    p_heterogeneity : the smallest of the parts, after Holm. p : the smaller one of the first two, after Holm over the
-    family. why_not : what stands against a decision, in words. left_out : which categories do not count, and why; in
-    every reason. blocked : too few images or seeds for any verdict. crosses : categories lie clearly on both sides of
-    the margin. case : of a claim that says "some", the clearest one, a row of `Variant.by_category`.
+    variants : its parts. together : what they say, None where nothing can be decided. p : of the claim, after Holm over
+    the family. why_not : what stands against a decision, in words. left_out : which categories do not count, and why;
+    in every reason. blocked : too few images or seeds for any verdict. case : of a claim that says "some", the clearest
+    one, a row of `Variant.by_category`.
     """
 
     claim_id: str
@@ -95,163 +106,23 @@ class Judgement:
     verdict: str = NOT_TESTED
     reason: str = ""
     variants: list[Variant] = field(default_factory=list)
-    p_above: float = 1.0
-    p_below: float = 1.0
+    together: outcomes.Evidence | None = None
     p: float = float("nan")
     why_not: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     blocked: bool = False
-    crosses: bool = False
-    p_heterogeneity: float = 1.0
     case: Mapping[str, Any] | None = None
 
     @property
     def weakest(self) -> Variant | None:
         """The part that decides: the one for which the claim is least certain, or most where one is enough."""
         pick = min if self.combine == "any" else max
-        return pick(self.variants, key=lambda v: (v.p_above, -float(v.pooled.effect)), default=None)
-
-    @property
-    def can_be_decided(self) -> bool:
-        """Whether images, seeds and categories are enough for a verdict, whatever the effects are."""
-        return not self.blocked and any(not v.obstacles for v in self.variants)
+        return pick(self.variants, key=lambda v: (float(v.compared.p_above), -float(v.pooled.effect)), default=None)
 
     @property
     def detectable(self) -> float:
-        """The largest of the variants' smallest detectable distances from the margin; NaN without evidence.
-
-        With one category: what its images would have shown in that category.
-        """
-
-        def of(variant: Variant) -> float:
-            if variant.pooled.categories == 1:
-                z = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(0.8)
-                return float(z * np.sqrt(variant.by_category["most"].iloc[0]))
-            return float(pooling.smallest_detectable(variant.pooled.standard_error, variant.pooled.categories, LEVEL))
-
-        return max(map(of, self.variants), default=float("nan"))
-
-
-def standard_error(low: ArrayLike, high: ArrayLike, level: float = LEVEL) -> np.ndarray:
-    """Of an effect over test images, from its interval: half of the width over the normal quantile.
-
-    A percentile interval of a mean or an AUROC is as wide as its bootstrap standard deviation says, to a few per cent
-    (tests/unit/study/test_claims.py), so a finding needs no further number, and those of earlier runs can be pooled.
-    """
-    return (np.asarray(high) - np.asarray(low)) / (2 * stats.norm.ppf((1 + level) / 2))
-
-
-# --- evidence ---------------------------------------------------------------------------------------------------------
-
-
-def phrases(claim: Mapping) -> list[str]:
-    """The variants of a claim's measure, as they appear in a finding's ``measure``."""
-    return [part.strip() for part in str(claim["variants"]).split(";") if part.strip()]
-
-
-def variant_of(claim: Mapping, measure: str) -> str | None:
-    """The variant that a finding's measure names, the longest if several do; None if it is another measure."""
-    return max((phrase for phrase in phrases(claim) if names(measure, phrase)), key=len, default=None)
-
-
-@lru_cache
-def _whole(phrase: str) -> re.Pattern:
-    before = r"(?<!\w)(?<!\w[-+.])" if re.match(r"\w", phrase) else ""
-    after = r"(?!\w)(?![-+.]\w)" if re.search(r"\w$", phrase) else ""
-    return re.compile(before + re.escape(phrase) + after)
-
-
-def names(measure: str, phrase: str) -> bool:
-    """Whether a measure holds a phrase as a whole: names and numbers go on over "-", "+" and ".".
-
-    >>> [names("a minus T = 20", name) for name in ("T = 20", "T = 2")]
-    [True, False]
-    >>> [names("P-AUROC of ESM-sigma minus ESM, mean", name) for name in ("minus ESM", "of ESM", "AUROC of ESM-sigma")]
-    [True, False, False]
-    """
-    return _whole(phrase).search(measure) is not None
-
-
-def in_scope(claim: Mapping, dataset: str) -> bool:
-    """Whether a claim may be judged on a data set."""
-    return claim["datasets"] in ("any", "none") or dataset in claim["datasets"].split()
-
-
-def objection(claim: Mapping, row: Mapping) -> str:
-    """Why a finding is no evidence for a claim; empty if it is."""
-    if not in_scope(claim, row["dataset"]):
-        return f"{row['dataset']} is outside the scope ({claim['datasets']})"
-    if variant_of(claim, row["measure"]) is None:
-        return f"another measure than the one fixed: {row['measure']!r}"
-    return "" if large_enough(claim, row) else f"n = {row['n']} is below the smallest n, {claim['min_n']}"
-
-
-def large_enough(claim: Mapping, row: Mapping) -> bool:
-    """Whether a finding has the claim's smallest n."""
-    return row["n"] >= int(claim["min_n"])
-
-
-# --- one claim --------------------------------------------------------------------------------------------------------
-
-
-def by_category(rows: pd.DataFrame) -> pd.DataFrame:
-    """Findings of one variant, a row a category: seeds averaged, their interval of ``most`` variance; see `Variant`."""
-    found = []
-    for name, part in rows.groupby("dataset_category", sort=True):
-        by_seed = part.groupby("seed").agg({"effect": "mean", "standard_error": "mean"})
-        n = int(part["n"].min())
-        variances = by_seed["standard_error"].to_numpy() ** 2 * n / max(n - 1, 1)  # resampling n makes it too small
-        mean = pooling.mean_over_seeds(by_seed["effect"].to_numpy(), variances)
-        half = stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(mean.most)
-        found.append(
-            {
-                "dataset_category": name,
-                "effect": float(mean.effect),
-                "low": float(mean.effect - half),
-                "high": float(mean.effect + half),
-                "n": n,
-                "seeds": len(by_seed),
-                "most": float(mean.most),
-                "least": float(mean.least),
-            }
-        )
-    return pd.DataFrame(found)
-
-
-def parts(rows: pd.DataFrame) -> pd.DataFrame:
-    """Findings (columns variant, measure, dataset_category, seed) with a column part, the name of what is pooled.
-
-    A variant of which a category has several measures has a part for each; any other is one part.
-    """
-    several = rows.groupby(["variant", "dataset_category", "seed"])["measure"].transform("nunique") > 1
-    split = rows["variant"].isin(rows.loc[several, "variant"])
-    return rows.assign(part=rows["measure"].where(split, rows["variant"]))
-
-
-UNDECIDED = (1.0, 1.0, 1.0, False)
-"""Both p-values, that of heterogeneity and crosses of a part that nothing can decide."""
-
-
-def pool_variant(name: str, rows: pd.DataFrame, margin: float, needs_seeds: bool = False) -> Variant:
-    """One part's findings (columns variant, measure, dataset_category, seed, effect, standard_error, n) against the
-    margin; ``needs_seeds`` for a claim between trainings."""
-    categories = by_category(rows)
-    images = categories["n"].clip(lower=2)
-    found = pooling.compare(categories["effect"], categories["most"], categories["least"], margin, LEVEL, images)
-    obstacles, seeds = [], int(categories["seeds"].min())
-    if len(categories) < FEWEST_CATEGORIES:
-        obstacles.append(f"{len(categories)} category, a verdict needs {FEWEST_CATEGORIES}")
-    if needs_seeds and seeds < FEWEST_SEEDS:
-        obstacles.append(f"{seeds} seed{'s' if seeds > 1 else ''}, a claim between trainings needs {FEWEST_SEEDS}")
-    return Variant(
-        name,
-        rows["variant"].iloc[0],
-        tuple(rows["measure"].unique()),
-        categories,
-        found.pooled,
-        *(UNDECIDED if obstacles else (*map(float, found[1:4]), bool(found.crosses))),
-        tuple(obstacles),
-    )
+        """The largest of the parts' smallest detectable distances from the margin; NaN without evidence."""
+        return max((variant.detectable for variant in self.variants), default=float("nan"))
 
 
 def judge(claim: Mapping, rows: pd.DataFrame, datasets: set[str]) -> Judgement:
@@ -316,23 +187,11 @@ def _leave_out(found: Judgement, categories: set[str], why: str) -> None:
         found.left_out += [text] if text not in found.left_out else []
 
 
-def with_enough_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """Findings of one part (columns dataset_category, seed) of the categories with at least `FEWEST_SEEDS`; all of them
-    where fewer than `FEWEST_CATEGORIES` would be left: those are shown, and decide nothing."""
-    enough = rows[rows.groupby("dataset_category")["seed"].transform("nunique") >= FEWEST_SEEDS]
-    return enough if enough["dataset_category"].nunique() >= FEWEST_CATEGORIES else rows
-
-
-def case_p_values(z: ArrayLike, images: ArrayLike) -> np.ndarray:
-    """Two-sided p-values of cases [..., M] whose effects are ``z`` standard errors above the margin, after Holm."""
-    return pooling.holm(2 * stats.t.sf(z, np.maximum(np.asarray(images) - 1, 1)))
-
-
 def _existential(found: Judgement, rows: pd.DataFrame) -> None:
     """Supported by one case, else open. Every measure in every category is a case of its own."""
     cases = pd.concat([by_category(part) for _, part in rows.groupby("measure", sort=False)], ignore_index=True)
     z = (cases["effect"] - found.margin) / np.sqrt(cases["most"]).clip(lower=1e-300)
-    p = case_p_values(z.to_numpy(), cases["n"].to_numpy())
+    p = outcomes.case_p_values(z.to_numpy(), cases["n"].to_numpy())
     best = cases.iloc[int(p.argmin())]
     count = f"{len(cases)} case{'s' if len(cases) > 1 else ''}"
     found.p, found.case = float(p.min()), best.to_dict()
@@ -347,38 +206,21 @@ def _existential(found: Judgement, rows: pd.DataFrame) -> None:
 
 
 def _universal(found: Judgement, claim: Mapping) -> None:
-    """Both p-values over the parts, and what stands against a decision; `decide` does the rest."""
-    missing = [phrase for phrase in phrases(claim) if phrase not in {v.phrase for v in found.variants}]
-    above, below = (np.array([getattr(v, side) for v in found.variants]) for side in ("p_above", "p_below"))
-    found.p_heterogeneity = float(pooling.holm([v.p_heterogeneity for v in found.variants]).min())
-    if claim["combine"] == "bounds":
-        lower, upper = phrases(claim)
-        p = {v.phrase: (v.p_above, v.p_below) for v in found.variants}
-        found.p_above, found.p_below = p.get(lower, (1.0, 1.0))[0], p.get(upper, (1.0, 1.0))[1]
-        sides = {v.phrase: _clear_sides(v, found.margin) for v in found.variants}  # a low lower bound says nothing
-        found.crosses = bool(sides.get(lower, (False, False))[0] and sides.get(upper, (False, False))[1])
-    elif claim["combine"] == "any":  # what is missing may be the one that holds
-        found.p_above = float(pooling.holm(above).min())
-        found.p_below = float(below.max()) if not missing else 1.0
-        found.crosses = all(v.crosses for v in found.variants)
-    else:  # what is missing may be the one that fails
-        found.p_above = float(above.max()) if not missing else 1.0
-        found.p_below = float(pooling.holm(below).min())
-        found.crosses = any(v.crosses for v in found.variants)
+    """What the parts say together, and what stands against a decision; `decide` does the rest."""
+    by_phrase = {variant.phrase: variant.compared for variant in found.variants}
+    missing = [phrase for phrase in phrases(claim) if phrase not in by_phrase]
     if missing:
         found.why_not.append("no finding for " + ", ".join(repr(name) for name in missing))
-    found.why_not += dict.fromkeys(text for v in found.variants for text in v.obstacles)
-    found.blocked = found.blocked or all(v.obstacles for v in found.variants)
-    if found.blocked:
-        found.p_above = found.p_below = 1.0
+    found.why_not += dict.fromkeys(text for variant in found.variants for text in variant.obstacles)
+    found.blocked = found.blocked or all(variant.obstacles for variant in found.variants)
     found.verdict = ""
-
-
-def _clear_sides(variant: Variant, margin: float) -> tuple[bool, bool]:
-    """Whether a category lies clearly above the margin, and one below, at the level over all of them together."""
-    rows, level = variant.by_category, 1 - (1 - LEVEL) / variant.pooled.categories
-    above, below = pooling.clear_sides(rows["effect"], rows["most"], margin, level, rows["n"].clip(lower=2))
-    return bool(above), bool(below)
+    if found.blocked:
+        return
+    compared = [variant.compared for variant in found.variants]
+    if claim["combine"] == "bounds":
+        nothing = compared[0]._replace(**UNDECIDED)
+        compared = [by_phrase.get(phrase, nothing) for phrase in phrases(claim)]
+    found.together = outcomes.combine(compared, claim["combine"], bool(missing))
 
 
 # --- the family -------------------------------------------------------------------------------------------------------
@@ -387,26 +229,22 @@ def _clear_sides(variant: Variant, margin: float) -> tuple[bool, bool]:
 def decide(judgements: list[Judgement]) -> None:
     """Verdicts of one family's claims that `judge` left open, in place: Holm over them, then step 5 of the rule."""
     pending = [found for found in judgements if not found.verdict]
-    if not pending:
-        return
-    counted = [found for found in pending if found.can_be_decided]  # the others take no share of the 5 %
-    adjusted = dict(zip(map(id, counted), pooling.holm([min(f.p_above, f.p_below) for f in counted]), strict=True))
     for found in pending:
-        found.p = p = float(adjusted.get(id(found), 1.0))
         whole = "; ".join([_parts_in_words(found), *found.left_out])
-        if found.blocked:
-            found.verdict, found.reason = INCONCLUSIVE, "; ".join([*found.why_not, whole])
-        elif p < 1 - LEVEL and found.p_below < found.p_above:  # one part that fails everywhere refutes the claim
-            found.verdict, found.reason = NOT_SUPPORTED, whole
-        elif found.crosses:
-            found.verdict, found.reason = VARIES, f"categories on both sides of the margin: {whole}"
-        elif p < 1 - LEVEL:
-            found.verdict, found.reason = SUPPORTED, whole
-        elif found.p_heterogeneity < HETEROGENEITY:
-            found.verdict, found.reason = VARIES, f"categories differ beyond chance: {_sides(found)}{whole}"
-        else:
-            found.verdict = INCONCLUSIVE
-            found.reason = "; ".join([*found.why_not, whole])
+        found.p, found.verdict, found.reason = 1.0, INCONCLUSIVE, "; ".join([*found.why_not, whole])
+    counted = [found for found in pending if found.together is not None]  # the others take no share of the 5 %
+    if not counted:
+        return
+    adjusted = pooling.holm([float(outcomes.smaller(found.together)) for found in counted])
+    for found, p in zip(counted, adjusted, strict=True):
+        found.p, found.verdict = float(p), str(outcomes.outcome(p, found.together))
+        whole = "; ".join([_parts_in_words(found), *found.left_out])
+        if found.verdict in DECIDED:
+            found.reason = whole
+        elif found.verdict == VARIES and found.together.crosses:
+            found.reason = f"categories on both sides of the margin: {whole}"
+        elif found.verdict == VARIES:
+            found.reason = f"categories differ beyond chance: {_sides(found)}{whole}"
 
 
 MOST_IN_WORDS = 4
@@ -416,7 +254,7 @@ MOST_IN_WORDS = 4
 def _parts_in_words(found: Judgement) -> str:
     if len(found.variants) <= MOST_IN_WORDS:
         return "; ".join(map(_pooled_in_words, found.variants))
-    ends = sorted(found.variants, key=lambda v: (v.p_above - v.p_below, -float(v.pooled.effect)))
+    ends = sorted(found.variants, key=lambda v: (v.compared.p_above - v.compared.p_below, -v.pooled.effect))
     which = f"of {len(ends)} the one that speaks"
     return f"{which} least for it, {_pooled_in_words(ends[-1])}; most, {_pooled_in_words(ends[0])}"
 

@@ -14,7 +14,7 @@ from diffad_utils.study import claims, verdicts
 ROOT = Path(__file__).parents[3]
 
 
-def run(*findings, dataset="textures", category="leather", seed=0, notebook="05_esm", mini=True):
+def run(*findings, dataset="textures", category="leather", seed=0, notebook="05_esm", mini=True, setting=None):
     weights = [{"name": "resnet-mini", "is_mini": mini}]
     return SimpleNamespace(
         dataset=dataset,
@@ -23,6 +23,7 @@ def run(*findings, dataset="textures", category="leather", seed=0, notebook="05_
         method="esm",
         folder="x",
         claims=list(findings),
+        experiments={} if setting is None else {"setting": setting},
         manifest={"notebook": notebook, "weights": weights},
     )
 
@@ -168,6 +169,12 @@ def test_findings_of_earlier_runs_are_read():
     assert table["objection"].eq("").all() and table["variant"].iloc[0].endswith("LoRA's prompt")
     renamed = claims.findings([run(found("C39", measure="I-AUROC of NLL + spread minus NLL"))])
     assert renamed["variant"].tolist() == ["I-AUROC of NLL + value range minus NLL"]
+
+
+def test_a_finding_knows_what_its_network_was_trained_on():
+    alone, unified = run(found()), run(found(), category="wood", setting={"name": "unified", "categories": ["wood"]})
+    table = claims.findings([alone, unified, run(found() | {"training": "textures, three of them"}, category="brick")])
+    assert table["training"].tolist() == ["textures, three of them", "textures/leather", "textures, unified"]
 
 
 def test_findings_without_runs_are_an_empty_table():

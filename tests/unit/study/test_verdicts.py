@@ -30,6 +30,7 @@ def rows(effects, error=0.01, seeds=1, measure="a minus b", n=100, dataset="text
                 "dataset": dataset,
                 "dataset_category": f"{dataset}/{chr(97 + i)}",
                 "seed": seed,
+                "training": f"{dataset}/{chr(97 + i)}",
                 "effect": effect + 0.001 * seed,
                 "low": effect - 1.96 * error,
                 "high": effect + 1.96 * error,
@@ -172,7 +173,7 @@ def test_what_is_no_evidence(findings, claim, verdict, reason):
 def test_too_few_images_still_say_what_they_could_have_shown():
     found = judged(rows(SIX, n=20))
     assert found.verdict == "inconclusive" and 0 < found.detectable < 0.1
-    mixed = pd.concat([rows(SIX), rows([5.0], n=20).assign(dataset_category="textures/z")])
+    mixed = pd.concat([rows(SIX), rows([5.0], n=20).assign(dataset_category="textures/z", training="z")])
     assert judged(mixed).variants[0].pooled.categories == 6  # what is too small does not join the others
     assert judged(mixed).reason.endswith("left out, n below 30: textures/z")
 
@@ -245,8 +246,8 @@ def test_a_variant_that_fails_everywhere_refutes_though_another_varies():
 def test_a_low_lower_bound_says_nothing():
     bounds = TWO | {"combine": "bounds", "margin": "0.05"}
     found = judged(both([0.2, 0.01, 0.2, 0.01], [0.3, 0.3, 0.3, 0.3]), **bounds)
-    assert not found.crosses and "both sides" not in found.reason
-    assert judged(both([0.2, -0.2, 0.2, -0.2], [0.3, -0.1, 0.3, -0.1]), **bounds).crosses
+    assert not found.together.crosses and "both sides" not in found.reason
+    assert judged(both([0.2, -0.2, 0.2, -0.2], [0.3, -0.1, 0.3, -0.1]), **bounds).together.crosses
 
 
 def test_claims_that_cannot_be_decided_take_no_share_of_a_family():
@@ -337,3 +338,35 @@ def test_a_part_that_cannot_be_decided_does_not_keep_another_from_refuting():
     holds = pd.concat([rows(SIX, seeds=3), rows(SIX, measure="a minus c")], ignore_index=True)
     found = judged(holds, **trained)
     assert found.verdict == "inconclusive" and "1 seed, a claim between trainings needs 3" in found.reason
+
+
+# --- one training for several categories ------------------------------------------------------------------------------
+
+
+def unified(by_seed, categories=6, scatter=0.01):
+    """Findings of one model for all categories: what a seed adds is the same in each."""
+    rng = np.random.default_rng(0)
+    tables = [
+        rows(0.05 + added + scatter * rng.standard_normal(categories)).assign(seed=seed, training="textures, unified")
+        for seed, added in enumerate(by_seed)
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_a_training_for_all_categories_is_one_draw_of_its_seed():
+    """Three seeds that differ by as much as their mean decide nothing, however many categories each has."""
+    apart, trained = unified([-0.06, 0.0, 0.06]), {"kind": "between trainings"}
+    own = apart.assign(training=apart["dataset_category"])
+    assert judged(own, **trained).verdict == "supported"
+    found = judged(apart, **trained)
+    assert found.verdict == "inconclusive" and found.variants[0].pooled.freedom < 2.2
+    assert judged(unified([-0.002, 0.0, 0.002]), **trained).verdict == "supported"
+
+
+def test_a_training_with_few_seeds_is_one_category():
+    found = judged(unified([0.0]))
+    assert found.verdict == "inconclusive" and found.detectable < 0.02
+    assert "6 categories share one training, a verdict needs 3 seeds of it" in found.reason
+    elsewhere = rows([0.05], dataset="elpv", n=100)
+    two = judged(pd.concat([unified([0.0]), elsewhere], ignore_index=True))
+    assert two.variants[0].pooled.categories == 2 and len(two.variants[0].by_category) == 7
