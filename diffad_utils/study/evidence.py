@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -71,6 +71,14 @@ def objection(claim: Mapping, row: Mapping) -> str:
 def large_enough(claim: Mapping, row: Mapping) -> bool:
     """Whether a finding has the claim's smallest n."""
     return row["n"] >= int(claim["min_n"])
+
+
+def alternatives(variants: Sequence[Variant]) -> list[list[Variant]]:
+    """Parts by setting, where ``combine`` is "either": measures that differ in what follows the last ": "."""
+    found: dict[str, list[Variant]] = {}
+    for variant in variants:
+        found.setdefault(variant.name.rpartition(": ")[0] or variant.name, []).append(variant)
+    return list(found.values())
 
 
 # --- by category ------------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class Evidence(NamedTuple):
     crosses: np.ndarray
 
 
-def combine(parts: Sequence[pooling.Comparison], how: str = "all", missing: bool = False) -> Evidence:
+def combine(parts: Sequence[pooling.Comparison | Evidence], how: str = "all", missing: bool = False) -> Evidence:
     """Several parts to one claim.
 
     how : "all", each has to hold, an intersection-union test; "any", one is enough; "bounds", of two parts the first is

@@ -12,8 +12,10 @@ smallest n, kind and family. The steps, in order:
    Categories of one training (a unified model) are resampled with its seeds; with fewer than three they count as one.
 3. *Several parts.* "Better than every" is an intersection-union test (Berger, Technometrics 24, 1982): supported if
    every part is, at no cost in level; not supported if one is refuted, after Holm over the parts. The claim that some
-   setting is no worse (``combine`` is "any") is the other way round. A range over settings has two bounds: cross-fitted
-   it is too small on average and can only support, on the same images it is too large and can only refute.
+   setting is no worse (``combine`` is "any") is the other way round; with "either" one of two measures has to hold at
+   each setting. The smaller or larger of two means, or the size of a difference, is never one measure: it is biased,
+   and over many categories that decides. A range over settings has two bounds: cross-fitted it is too small on average
+   and can only support, on the same images it is too large and can only refute.
 4. *A family* of claims shares the 5 %, by Holm. Claims that cannot be decided whatever the effects are, for lack of
    images, seeds or categories, take no share.
 5. *Decided* needs two categories, none of which alone lies wholly on the other side of the margin, and three seeds
@@ -41,6 +43,7 @@ from diffad_utils.study import outcomes
 from diffad_utils.study.evidence import (
     UNDECIDED,
     Variant,
+    alternatives,
     by_category,
     in_scope,
     names,
@@ -116,13 +119,23 @@ class Judgement:
     @property
     def weakest(self) -> Variant | None:
         """The part that decides: the one for which the claim is least certain, or most where one is enough."""
-        pick = min if self.combine == "any" else max
-        return pick(self.variants, key=lambda v: (float(v.compared.p_above), -float(v.pooled.effect)), default=None)
+        return (min if self.combine == "any" else max)(self.deciding, key=_doubt, default=None)
+
+    @property
+    def deciding(self) -> list[Variant]:
+        """Its parts; of alternatives at one setting the more certain one."""
+        if self.combine == "either":
+            return [min(group, key=_doubt) for group in alternatives(self.variants)]
+        return self.variants
 
     @property
     def detectable(self) -> float:
         """The largest of the parts' smallest detectable distances from the margin; NaN without evidence."""
         return max((variant.detectable for variant in self.variants), default=float("nan"))
+
+
+def _doubt(variant: Variant) -> tuple[float, float]:
+    return float(variant.compared.p_above), -float(variant.pooled.effect)
 
 
 def judge(claim: Mapping, rows: pd.DataFrame, datasets: set[str]) -> Judgement:
@@ -220,7 +233,11 @@ def _universal(found: Judgement, claim: Mapping) -> None:
     if claim["combine"] == "bounds":
         nothing = compared[0]._replace(**UNDECIDED)
         compared = [by_phrase.get(phrase, nothing) for phrase in phrases(claim)]
-    found.together = outcomes.combine(compared, claim["combine"], bool(missing))
+    if claim["combine"] == "either":  # removed or kept, at each setting
+        groups = [[variant.compared for variant in group] for group in alternatives(found.variants)]
+        found.together = outcomes.combine([outcomes.combine(group, "any") for group in groups], "all", bool(missing))
+    else:
+        found.together = outcomes.combine(compared, claim["combine"], bool(missing))
 
 
 # --- the family -------------------------------------------------------------------------------------------------------
@@ -252,9 +269,9 @@ MOST_IN_WORDS = 4
 
 
 def _parts_in_words(found: Judgement) -> str:
-    if len(found.variants) <= MOST_IN_WORDS:
-        return "; ".join(map(_pooled_in_words, found.variants))
-    ends = sorted(found.variants, key=lambda v: (v.compared.p_above - v.compared.p_below, -v.pooled.effect))
+    if len(found.deciding) <= MOST_IN_WORDS:
+        return "; ".join(map(_pooled_in_words, found.deciding))
+    ends = sorted(found.deciding, key=lambda v: (v.compared.p_above - v.compared.p_below, -v.pooled.effect))
     which = f"of {len(ends)} the one that speaks"
     return f"{which} least for it, {_pooled_in_words(ends[-1])}; most, {_pooled_in_words(ends[0])}"
 

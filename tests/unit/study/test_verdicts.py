@@ -57,7 +57,7 @@ SIX = [0.05, 0.06, 0.04, 0.07, 0.05, 0.045]
 
 def test_many_categories_decide():
     found = judged(rows(SIX))
-    assert found.verdict == "supported" and found.p < 0.001 and "over 6 categories" in found.reason
+    assert found.verdict == "supported" and found.p < 0.002 and "over 6 categories" in found.reason
     assert judged(rows([-e for e in SIX])).verdict == "not supported"
     assert judged(rows(SIX), margin="0.1").verdict == "not supported"
 
@@ -145,7 +145,7 @@ def test_some_pays_for_looking_at_many_cases():
 
 
 def test_a_family_shares_its_level():
-    weak = rows([0.05, 0.02, 0.06, 0.03], error=0.015)
+    weak = rows([0.05, 0.027, 0.06, 0.035], error=0.015)
     alone = judged(weak)
     assert alone.verdict == "supported" and 0.02 < alone.p < 0.05
     others = [verdicts.judge(CLAIM, rows([0.03, -0.03, 0.01], error=0.05), set()) for _ in range(3)]
@@ -303,7 +303,7 @@ def test_settings_of_one_variant_hold_one_by_one():
 
 
 def test_settings_pay_for_their_number_where_one_refutes():
-    weak = [-0.05, -0.02, -0.06, -0.03]
+    weak = [-0.05, -0.027, -0.06, -0.035]
     alone, among = judged(settings(weak, error=0.015)), judged(settings(weak, [0.3] * 4, [0.3] * 4, error=0.015))
     assert alone.verdict == "not supported" and among.p == pytest.approx(3 * alone.p)
 
@@ -329,6 +329,23 @@ def test_one_setting_that_holds_is_enough_for_any():
     assert judged(settings(none, none), combine="any").verdict == "not supported"
     assert judged(both(none, none), **TWO, combine="any").verdict == "not supported"
     assert judged(rows(none), **TWO, combine="any").verdict == "inconclusive"  # the other may be the one that holds
+
+
+def test_at_each_setting_one_of_two_measures_has_to_hold():
+    """No setting removes the defect and keeps the rest: at the first it is not removed, at the second not kept."""
+    good, bad = SIX, [-e for e in SIX]
+
+    def found(*of_settings):
+        named = [
+            rows(effects, measure=f"a minus b, setting {i}: {name}")
+            for i, pair in enumerate(of_settings)
+            for name, effects in zip(("removal", "fidelity"), pair, strict=True)
+        ]
+        return judged(pd.concat(named, ignore_index=True), combine="either")
+
+    assert found((good, bad), (bad, good)).verdict == "supported"
+    refuted = found((good, bad), (bad, bad))
+    assert refuted.verdict == "not supported" and "setting 1" in refuted.weakest.name
 
 
 def test_a_part_that_cannot_be_decided_does_not_keep_another_from_refuting():
@@ -359,7 +376,7 @@ def test_a_training_for_all_categories_is_one_draw_of_its_seed():
     own = apart.assign(training=apart["dataset_category"])
     assert judged(own, **trained).verdict == "supported"
     found = judged(apart, **trained)
-    assert found.verdict == "inconclusive" and found.variants[0].pooled.freedom < 2.2
+    assert found.verdict == "inconclusive" and found.variants[0].pooled.freedom < 2.5
     assert judged(unified([-0.002, 0.0, 0.002]), **trained).verdict == "supported"
 
 
