@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -205,5 +206,11 @@ def pool_variant(name: str, rows: pd.DataFrame, margin: float, needs_seeds: bool
     )
 
 
-UNDECIDED = {"p_above": 1.0, "p_below": 1.0, "p_heterogeneity": 1.0, "some_above": False, "some_below": False}
+UNDECIDED: dict[str, Any] = {
+    "p_above": 1.0,
+    "p_below": 1.0,
+    "p_heterogeneity": 1.0,
+    "some_above": False,
+    "some_below": False,
+}
 """Of a part that nothing can decide."""

@@ -7,7 +7,7 @@ the error rates that are simulated are those of the rule itself. What it does, s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -76,7 +76,9 @@ def combine(parts: Sequence[pooling.Comparison | Evidence], how: str = "all", mi
     )
     differ = pooling.holm(differ).min(axis=-1)
     if how == "bounds":
-        lower, upper = parts  # a low lower bound says nothing, nor does a high upper one
+        lower, upper = cast(
+            "Sequence[pooling.Comparison]", parts
+        )  # a low lower bound says nothing, nor a high upper one
         return Evidence(lower.p_above, upper.p_below, differ, lower.some_above & upper.some_below)
     if how == "any":
         p_below = np.ones(below.shape[:-1]) if missing else below.max(axis=-1)
