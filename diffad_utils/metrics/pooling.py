@@ -44,8 +44,7 @@ from scipy import stats
 EXCESS_KURTOSIS = 1.5
 """Of effects over categories, supposed. An I-AUROC difference around 0.85 has up to 1.3, because it ends at 1, and is
 skewed besides (-1.2 where its standard deviation between categories is 0.17). With 1.5 the null is decided wrongly in
-less than 6 % there too (`benchmarks.verdicts`); with 1.0 it was 6.6 %, and without it 8.8 %. It costs two percentage
-points of power for a difference of 0.03 over nine categories that differ by 0.015."""
+less than 6 % there too (`benchmarks.verdicts`: 5.9 % at most); with 1.0 it was 6.6 %."""
 
 
 class SeedMean(NamedTuple):
