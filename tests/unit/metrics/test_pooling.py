@@ -173,6 +173,7 @@ def test_the_committed_simulation_keeps_the_bounds():
     assert len(nine) == 3 and all(row["supported, %"] >= 80 for row in nine[:2])
     assert all(row["true difference"] == pytest.approx(0.03, abs=0.001) for row in nine)
     ranges = {row["true range"]: row for row in tables["C29, sensitive to settings"]}
+    assert all(row["simulations"] >= 200 for row in ranges.values())
     for categories in ("3 categories of 100", "9 categories of 100"):
         null = ranges["0.05, the margin"]
         assert null[f"{categories}: supported, %"] + null[f"{categories}: not supported, %"] <= 6
