@@ -42,7 +42,7 @@ MEASURES = {
         _EDIT,
         "at {}, the smaller of the share of the defect that is gone and the drift over its size, against Dec(Enc(x))",
     ),
-    "C07": (_EDIT, "0.5 minus the smaller of removal and fidelity at {}, drift against Dec(Enc(counterpart))"),
+    "C07": (_EDIT, "drift against Dec(Enc(counterpart)), 0.5 minus the smaller of removal and fidelity at {}"),
     "C08": (
         _EDIT,
         "log2 of the L2 norm of the generative drift outside the mask, x_hat - Dec(Enc(x)), over that of the defect, "

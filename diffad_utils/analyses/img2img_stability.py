@@ -89,7 +89,8 @@ BESIDE = (
     "image, after the autoencoder|"
 )
 CLEAN = "log2 1.25 minus log2 of the distance to normal training images by CLIP, x_hat over Dec(Enc(x))"
-"""The two measures of C13, "another clean example": as far from x as another example is, and as clean."""
+"""The two measures of C13, "another clean example": as far from x as another example is, and as clean. The former has a
+part each way: not farther, not nearer."""
 
 
 class Identity(NamedTuple):
@@ -127,7 +128,8 @@ class Identity(NamedTuple):
         return {
             ("C12", error): over_images(self.error),
             ("C12", growth): over_images(self.lipschitz - 1),
-            ("C13", BESIDE): Effect(*within_factor(self.distance, 1.25), len(self.distance)),
+            ("C13", f"{BESIDE}, not farther"): over_images(math.log2(1.25) - self.distance),
+            ("C13", f"{BESIDE}, not nearer"): over_images(math.log2(1.25) + self.distance),
             ("C13", CLEAN): over_images(math.log2(1.25) - self.strangeness),
         }
 
@@ -159,13 +161,6 @@ def with_pasted_defects(images: Tensor, seed: int = 0) -> Tensor:
         for i, image in enumerate(images)
     ]
     return torch.stack(pasted).float().clamp(0, 1)
-
-
-def within_factor(log_ratios: Tensor, factor: float, n: int = 1000, seed: int = 0) -> tuple[float, float, float]:
-    """log2 of ``factor`` minus |mean of log2 ratios [N]|, with its 95 % interval over images: above 0 where the typical
-    ratio lies within the factor of 1."""
-    draws = bootstrap.resampled_means(log_ratios, n, seed)
-    return bootstrap.bootstrap_percentiles(np.log2(factor) - np.abs(draws))
 
 
 @kept()

@@ -155,6 +155,7 @@ COLUMNS = [
     "category",
     "dataset_category",
     "seed",
+    "training",
     "method",
     "notebook",
     "weights",
@@ -174,6 +175,7 @@ def findings(records: Sequence[RunRecord]) -> pd.DataFrame:
 
     - standard_error : of the effect over test images, from the interval,
     - variant : which of the claim's variants it measures; objection : why it is no evidence, "" if it is,
+    - training : the category, or "unified" with the data set, where one network for all its categories was trained,
     - dataset, category, seed, method, notebook, folder; weights : names, "mini" where a shipped one stood in.
 
     What does not depend on data is there once, with "-" for the data set, however many runs recorded it. Findings of
@@ -202,6 +204,7 @@ def findings(records: Sequence[RunRecord]) -> pd.DataFrame:
             if claim["datasets"] == "none":
                 row |= {"dataset": "-", "category": "-", "weights": "none"}
             row["dataset_category"] = "-" if row["dataset"] == "-" else f"{row['dataset']}/{row['category']}"
+            row["training"] = entry.get("training") or _training(record) or row["dataset_category"]
             row["variant"] = verdicts.variant_of(claim, row["measure"]) or ""
             rows.append(row | {"objection": verdicts.objection(claim, row)})
     found = pd.DataFrame(rows, columns=COLUMNS).sort_values(
@@ -209,6 +212,13 @@ def findings(records: Sequence[RunRecord]) -> pd.DataFrame:
     )
     repeated = (found["dataset"] == "-") & found.duplicated(["claim_id", "measure", "dataset"])
     return found[~repeated].reset_index(drop=True)
+
+
+def _training(record: RunRecord) -> str:
+    """What the network of a run was trained on, if that is more than its category; the run says so in its setting."""
+    setting = record.experiments.get("setting")
+    unified = isinstance(setting, dict) and setting.get("name") == "unified"
+    return f"{record.dataset}, unified" if unified else ""
 
 
 def judgements(records: Sequence[RunRecord]) -> dict[str, Judgement]:
@@ -299,7 +309,8 @@ def forest_rows(judgement: Judgement, found: pd.DataFrame) -> pd.DataFrame:
     rows = []
     mine = found[(found["claim_id"] == judgement.claim_id) & (found["variant"] != "")]
     for variant in judgement.variants:
-        runs = mine[mine["variant"] == variant.name].sort_values(["dataset_category", "seed"])
+        here = (mine["variant"] == variant.phrase) & mine["measure"].isin(variant.measures)
+        runs = mine[here].sort_values(["dataset_category", "seed"])
         for category in variant.by_category.itertuples():
             task, count = category.dataset_category, f"n = {category.n}"
             if category.seeds > 1:

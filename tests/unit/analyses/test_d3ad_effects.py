@@ -63,12 +63,12 @@ CASES = {
     "C71": (effects.adaptation_helps(PARTS), 0.015),
     "C72": (effects.both_are_best(PARTS), 0.01),
     "C73": (effects.dynamic_minus_static(STEPS), 0.1),
-    "C74a": (effects.pro_of_steps(STEPS), 0.01),
+    "C74a": (effects.pro_of_steps(STEPS), 0.03),
     "C74b": (effects.static_minus_dynamic(STEPS), -0.1),
     "C75a": (effects.fewer_for_small(THIRDS, TASK), 0.05),
     "C75b": (effects.more_for_large(THIRDS, TASK), 1.0),
     "C76": (effects.dynamic_by_size(THIRDS, "small", TASK), 0.0125 + 0.02),
-    "C88": (effects.difference_of_thirds(THIRDS, "small", "large", TASK), -0.175),
+    "C88": (effects.difference_of_thirds(THIRDS, "large", "small", TASK), -0.175),
     "C79a": (effects.autoencoder_share(TRACES, TASK), 0.4),
     "C79b": (effects.autoencoder_flagged(TRACES, TASK), 0.02),
     "C80": (effects.adaptation_filters(TRACES, TRACES.assign(distance=[0.5, 0.5, 2, 2]), TASK), 0.5),
@@ -106,7 +106,7 @@ def test_better_than_every_has_an_effect_for_each_rival(claim):
 
 
 def test_pairs_of_steps_and_an_unknown_contrast():
-    assert len(CASES["C74a"][0]) == 6 and len(CASES["C73"][0]) == 4
+    assert len(CASES["C74a"][0]) == 12 and len(CASES["C88"][0]) == 2 and len(CASES["C73"][0]) == 4
     unknown = effects.hallucination(STRONG, float("nan"), TASK)
     assert all("in grey values" in measure for measure in unknown)
     assert next(iter(unknown.values()))[0] == pytest.approx(0.2)

@@ -69,7 +69,7 @@ def test_no_verdict_on_removal_where_a_perfect_editor_fails(error, judged):
     assert study.oracle_passes == judged
     found = study.evidence()
     assert {claim for claim, _ in found} == {"C05a", "C05b", "C06", "C08"} | ({"C07"} if judged else set())
-    assert sum(claim == "C07" for claim, _ in found) == (4 if judged else 0)
+    assert sum(claim == "C07" for claim, _ in found) == (8 if judged else 0)  # removal and fidelity of each setting
     assert ("is above one half" in img2img_words.removal(study)) == judged
     assert found["C05b", "strength 0.1"].value == pytest.approx(0.5, abs=1e-4)
 
@@ -145,24 +145,21 @@ def test_the_range_is_bounded_from_both_sides():
 # --- stability --------------------------------------------------------------------------------------------------------
 
 
-def test_within_a_factor_of_the_nearest_neighbour():
-    near = torch.full((30,), 0.05) + 0.01 * torch.randn(30, generator=torch.Generator().manual_seed(0))
-    assert img2img_stability.within_factor(near, 1.25)[1] > 0
-    for far in (near + 1, near - 1):
-        assert img2img_stability.within_factor(far, 1.25)[2] < 0
-
-
 def test_another_clean_example_is_as_far_away_and_as_clean():
     """C13: a wreck is as far from x as another example, and no clean one."""
     close, noise = torch.zeros(30), 0.05 * torch.randn(30, generator=torch.Generator().manual_seed(0))
     wreck = img2img_stability.Identity(close, noise, close + 0.5, noise + 2).evidence()
     example = img2img_stability.Identity(close, noise, close + 0.5, noise).evidence()
     judged = {row["measure"]: row["verdict"] for row in img2img_claims.judge(wreck) if row["claim_id"] == "C13"}
-    assert judged == {img2img_stability.BESIDE: "supported", img2img_stability.CLEAN: "not supported"}
+    beside = {f"{img2img_stability.BESIDE}, not {side}": "supported" for side in ("farther", "nearer")}
+    assert judged == beside | {img2img_stability.CLEAN: "not supported"}
+    for moved, side in ((1.0, "farther"), (-1.0, "nearer")):
+        moved = img2img_stability.Identity(close, noise + moved, close + 0.5, noise).evidence()
+        assert moved["C13", f"{img2img_stability.BESIDE}, not {side}"].high < 0
     assert all(row["verdict"] == "supported" for row in img2img_claims.judge(example) if row["claim_id"] == "C13")
     phrases = verdicts.phrases(claims.published_claims().loc["C13"])
     named = [verdicts.variant_of(claims.published_claims().loc["C13"], measure) for measure in judged]
-    assert named == phrases
+    assert set(named) == set(phrases) and len(named) == 3
 
 
 def test_restrictions_are_in_every_note():
@@ -190,7 +187,7 @@ WHICH = {
         "log2 of the squared error on normal images over that of the autoencoder alone",
         "local Lipschitz constant under pasted defects minus 1, after the autoencoder",
     ],
-    "C13": [img2img_stability.BESIDE, img2img_stability.CLEAN],
+    "C13": [f"{img2img_stability.BESIDE}, not farther", img2img_stability.CLEAN],
     "C28": ["50 steps"],
     "C29": ["cross-fitted", "on the same images"],
 }

@@ -193,13 +193,13 @@ def test_both_bounds_of_the_ranges(task):
     assert lower[1] > 0.2
 
 
-def test_of_two_measures_the_weaker_is_judged():
+def test_both_measures_of_a_timestep_are_judged():
     effects = {(333, "I-AUROC"): (0.1, 0.05, 0.15), (333, "cosine"): (0.01, -0.05, 0.07)}
     effects |= {(500, "I-AUROC"): (-0.1, -0.2, 0.0), (500, "cosine"): (0.5, 0.49, 0.51)}
     found = sweeps.noise_findings(effects)
-    assert list(found.values()) == [effects[333, "cosine"], effects[500, "I-AUROC"]]
+    assert list(found.values()) == list(effects.values())
     row = claims.published_claims().loc["C38"]
-    assert [verdicts.variant_of(row, measure) for _, measure in found] == ["at t = 333", "at t = 500"]
+    assert [verdicts.variant_of(row, measure) for _, measure in found] == [*["at t = 333"] * 2, *["at t = 500"] * 2]
 
 
 def test_findings_have_the_fixed_measures_and_their_images(task):

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tasks import task_of
+from tasks import run_of, task_of
 
 from diffad_utils import data, metrics
-from diffad_utils.analyses.task import drawn, drawn_test_images
+from diffad_utils.analyses.task import drawn, drawn_test_images, load_task
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,7 @@ def test_without_fewer_test_images_than_there_are_all_stay(n):
 
 @pytest.mark.parametrize(("wanted", "normal", "anomalous"), [(0, 40, 60), (50, 25, 25), (100, 40, 60), (160, 64, 96)])
 def test_textures_render_more_test_images_where_more_are_asked_for(tmp_path, wanted, normal, anomalous):
-    parameters = {"profile": "smoke", "dataset": "textures", "category": "leather", "seed": 0, "image_size": 32}
-    parameters |= {"device": "cpu", "data_root": "", "output_root": str(tmp_path), "test_images": wanted}
-    task = load_task(Run("07_invad", Parameters(parameters)))
+    task = load_task(run_of("07_invad", tmp_path, test_images=wanted))
     assert task.labels.bincount().tolist() == [normal, anomalous] and len(task.train) == 200
     few = data.load_index("textures", category="leather")
     if wanted >= 100:

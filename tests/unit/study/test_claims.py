@@ -14,7 +14,7 @@ from diffad_utils.study import claims, verdicts
 ROOT = Path(__file__).parents[3]
 
 
-def run(*findings, dataset="textures", category="leather", seed=0, notebook="05_esm", mini=True):
+def run(*findings, dataset="textures", category="leather", seed=0, notebook="05_esm", mini=True, setting=None):
     weights = [{"name": "resnet-mini", "is_mini": mini}]
     return SimpleNamespace(
         dataset=dataset,
@@ -23,6 +23,7 @@ def run(*findings, dataset="textures", category="leather", seed=0, notebook="05_
         method="esm",
         folder="x",
         claims=list(findings),
+        experiments={} if setting is None else {"setting": setting},
         manifest={"notebook": notebook, "weights": weights},
     )
 
@@ -37,7 +38,7 @@ def found(claim="C44", low=0.05, high=0.1, measure="I-AUROC of ESM minus SGM", n
 def test_every_claim_is_fixed_in_advance():
     table = claims.published_claims()
     assert table.index.is_unique and table["statement"].str.len().min() > 10
-    assert set(table["kind"]) == set(claims.KINDS) and set(table["combine"]) == {"all", "bounds"}
+    assert set(table["kind"]) == set(claims.KINDS) and set(table["combine"]) == {"all", "any", "either", "bounds"}
     assert set(table["own_tables"]) == {"yes", "no", "no numbers"}
     for name, claim in table.iterrows():
         assert float(claim["margin"]) == pytest.approx(float(claim["margin"])) and claim["margin_reason"], name
@@ -111,6 +112,25 @@ def test_printed_counts_and_differences():
     assert f"{steps.min():.0f} to {steps.max():.0f}" in claims.published_claims().loc["C62", "own_tables_note"]
 
 
+def test_printed_numbers_of_invad():
+    """C40: about twice as fast as the fastest. C41: the highest I-AUROC of the unified setting, where it is printed."""
+    table = pd.read_csv(ROOT / "data/published/results.csv", dtype=str)
+    chart = table[(table["source_id"] == "InvAD-page") & table["table"].str.startswith("benchmark chart")]
+    chart = chart.assign(value=chart["value"].astype(float)).pivot_table(
+        index="method", columns=["metric", "dataset"], values="value"
+    )
+    of = claims.published_claims()
+    for name, label in (("mvtec", "MVTec AD"), ("visa", "VisA"), ("mpdd", "MPDD")):
+        fps, auroc = chart["FPS", name].dropna(), chart["I-AUROC", name].dropna()
+        diffusion = fps[["DiAD", "OmiAD"]].max()
+        assert (
+            f"{label} {fps['InvAD']:g} / {diffusion:g} = {fps['InvAD'] / diffusion:.1f}" in of["own_tables_note"]["C40"]
+        )
+        assert auroc.idxmax() == "InvAD" and auroc.drop("InvAD").idxmax() == "OmiAD"
+        assert f"{label} ({auroc['InvAD']}, " in of["own_tables_note"]["C41"]
+    assert of["own_tables"]["C40"] == "yes" and of["own_tables"]["C41"] == "no" and "bmad" not in set(table["dataset"])
+
+
 # --- findings ---------------------------------------------------------------------------------------------------------
 
 
@@ -168,6 +188,12 @@ def test_findings_of_earlier_runs_are_read():
     assert table["objection"].eq("").all() and table["variant"].iloc[0].endswith("LoRA's prompt")
     renamed = claims.findings([run(found("C39", measure="I-AUROC of NLL + spread minus NLL"))])
     assert renamed["variant"].tolist() == ["I-AUROC of NLL + value range minus NLL"]
+
+
+def test_a_finding_knows_what_its_network_was_trained_on():
+    alone, unified = run(found()), run(found(), category="wood", setting={"name": "unified", "categories": ["wood"]})
+    table = claims.findings([alone, unified, run(found() | {"training": "textures, three of them"}, category="brick")])
+    assert table["training"].tolist() == ["textures, three of them", "textures/leather", "textures, unified"]
 
 
 def test_findings_without_runs_are_an_empty_table():
