@@ -211,9 +211,11 @@ def seen_longer(last_seen: Mapping[str, np.ndarray], task: Task) -> Effects:
 
 
 def hallucination(strong: pd.DataFrame, contrast: float, task: Task) -> Effects:
-    """C81, from `d3ad_study.strong_perturbation`: steps from 240 up, in units of ``contrast``. In grey values of [0, 1],
-    which is another measure than the claim's, where that is NaN (not known), or of the largest step where all are
-    below."""
+    """C81, from `d3ad_study.strong_perturbation`: steps from 240 up, in units of ``contrast``.
+
+    In grey values of [0, 1], which is another measure than the claim's, where that is NaN (not known), or where all
+    steps are below: then of the largest.
+    """
     least = min(240, int(strong["T"].max()))
     far, known = strong[strong["T"] >= least], bool(np.isfinite(contrast)) and least == 240
     unit = "over the median defect's contrast" if known else "in grey values of [0, 1]"
