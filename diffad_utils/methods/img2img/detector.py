@@ -153,8 +153,9 @@ class Img2Img(Detector):
         self.clip_ = None
         if self.alpha < 1:
             self.clip_ = load_clip_for(self.clip, self.image_size, device=self.device, allow_mini=self.allow_mini)
-        options = dict(device=self.device, allow_mini=self.allow_mini, low_memory=self.low_memory)
-        engine = Img2ImgEngine(load_pipeline(self.weights, dtype=self._dtype_to_load(), **options), self.batch_size)
+        dtype = self._dtype_to_load()
+        options = dict(device=self.device, dtype=dtype, allow_mini=self.allow_mini, low_memory=self.low_memory)
+        engine = Img2ImgEngine(load_pipeline(self.weights, **options), self.batch_size)
         engine.check_size(self.image_size, self.image_size)
         engine.schedule(self.setting)
         self.engine_ = engine
