@@ -106,7 +106,12 @@ CUTS = dict(
 )
 """What makes a notebook quick, as far as it has such a parameter."""
 
-OWN_CUTS = {"03_img2img_sweep": dict(step_counts=[5, 10]), "07_invad": dict(step_counts=[1, 3, 5])}
+LARGER = dict(image_size=128, test_images=12)  # what the CLIP in the simulation takes
+OWN_CUTS = {
+    "03_img2img_sweep": LARGER | dict(step_counts=[5, 10]),
+    "04_lora": LARGER,
+    "07_invad": dict(step_counts=[1, 3, 5]),
+}
 
 FORMS = {
     "02_vae_bottleneck": "folder",
