@@ -94,6 +94,7 @@ def bottleneck(p: dict) -> list[Part]:
         Part("autoencoder, images in and out", passes, _autoencoder(p), False),
         _training(ddpm, p["pixel_ddpm_steps"] * (1 + p["pixel_ddpm_variants"]), "pixel DDPM"),
         Part("pixel DDPM, denoising", steps, operations(ddpm.forward) / 8, False),
+        _training(memory.plain_autoencoder(p), p["autoencoder_steps"], "plain autoencoder"),
         Part("img2img", p["sweep_images"] * p["strength"] * p["num_inference_steps"] * 2, _unet(p), True),
     ]
 

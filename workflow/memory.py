@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diffad_utils import study
 from diffad_utils.execution import profiles
+from diffad_utils.methods.autoencoder import LARGEST_CROP
 from diffad_utils.methods.invad.feature_dit import FeatureDiT
 from diffad_utils.models.unet import small_unet
 
@@ -161,6 +162,15 @@ def pixel_ddpm(p: dict) -> Training:
     return Training(lambda: unet(_zeros(batch, 3, side, side), _steps(batch)).sample, unet, [])
 
 
+def plain_autoencoder(p: dict) -> Training:
+    """02: Stable Diffusion's autoencoder, trained as a whole on crops; three a step."""
+    side = min(p["image_size"], LARGEST_CROP)
+    vae = _meta(lambda: AutoencoderKL(**KL_LEVELS))
+    images = _zeros(3, 3, side, side)
+    half = p.get("mixed_precision", "no") != "no"
+    return Training(lambda: vae.decode(vae.encode(images).latent_dist.mean).sample, vae, [], half=half)
+
+
 def lora(p: dict) -> Training:
     """04: an adapter of Stable Diffusion's UNet; without gradient checkpointing, so the profile's takes less."""
     from peft import LoraConfig
@@ -238,7 +248,7 @@ def invad(p: dict) -> Training:
 
 
 TRAININGS = {
-    "02_vae_bottleneck": (latent_unet, pixel_ddpm),
+    "02_vae_bottleneck": (latent_unet, pixel_ddpm, plain_autoencoder),
     "04_lora": (lora,),
     "05_esm": (esm,),
     "06_d3ad": (d3ad, ddad, adaptation),

@@ -224,15 +224,19 @@ def seen_longer(last_seen: Mapping[str, np.ndarray], task: Task) -> Effects:
 
 
 def hallucination(strong: pd.DataFrame, contrast: float, task: Task) -> Effects:
-    """C81, from `d3ad_study.strong_perturbation`: steps from 240 up, in units of ``contrast``, or in grey values of
-    [0, 1] where that is NaN (not known)."""
-    far, known = strong[strong["T"] >= 240], np.isfinite(contrast)
+    """C81, from `d3ad_study.strong_perturbation`: steps from 240 up, in units of ``contrast``.
+
+    In grey values of [0, 1], which is another measure than the claim's, where that is NaN (not known), or where all
+    steps are below: then of the largest.
+    """
+    least = min(240, int(strong["T"].max()))
+    far, known = strong[strong["T"] >= least], bool(np.isfinite(contrast)) and least == 240
     unit = "over the median defect's contrast" if known else "in grey values of [0, 1]"
     effects = {}
     for column, text in (("error", "error outside the mask"), ("nearest", "distance to the nearest normal image")):
         wide = far.pivot_table(index="image", columns="kind", values=column)
         draws = means(wide["noised"] - wide["scaled"], task) / (contrast if known else 1.0)
-        effects[f"{text}, normal images, T >= 240, noised minus scaled, {unit}"] = draws
+        effects[f"{text}, normal images, T >= {least}, noised minus scaled, {unit}"] = draws
     return effects
 
 

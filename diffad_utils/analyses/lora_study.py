@@ -38,9 +38,13 @@ Features = Callable[[Tensor], Sequence[Tensor]]
 
 
 def settings_of(method: type[Img2Img], parameters: Mapping, device: str) -> dict:
-    """The parameters of a notebook that are fields of a method, by name, and the device; prompts are given apart."""
+    """The parameters of a notebook that are fields of a method, by name, and the device; prompts are given apart.
+
+    An ``inference_precision`` of "auto" is left to the method.
+    """
     names = {field.name for field in fields(method)} & set(parameters.keys()) - {"prompt"}
-    return {name: parameters[name] for name in names} | {"device": device}
+    given = {name: parameters[name] for name in names} | {"device": device}
+    return given | ({"inference_precision": None} if given.get("inference_precision") == "auto" else {})
 
 
 def on_cpu(network: Backbone, device: torch.device) -> Features:

@@ -171,6 +171,10 @@ def check_parameters(where: str, given: dict, defaults: dict) -> None:
             if not rule.allows(item):
                 hint = did_you_mean(item, rule.choices or ())
                 raise ParameterError(f"{where}: parameter `{name}` is {value!r}, allowed: {rule}{hint}")
+        if isinstance(value, (list, tuple)) and len(set(value)) < rule.least:
+            raise ParameterError(
+                f"{where}: parameter `{name}` is {value!r}, expected at least {rule.least} different values"
+            )
 
 
 class Parameters(dict):

@@ -22,6 +22,7 @@ class Rule:
     choices : the allowed values, or None.
     low, high : closed bounds for numbers, or None. `above` is an open lower bound.
     pattern : regular expression that a string must match as a whole, or None.
+    least : how many different values a list must have.
     """
 
     choices: tuple | None = None
@@ -29,6 +30,7 @@ class Rule:
     high: float | None = None
     above: float | None = None
     pattern: str | None = None
+    least: int = 0
 
     def allows(self, value: Any) -> bool:
         """Whether one scalar `value` obeys the rule."""
@@ -143,10 +145,10 @@ RULES: dict[str, Rule] = {
     "strength": Rule(above=0, high=1),
     "strengths": Rule(above=0, high=1),
     "guidance_scale": Rule(low=0, high=100),
-    "guidance_scales": Rule(low=0, high=100),
+    "guidance_scales": Rule(low=0, high=100, least=2),  # a spread over them is measured
     "num_inference_steps": Rule(low=1, high=1000),
     "round_trip_steps": Rule(low=1, high=1000),
-    "sweep_seeds": Rule(low=0, high=2**31 - 1),
+    "sweep_seeds": Rule(low=0, high=2**31 - 1, least=2),
     "alpha": _FRACTION,
     "alphas": _FRACTION,
     "calibration_images": Rule(low=2),

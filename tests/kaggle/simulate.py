@@ -87,9 +87,11 @@ CUTS = dict(
     attention_levels=[],
     attention_resolutions=[4],
     layers_per_block=1,
-    stride=50,
+    T_d=50,
+    stride=5,
+    strip_timestep=100,
     noise_timesteps=[50, 100],
-    high_steps=[80, 160],
+    high_steps=[80, 240],
     noise_fractions=[0.0, 1.0],
     guidance_weights=[0.0, 4.0],
     map_weights=[0.5, 0.85],
@@ -104,7 +106,12 @@ CUTS = dict(
 )
 """What makes a notebook quick, as far as it has such a parameter."""
 
-OWN_CUTS = {"03_img2img_sweep": dict(step_counts=[5, 10]), "07_invad": dict(step_counts=[1, 3, 5])}
+LARGER = dict(image_size=128, test_images=12)  # what the CLIP in the simulation takes
+OWN_CUTS = {
+    "03_img2img_sweep": LARGER | dict(step_counts=[5, 10]),
+    "04_lora": LARGER,
+    "07_invad": dict(step_counts=[1, 3, 5]),
+}
 
 FORMS = {
     "02_vae_bottleneck": "folder",
@@ -138,7 +145,7 @@ def environment(folder: Path, python: str) -> Path:
 def session_environment(folder: Path, python: Path) -> Path:
     """A fresh environment on top of the image's, into which a kernel may install; its Python."""
     shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run([str(python), "-m", "venv", str(folder)], check=True)
+    subprocess.run([str(python), "-m", "venv", "--without-pip", str(folder)], check=True)  # pip is the image's
     (site,) = folder.glob("lib/python*/site-packages")
     (below,) = python.parents[1].glob("lib/python*/site-packages")
     (site / "image.pth").write_text(f"{below}\n")

@@ -153,12 +153,16 @@ class Img2Img(Detector):
         self.clip_ = None
         if self.alpha < 1:
             self.clip_ = load_clip_for(self.clip, self.image_size, device=self.device, allow_mini=self.allow_mini)
-        dtype = None if self.inference_precision is None else PRECISIONS[self.inference_precision]
+        dtype = self._dtype_to_load()
         options = dict(device=self.device, dtype=dtype, allow_mini=self.allow_mini, low_memory=self.low_memory)
         engine = Img2ImgEngine(load_pipeline(self.weights, **options), self.batch_size)
         engine.check_size(self.image_size, self.image_size)
         engine.schedule(self.setting)
         self.engine_ = engine
+
+    def _dtype_to_load(self) -> torch.dtype | None:
+        """Of Stable Diffusion's networks; None: `load_pipeline`'s default."""
+        return None if self.inference_precision is None else PRECISIONS[self.inference_precision]
 
     def networks(self) -> list[torch.nn.Module]:
         if not hasattr(self, "engine_"):

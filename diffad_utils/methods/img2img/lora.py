@@ -88,9 +88,11 @@ class LoRA(Img2Img):
     class_prompt : template of the prior's prompt. class_images : how many images are drawn for it; 200 in DreamBooth.
     train_steps, train_batch_size, gradient_accumulation_steps, learning_rate, ema_decay : training with AdamW at a
         constant rate, so that a run's state at step k is the result of a run of k steps.
-    mixed_precision : "no", "fp16" or "bf16". On a GPU the base weights are held in that precision, the trained ones in
-        float32 until training is over. On a CPU "bf16" holds all in float32, and "fp16" trains in float32, with a
-        warning (see `training.check_mixed_precision`), and samples in fp16.
+    mixed_precision : "no", "fp16" or "bf16", of the training. On a GPU the base weights are held in that precision, the
+        trained ones in float32 until training is over. On a CPU all are held in float32, and "fp16" trains in float32,
+        with a warning (see `training.check_mixed_precision`).
+    inference_precision : in which the networks are held once training is over, "fp32", "bf16" or "fp16". None: that of
+        ``mixed_precision``, but for bf16 on a CPU, which is float32 there.
     gradient_checkpointing : less memory, more time.
     optimizer : "adamw", or "adamw8bit" of bitsandbytes.
     adapter : a LoRA to use instead of training one, see `load_adapter`; with "" one is trained.
@@ -141,11 +143,6 @@ class LoRA(Img2Img):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.inference_precision is not None:
-            raise ValueError(
-                f"LoRA samples in the precision it is trained in: set mixed_precision, not inference_precision (got "
-                f"{self.inference_precision!r})"
-            )
         if self.rank < 1 or int(self.rank) != self.rank:
             raise ValueError(f"rank must be a whole number, 1 or more, got {self.rank}")
         if self.lora_alpha < 0 or self.prior_weight < 0 or not 0 <= self.lora_dropout < 1:
@@ -215,17 +212,15 @@ class LoRA(Img2Img):
         self.prompts_ = {c: (fill_prompt(prompt, c), fill_prompt(self.negative_prompt, c)) for c in categories}
         check_prompts([prompt for prompt, _ in self.prompts_.values()], [self.setting])
 
-    def _load_networks(self) -> None:
-        if hasattr(self, "engine_"):
-            return
-        super()._load_networks()
-        if self.torch_device.type == "cuda":
-            for network in self._base_networks().values():
-                nn.Module.to(network, PRECISIONS[self.sampling_precision])
+    def _dtype_to_load(self) -> torch.dtype:
+        on_gpu = self.torch_device.type == "cuda" and self.mixed_precision != "no"
+        return PRECISIONS[self.mixed_precision if on_gpu else "fp32"]
 
     @property
     def sampling_precision(self) -> str:
         """In which the networks are held once training is over: give it to what is compared with a LoRA."""
+        if self.inference_precision is not None:
+            return self.inference_precision
         if self.mixed_precision == "bf16" and self.torch_device.type != "cuda":
             return "fp32"
         return {"no": "fp32"}.get(self.mixed_precision, self.mixed_precision)

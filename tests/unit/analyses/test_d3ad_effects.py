@@ -112,6 +112,14 @@ def test_pairs_of_steps_and_an_unknown_contrast():
     assert next(iter(unknown.values()))[0] == pytest.approx(0.2)
 
 
+def test_steps_below_those_of_the_claim_are_another_measure():
+    """A run with few steps goes on, and its finding is no evidence."""
+    near = effects.hallucination(STRONG[STRONG["T"] < 240], 0.4, TASK)
+    assert next(iter(near.values()))[0] == pytest.approx(0.2)
+    row = claims.published_claims().loc["C81"]
+    assert all("T >= 80" in measure and verdicts.variant_of(row, measure) is None for measure in near)
+
+
 def test_what_is_judged_and_what_is_not():
     found = Found(100)
     text = found.add("C73", effects.dynamic_minus_static(STEPS))

@@ -42,6 +42,8 @@ def test_settings_are_those_that_the_method_has():
     given = {"rank": 4, "strength": 0.2, "prompt": "x", "ranks": [1], "seed": 3}
     assert lora_study.settings_of(LoRA, given, "cpu") == {"rank": 4, "strength": 0.2, "seed": 3, "device": "cpu"}
     assert lora_study.settings_of(Img2Img, given, "cpu") == {"strength": 0.2, "seed": 3, "device": "cpu"}
+    for value, expected in (("auto", None), ("fp16", "fp16")):
+        assert lora_study.settings_of(LoRA, {"inference_precision": value}, "cpu")["inference_precision"] == expected
 
 
 @pytest.mark.slow

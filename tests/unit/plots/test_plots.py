@@ -399,7 +399,7 @@ def test_band_gains_has_a_point_for_each_name_and_band():
 def test_bins_stages_and_points_by_size():
     figure = plots.bin_shares({"training": [2, 3, 3], "defective": [3, 4]}, 5)
     heights = [bar.get_height() for container in figure.axes[0].containers for bar in container]
-    assert sorted(round(height, 3) for height in heights if height) == [0.333, 0.5, 0.5, 0.667]
+    assert sorted(round(height, 3) for height in heights if height > 0) == [0.333, 0.5, 0.5, 0.667]
     assert [text.get_text() for text in figure.axes[0].get_legend().texts] == ["training", "defective"]
     figure = plots.stage_times({"encode": 1.0, "decode": 3.0})
     assert figure.axes[0].get_xlabel() == "milliseconds an image" and "75%" in figure.axes[0].texts[0].get_text()

@@ -67,6 +67,14 @@ class TestParameters:
         with pytest.raises(study.ParameterError, match=message):
             study.start("07_invad", session(tmp_path, injected))
 
+    @pytest.mark.parametrize(("name", "value"), [("guidance_scales", 7.5), ("sweep_seeds", 0)])
+    def test_a_spread_needs_two_values(self, name, value):
+        """Notebook 03 measures it half-way through; too few are named at its start."""
+        study.check_parameters("03_img2img_sweep", {name: [value, value + 1]}, {name: [value]})
+        for few in ([], [value], [value, value]):
+            with pytest.raises(study.ParameterError, match=f"`{name}` is .* expected at least 2 different values"):
+                study.check_parameters("03_img2img_sweep", {name: few}, {name: [value]})
+
     def test_values_edited_in_the_notebook_are_checked_too(self, tmp_path):
         with pytest.raises(study.ParameterError, match="spacing"):
             study.start("07_invad", session(tmp_path, own=OWN.replace('"reference"', '"papr"')))

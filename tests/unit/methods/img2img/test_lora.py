@@ -414,7 +414,7 @@ def test_prompts_and_bad_settings(folders):
         {"target_modules": "to_q"},
         {"target_modules": []},
         {"prior_weight": -1.0},
-        {"inference_precision": "bf16"},
+        {"inference_precision": "half"},
     ):
         with pytest.raises(ValueError, match=next(iter(bad)).partition("_")[0]):
             small(folders, **bad)
@@ -468,6 +468,26 @@ def test_stable_diffusion_v15_trains_within_16_gigabytes():
     log = detector._train_adapter(prepared(detector), None, ())
     assert len(log.losses) == 3 and detector.adapter_counts_.share < 0.02
     assert torch.cuda.max_memory_allocated() < 16e9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_images_are_made_in_another_precision_than_that_of_the_training(
+    folders, train_set, images, tmp_path, precision, dtype
+):
+    """The training does not see it: the same losses, and base weights in float32 until it is over."""
+    plain = small(folders, train_steps=3).fit(train_set)
+    detector = small(folders, train_steps=3, inference_precision=precision).fit(train_set)
+    assert detector.training_log_.losses == plain.training_log_.losses
+    assert detector.base_untouched_ == {"unet": True, "vae": True, "text_encoder": True}
+    assert detector.engine_.unet.dtype == detector.engine_.vae.dtype == dtype == detector.running_dtype()
+    assert detector.sampling_precision == precision
+    found = detector.predict(images, KEYS)
+    assert (found.score - plain.predict(images, KEYS).score).abs().max() > 0
+    detector.check_batch_independence({"image": images, "key": KEYS}, found)
+    detector.save(tmp_path)
+    again = LoRA.load(tmp_path, "cpu")
+    assert again.engine_.unet.dtype == dtype and torch.equal(again.predict(images, KEYS).score, found.score)
 
 
 @pytest.mark.slow
