@@ -105,7 +105,7 @@ def main() -> None:
         state = prepared(int(count))
         harness.measure_memory(functools.partial(CANDIDATES[name], *state), options.device)
         return
-    count = 8 if options.quick else 60
+    count = 8 if options.quick else 24
     state = prepared(count)
     candidates = {name: functools.partial(function, *state) for name, function in CANDIDATES.items()}
     rows, scores = harness.interleave(candidates, options.repeats or (1 if options.quick else 3))

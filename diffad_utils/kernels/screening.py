@@ -48,10 +48,10 @@ def candidates(
         query, group = (minima <= limits[:, None]).nonzero(as_tuple=True)
         counts = torch.bincount(query, minlength=len(minima))
         few = counts <= LEFT
-        kept = few[query]
-        rows = _rows_of(group[kept], len(bank))
+        query, rows = query[few[query]], _rows_of(group[few[query]], len(bank))
         inside = rows < len(bank)
-        found.append((start + query[kept][:, None].expand_as(rows)[inside], rows[inside], start + (~few).nonzero()[:, 0]))
+        query = query[:, None].expand_as(rows)[inside]
+        found.append((start + query, rows[inside], start + (~few).nonzero()[:, 0]))
         start += len(some)
         if 2 * int(few.sum()) < len(some):  # the rest would most likely come to nothing too
             found.append((query[:0], query[:0], torch.arange(start, len(queries))))

@@ -279,14 +279,14 @@ def hard_data(kind, generator):
         bank[1234] = 3e7
     elif kind == "far from the origin":
         bank = bank * 0.01 + 1000
-    elif kind == "parts of bfloat16's step":  # half of the bank is closer together than bfloat16 can tell
+    elif kind == "near copies":  # half of the bank is closer together than bfloat16 can tell
         bank[::2] = bank[0] + generator.normal(size=(1250, 40)) * 1e-4
     queries = np.concatenate([bank[:3], bank[-150:] + generator.normal(size=(150, 40)) * bank.std(0) * 0.2, bank[:2]])
     scale = {"tiny": 1e-22, "huge": 1e14}.get(kind, 1.0)
     return (queries * scale).astype("f4"), (bank * scale).astype("f4")
 
 
-HARD = ("plain", "ties", "copies", "one row far away", "far from the origin", "parts of bfloat16's step", "tiny", "huge")
+HARD = ("plain", "ties", "copies", "one row far away", "far from the origin", "near copies", "tiny", "huge")
 
 
 @pytest.mark.parametrize("kind", HARD)
