@@ -11,6 +11,9 @@ The search has three steps, for a tile of queries at a time:
    Queries for which it is not (many near-ties) go round again, first with at most k copies of each row in the bank
    (features of an empty background repeat thousands of times), then with a list eight times as long.
 
+On a CPU the one nearest row under L2 takes a shorter way: `screening` leaves a few rows for each query, and step 2 is
+done for these; the queries for which it leaves too many go the way above.
+
 So the answer is exact, not only likely, and memory stays bounded by the tiles: the [Q,M] distance matrix never exists.
 A bank may be a memory-mapped array (`open_bank`); its rows are read a tile at a time and never all in memory.
 """
