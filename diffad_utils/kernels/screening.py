@@ -13,7 +13,7 @@ from torch import Tensor
 
 # Rows of the bank of which one number is kept; rows and queries that meet in one product (a tile that stays in the
 # cache); queries of a round, and how many minima they may have; groups a query may leave.
-GROUP, ROWS, BLOCK, MINIMA, LEFT = 8, 1024, 512, 2**23, 24
+GROUP, ROWS, BLOCK, MINIMA, LEFT = 8, 1024, 512, 2**21, 24
 
 
 def product_type() -> torch.dtype | None:
