@@ -4,8 +4,9 @@
     python -m benchmarks.engine --quick   a few images, to see that it runs
 
 Both see the images in the same batches, without the engine's pre-processing (the backbone normalises by itself),
-post-processing, metrics and pictures: what is left is prediction. The neighbours are ours from `kernels.knn`,
-anomalib's from its own model. Time is that of a whole call over the number of images.
+post-processing, metrics and pictures: what is left is prediction. Both keep the scores and let go of a batch's maps.
+The neighbours are ours from `kernels.knn`, anomalib's from its own model, whose network's weights are ours but which
+sees a batch at once (`_Whole`), as its own extractor does. Time is that of a whole call over the number of images.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from benchmarks import harness
@@ -40,7 +41,18 @@ def prepared(count: int) -> tuple:
 
 
 def ours(detector, test: data.ImageDataset) -> Tensor:
-    return detector.predict_dataset(test).score
+    return torch.cat([prediction.score for prediction, _ in detector.predict_batches(test)])
+
+
+class _Whole(nn.Module):
+    """A `Features` whose backbone takes a batch at once also on a CPU."""
+
+    def __init__(self, features: nn.Module):
+        super().__init__()
+        self.features = features
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.features.layers, self.features.backbone._features(images), strict=True))
 
 
 def engine(detector, test: data.ImageDataset) -> Tensor:
@@ -51,7 +63,8 @@ def engine(detector, test: data.ImageDataset) -> Tensor:
 
     off = dict(pre_processor=False, post_processor=False, evaluator=False, visualizer=False)
     module = Patchcore(backbone="resnet18", pre_trained=False, num_neighbors=detector.num_neighbors, **off)
-    module.model.feature_extractor, module.model.layers = detector.model_.feature_extractor, detector.model_.layers
+    module.model.feature_extractor = _Whole(detector.model_.feature_extractor)
+    module.model.layers = detector.model_.layers
     module.model.memory_bank = detector.model_.memory_bank
     found: list[Tensor] = []
     step = module.test_step
@@ -92,7 +105,7 @@ def main() -> None:
         state = prepared(int(count))
         harness.measure_memory(functools.partial(CANDIDATES[name], *state), options.device)
         return
-    count = 8 if options.quick else 60
+    count = 8 if options.quick else 24
     state = prepared(count)
     candidates = {name: functools.partial(function, *state) for name, function in CANDIDATES.items()}
     rows, scores = harness.interleave(candidates, options.repeats or (1 if options.quick else 3))

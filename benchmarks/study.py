@@ -1,6 +1,7 @@
 """Processor time of whole notebooks: a rerun with the store against the run without it, or two checkouts alternately.
 
     python -m benchmarks.study 07 -p dataset=textures -p category=leather            without, first, rerun
+    python -m benchmarks.study 07 -p dataset=textures --then bootstrap_samples=500    a rerun with one value changed
     python -m benchmarks.study 07 01 -p dataset=elpv -p category=mono --other ../old  this checkout against another
 
 Every run is a process of its own with one thread, its results in a scratch folder. A round runs each candidate once, in
@@ -67,6 +68,18 @@ def rerun(notebook: str, options: argparse.Namespace) -> dict:
     return _table(f"{notebook}, {' '.join(options.parameter)}: processor time with and without the store", rounds)
 
 
+def changed(notebook: str, options: argparse.Namespace) -> dict:
+    """A first run that fills the store, and a rerun with one parameter changed."""
+    rounds = []
+    for _ in range(options.repeats or 1):
+        with tempfile.TemporaryDirectory(prefix="diffad-study-") as scratch:
+            place = {"reports": Path(scratch, "reports"), "DIFFAD_STORE": str(Path(scratch, "store"))}
+            first = run(HERE, notebook, options.parameter, **place)
+            again = run(HERE, notebook, [*options.parameter, options.then], **place)
+            rounds.append({"first run": first, f"rerun with {options.then}": again})
+    return _table(f"{notebook}, {' '.join(options.parameter)}: processor time after one parameter changed", rounds)
+
+
 def checkouts(notebook: str, options: argparse.Namespace) -> dict:
     """This checkout and another, alternately, each with a store of its own that is empty at first."""
     rounds, places = [], {"other checkout": options.other.resolve(), "this checkout": HERE}
@@ -101,13 +114,15 @@ def main() -> None:
     parser.add_argument("notebook", nargs="+", help="names or beginnings of them")
     parser.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--other", type=Path, metavar="CHECKOUT", help="compare this checkout with another one")
+    parser.add_argument("--then", metavar="NAME=VALUE", help="a rerun with this parameter changed")
     parser.add_argument("--repeats", type=int, default=1, help="rounds (default 1: a notebook takes minutes)")
     parser.add_argument("--quick", action="store_true", help="print only")
     options = parser.parse_args()
     options.device = "cpu"
-    measure = checkouts if options.other else rerun
+    measure = checkouts if options.other else changed if options.then else rerun
     tables = [measure(notebook, options) for notebook in options.notebook]
-    harness.write("study" if options.other else "rerun", options, tables)
+    topic = "study" if options.other else "rerun-changed" if options.then else "rerun"
+    harness.write(topic, options, tables)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from diffad_utils import kernels
+from diffad_utils import kernels, scoring
 from diffad_utils.methods.anomalib_models.base import BackboneDetector, Features, anomalib_module
+
+# Pixels; anomalib's, cut at four of them.
+MAP_SIGMA = 4
 
 
 @dataclass(kw_only=True)
@@ -70,14 +74,20 @@ class PatchCore(BackboneDetector):
 
 
 def _patchcore(features: Features, num_neighbors: int) -> nn.Module:
-    """anomalib's PatchCore on ``features``, its neighbours from `kernels.knn`: exact, and in bounded memory."""
+    """anomalib's PatchCore on ``features``; neighbours by `kernels.knn` and maps by `scoring.smooth_map`: the same
+    numbers, but sooner and in less memory."""
 
     class Model(anomalib_module("models.image.patchcore.torch_model").PatchcoreModel):  # type: ignore[misc]
         def nearest_neighbors(self, embedding: Tensor, n_neighbors: int) -> tuple[Tensor, Tensor]:
             distances, rows = kernels.knn(embedding, self.memory_bank, n_neighbors)
             return (distances[:, 0], rows[:, 0]) if n_neighbors == 1 else (distances, rows)
 
+    class Maps(anomalib_module("models.image.patchcore.anomaly_map").AnomalyMapGenerator):  # type: ignore[misc]
+        def compute_anomaly_map(self, patch_scores: Tensor, image_size: Sequence[int] | None = None) -> Tensor:
+            maps = patch_scores if image_size is None else F.interpolate(patch_scores, size=tuple(image_size))
+            return scoring.smooth_map(maps[:, 0], MAP_SIGMA)[:, None]
+
     # anomalib builds an extractor of its own first; an untrained one, which is replaced
     model = Model(layers=["layer2", "layer3"], backbone="resnet18", pre_trained=False, num_neighbors=num_neighbors)
-    model.feature_extractor, model.layers = features, features.layers
+    model.feature_extractor, model.layers, model.anomaly_map_generator = features, features.layers, Maps(MAP_SIGMA)
     return model

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from scipy.spatial.distance import cdist
 
-from diffad_utils.kernels import knn, open_bank
+from diffad_utils.kernels import knn, open_bank, screening
 
 implementation = import_module("diffad_utils.kernels.knn")  # the package exports a function of the same name
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "knn.npz")
@@ -266,6 +266,78 @@ def test_memory_is_bounded_by_the_tiles(monkeypatch):
     generator = np.random.default_rng(0)
     knn(generator.normal(size=(400, 8)).astype("f4"), generator.normal(size=(3000, 8)).astype("f4"), 5)
     assert max(sizes) <= 20_000 < 400 * 3000
+
+
+def hard_data(kind, generator):
+    """Queries and a bank large enough for the first pass of `screening`; whole and repeated rows are in both."""
+    bank = generator.normal(size=(2500, 40)) * np.linspace(3, 0.1, 40)
+    if kind == "ties":
+        bank = np.round(bank)
+    elif kind == "copies":
+        bank[::3] = bank[0]
+    elif kind == "one row far away":
+        bank[1234] = 3e7
+    elif kind == "far from the origin":
+        bank = bank * 0.01 + 1000
+    elif kind == "near copies":  # half of the bank is closer together than bfloat16 can tell
+        bank[::2] = bank[0] + generator.normal(size=(1250, 40)) * 1e-4
+    queries = np.concatenate([bank[:3], bank[-150:] + generator.normal(size=(150, 40)) * bank.std(0) * 0.2, bank[:2]])
+    scale = {"tiny": 1e-22, "huge": 1e14}.get(kind, 1.0)
+    return (queries * scale).astype("f4"), (bank * scale).astype("f4")
+
+
+HARD = ("plain", "ties", "copies", "one row far away", "far from the origin", "near copies", "tiny", "huge")
+
+
+@pytest.mark.parametrize("kind", HARD)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, None])
+def test_the_first_pass_changes_no_answer(monkeypatch, kind, dtype):
+    monkeypatch.setattr(screening, "product_type", lambda: dtype)
+    monkeypatch.setattr(screening, "MINIMA", 100)  # so that there are several rounds
+    monkeypatch.setattr(screening, "BLOCK", 64)
+    queries, bank = hard_data(kind, np.random.default_rng(0))
+    check(queries, bank, 1, 2, atol=1e-36)
+    monkeypatch.setattr(screening, "product_type", lambda: None)
+    expected = knn(queries, bank, 1)
+    monkeypatch.setattr(screening, "product_type", lambda: dtype)
+    found = knn(queries, bank, 1)
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("kind", HARD)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("rows", [2500, 2 * screening.ROWS, screening.ROWS + 3, 7])
+def test_the_first_pass_loses_no_nearest_row(kind, dtype, rows):
+    queries, bank = hard_data(kind, np.random.default_rng(1))
+    queries, bank = torch.from_numpy(queries[:150]), torch.from_numpy(bank[:rows])
+    pair, row, left_open = screening.candidates(queries, bank, bank.mean(0), dtype)
+    _, nearest = brute_force(queries, bank, 1, 2)
+    answered = np.setdiff1d(np.arange(len(queries)), left_open)
+    assert {*zip(answered.tolist(), nearest[answered, 0].tolist(), strict=True)} <= {
+        *zip(pair.tolist(), row.tolist(), strict=True)
+    }
+    assert int(row.max() if len(row) else 0) < rows and set(pair.tolist()) == set(answered.tolist())
+
+
+def test_the_first_pass_leaves_a_few_rows_of_patch_like_features():
+    # speed rests on this: some groups of eight rows a query, none left open
+    generator = torch.Generator().manual_seed(0)
+    bank, queries = (torch.randn(n, 150, generator=generator) * torch.logspace(1, -1, 150) for n in (4096, 600))
+    for dtype, most in ((torch.bfloat16, 40), (torch.float32, 9)):
+        pair, _, left_open = screening.candidates(queries, bank, bank.mean(0), dtype)
+        assert not len(left_open) and len(pair) <= most * len(queries)
+
+
+def test_a_users_shorter_products_are_not_taken_for_float32(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    try:
+        torch.backends.mkldnn.matmul.fp32_precision = "ieee"
+        assert screening.product_type() == torch.float32
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        assert screening.product_type() is None
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
 
 
 def test_refused_inputs():

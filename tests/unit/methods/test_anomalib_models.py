@@ -54,6 +54,25 @@ def test_patchcore_is_the_distance_to_the_bank(train, subsampling):
 
 
 @pytest.mark.slow
+def test_patchcore_is_anomalibs(train):
+    """Scores and maps are those of anomalib's own search and blur, with the same features and bank.
+
+    Of other images than those in the bank: at a distance of 0 anomalib's formula has no correct digit.
+    """
+    detector = PatchCore(image_size=64, device="cpu").fit(data.ImageDataset(train.index.head(4), size=64))
+    images = data.load_batch(train)["image"][4:]
+    found = detector.predict(images)
+    model, ours = detector.model_, type(detector.model_)
+    model.__class__ = ours.__mro__[1]  # anomalib's class, with its own nearest_neighbors
+    model.anomaly_map_generator = type(model.anomaly_map_generator).__mro__[1]()
+    assert ours.nearest_neighbors is not model.nearest_neighbors.__func__
+    with torch.no_grad():
+        expected = model(images)
+    assert torch.allclose(found.score, expected.pred_score.flatten(), rtol=0, atol=1e-4)
+    assert torch.allclose(found.anomaly_map, expected.anomaly_map[:, 0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_the_random_bank_holds_patches_of_the_training_images(train):
     detector, again, other = (PatchCore(image_size=64, device="cpu", seed=seed).fit(train) for seed in (0, 0, 1))
     model = detector.model_

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffad_utils import weights
+from diffad_utils.models import backbones
 from diffad_utils.models.backbones import load_backbone
 
 
@@ -147,6 +148,23 @@ def test_features_do_not_depend_on_the_batch():
     for number in range(5):
         for alone, f in zip(backbone(images[number : number + 1]), together):
             torch.testing.assert_close(alone[0], f[number], rtol=1e-5, atol=1e-5)
+
+
+def test_a_cpu_takes_a_few_images_at_a_time_and_gives_the_same_features(monkeypatch):
+    backbone, seen = load_backbone("resnet-mini"), []
+    backbone.net.register_forward_hook(lambda module, inputs, outputs: seen.append(len(inputs[0])))
+    images = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    whole = backbone(images)
+    monkeypatch.setattr(backbones, "CPU_PIXELS", 2 * 32 * 32)
+    pieces = backbone(images)
+    assert seen == [5, 2, 2, 1]
+    for one, other in zip(whole, pieces, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    gradients = [torch.autograd.grad(sum(f.square().mean() for f in fs), images)[0] for fs in (whole, pieces)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-8)
+    monkeypatch.setattr(backbones, "CPU_PIXELS", 1)  # one image is the least
+    assert len(backbone(images)[0]) == 5 and seen[4:] == [1] * 5
+    assert backbone(images[:0])[0].shape[0] == 0
 
 
 @pytest.mark.parametrize("name", ["resnet-mini", "efficientnet-lite0"])
