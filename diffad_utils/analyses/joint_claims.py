@@ -34,11 +34,13 @@ def spaces(records: Sequence[RunRecord], n: int = 1000) -> pd.DataFrame:
 
     Returns
     -------
-    One row a run: dataset, category, seed, space, method, I-AUROC, low, high, images, and for a chart task and label.
+    One row a run: dataset, category, seed, space, method, I-AUROC, low, high, images, training (see `claims.findings`),
+    and for a chart task and label.
     """
     rows = []
     for record in records:
         where = {"dataset": record.dataset, "category": record.category, "seed": record.seed}
+        where["training"] = claims.training_of(record) or f"{record.dataset}/{record.category}"
         if record.method in RESIDUALS:
             space, part = RESIDUALS[record.method]
             images = record.scores()
@@ -53,7 +55,7 @@ def spaces(records: Sequence[RunRecord], n: int = 1000) -> pd.DataFrame:
                 found = {name: middle[name] for name in ("I-AUROC", "low", "high")}
                 shown = {"space": "features", "method": f"InvAD's network, {middle['method']}"}
                 rows.append(where | shown | found | {"images": len(record.scores())})
-    columns = ["dataset", "category", "seed", "space", "method", "I-AUROC", "low", "high", "images"]
+    columns = ["dataset", "category", "seed", "space", "method", "I-AUROC", "low", "high", "images", "training"]
     table = pd.DataFrame(rows, columns=columns).sort_values(columns[:4], ignore_index=True)
     several = table["seed"].nunique() > 1
     label = table["space"] + (", seed " + table["seed"].astype(str) if several else "")
@@ -90,7 +92,8 @@ def space_findings(found: pd.DataFrame, section: str) -> list[dict]:
         row = claims.finding(
             "C36", effect, effect - half, effect + half, int(b["images"]), measure=measure, section=section, note=note
         )
-        rows.append(row | {"dataset": dataset, "category": category, "seed": int(seed)})
+        where = {"dataset": dataset, "category": category, "seed": int(seed), "training": str(a["training"])}
+        rows.append(row | where)
     return rows
 
 

@@ -204,7 +204,7 @@ def findings(records: Sequence[RunRecord]) -> pd.DataFrame:
             if claim["datasets"] == "none":
                 row |= {"dataset": "-", "category": "-", "weights": "none"}
             row["dataset_category"] = "-" if row["dataset"] == "-" else f"{row['dataset']}/{row['category']}"
-            row["training"] = entry.get("training") or _training(record) or row["dataset_category"]
+            row["training"] = entry.get("training") or training_of(record) or row["dataset_category"]
             row["variant"] = verdicts.variant_of(claim, row["measure"]) or ""
             rows.append(row | {"objection": verdicts.objection(claim, row)})
     found = pd.DataFrame(rows, columns=COLUMNS).sort_values(
@@ -214,8 +214,8 @@ def findings(records: Sequence[RunRecord]) -> pd.DataFrame:
     return found[~repeated].reset_index(drop=True)
 
 
-def _training(record: RunRecord) -> str:
-    """What the network of a run was trained on, if that is more than its category; the run says so in its setting."""
+def training_of(record: RunRecord) -> str:
+    """What the network of a run was trained on, if that is more than its category, as its setting says; else ""."""
     setting = record.experiments.get("setting")
     unified = isinstance(setting, dict) and setting.get("name") == "unified"
     return f"{record.dataset}, unified" if unified else ""

@@ -43,16 +43,18 @@ def test_one_score_in_three_spaces():
     records = [
         run("pixel_ddpm", gap=0.1, part="mse"),
         run("sgm", gap=1.5, part="re"),
-        run("invad", rivals=RIVALS),
+        run("invad", rivals=RIVALS, setting={"name": "unified"}),
         run("esm"),
     ]
     found = joint_claims.spaces(records)
+    assert found["training"].tolist() == ["textures, unified", "textures/leather", "textures/leather"]
     assert found["space"].tolist() == ["features", "latents", "pixels"] and (found["images"] == 80).all()
     assert found.loc[0, "method"].endswith("t = 500, 10 steps")  # the middle level, not the best of them
     assert found.loc[1, "low"] < found.loc[1, "I-AUROC"] < found.loc[1, "high"]
     (row,) = joint_claims.space_findings(found, "Spaces")
     assert row["effect"] == pytest.approx(0.9 - found.loc[2, "I-AUROC"]) and row["verdict"] == "supported"
     assert (row["dataset"], row["category"], row["seed"]) == ("textures", "leather", 0)
+    assert row["training"] == "textures, unified"
     claim = claims.published_claims().loc["C36"]
     assert verdicts.variant_of(claim, row["measure"]) == claim["variants"]
     half = (row["interval"][1] - row["interval"][0]) / 2
