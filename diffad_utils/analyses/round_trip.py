@@ -191,7 +191,9 @@ def answer(
     controls : rival -> I-AUROC of the pixel DDPM, which has no bottleneck, minus the rival's.
     """
     everything = survival_rows.iloc[0]
-    interval = in_words([everything[name] for name in ("survival", "low", "high")])
+    ends = everything.reindex(["low", "high"]).astype(float)
+    mean = f"{everything['survival']:.2f} (no interval, as they are fewer than ten)"
+    interval = mean if ends.isna().any() else in_words([everything["survival"], *ends])
     lost = f"the PSNR of JPEG at quality 75 {compared(jpeg)} the round trip's ({in_words(jpeg, ' dB', sign=True)})"
     widest = max(shapes, key=lambda name: float(shapes[name][0]), default=None)
     shape = (

@@ -100,6 +100,10 @@ def test_the_answer_of_02_follows_the_intervals():
     assert "the pixel DDPM, which has no bottleneck, detects better than chance" in said
     without = round_trip.answer("x/y", (7.1, 6.7, 7.4), rows, "defect", {}, (0.1, -0.1, 0.3), {"a": (0, -1, 1)})
     assert "**Is the bottleneck to blame?** With the same" in without
+    few = round_trip.answer(
+        "x/y", (7, 6, 8), rows[["survival", "lost (< 0.25)"]], "defect", {}, (0, -1, 1), {"a": (0, -1, 1)}
+    )
+    assert "In the mean 0.49 (no interval, as they are fewer than ten) of a defect survives" in few
     assert round_trip.survival_in_words(rows).startswith("28% of them keep less than a quarter")
 
 
