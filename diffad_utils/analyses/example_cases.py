@@ -123,7 +123,7 @@ def case_pictures(
         if index is None:
             continue
         here = index[[data.sample_key(sample) == row.key for _, sample in index.iterrows()]]
-        pictures.append(_load(here, [f"{row.task}\n{defect_of(row.key)}, {row.method}"]))
+        pictures.append(_load(here, [f"{row.task}\n{defect_of(row.key)}\n{row.method}"]))
         own = torch.from_numpy(values[keys.tolist().index(row.key)].astype(np.float32))[None, None]
         own = torch.nn.functional.interpolate(own, size=(SIDE, SIDE), mode="bilinear", align_corners=False)[0, 0]
         low, high = float(values.min()), float(values.max())
