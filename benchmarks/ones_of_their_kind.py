@@ -44,8 +44,9 @@ def scale_of_share(correlation: float, share: float, alpha: float = 0.3) -> floa
     return optimize.brentq(excess, 0, 10) * (1 - alpha) / alpha
 
 
-def shares(rng, categories, seeds, correlation, share, images=60, skew=0.75):
-    """C23: ``share`` of the variance is due to the squared error, log-normal over images, at alpha 0.3."""
+def shares(rng, categories, seeds, correlation, share, images=100, skew=0.4):
+    """C23: ``share`` of the variance is due to the squared error at alpha 0.3. Over images that is log-normal, and
+    ``skew`` the standard deviation of its logarithm; in the committed runs it is 0.3 to 0.4."""
     spread = np.sqrt(np.expm1(skew**2))
     scale = scale_of_share(correlation * skew / spread, share)
     counts = bootstrap.bootstrap_counts(labelled(images), 200)
@@ -133,7 +134,7 @@ class Kind(NamedTuple):
 
 _GRID = ((2, 1), (3, 1), (3, 3), (9, 1), (9, 3))
 _RANGES, _STEPS, _TRAININGS = ((3, 1), (9, 1)), ((3, 3), (9, 3)), ((2, 1), (3, 1), (5, 1), (9, 1))
-_C23, _C32A, _C62, _C67 = (60, 0.1, "all", 2), (100, 0.0, "bounds", 2), (60, 0.02, "bounds", 2), (160, 0.0, "all", 1)
+_C23, _C32A, _C62, _C67 = (100, 0.1, "all", 2), (100, 0.0, "bounds", 2), (60, 0.02, "bounds", 2), (160, 0.0, "all", 1)
 KINDS = [
     Kind("C23", "one part at 0.1", partial(shares, correlation=0.8, share=0.1), *_C23, _GRID),
     Kind("C23", "both parts at 0.1", partial(shares, correlation=0.375, share=0.1), *_C23, _GRID),
@@ -150,12 +151,8 @@ KINDS = [
         _RANGES,
         null=False,
     ),
-    Kind(
-        "C62", "0.02, no T_d is best for all", partial(best_steps, loss=0.03, alike=False), *_C62, _STEPS, alike=False
-    ),
-    Kind(
-        "C62", "0.02, one T_d is best for all", partial(best_steps, loss=0.06, alike=True), *_C62, _STEPS, alike=False
-    ),
+    Kind("C62", "0.02, none is best for all", partial(best_steps, loss=0.03, alike=False), *_C62, _STEPS, alike=False),
+    Kind("C62", "0.02, one is best for most", partial(best_steps, loss=0.06, alike=True), *_C62, _STEPS, alike=False),
     Kind("C62", "0.1", partial(best_steps, loss=0.15, alike=False), *_C62, _STEPS, null=False, alike=False),
     Kind("C67", "two deviations", partial(deviations, times=1), *_C67, _TRAININGS),
     Kind("C67", "eight deviations", partial(deviations, times=4), *_C67, _TRAININGS, null=False),

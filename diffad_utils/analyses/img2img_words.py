@@ -205,8 +205,8 @@ def alpha(found: Mapping[tuple[str, str], Effect]) -> str:
     shares = " and ".join(f"{written(*found['C23', part][:3])} to {part}" for part in WEAKER.values())
     return (
         "From alpha 0.3 to 0.9 the raw score's rank correlation with the squared error changes by "
-        f"{written(*found['C22', ''][:3], sign='+')}. Of the score's variance it owes {shares}: there each part has its "
-        "smallest weight. The highest point on the left is no advice for alpha: it was found with the test labels."
+        f"{written(*found['C22', ''][:3], sign='+')}. Of the score's variance it owes {shares}: there each part has "
+        "its smallest weight. The highest point on the left is no advice for alpha: it was found with the test labels."
     )
 
 
@@ -239,8 +239,8 @@ def value_range(found: Sensitivity) -> str:
         f"The range of I-AUROC lies between {written(*low)} (cross-fitted) and {written(*high)} (on the same images). "
         f"Of the variance over the settings {found.explained[largest]:.0%} is due to {largest} alone. The range of the "
         "squared error's I-AUROC minus that of the CLIP distance's lies between "
-        f"{written(*least, sign='+')} and {written(*most, sign='+')}; a value above 0 would mean that CLIP depends less "
-        "on the settings."
+        f"{written(*least, sign='+')} and {written(*most, sign='+')}; a value above 0 would mean that CLIP depends "
+        "less on the settings."
     )
 
 

@@ -1,7 +1,8 @@
 """Four claims that no notebook can judge alone, from what runs of several methods and categories recorded.
 
 C36: the same score with diffusion in pixels, in latents and in features. C62: one number of diffusion steps for all
-categories, against one for each. C67: printed differences, against those between trainings. C24c: how well LoRA with CLIP keeps normal images, against the autoencoder.
+categories, against one for each. C67: a printed difference, against those between trainings. C24c: how well LoRA with
+CLIP keeps normal images, against the autoencoder.
 
 Used by notebook 08; entry points: `spaces`, `spaces_in_words`, `findings`.
 """
@@ -180,10 +181,8 @@ def timestep_findings(records: Sequence[RunRecord], section: str, method: str = 
         for (record, kept), bounds in zip(members, drawn, strict=True):
             where = {"dataset": record.dataset, "category": record.category, "seed": seed}
             for which, draws in zip(("other", "the same"), bounds, strict=True):
-                measure = (
-                    f"I-AUROC of {method} with the best T_d of a category, found on {which} images, minus that with one "
-                    "T_d for all"
-                )
+                found_on = f"the best T_d of a category, found on {which} images"
+                measure = f"I-AUROC of {method} with {found_on}, minus that with one T_d for all"
                 effect = bootstrap.bootstrap_percentiles(draws)
                 row = claims.finding("C62", *effect, len(kept["labels"]), measure=measure, section=section, note=note)
                 rows.append(row | where)
