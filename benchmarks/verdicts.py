@@ -287,16 +287,16 @@ def every_row(gain: float, categories: int, images: int, repeats: int, seed: int
     effects, variances, drawn = better_than_every(rng, (repeats, categories), images, gain)
     margins = drawn[:, :, 0] - drawn[:, :, 1:].max(axis=-1)
     low, high = np.quantile(margins[:, 1:], [0.025, 0.975], axis=1)
-    if categories >= outcomes.FEWEST_CATEGORIES:
-        found = verdict([compared(runs, 0.0, 2 * images) for runs in zip(effects, variances, strict=True)])
-    else:
-        found = np.full(repeats, outcomes.INCONCLUSIVE)
+    parts = [compared(runs, 0.0, 2 * images) for runs in zip(effects, variances, strict=True)]
+    found = verdict(parts)
     return {
         "before, one category: supported, %": 100 * float((low > 0).mean()),
         "before, one category: not supported, %": 100 * float((high < 0).mean()),
         "supported, %": percent(found == SUPPORTED)["%"],
         "not supported, %": percent(found == NOT_SUPPORTED)["%"],
         "varies, %": percent(found == VARIES)["%"],
+        "one rival alone: supported, %": 100 * float((parts[0].p_above < 1 - outcomes.LEVEL).mean()),
+        "said to be detectable (median)": float(np.median([pooling.smallest_detectable(p.pooled) for p in parts])),
         "simulations": repeats,
     }
 
