@@ -84,15 +84,17 @@ def settings_of_categories(best, gain, rng):
 def test_a_setting_for_each_pays_only_where_categories_differ():
     rng, labels = np.random.default_rng(0), [LABELS] * 3
     differ = joint_claims.choice_for_each(settings_of_categories((0, 1, 2), 2.0, rng), labels, 10, 100)
-    assert len(differ) == 3 and all(np.percentile(draws, 2.5) > 0.05 for draws in differ)
+    assert len(differ) == 3 and all(np.percentile(draws, 2.5) > 0 for bounds in differ for draws in bounds)
+    assert all(0.05 < lower[0] < upper[0] for lower, upper in differ)
     alike = joint_claims.choice_for_each(settings_of_categories((1, 1, 1), 2.0, rng), labels, 10, 100)
-    assert all(abs(draws[0]) < 0.01 for draws in alike)
+    assert all(abs(draws[0]) < 0.01 for bounds in alike for draws in bounds)
     with pytest.raises(ValueError, match="two or more categories"):
         joint_claims.choice_for_each([np.zeros((3, 80))], [LABELS])
 
 
 def test_a_choice_among_equals_gains_nothing_on_average():
-    """On the images that it was made on, the best of three equal settings is above the others."""
+    """On the images that it was made on, the best of three equal settings is above the others. The bounds lie on both
+    sides of 0."""
     gains, naive = [], []
     for i in range(30):
         scores = settings_of_categories((0, 1), 0.0, np.random.default_rng(i))
