@@ -288,7 +288,7 @@ def every_row(gain: float, categories: int, images: int, repeats: int, seed: int
     margins = drawn[:, :, 0] - drawn[:, :, 1:].max(axis=-1)
     low, high = np.quantile(margins[:, 1:], [0.025, 0.975], axis=1)
     parts = [compared(runs, 0.0, 2 * images) for runs in zip(effects, variances, strict=True)]
-    found = verdict(parts)
+    found, said = verdict(parts), [pooling.smallest_detectable(part.pooled) for part in parts]
     return {
         "before, one category: supported, %": 100 * float((low > 0).mean()),
         "before, one category: not supported, %": 100 * float((high < 0).mean()),
@@ -296,7 +296,7 @@ def every_row(gain: float, categories: int, images: int, repeats: int, seed: int
         "not supported, %": percent(found == NOT_SUPPORTED)["%"],
         "varies, %": percent(found == VARIES)["%"],
         "one rival alone: supported, %": 100 * float((parts[0].p_above < 1 - outcomes.LEVEL).mean()),
-        "said to be detectable (median)": float(np.median([pooling.smallest_detectable(p.pooled) for p in parts])),
+        "said to be detectable (median)": float(np.median(said)) if categories > 1 else float("nan"),
         "simulations": repeats,
     }
 

@@ -130,8 +130,8 @@ def range_bounds(
     -------
     Findings on C34, the lower bound first: (claim, measure) -> effect.
     """
-    groups = (np.stack([np.asarray(score, dtype=float) for score in group]) for group in (noise_levels, step_counts))
-    lower, upper = range_difference(*groups, task.labels, n=task.bootstrap_samples, seed=task.seed)
+    levels, steps = (np.stack([np.asarray(score, dtype=float) for score in of]) for of in (noise_levels, step_counts))
+    lower, upper = range_difference(levels, steps, task.labels, n=task.bootstrap_samples, seed=task.seed)
     measure = "range of I-AUROC over noise levels, {}, minus range over inversion steps, {}"
     ways = "cross-fitted", "on the same images"
     return {
