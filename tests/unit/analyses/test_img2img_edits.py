@@ -238,6 +238,9 @@ def test_sentences_that_depend_on_the_outcome():
     assert (
         "is above the trivial baseline" in said and "is not shown to differ from CLIP's distance to the recon" in said
     )
+    effects = {("C22", ""): Effect(0.3, 0.2, 0.4, 60)}
+    effects |= {("C23", part): Effect(0.05, 0.0, 0.1, 60) for part in img2img_claims.WEAKER.values()}
+    assert "owes 0.05 [0.00, 0.10] to the squared error at alpha 0.3 and 0.05" in img2img_words.alpha(effects)
     assert "outweighs" in img2img_words.part_scales({"mse": 1.0, "clip": 3.0})
     assert "gets no verdict" in img2img_words.misplaced(torch.rand(10), 0.8, 0.03)
     said = img2img_words.misplaced(torch.rand(10), 0.2, 0.03)
@@ -316,8 +319,13 @@ def test_without_counterparts_the_quality_is_ssim():
     assert quality == "SSIM on normal images" and len(agreement) == 11 and np.abs(agreement).max() <= 1
     edits = [{"removal": torch.rand(10), "fidelity": torch.rand(10)} for _ in range(3)]
     assert img2img_grid.order_agreement(grid, 0.5, edits)[1] == "the smaller of removal and fidelity"
-    lower, upper = img2img_grid.clip_steadiness(grid, 20).values()
+    steadier = img2img_grid.clip_steadiness(grid, 20)
+    lower, upper = steadier.values()
     assert lower[0] < upper[0] and lower[1] <= lower[2]
+    bounds = dict.fromkeys(("cross-fitted", "on the same images"), (0.1, 0.0, 0.2))
+    found = img2img_grid.Sensitivity({"alpha": 0.5}, bounds, steadier, 3, 20)
+    assert [claim for claim, _ in found.evidence()] == ["C29", "C29", "C32a", "C32a"]
+    assert f"lies between {lower[0]:+.2f}" in img2img_words.value_range(found)
 
 
 def test_without_masks_nothing_is_said_about_where_a_score_looks():
