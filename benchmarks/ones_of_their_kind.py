@@ -137,8 +137,8 @@ _RANGES, _STEPS, _TRAININGS = ((3, 1), (9, 1)), ((3, 3), (9, 3)), ((2, 1), (3, 1
 _C23, _C32A, _C62, _C67 = (100, 0.1, "all", 2), (100, 0.0, "bounds", 2), (60, 0.02, "bounds", 2), (160, 0.0, "all", 1)
 KINDS = [
     Kind("C23", "one part at 0.1", partial(shares, correlation=0.8, share=0.1), *_C23, _GRID),
-    Kind("C23", "both parts at 0.1", partial(shares, correlation=0.375, share=0.1), *_C23, _GRID),
-    Kind("C23", "shares of 0.25, 0.16", partial(shares, correlation=0.8, share=0.25), *_C23, _GRID, null=False),
+    Kind("C23", "both parts at 0.1", partial(shares, correlation=0.34, share=0.1), *_C23, _GRID),
+    Kind("C23", "both parts at 0.155", partial(shares, correlation=0.8, share=0.155), *_C23, _GRID, null=False),
     Kind(
         "C32a", "neither has a range", partial(two_ranges, of_mse=(0.75, 0.75), of_clip=(0.75, 0.75)), *_C32A, _RANGES
     ),
