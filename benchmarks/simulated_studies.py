@@ -167,14 +167,7 @@ MEASURES = {
     "one of two means below its bound": Measure(either_of_two, 30, "C07", "any"),
 }
 """Kind of measure -> its simulation. C29 and C34, a range over settings, have a table of their own; claims that say
-"some" too."""
-ONES_OF_THEIR_KIND = {
-    "C23": "the smaller of two shares of a variance: too small on average, so it can only support",
-    "C32a": "a range minus a range over settings, both too large on average",
-    "C62": "a best setting found on one half and measured on the other: too small on average, so it can only support",
-    "C67": "a printed number minus two standard deviations over seeds",
-}
-"""Claims whose measure is not simulated, and what is known of it."""
+"some" too, and those of `benchmarks.ones_of_their_kind`."""
 
 FAST = [name for name, measure in MEASURES.items() if measure.simulate is not aupro_difference]
 ONE_PART = [name for name in FAST if MEASURES[name].simulate not in (two_ways, either_of_two)]

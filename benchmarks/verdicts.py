@@ -1,7 +1,7 @@
 """How often the rule for claims decides wrongly, and what it can find: simulated error rates and power.
 
     python -m benchmarks.verdicts [--quick] [--null] [--far] [--some] [--shared] [--several] [--estimators] [--power]
-                                  [--every] [--settings]
+                                  [--every] [--settings] [--kinds]
 
 Each switch makes one table, and keeps the others of an earlier run; without one, all are made, each kept when it is
 done. The truth is known: categories, trainings and images vary, the seeds of a category share test images. The rule is
@@ -20,6 +20,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from benchmarks import harness
+from benchmarks.ones_of_their_kind import KINDS, Kind
 from benchmarks.simulated_studies import (
     FAST,
     GAIN_OF_FEW,
@@ -286,16 +287,16 @@ def every_row(gain: float, categories: int, images: int, repeats: int, seed: int
     effects, variances, drawn = better_than_every(rng, (repeats, categories), images, gain)
     margins = drawn[:, :, 0] - drawn[:, :, 1:].max(axis=-1)
     low, high = np.quantile(margins[:, 1:], [0.025, 0.975], axis=1)
-    if categories >= outcomes.FEWEST_CATEGORIES:
-        found = verdict([compared(runs, 0.0, 2 * images) for runs in zip(effects, variances, strict=True)])
-    else:
-        found = np.full(repeats, outcomes.INCONCLUSIVE)
+    parts = [compared(runs, 0.0, 2 * images) for runs in zip(effects, variances, strict=True)]
+    found, said = verdict(parts), [pooling.smallest_detectable(part.pooled) for part in parts]
     return {
         "before, one category: supported, %": 100 * float((low > 0).mean()),
         "before, one category: not supported, %": 100 * float((high < 0).mean()),
         "supported, %": percent(found == SUPPORTED)["%"],
         "not supported, %": percent(found == NOT_SUPPORTED)["%"],
         "varies, %": percent(found == VARIES)["%"],
+        "one rival alone: supported, %": 100 * float((parts[0].p_above < 1 - outcomes.LEVEL).mean()),
+        "said to be detectable (median)": float(np.median(said)) if categories > 1 else float("nan"),
         "simulations": repeats,
     }
 
@@ -336,6 +337,32 @@ def sensitivity_table(repeats: int) -> list[dict]:
     return [sensitivity_row(label, repeats) for label in TRUE_RANGES]
 
 
+def kind_row(kind: Kind, categories: int, seeds: int, repeats: int, seed: int = 8) -> dict:
+    """Verdicts on one claim whose measure is one of its kind, in per cent, and on its earlier measure."""
+    rng = np.random.default_rng([seed, KINDS.index(kind), categories, seeds])
+    studies = np.stack([kind.simulate(rng, categories, seeds) for _ in range(repeats)])
+    runs = [compared((part[:, 0], part[:, 1]), kind.margin, kind.images) for part in np.moveaxis(studies, 1, 0)]
+    found = verdict(runs[: kind.parts], kind.combine)
+    former = verdict(runs[kind.parts :]) if len(runs) > kind.parts else None
+    row = {"claim": kind.claim, "truth": kind.what, "at the null": "yes" if kind.null else "no"}
+    row |= {"categories": categories, "seeds": seeds, "images": kind.images}
+    wrong = decided(found) | ((found == VARIES) & kind.alike) if kind.null else found == NOT_SUPPORTED
+    share = percent(wrong)
+    row |= {"wrong, %": share["%"], "simulation's error, %": share["error"]}
+    row |= {f"{name}, %": percent(found == name)["%"] for name in (SUPPORTED, NOT_SUPPORTED, VARIES)}
+    before = float("nan") if former is None else percent(decided(former) if kind.null else former == SUPPORTED)["%"]
+    return row | {"earlier measure: decided, %": before, "simulations": repeats}
+
+
+def kind_table(repeats: int) -> list[dict]:
+    """`kind_row` of C23, C32a, C62 and C67; a fifth of the studies where settings are chosen, which is slow."""
+    return [
+        kind_row(kind, *size, max(repeats // 5, 10) if kind.combine == "bounds" else repeats)
+        for kind in KINDS
+        for size in kind.sizes
+    ]
+
+
 TABLES: dict[str, tuple[str, Callable[[int], list[dict]], int, str]] = {
     "null": (
         "Wrong decisions at the null, every kind of measure",
@@ -370,6 +397,12 @@ TABLES: dict[str, tuple[str, Callable[[int], list[dict]], int, str]] = {
         sensitivity_table,
         200,
         "I-AUROC of the best minus the worst of 28 settings, margin 0.05",
+    ),
+    "kinds": (
+        "Measures that one claim has alone: C23, C32a, C62, C67",
+        kind_table,
+        1000,
+        "at the smallest n of claims.csv; not at the null, a decision for the claim is right",
     ),
 }
 """Switch -> title, how the rows are made, simulated studies, note."""

@@ -59,7 +59,7 @@ MEASURES = {
         "that is as visible",
     ),
     "C22": (_ALPHA, "rank correlation of the raw score with the squared error at alpha 0.9 minus that at 0.3"),
-    "C23": (_ALPHA, "share of the raw score's variance owed to its weaker part, the smaller of alpha 0.3 and 0.9"),
+    "C23": (_ALPHA, "share of the raw score's variance owed to {}"),
     "C25": (_DETECTOR, "I-AUROC of img2img's calibrated hybrid score"),
     "C26": (_REASON, "what {} (I-AUROC - 0.5) minus half of what the whole detects"),
     "C27": (_REASON, "0.5 minus the rank correlation over settings of I-AUROC and {}"),
@@ -69,16 +69,21 @@ MEASURES = {
         "error",
     ),
     "C29": ("How sensitive is it to its settings?", "range of I-AUROC over settings, {}"),
-    "C32a": (
-        "How sensitive is it to its settings?",
-        "range of the squared error's I-AUROC minus that of the CLIP distance's, over settings",
-    ),
+    "C32a": ("How sensitive is it to its settings?", "range of the squared error's I-AUROC over settings, {}"),
     "C32b": (
         _DETECTOR,
         "I-AUROC of CLIP's distance to normal training images minus that of CLIP's distance to the reconstruction",
     ),
 }
 """Claim -> (heading of the notebook's section, measure); {} is what differs between findings of one claim."""
+
+STEADIER = (
+    "cross-fitted, minus that of the CLIP distance's on the same images",
+    "on the same images, minus that of the CLIP distance's, cross-fitted",
+)
+"""What is measured for C32a: a lower and an upper bound."""
+WEAKER = {"mse": "the squared error at alpha 0.3", "clip": "the CLIP distance at alpha 0.9"}
+"""The two parts of C23: either part of the score, where alpha gives it the smallest weight."""
 
 
 def over_images(values: Sequence[float] | Tensor, note: str = "") -> Effect:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from diffad_utils import metrics, scoring
 from diffad_utils.analyses.adapter_drift import lab
+from diffad_utils.analyses.img2img_claims import WEAKER
 from diffad_utils.diffusion import EpsFn, ddim_step, image_noise
 from diffad_utils.io import store
 from diffad_utils.methods.base import Detector, resize_images
@@ -143,28 +144,41 @@ def alpha_study(
 def alpha_effects(
     parts: Mapping[str, Tensor],
     labels: Sequence[int],
-    calibration: scoring.Calibration,
     ends: tuple[float, float] = (0.3, 0.9),
     n: int = 200,
     seed: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> dict[tuple[str, str], np.ndarray]:
     """What alpha changes in the raw score between the ends of the slides' range, draws [n + 1] over images.
 
-    The rank correlation of score and squared error at the upper end minus that at the lower; and the share of the
-    score's variance owed to its weaker part, the smaller one of both ends.
+    C22: the rank correlation of score and squared error at the upper end minus that at the lower. C23: the share of the
+    score's variance owed to either part at the end where its weight is smallest, each by itself: the smaller of both
+    would be too small on average.
     """
-    labels = torch.as_tensor(labels)
+    low, high = ends
+    counts = bootstrap.bootstrap_counts(labels, n, seed)
+    mse, clip = (np.asarray(parts[name], dtype=np.float64) for name in ("mse", "clip"))
+    at = {alpha: alpha * mse + (1 - alpha) * clip for alpha in ends}
 
-    def both(images: np.ndarray) -> pd.DataFrame:
-        drawn = {name: values[images] for name, values in parts.items()}
-        curve = alpha_curve(drawn, labels[images], calibration, ends)
-        return curve[curve["kind"] == "raw"]
+    def moved(rows: np.ndarray) -> float:
+        before, after = (spearmanr(at[alpha][rows], mse[rows]).statistic for alpha in ends)
+        return float(after - before)
 
-    images, counts = np.arange(len(labels)), bootstrap.bootstrap_counts(labels, n, seed)
-    curves = [both(np.repeat(images, row)) for row in counts]
-    moved = [float(curve["rank_mse"].iloc[1] - curve["rank_mse"].iloc[0]) for curve in curves]
-    share = [curve["mse_share"].to_numpy() for curve in curves]
-    return np.array(moved), np.array([np.minimum(s, 1 - s).min() for s in share])
+    return {
+        ("C22", ""): bootstrap.bootstrap_statistic(moved, counts),
+        ("C23", WEAKER["mse"]): mse_shares(mse, clip, low, counts),
+        ("C23", WEAKER["clip"]): 1 - mse_shares(mse, clip, high, counts),
+    }
+
+
+def mse_shares(mse: np.ndarray, clip: np.ndarray, alpha: float, counts: np.ndarray) -> np.ndarray:
+    """The squared error's share of the raw score's variance over images, cov(its term, score) / var(score): [R].
+
+    mse, clip : float64 [N]. counts : [R, N], how often each image is drawn.
+    """
+    term = alpha * (mse - mse.mean())
+    score = term + (1 - alpha) * (clip - clip.mean())
+    of_term, of_score, both, square = bootstrap.bootstrap_means([term, score, term * score, score**2], counts).T
+    return (both - of_term * of_score) / (square - of_score**2)
 
 
 def variance_explained(table: pd.DataFrame, factors: Sequence[str], value: str) -> dict[str, float]:

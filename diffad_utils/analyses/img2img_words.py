@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from diffad_utils.analyses.img2img_claims import Effect, over_images, relation, written
+from diffad_utils.analyses.img2img_claims import WEAKER, Effect, over_images, relation, written
 from diffad_utils.analyses.img2img_edits import EditStudy
 from diffad_utils.analyses.img2img_grid import Sensitivity
 from diffad_utils.analyses.img2img_settings import Response
@@ -200,12 +200,13 @@ def part_scales(scale: Mapping[str, float]) -> str:
     )
 
 
-def alpha(moved: Effect, balance: Effect) -> str:
+def alpha(found: Mapping[tuple[str, str], Effect]) -> str:
+    """``found`` : on C22 and C23, from the draws of `img2img_settings.alpha_effects`."""
+    shares = " and ".join(f"{written(*found['C23', part][:3])} to {part}" for part in WEAKER.values())
     return (
         "From alpha 0.3 to 0.9 the raw score's rank correlation with the squared error changes by "
-        f"{written(*moved[:3], sign='+')}. The weaker of the two parts makes up {written(*balance[:3])} of the score's "
-        "variance, at the one of these two alphas where it makes up less. The highest point on the left "
-        "is no advice for alpha: it was found with the test labels."
+        f"{written(*found['C22', ''][:3], sign='+')}. Of the score's variance it owes {shares}: there each part has "
+        "its smallest weight. The highest point on the left is no advice for alpha: it was found with the test labels."
     )
 
 
@@ -233,12 +234,13 @@ def sweep(table: pd.DataFrame) -> str:
 def value_range(found: Sensitivity) -> str:
     low, high = found.bounds.values()
     largest = max(found.explained, key=found.explained.get)
-    steadier = found.evidence()["C32a", ""]
+    least, most = found.clip_steadier.values()
     return (
         f"The range of I-AUROC lies between {written(*low)} (cross-fitted) and {written(*high)} (on the same images). "
         f"Of the variance over the settings {found.explained[largest]:.0%} is due to {largest} alone. The range of the "
-        f"squared error's I-AUROC minus that of the CLIP distance's is {written(*steadier[:3], sign='+')}; a value "
-        "above 0 would mean that CLIP depends less on the settings."
+        "squared error's I-AUROC minus that of the CLIP distance's lies between "
+        f"{written(*least, sign='+')} and {written(*most, sign='+')}; a value above 0 would mean that CLIP depends "
+        "less on the settings."
     )
 
 

@@ -1,7 +1,8 @@
-"""Three claims that no notebook can judge alone, from what runs of several methods and categories recorded.
+"""Four claims that no notebook can judge alone, from what runs of several methods and categories recorded.
 
 C36: the same score with diffusion in pixels, in latents and in features. C62: one number of diffusion steps for all
-categories, against one for each. C24c: how well LoRA with CLIP keeps normal images, against the autoencoder.
+categories, against one for each. C67: a printed difference, against those between trainings. C24c: how well LoRA with
+CLIP keeps normal images, against the autoencoder.
 
 Used by notebook 08; entry points: `spaces`, `spaces_in_words`, `findings`.
 """
@@ -14,9 +15,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy import special, stats
 
 from diffad_utils.metrics import bootstrap, intervals
 from diffad_utils.study import RunRecord, claims, verdicts
+from diffad_utils.study.outcomes import FEWEST_SEEDS
 
 RESIDUALS = {"pixel_ddpm": ("pixels", "mse"), "sgm": ("latents", "re")}
 """Method -> (space that is diffused, part of its score that is the residual averaged over the image)."""
@@ -113,11 +116,13 @@ def spaces_in_words(found: pd.DataFrame) -> str:
 
 def choice_for_each(
     scores: Sequence[ArrayLike], labels: Sequence[ArrayLike], splits: int = 50, n: int = 300, seed: int = 0
-) -> list[np.ndarray]:
-    """I-AUROC of each category's best setting minus that of one setting for all, chosen and measured on other images.
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """I-AUROC of each category's best setting minus that of the one that is best for all: a lower and an upper bound.
 
-    On one half of the images of each category its best setting is found, and the setting that is best on average over
-    categories; on the other half they are compared. Both halves play both parts, over ``splits`` random halves.
+    A setting reaches too much, on average, on the images on which it was found to be the best, and on others too
+    little. So the images of each category are halved. With its own setting found on one half, the one for all on the
+    other, and both measured on this other half the difference is too small; with both exchanged it is too large. Both
+    halves play both parts, over ``splits`` random halves.
 
     Parameters
     ----------
@@ -126,7 +131,7 @@ def choice_for_each(
 
     Returns
     -------
-    Draws [n + 1] for each category, that of the data first.
+    (lower, upper) for each category, draws [n + 1] each, that of the data first.
 
     Raises
     ------
@@ -139,23 +144,28 @@ def choice_for_each(
         raise ValueError(f"expected two or more categories with one set of settings, got {[s.shape for s in scores]}")
     wins = [intervals.pair_wins(s, a) for s, a in zip(scores, anomalous, strict=True)]
     counts = [bootstrap.bootstrap_counts(a, n, seed) for a in anomalous]
-    generator, total = np.random.default_rng(seed), [np.zeros(n + 1) for _ in scores]
+    generator, total = np.random.default_rng(seed), [(np.zeros(n + 1), np.zeros(n + 1)) for _ in scores]
     for _ in range(splits):
         halves = [intervals.random_half(a, generator) for a in anomalous]
-        for chosen_on in (halves, [~half for half in halves]):
-            categories = list(zip(wins, anomalous, counts, chosen_on, strict=True))
-            reached = np.stack([intervals.aurocs_on(w, a, half) for w, a, _, half in categories])
-            one = int(reached.mean(axis=0).argmax())
-            for c, (w, a, times, half) in enumerate(categories):
-                gap = w[int(reached[c].argmax())] - w[one]
-                total[c] += intervals.mean_over_pairs(gap, a, ~half, times) / (2 * splits)
+        here, there = (  # what each setting reaches on a half and on the other: [categories, S]
+            np.stack([intervals.aurocs_on(*of) for of in zip(wins, anomalous, rows, strict=True)])
+            for rows in (halves, [~half for half in halves])
+        )
+        for measured, other, second in ((here, there, False), (there, here, True)):
+            lower = other.argmax(axis=1), measured.mean(axis=0).argmax()
+            upper = measured.argmax(axis=1), other.mean(axis=0).argmax()
+            for c, (w, a, half, times) in enumerate(zip(wins, anomalous, halves, counts, strict=True)):
+                for bound, (own, one) in zip(total[c], (lower, upper), strict=True):
+                    gap = w[own[c]] - w[one]
+                    bound += intervals.mean_over_pairs(gap, a, half != second, times) / (2 * splits)
     return total
 
 
 def timestep_findings(records: Sequence[RunRecord], section: str, method: str = "ESM", n: int = 300) -> list[dict]:
     """C62: the T_d of each category minus one T_d for all, from the sweeps that notebook 05 recorded.
 
-    A finding a category and seed, from the seeds that have two categories with the same T_d or more.
+    Two findings a category and seed, a lower and an upper bound (`choice_for_each`), from the seeds that have two
+    categories with the same T_d or more.
     """
     runs: dict[tuple, list[tuple[RunRecord, dict]]] = {}
     for record in records:
@@ -167,12 +177,15 @@ def timestep_findings(records: Sequence[RunRecord], section: str, method: str = 
         if len(members) < 2 or len(steps) < 2:
             continue
         drawn = choice_for_each([k["scores"] for _, k in members], [k["labels"] for _, k in members], n=n)
-        measure = f"I-AUROC of {method} with the best T_d of a category minus that with one T_d for all"
         note = f"T_d of {', '.join(map(str, steps))}; {len(members)} categories"
-        for (record, kept), draws in zip(members, drawn, strict=True):
-            effect = bootstrap.bootstrap_percentiles(draws)
-            row = claims.finding("C62", *effect, len(kept["labels"]), measure=measure, section=section, note=note)
-            rows.append(row | {"dataset": record.dataset, "category": record.category, "seed": seed})
+        for (record, kept), bounds in zip(members, drawn, strict=True):
+            where = {"dataset": record.dataset, "category": record.category, "seed": seed}
+            for which, draws in zip(("other", "the same"), bounds, strict=True):
+                found_on = f"the best T_d of a category, found on {which} images"
+                measure = f"I-AUROC of {method} with {found_on}, minus that with one T_d for all"
+                effect = bootstrap.bootstrap_percentiles(draws)
+                row = claims.finding("C62", *effect, len(kept["labels"]), measure=measure, section=section, note=note)
+                rows.append(row | where)
     return rows
 
 
@@ -199,7 +212,55 @@ def identity_findings(records: Sequence[RunRecord], section: str, n: int = 1000)
     return rows
 
 
+PRINTED_GAIN = 0.026
+"""C67: I-AUROC of ESM minus SGM on MVTec AD, 97.4 - 94.8 points (ESM2025, table 1)."""
+
+
+def against_chance(differences: ArrayLike, printed: float = PRINTED_GAIN) -> tuple[float, float, float]:
+    """log2 of ``printed`` over two standard deviations of ``differences`` over trainings [S], with its 95 % interval.
+
+    The logarithm of a standard deviation s of S values is too small on average by (log(f / 2) - psi(f / 2)) / 2, with
+    f = S - 1 (Bartlett and Kendall, Supplement to the Journal of the Royal Statistical Society 8, 1946); this is added.
+    So its mean over categories is not biased, which that of s itself is, by 11 % with three trainings. The interval is
+    that of a chi-squared variance.
+
+    Raises
+    ------
+    ValueError
+        Fewer than `FEWEST_SEEDS` trainings, or differences that are all equal, whose logarithm is infinite.
+    """
+    differences = np.asarray(differences, dtype=np.float64)
+    freedom = len(differences) - 1
+    if freedom + 1 < FEWEST_SEEDS or np.ptp(differences) == 0:
+        raise ValueError(f"expected {FEWEST_SEEDS} or more trainings that differ, got {differences.tolist()}")
+    deviation = np.std(differences, ddof=1)
+    unbiased = np.exp((np.log(freedom / 2) - special.digamma(freedom / 2)) / 2)
+    ends = np.sqrt(freedom / stats.chi2.ppf([0.025, 0.975], freedom))
+    value, low, high = (float(np.log2(printed / (2 * deviation * factor))) for factor in (unbiased, *ends))
+    return value, low, high
+
+
+def chance_findings(records: Sequence[RunRecord], section: str) -> list[dict]:
+    """C67 from C44, ESM minus SGM, of the trainings of each category: a finding a category with three or more.
+
+    A category whose trainings have all the same difference, such as 0 where both are perfect, has none.
+    """
+    found, rows = claims.findings(records), []
+    gains = found[(found["claim_id"] == "C44") & (found["variant"] != "")]
+    for (dataset, category), of in gains.groupby(["dataset", "category"], sort=False):
+        trained = of.drop_duplicates("seed")
+        if len(trained) < FEWEST_SEEDS or trained["effect"].nunique() == 1:
+            continue
+        note = f"seeds {', '.join(map(str, sorted(trained['seed'])))}"
+        measure = f"log2 of the printed difference ({PRINTED_GAIN}) over two standard deviations over seeds of ours"
+        effect = against_chance(trained["effect"])
+        row = claims.finding("C67", *effect, int(trained["n"].min()), measure=measure, section=section, note=note)
+        where = {"dataset": dataset, "category": category, "seed": int(trained["seed"].min())}
+        rows.append(row | where | {"training": f"{dataset}/{category}"})
+    return rows
+
+
 def findings(records: Sequence[RunRecord], section: str) -> list[dict]:
-    """C36, C62 and C24c, from all runs."""
+    """C36, C62, C67 and C24c, from all runs."""
     joint = space_findings(spaces(records), section) + timestep_findings(records, section)
-    return joint + identity_findings(records, section)
+    return joint + chance_findings(records, section) + identity_findings(records, section)

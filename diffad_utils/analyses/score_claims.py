@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from diffad_utils.analyses.wording import relation
 from diffad_utils.io.paths import repository
@@ -64,7 +63,6 @@ MEASURES: dict[str, tuple[str, str]] = {
     "C94 D3AD": ("I-AUROC of D3AD, ESM's objective minus the method's own", OBJECTIVES),
     "C94 pixel DDPM": ("I-AUROC of the pixel DDPM, ESM's objective minus the method's own", OBJECTIVES),
     "C95": ("I-AUROC of ESM, features minus pixels", SPACES),
-    "C67": ("printed ESM minus SGM on MVTec AD (0.026), minus two standard deviations over seeds of ours", SEEDS),
 }
 """What is measured, and the heading in the notebook, by claim; two findings of one claim have a word after its id."""
 
@@ -126,18 +124,3 @@ def printed_digits(table: pd.DataFrame, printed: Mapping[int, float]) -> Effect:
     """
     off = 5e-4 - abs(float(table.iloc[199, 1]) - printed[200])
     return Effect(off, off, off, 1)
-
-
-def against_chance(effects: Sequence[Effect]) -> dict[str, Effect]:
-    """Claim C67 from C44 of three or more trainings: the paper's 97.4 - 94.8 points on MVTec AD; else nothing."""
-    if len(effects) < 3:
-        return {}
-    bound = within_two_deviations(0.026, np.array([effect.effect for effect in effects]))
-    return {"C67": Effect(*bound, effects[0].n)}
-
-
-def within_two_deviations(printed: float, differences: np.ndarray) -> tuple[float, float, float]:
-    """``printed`` minus two standard deviations of ``differences`` over seeds, with its 95 % interval (chi-squared)."""
-    std, freedom = float(np.std(differences, ddof=1)), len(differences) - 1
-    low, high = (std * np.sqrt(freedom / stats.chi2.ppf(q, freedom)) for q in (0.975, 0.025))
-    return printed - 2 * std, printed - 2 * float(high), printed - 2 * float(low)

@@ -36,11 +36,12 @@ All functions work on the last axis of their arrays, so that a simulation is one
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import optimize, stats
 
 EXCESS_KURTOSIS = 1.5
 """Of effects over categories, supposed. An I-AUROC difference around 0.85 has up to 1.3, because it ends at 1, and is
@@ -273,12 +274,20 @@ def compare(
 def smallest_detectable(pooled: Pooled, level: float = 0.95, power: float = 0.8) -> np.ndarray:
     """The distance from the margin that data like these would show with the given power; [...].
 
-    The usual approximation, (t of the level + t of the power) standard errors; infinite for one category.
+    By the noncentral t distribution, because with few categories the usual approximation, t of the level plus t of the
+    power, is too small by a tenth and more. In standard errors it is 40 for two categories, 9.3 for three, 4.7 for five
+    and 3.6 for nine. Infinite for one category.
     """
     if pooled.categories == 1:
         return np.full(np.shape(pooled.effect), np.inf)
-    quantiles = stats.t.ppf((1 + level) / 2, pooled.freedom) + stats.t.ppf(power, pooled.freedom)
-    return quantiles * pooled.standard_error
+    return np.vectorize(_noncentrality, otypes=[float])(pooled.freedom, level, power) * pooled.standard_error
+
+
+@lru_cache
+def _noncentrality(freedom: float, level: float, power: float) -> float:
+    """Standard errors between effect and margin at which t exceeds the quantile of the level with this power."""
+    quantile = stats.t.ppf((1 + level) / 2, freedom)
+    return float(optimize.brentq(lambda d: stats.nct.sf(quantile, freedom, d) - power, 0.0, 10 * quantile))
 
 
 def categories_needed(distance: float, deviation: float, level: float = 0.95, most: int = 200) -> int | None:

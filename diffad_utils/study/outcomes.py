@@ -54,7 +54,8 @@ class Evidence(NamedTuple):
     """What all parts of a claim say together; each [...].
 
     p_above, p_below : that it holds, that it does not. p_heterogeneity : that the categories of some part differ, after
-    Holm over the parts. crosses : categories lie clearly on both sides of the margin.
+    Holm over the parts; of both, where the parts are bounds. crosses : categories lie clearly on both sides of the
+    margin.
     """
 
     p_above: np.ndarray
@@ -74,12 +75,11 @@ def combine(parts: Sequence[pooling.Comparison | Evidence], how: str = "all", mi
         np.stack([np.asarray(getattr(part, name)) for part in parts], axis=-1)
         for name in ("p_above", "p_below", "p_heterogeneity", "crosses")
     )
+    if how == "bounds":  # a low lower bound says nothing, nor a high upper one
+        lower, upper = cast("Sequence[pooling.Comparison]", parts)
+        # of two bounds one alone may differ by the choice of settings, which its interval does not hold
+        return Evidence(lower.p_above, upper.p_below, differ.max(axis=-1), lower.some_above & upper.some_below)
     differ = pooling.holm(differ).min(axis=-1)
-    if how == "bounds":
-        lower, upper = cast(
-            "Sequence[pooling.Comparison]", parts
-        )  # a low lower bound says nothing, nor a high upper one
-        return Evidence(lower.p_above, upper.p_below, differ, lower.some_above & upper.some_below)
     if how == "any":
         p_below = np.ones(below.shape[:-1]) if missing else below.max(axis=-1)
         return Evidence(pooling.holm(above).min(axis=-1), p_below, differ, crosses.all(axis=-1))

@@ -15,14 +15,15 @@ smallest n, kind and family. The steps, in order:
    setting is no worse (``combine`` is "any") is the other way round; with "either" one of two measures has to hold at
    each setting. The smaller or larger of two means, or the size of a difference, is never one measure: it is biased,
    and over many categories that decides. A range over settings has two bounds: cross-fitted it is too small on average
-   and can only support, on the same images it is too large and can only refute.
+   and can only support, on the same images it is too large and can only refute. So has a best setting.
 4. *A family* of claims shares the 5 %, by Holm. Claims that cannot be decided whatever the effects are, for lack of
    images, seeds or categories, take no share.
 5. *Decided* needs two categories, none of which alone lies wholly on the other side of the margin, and three seeds
    each for a claim between trainings; categories with fewer are left out. Where some categories lie clearly above the
    margin and others clearly below, and no part is refuted in all, or the effect is undecided and categories differ
    beyond chance (Cochran's Q by Welch's test, at 0.5 % over the parts), the verdict is *varies*. Else it is
-   *inconclusive*, with the smallest effect that these data would have shown with a power of 80 %.
+   *inconclusive*, with the smallest effect that these data would have shown with a power of 80 %, in each part by
+   itself. With few categories that is large: 9.3 standard errors with three.
 
 A claim that says "some" is *supported* by one case, a measure in a category, at 98 % after Holm over the cases, or
 *open*: a lack of cases refutes nothing. A claim about printed numbers is read off them once. Error rates and power:
@@ -130,7 +131,10 @@ class Judgement:
 
     @property
     def detectable(self) -> float:
-        """The largest of the parts' smallest detectable distances from the margin; NaN without evidence."""
+        """The largest of the parts' smallest detectable distances from the margin; NaN without evidence.
+
+        Each by itself: that all of several parts are that far is shown less often, and so is a claim of a large family.
+        """
         return max((variant.detectable for variant in self.variants), default=float("nan"))
 
 
@@ -309,5 +313,6 @@ def what_would_change(found: Judgement) -> str:
     if k >= FEWEST_CATEGORIES:
         needed = pooling.categories_needed(distance, float(weakest.pooled.standard_error) * np.sqrt(k))
         wanted.append(f"{needed} categories at this effect" if needed else "more than 200 categories at this effect")
-        wanted.append(f"or an effect of {found.detectable:.3g} beyond the margin")
+        where = "in each part by itself" if len(found.variants) > 1 else ""
+        wanted.append(f"or an effect of {found.detectable:.3g} beyond the margin {where}".rstrip())
     return "; ".join(wanted)

@@ -66,7 +66,7 @@ COUNTS = {
         ("C18", "C24b"): of_kind("study_images", NORMAL),
     },
     "05_esm": {
-        ("C42", "C44", "C46", "C47a", "C55", "C56", "C64", "C67", "C94", "C95"): total,
+        ("C42", "C44", "C46", "C47a", "C55", "C56", "C64", "C94", "C95"): total,
         ("C45",): defects,
         ("C47b", "C51", "C52", "C62"): subset("sweep_images"),
         ("C49a", "C49b", "C50a", "C53", "C54"): subset("strip_images"),
@@ -143,7 +143,7 @@ def test_standard_judges_on_enough_images(notebook):
 
 OTHERS = {"C03", "C04", "C60b", "C92a", "C92b"}
 """How many images these have is decided by the data (sizes of defects) or by repetitions of a timing."""
-JOINT = {"C15a", "C15b", "C24c", "C30", "C36", "C40", "C62"}
+JOINT = {"C15a", "C15b", "C24c", "C30", "C36", "C40", "C62", "C67"}
 """Of notebook 08, from runs of several methods."""
 
 

@@ -19,6 +19,7 @@ from diffad_utils.analyses import (
 from diffad_utils.analyses.img2img_claims import Effect, judge, over_draws, over_images, relation, written
 from diffad_utils.analyses.img2img_two_passes import EDITORS, TwoPassStudy, some_pairs
 from diffad_utils.methods.img2img import Setting
+from diffad_utils.metrics import bootstrap, intervals
 from diffad_utils.study import claims, verdicts
 
 
@@ -142,6 +143,17 @@ def test_the_range_is_bounded_from_both_sides():
     assert bounds["cross-fitted"][0] < 0.05 < bounds["on the same images"][0]
 
 
+def test_a_difference_of_ranges_is_bounded_from_both_sides():
+    """C32a: neither score has a range, but that of CLIP is noisier: largest minus smallest would say that it has."""
+    rng, labels = np.random.default_rng(0), np.repeat([0, 1], 50)
+    image = labels + rng.standard_normal(100)
+    steady, noisy = (image + spread * rng.standard_normal((6, 100)) for spread in (0.05, 1.0))
+    lower, upper = intervals.range_difference(steady, noisy, labels, 10, 50)
+    counts = bootstrap.bootstrap_counts(labels, 50)
+    same = [np.ptp(intervals.auroc(scores, labels, counts), axis=1) for scores in (steady, noisy)]
+    assert lower[0] < same[0][0] - same[1][0] < -0.03 < 0 < upper[0] + 0.03 and lower.shape == (51,)
+
+
 # --- stability --------------------------------------------------------------------------------------------------------
 
 
@@ -188,8 +200,10 @@ WHICH = {
         "local Lipschitz constant under pasted defects minus 1, after the autoencoder",
     ],
     "C13": [f"{img2img_stability.BESIDE}, not farther", img2img_stability.CLEAN],
+    "C23": list(img2img_claims.WEAKER.values()),
     "C28": ["50 steps"],
     "C29": ["cross-fitted", "on the same images"],
+    "C32a": list(img2img_claims.STEADIER),
 }
 
 
@@ -224,6 +238,9 @@ def test_sentences_that_depend_on_the_outcome():
     assert (
         "is above the trivial baseline" in said and "is not shown to differ from CLIP's distance to the recon" in said
     )
+    effects = {("C22", ""): Effect(0.3, 0.2, 0.4, 60)}
+    effects |= {("C23", part): Effect(0.05, 0.0, 0.1, 60) for part in img2img_claims.WEAKER.values()}
+    assert "owes 0.05 [0.00, 0.10] to the squared error at alpha 0.3 and 0.05" in img2img_words.alpha(effects)
     assert "outweighs" in img2img_words.part_scales({"mse": 1.0, "clip": 3.0})
     assert "gets no verdict" in img2img_words.misplaced(torch.rand(10), 0.8, 0.03)
     said = img2img_words.misplaced(torch.rand(10), 0.2, 0.03)
@@ -302,7 +319,13 @@ def test_without_counterparts_the_quality_is_ssim():
     assert quality == "SSIM on normal images" and len(agreement) == 11 and np.abs(agreement).max() <= 1
     edits = [{"removal": torch.rand(10), "fidelity": torch.rand(10)} for _ in range(3)]
     assert img2img_grid.order_agreement(grid, 0.5, edits)[1] == "the smaller of removal and fidelity"
-    assert len(img2img_grid.clip_steadiness(grid, 20)) == 21
+    steadier = img2img_grid.clip_steadiness(grid, 20)
+    lower, upper = steadier.values()
+    assert lower[0] < upper[0] and lower[1] <= lower[2]
+    bounds = dict.fromkeys(("cross-fitted", "on the same images"), (0.1, 0.0, 0.2))
+    found = img2img_grid.Sensitivity({"alpha": 0.5}, bounds, steadier, 3, 20)
+    assert [claim for claim, _ in found.evidence()] == ["C29", "C29", "C32a", "C32a"]
+    assert f"lies between {lower[0]:+.2f}" in img2img_words.value_range(found)
 
 
 def test_without_masks_nothing_is_said_about_where_a_score_looks():

@@ -372,3 +372,20 @@ def test_wrong_reason_leaves_images_without_masks_out_of_what_needs_masks():
         assert found.numbers[name] == pytest.approx(without.numbers[name])
     outside = [t.table.set_index("statistic").loc["outside the mask", "I-AUROC"] for t in (found, without)]
     assert outside[0] == pytest.approx(outside[1])
+
+
+def test_shares_of_the_raw_score_are_those_of_the_curve():
+    """C22 and C23: the ends of the curve, each part by itself."""
+    rng, labels = np.random.default_rng(0), np.repeat([0, 1], 40)
+    mse = torch.tensor(rng.lognormal(size=80))
+    parts = {"mse": mse, "clip": 0.5 * mse + torch.tensor(rng.standard_normal(80))}
+    found = img2img_settings.alpha_effects(parts, labels, n=30)
+    curve = img2img_settings.alpha_curve(parts, labels, scoring.Calibration.fit(parts), (0.3, 0.9))
+    low, high = (curve[curve["kind"] == "raw"].iloc[i] for i in (0, 1))
+    moved, of_mse, of_clip = found.values()
+    assert [claim for claim, _ in found] == ["C22", "C23", "C23"]
+    assert moved[0] == pytest.approx(high["rank_mse"] - low["rank_mse"]) and moved.shape == (31,)
+    assert of_mse[0] == pytest.approx(low["mse_share"]) and of_clip[0] == pytest.approx(1 - high["mse_share"])
+    drawn = np.repeat(np.arange(80), bootstrap.bootstrap_counts(labels, 30)[5])
+    term, score = 0.3 * mse[drawn], (0.3 * parts["mse"] + 0.7 * parts["clip"])[drawn]
+    assert of_mse[5] == pytest.approx(np.cov(term, score)[0, 1] / np.var(score.numpy(), ddof=1))

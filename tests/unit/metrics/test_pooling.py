@@ -10,6 +10,7 @@ from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.oneway import anova_oneway
 
+from benchmarks import ones_of_their_kind
 from benchmarks import simulated_studies as studies
 from benchmarks import verdicts as simulation
 from diffad_utils import metrics
@@ -187,6 +188,10 @@ def test_the_committed_simulation_keeps_the_bounds():
         assert ranges["none"][f"{categories}: supported, %"] <= 6
         assert ranges["0.66 to 0.87"][f"{categories}: not supported, %"] == 0
     assert ranges["0.66 to 0.87"]["9 categories of 100: supported, %"] >= 80
+    alone = tables["Measures that one claim has alone: C23, C32a, C62, C67"]
+    assert [row["claim"] for row in alone] == [kind.claim for kind in ones_of_their_kind.KINDS for _ in kind.sizes]
+    for row in alone:
+        assert row["simulations"] >= 150 and row["wrong, %"] <= 6, row
     every = tables["C73, better than every one of four rivals"]
     equal = [row for row in every if row["true gain"] == "0: all equal"]
     assert all(row["before, one category: not supported, %"] > 10 for row in equal)
@@ -199,7 +204,20 @@ def test_every_measured_claim_has_a_kind_that_is_simulated():
     kinds = {"universal", "between trainings"}
     measured = set(table.index[table["kind"].isin(kinds) & (table["combine"] != "bounds")])
     simulated = {name for measure in studies.MEASURES.values() for name in measure.claims.split()}
-    assert simulated | set(studies.ONES_OF_THEIR_KIND) == measured and simulated.isdisjoint(studies.ONES_OF_THEIR_KIND)
+    alone = {kind.claim for kind in ones_of_their_kind.KINDS}
+    assert simulated | alone >= measured and simulated.isdisjoint(alone)
+    for kind in ones_of_their_kind.KINDS:
+        claim = table.loc[kind.claim]
+        assert (kind.combine, kind.margin) == (claim["combine"], float(claim["margin"])), kind.claim
+        assert kind.parts == len(verdicts.phrases(claim)), kind.claim
+        assert kind.claim == "C67" or kind.images == int(claim["min_n"]), kind.claim
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in ones_of_their_kind.KINDS if kind.null and kind.combine == "all"])
+def test_at_most_six_per_cent_wrong_for_measures_of_one_claim(kind):
+    row = simulation.kind_row(kind, 9, 1, 300)
+    assert row["wrong, %"] < 6 + 2 * 1.4
 
 
 def test_scattered_categories_are_called_varies_and_not_decided():
@@ -221,6 +239,16 @@ def test_power_for_a_difference_of_three_points():
     assert found[0].mean() == pytest.approx(0.03, abs=0.001)
     assert np.mean(simulation.by_rule(*found) == "supported") > 0.8
     assert simulation.before(*found)["supported"].mean() < 0.1
+
+
+def test_what_three_categories_could_have_shown():
+    """Few categories show only what is large, and what is said of them is true: that effect is found in 80 %."""
+    error, rng = 0.1 / np.sqrt(3), np.random.default_rng(0)
+    pooled = pooling.pool(0.1 * np.array([-1.0, 0.0, 1.0]), np.zeros(3))
+    detectable = float(pooling.smallest_detectable(pooled))
+    assert pooled.standard_error == pytest.approx(error) and detectable == pytest.approx(9.33 * error, rel=0.01)
+    drawn = pooling.pool(detectable + 0.1 * rng.standard_normal((4000, 3)), np.zeros((4000, 3)))
+    assert (drawn.low > 0).mean() == pytest.approx(0.8, abs=0.03)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from scipy import stats
 
 from benchmarks import simulated_studies as studies
 from benchmarks import verdicts as simulation
+from diffad_utils.metrics import pooling
 from diffad_utils.study import outcomes, verdicts
 
 CLAIM = {
@@ -81,3 +82,14 @@ def test_outcomes_of_arrays_follow_the_order_of_the_rule():
         "inconclusive",
         "not supported",
     ]
+
+
+def test_bounds_vary_only_where_both_do():
+    """A bound by chosen settings scatters by the choice too, which its interval does not hold."""
+    alike, scattered = [0.05, 0.06, 0.05, 0.06], [-0.1, 0.3, -0.1, 0.3]
+    lower, upper = (
+        pooling.compare(effects, np.full(4, 1e-3), np.full(4, 1e-3), margin=0.05) for effects in (alike, scattered)
+    )
+    assert upper.p_heterogeneity < 0.001 < 0.5 < lower.p_heterogeneity
+    assert outcomes.combine([lower, upper], "bounds").p_heterogeneity == lower.p_heterogeneity
+    assert outcomes.combine([lower, upper]).p_heterogeneity < 0.001
