@@ -77,7 +77,8 @@ def of_case(case: str, rows: pd.DataFrame) -> str:
     methods = _counted([f"{row.method} on {row.task}" for row in rows.itertuples()])
     return (
         f"{meaning}; {len(rows)} images, by {methods}. The threshold is that method's own on the task. "
-        "A bright map away from the outline means: right or wrong for another reason than the defect."
+        "A map is divided by the method's largest value on the task's test images, so a dark one is low throughout. "
+        "Where a defect is outlined, a map that is bright elsewhere means: right or wrong for another reason."
     )
 
 

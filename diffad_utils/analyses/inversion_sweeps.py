@@ -207,7 +207,7 @@ def answer(task: Task, scores: Mapping[str, Tensor]) -> str:
     }
     trivial = {"the trivial baseline": effects.pop("the trivial baseline")}
     above = [relation(*effect[1:]) == "above" for effect in effects.values()]
-    head = "Yes." if all(above) else "By one of two controls only." if any(above) else "Not shown."
+    head = "Yes." if all(above) else "Shown against one of two controls." if any(above) else "Not shown."
     return (
         f"**Does it find defects?** On {task.name} {detects('InvAD', trivial)}. **Is it really the inversion that "
         f"finds them, or would the features alone do?** {head} {detects('InvAD', effects)}. These are 95 % "

@@ -228,7 +228,7 @@ def seeds(effects: Mapping[str, list[Effect]]) -> str:
             continue
         same = all(v > 0 for v in values) or all(v < 0 for v in values)
         mean = sum(values) / len(values)
-        sign = "the sign is the same each time" if same else "**the sign depends on the seed**"
+        sign = "the sign is the same each time" if same else "**not all have the same sign**"
         parts.append(f"{name}: mean {mean:+.3f}, from {min(values):+.3f} to {max(values):+.3f}; {sign}")
     weak = "So few trainings are weak evidence, in particular where their intervals include zero."
     return ". ".join(parts) + f". {weak}"
@@ -335,8 +335,8 @@ def stability(updates: Mapping[float, Mapping[str, Tensor]], more: Effect) -> st
     return (
         f"With the lowest bound the variance is at most {max(updates)} on "
         f"{float(lowest['small'].mean()):.1%} of all elements and steps, and small enough to overshoot on "
-        f"{float(lowest['overshooting'].mean()):.2%}. As the bound is relaxed, log10 of ESM's largest change grows by "
-        f"{signed(more, 2)} more than ESM-sigma's. "
+        f"{float(lowest['overshooting'].mean()):.2%}. As the bound is relaxed, the largest change of ESM minus that of "
+        f"ESM-sigma, both as log10, moves by {signed(more, 2)}. "
         + (
             ""
             if bound_acted(updates)

@@ -289,6 +289,8 @@ def _pooled_in_words(variant: Variant) -> str:
 def _sides(found: Judgement) -> str:
     effects = pd.concat([v.by_category.set_index("dataset_category")["effect"] for v in found.variants])
     above = (effects > found.margin).groupby(level=0).all()  # by every variant or bound
+    if above.all():
+        return f"above the margin in all {len(above)}, but by different amounts; "
     return f"{int(above.sum())} of {len(above)} above the margin; " if above.any() else "none above the margin; "
 
 

@@ -199,7 +199,7 @@ def test_the_answer_of_07_needs_both_forms_of_its_control(task):
         task, scores
     )
     said = inversion_sweeps.answer(task, scores | {inversion.ONE_CATEGORY: GOOD})
-    assert "By one of two controls only." in said and "standardised on this category alone (+0.000" in said
+    assert "Shown against one of two controls." in said and "standardised on this category alone (+0.000" in said
     assert "Not shown." in inversion_sweeps.answer(task, scores | {"no diffusion": GOOD})
     effect = (0.1, 0.05, 0.2)
     assert inversion_sweeps.against_features(effect, None).startswith("**InvAD is above the same score without diff")
