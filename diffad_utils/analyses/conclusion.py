@@ -247,7 +247,8 @@ def _duel(measured: Sequence[MethodResult], task: str) -> str:
     best = {}
     for row in sorted(here, key=lambda row: row.values["I-AUROC"]):
         best[row.family == "diffusion"] = row
-    return _outcome(best[True], best[False]) if len(best) == 2 else ""
+    outcome = _outcome(best[True], best[False]) if len(best) == 2 else ""
+    return "" if outcome == OTHER_IMAGES else outcome
 
 
 def _how_good(measured: Sequence[MethodResult]) -> str:
@@ -285,8 +286,15 @@ def _how_good(measured: Sequence[MethodResult]) -> str:
     return (text[0].upper() + text[1:]).strip()
 
 
+OTHER_IMAGES = "measured on other images than"
+"""In the place of a comparison, where two methods share too few test images."""
+
+
 def _outcome(ours: MethodResult, other: MethodResult) -> str:
-    _, low, high = difference(ours, other, "I-AUROC")
+    found = difference(ours, other, "I-AUROC")
+    if found is None:
+        return OTHER_IMAGES
+    _, low, high = found
     return "better than" if low > 0 else "worse than" if high < 0 else "not shown to differ from"
 
 
