@@ -1,5 +1,6 @@
 """The comparison reads runs and nothing else: its intervals, marks, statistics, exports and sentences."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -538,6 +539,21 @@ def test_the_short_answer_is_short_and_computed(controlled, measured):
     none = found.assign(low=-0.1, high=0.1)
     assert conclusion.short_answer(many, none).startswith("They find defects, but diffusion is not shown to be why.")
     assert conclusion.short_answer([], found).startswith("No diffusion method")
+
+
+def test_methods_that_share_no_images_are_not_compared(controlled):
+    records, measured = controlled
+    apart = [
+        dataclasses.replace(row, scores=row.scores.rename(lambda key: f"other/{key}"))
+        if row.family == "classical"
+        else row
+        for row in measured
+    ]
+    text = conclusion.short_answer(apart, diffusion_controls.controls(records))
+    assert "The best of them" not in text and "The best of them" in conclusion.short_answer(
+        measured, diffusion_controls.controls(records)
+    )
+    assert conclusion.OTHER_IMAGES in conclusion.answer(claims.ledger([]), apart, claims.findings([]))[0]
 
 
 def test_speed_is_judged_against_the_fastest_that_is_not_worse(controlled):
