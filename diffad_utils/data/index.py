@@ -72,18 +72,21 @@ def _accepts(layout: Layout, folder: Path) -> bool:
 
 
 def _folders_below(base: Path, depth: int, limit: int) -> Iterator[Path]:
-    """Folders below `base`, breadth first: at most `depth` levels and `limit` folders."""
+    """Folders below `base`, breadth first: at most `depth` levels and `limit` folders. Links to folders are followed, as
+    for weights, and each folder is visited once, so that a link upwards makes no circle."""
     level = [base]
     seen = 0
+    visited = {os.path.realpath(base)}
     for _ in range(depth):
         children: list[Path] = []
         for folder in level:
             try:
                 with os.scandir(folder) as entries:
-                    folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
-                    found = sorted(entry.path for entry in folders if not is_hidden(entry.name))
+                    found = sorted(entry.path for entry in entries if entry.is_dir() and not is_hidden(entry.name))
             except PermissionError:
                 continue
+            found = [path for path in found if os.path.realpath(path) not in visited]
+            visited.update(map(os.path.realpath, found))
             children += map(Path, found[: limit - seen])
             seen += len(found)
         yield from children

@@ -464,6 +464,15 @@ def test_zero_images(tmp_path):
 # ------------------------------------------------------------------------------------- links and escapes
 
 
+def test_a_data_set_behind_a_link_below_the_mount_is_found(tmp_path):
+    mount = tmp_path / "kaggle" / "input"
+    (mount / "some-input").mkdir(parents=True)
+    real = mvtec_tree(tmp_path / "elsewhere" / "mvtec_ad", "bottle")
+    (mount / "some-input" / "set").symlink_to(real, target_is_directory=True)
+    (mount / "some-input" / "again").symlink_to(mount, target_is_directory=True)  # upwards: no circle
+    assert data.find_root("mvtec_ad").resolve() == real.resolve()
+
+
 def test_links_out_of_the_root_are_refused_links_inside_work(tmp_path):
     root = mvtec_tree(tmp_path / "set", "bottle")
     good = root / "bottle" / "train" / "good"
