@@ -72,8 +72,10 @@ def _accepts(layout: Layout, folder: Path) -> bool:
 
 
 def _folders_below(base: Path, depth: int, limit: int) -> Iterator[Path]:
-    """Folders below `base`, breadth first: at most `depth` levels and `limit` folders. Links to folders are followed, as
-    for weights, and each folder is visited once, so that a link upwards makes no circle."""
+    """Folders below `base`, breadth first: at most `depth` levels and `limit` folders.
+
+    Links to folders are followed, as for weights. Each folder is visited once, so a link upwards makes no circle.
+    """
     level = [base]
     seen = 0
     visited = {os.path.realpath(base)}
