@@ -387,7 +387,7 @@ def _lower_bound_l1(queries: torch.Tensor, rows: torch.Tensor, centre: torch.Ten
 
 
 def _add_absolute_differences(total: torch.Tensor, queries: torch.Tensor, rows: torch.Tensor) -> None:
-    """total += pairwise L1 distances, in blocks that stay in the cache: three times as fast as ``torch.cdist`` here."""
+    """total += pairwise L1 distances, in blocks that stay in the cache."""
     width = 64
     height = max(1, 2**19 // (width * rows.shape[1]))
     for top in range(0, len(queries), height):

@@ -1,6 +1,6 @@
 """Which rows of a bank can be a query's nearest (L2, on a CPU): a first pass with rounded products.
 
-Processors with AVX512-BF16 multiply bfloat16 four times as fast as float32. Rounding moves a query by a length ``e_q``
+Processors with AVX512-BF16 multiply bfloat16 faster than float32. Rounding moves a query by a length ``e_q``
 and a row of the bank by at most ``e_b``, both known, so a distance changes by at most ``e_q + e_b`` (triangle
 inequality). The pass keeps the smallest rounded distance of each `GROUP` of rows. The smallest of these bounds the
 nearest row's distance from above, and a group above that bound by more than all roundings does not have the nearest

@@ -32,8 +32,7 @@ TRANSFORMERS = {"dino-vits8": "vit_small_patch8_224"}  # the same of transformer
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PADDINGS = ("zeros", "reflect")
 MARGIN = 32  # pixels that are reflected at each side with padding="reflect"
-# Pixels that a CPU takes at once, of as many images as that is: their activations stay in its cache. For lite0 at
-# 128 px this was 1.8 times as fast as a batch of 32, in a quarter of the memory.
+# Pixels that a CPU takes at once, of as many images as that is: their activations stay in its cache.
 CPU_PIXELS = 2**17
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import re
 
+from bs4 import BeautifulSoup
+
 
 def stacked(body: str) -> str:
     """HTML with its tables in that form; those with several rows of headings stay as they are, and scroll.
@@ -18,8 +20,6 @@ def stacked(body: str) -> str:
 
 
 def _stacked(table: str) -> str:
-    from bs4 import BeautifulSoup
-
     soup = BeautifulSoup(table, "html.parser")
     root = soup.table
     if root is None or root.thead is None or "stack" in root.get("class", []):
@@ -34,13 +34,13 @@ def _stacked(table: str) -> str:
     columns: dict[int, list] = {}
     for row in root.find_all("tr")[1:]:
         cells = row.find_all(["th", "td"], recursive=False)
-        for place, cell in enumerate(cells, len(names) - len(cells)):
-            columns.setdefault(place, []).append(cell)
-            if cell.name == "td" and names[place]:
-                cell["data-head"] = names[place]
-    for place, cells in columns.items():
+        for column, cell in enumerate(cells, len(names) - len(cells)):
+            columns.setdefault(column, []).append(cell)
+            if cell.name == "td" and names[column]:
+                cell["data-head"] = names[column]
+    for column, cells in columns.items():
         if any(re.search(r"[^\W\d_]{2}", re.sub("(?i)nan|none|inf", "", cell.get_text())) for cell in cells):
-            for cell in [*cells, headings[0].find_all(["th", "td"])[place]]:
+            for cell in [*cells, headings[0].find_all(["th", "td"])[column]]:
                 cell["class"] = [*cell.get("class", []), "text"]
     root["class"] = [*root.get("class", []), "stack"]
     return str(soup)

@@ -109,8 +109,8 @@ class D3ADMasked(D3AD):
 
         Outside the mask it is what the autoencoder makes of the image. second_step : None takes the detector's.
         """
-        state = self.encode(self._input(images))
-        return self.decode(self._redrawn(state, noise_keys(images, keys), masks, second_step or self.second_step))
+        state, start = self.encode(self._input(images)), self.second_step if second_step is None else second_step
+        return self.decode(self._redrawn(state, noise_keys(images, keys), masks, start))
 
     @kept(state=None)
     @torch.inference_mode()
