@@ -144,8 +144,9 @@ NAMED_CATEGORIES = 3
 """Categories of one data set that a caption names one by one, at most."""
 
 
-def provenance(parameters: dict, data: list[dict], weights: list[dict]) -> str:
-    """``profile smoke · data elpv/mono · weights resnet-mini (shipped mini)``; of many categories their number."""
+def provenance(parameters: dict, data: list[dict], weights: list[dict], instead: str | None = None) -> str:
+    """``profile smoke · data elpv/mono · weights resnet-mini (shipped mini)``; of many categories their number.
+    ``instead`` : of what is made of no image, such as "a Gaussian toy, no images"."""
     tasks = [
         f"{entry['dataset']}/{'+'.join(entry['categories'])}"
         if len(entry["categories"]) <= NAMED_CATEGORIES
@@ -157,7 +158,8 @@ def provenance(parameters: dict, data: list[dict], weights: list[dict]) -> str:
     datasets = [entry["dataset"] for entry in data] or [task.partition("/")[0] for task in tasks]
     names = [f"{entry['name']} ({_kind(entry, datasets)})" for entry in weights]
     parts = [f"profile {parameters['profile']}"]
-    parts += [f"data {', '.join(tasks)}"] if tasks else []
+    shown = ", ".join(tasks) if instead is None else instead
+    parts += [f"data {shown}"] if shown else []
     parts += [f"weights {', '.join(names)}" if names else "no pretrained weights"]
     return " · ".join(parts)
 

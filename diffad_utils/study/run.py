@@ -32,6 +32,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,17 @@ class Run:
         """Profile, data and weights in one line, for captions."""
         return provenance(self.parameters, self._data, self._weights)
 
-    def figure(self, fig: Figure, name: str, caption: str) -> None:
+    def _source(self, data: str | None, weights: Sequence[str] | None) -> str:
+        """`provenance` of what is not made of all the run's data and weights; see `figure`."""
+        noted = {entry["name"] for entry in self._weights}
+        if unknown := sorted({*(weights or ())} - noted):
+            raise ValueError(f"weights {unknown} were not noted in this run: expected some of {sorted(noted)}")
+        used = [entry for entry in self._weights if weights is None or entry["name"] in weights]
+        return provenance(self.parameters, self._data, used, data)
+
+    def figure(
+        self, fig: Figure, name: str, caption: str, *, data: str | None = None, weights: Sequence[str] | None = None
+    ) -> None:
         """Save a matplotlib figure as ``figures/<name>.png``, note its caption, show both and close it.
 
         Parameters
@@ -171,24 +182,43 @@ class Run:
         fig : matplotlib figure.
         name : file name without ending; letters, digits, ``_`` and ``-``. A name used again replaces.
         caption : what is seen and what follows; profile, data and weights are added to it.
+        data : what it is made of where that is not the run's data, such as "a Gaussian toy, no images"; None: they are.
+        weights : names of the noted weights that have a part in it, () for none; None: all of them.
 
         Raises
         ------
         ValueError
-            `name` is not a plain name or `caption` is empty.
+            `name` is not a plain name, `caption` is empty or `weights` were not noted.
         """
+        import matplotlib.pyplot as plt
+
         if not re.fullmatch(r"[\w-]+", name):
             raise ValueError(f"figure name {name!r}: use letters, digits, _ and - only")
         if not caption.strip():
             raise ValueError(f"figure {name!r} needs a caption")
+        source = self._source(data, weights)
         target = self.path(f"figures/{name}.png")
         # no Software or date entry: the same picture gives the same bytes
         fig.savefig(target, dpi=100, bbox_inches="tight", metadata={"Software": None})
         fig.set_layout_engine("none")  # it is laid out by now, and need not be again to be shown
-        entry = {"name": name, "caption": caption.strip(), "provenance": self.provenance}
+        entry = {"name": name, "caption": caption.strip(), "provenance": source}
         self._figures = [figure for figure in self._figures if figure["name"] != name] + [entry]
         write_atomically(self.path("figures.json"), to_json({"figures": self._figures}, "figures.json"))
-        _show(fig, f"{caption.strip()} *({self.provenance})*")
+        _display(fig, f"{caption.strip()} *({source})*")
+        plt.close(fig)  # or the notebook would show it a second time
+
+    def table(self, table: Any, caption: str, *, data: str | None = None, weights: Sequence[str] | None = None) -> None:
+        """Display a table, and below it its caption with profile, data and weights.
+
+        Parameters
+        ----------
+        table : pandas table (a Series is shown as a row), Styler, or anything else that a notebook displays.
+        caption, data, weights : as for `figure`, with its errors.
+        """
+        if not caption.strip():
+            raise ValueError("a table needs a caption, got an empty text")
+        shown = table.to_frame().T if isinstance(table, pd.Series) else table
+        _display(shown, f"{caption.strip()} *({self._source(data, weights)})*")
 
     def say(self, text: str, of_figure: bool = True) -> None:
         """Display a sentence in Markdown and keep it with the figure before it, if there is one.
@@ -205,16 +235,12 @@ class Run:
         ValueError
             `text` is empty.
         """
-        from IPython import get_ipython
-        from IPython.display import Markdown, display
-
         if not text.strip():
             raise ValueError("say() needs a sentence, got an empty text")
         if self._figures and of_figure:
             self._figures[-1].setdefault("text", []).append(text.strip())
             write_atomically(self.path("figures.json"), to_json({"figures": self._figures}, "figures.json"))
-        if get_ipython() is not None:
-            display(Markdown(text.strip()))
+        _display(text.strip())
 
     def record(
         self,
@@ -412,12 +438,10 @@ def start(notebook: str, namespace: dict) -> Run:
     return run
 
 
-def _show(fig: Figure, text: str) -> None:
-    import matplotlib.pyplot as plt
+def _display(*contents: Any) -> None:
+    """Display contents in a notebook, texts as Markdown; nothing outside of one."""
     from IPython import get_ipython
     from IPython.display import Markdown, display
 
-    if get_ipython() is not None:
-        display(fig)
-        display(Markdown(text))
-    plt.close(fig)  # or the notebook would show it a second time
+    for content in contents if get_ipython() is not None else ():
+        display(Markdown(content) if isinstance(content, str) else content)

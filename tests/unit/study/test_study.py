@@ -321,6 +321,26 @@ class TestRecord:
         with pytest.raises(ValueError, match="caption"):
             run.figure(fig, "ab", " ")
 
+    def test_captions_of_figures_and_tables_name_what_they_are_made_of(self, tmp_path, monkeypatch):
+        run, shown = study.start("07_invad", session(tmp_path)), []
+        monkeypatch.setattr("diffad_utils.study.run._display", lambda *contents: shown.extend(contents))
+        for name in ("net", "vae"):
+            run.note_weights(types.SimpleNamespace(name=name, source="path", sha256="", is_mini=False, message=""))
+        run.table(pd.Series({"a": 1}, name="row"), "All of it.")
+        run.table(pd.DataFrame({"a": [1]}), "One network.", data="a grey image", weights=["vae"])
+        fig, _ = plt.subplots()
+        run.figure(fig, "toy", "A toy.", data="a Gaussian in closed form, no images", weights=())
+        every, one, toy = shown[1::2]
+        assert shown[0].shape == (1, 1) and shown[0].index[0] == "row"
+        assert every == "All of it. *(profile smoke · data textures/carpet · weights net (path), vae (path))*"
+        assert one == "One network. *(profile smoke · data a grey image · weights vae (path))*"
+        source = "profile smoke · data a Gaussian in closed form, no images · no pretrained weights"
+        assert toy == f"A toy. *({source})*" and run._figures[0]["provenance"] == source
+        with pytest.raises(ValueError, match="other.*expected some of.*net"):
+            run.table(pd.DataFrame(), "x", weights=["other"])
+        with pytest.raises(ValueError, match="needs a caption"):
+            run.table(pd.DataFrame(), " ")
+
     def test_wrong_lengths_and_keys(self):
         with pytest.raises(ValueError, match=r"nll has shape \(3,\), expected \(8,\)"):
             study.score_table(make_prediction(nll=torch.zeros(3)), make_batch())
