@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffad_utils.analyses.wording import signed
 from diffad_utils.study import claims
 
 Effect = tuple[float, float, float, int]
@@ -68,16 +67,19 @@ def shown(findings: Sequence[dict], not_judged: Sequence[dict] = ()) -> Any:
 
 def to_html(findings: Sequence[dict], not_judged: Sequence[dict] = ()) -> str:
     """What `shown` displays. On a narrow screen the report's pages put the cells of a row under each other."""
-    statements = claims.published_claims()["statement"]
+    table = claims.published_claims()
     usual = Counter(f["note"] for f in findings).most_common(1)[0][0] if findings else ""
     rows: dict[str, list[tuple[str, ...]]] = {}
     for f in findings:
         seed = f", training with seed {f['seed']}" if f.get("seed") is not None else ""
-        note = f"<small>{html.escape(f['note'])}</small>" if f["note"] not in ("", usual) else ""
+        effect, said = claims.effect_and_note(f)
+        said = said if said != usual else ""
+        notes = [NO_DATA, said] if table.loc[f["claim_id"], "datasets"] == "none" else [said]
+        note = "".join(f"<small>{html.escape(text)}</small>" for text in notes if text)
         task = f", {f['dataset']}/{f['category']}" if "dataset" in f else ""
         cells = (
             html.escape(f["measure"] + task + seed) + note,
-            _effect(f),
+            html.escape(effect),
             f"{f['margin']:g}",
             str(f["n"]),
             f["verdict"],
@@ -89,7 +91,7 @@ def to_html(findings: Sequence[dict], not_judged: Sequence[dict] = ()) -> str:
     lines = ["<table class='claims stack'><thead><tr>"]
     lines += [f"<th class='text'>{head}</th>" for head in HEADS] + ["</tr></thead>"]
     for claim, measured in sorted(rows.items()):
-        statement = f"<b>{claim}</b> {html.escape(statements[claim])}"
+        statement = f"<b>{claim}</b> {html.escape(table.loc[claim, 'statement'])}"
         lines.append(f"<tbody><tr class='task'><th class='text' colspan='{len(HEADS)}'>{statement}</th></tr>")
         for first, *others in measured:
             named = zip(HEADS[1:], others, strict=True)
@@ -100,10 +102,7 @@ def to_html(findings: Sequence[dict], not_judged: Sequence[dict] = ()) -> str:
     return "".join(lines) + "</table>" + note
 
 
+NO_DATA = "does not depend on images or weights"
+"""The note of a claim about formulas or printed numbers."""
+
 HEADS = ("What was measured", "Effect and 95 % interval", "Margin", "n", "In this run")
-
-
-def _effect(finding: Mapping) -> str:
-    """The effect with its interval, with as many digits as show its width."""
-    low, high = finding["interval"]
-    return signed((finding["effect"], low, high), 5 if max(map(abs, (finding["effect"], low, high))) < 0.005 else 3)

@@ -14,8 +14,9 @@ import numpy as np
 from torch import Tensor
 
 from diffad_utils.analyses import wording
+from diffad_utils.data import captions
 from diffad_utils.metrics import bootstrap
-from diffad_utils.study import claims
+from diffad_utils.study import claims, numbers
 
 
 class Effect(NamedTuple):
@@ -108,14 +109,26 @@ def judge(found: Mapping[tuple[str, str], Effect], restriction: str = "") -> lis
     return sorted(rows, key=lambda row: row["claim_id"])
 
 
-def restriction(dataset: str, weights: str, gain: Sequence[float]) -> str:
-    """What the reader must know of every finding on a data set; empty where there is nothing.
+SHIPPED = ("sd-mini", "clip-mini")
+"""Models whose captions were those of `data.captions.NOUNS`, on pictures of the kind of ``textures``."""
+
+
+def unknown_to(weights: str, dataset: str, category: str) -> str:
+    """What a model that reads prompts has not met of a category in its training: "", "pictures" or "neither the
+    pictures nor the words". Of models other than the shipped ones it is taken that they have met both."""
+    if weights not in SHIPPED or dataset == "textures":
+        return ""
+    return "pictures" if category in captions.NOUNS else "neither the pictures nor the words"
+
+
+def restriction(dataset: str, category: str, weights: str, gain: Sequence[float]) -> str:
+    """What the reader must know of every finding on a category; empty where there is nothing.
 
     weights : of Stable Diffusion. gain : I-AUROC of img2img minus the trivial baseline: value, low, high.
     """
     texts = []
-    if weights == "sd-mini" and dataset != "textures":
-        texts.append("the generator has seen neither the pictures nor the words of this data set")
+    if unknown := unknown_to(weights, dataset, category):
+        texts.append(f"the generator has seen {'no ' * (unknown == 'pictures')}{unknown} of this data set")
     if gain[1] <= 0:
         texts.append("img2img is not shown to be above the trivial baseline here")
     return "; ".join(texts)
@@ -123,7 +136,7 @@ def restriction(dataset: str, weights: str, gain: Sequence[float]) -> str:
 
 def written(value: float, low: float, high: float, *_: object, digits: int = 2, sign: str = "") -> str:
     """A value with its interval: "0.31 [0.25, 0.38]"."""
-    return f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+    return numbers.effect(value, low, high, digits, sign)
 
 
 def relation(low: float, high: float, reference: float = 0.0) -> str:

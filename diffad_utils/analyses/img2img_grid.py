@@ -1,7 +1,7 @@
 """img2img of one task over a grid of settings: scores, a table, and how much the choice of a setting matters.
 
-Used by notebook 03; entry points: `detectors`, `detect`, `fit`, `accuracies`, `gains`, `settings_of`, `run_grid`,
-`Grid.table`, `sensitivity`, `order_agreement`.
+Used by notebook 03; entry points: `detectors`, `detect`, `fit`, `accuracies`, `results_table`, `gains`, `settings_of`,
+`run_grid`, `Grid.table`, `sensitivity`, `order_agreement`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diffad_utils import data, metrics, scoring
-from diffad_utils.analyses.img2img_claims import STEADIER, Effect
+from diffad_utils.analyses.img2img_claims import STEADIER, Effect, unknown_to
 from diffad_utils.analyses.img2img_settings import rank_agreement, variance_explained
 from diffad_utils.analyses.task import Task, TrivialBaseline
 from diffad_utils.io import store
@@ -68,6 +68,32 @@ def accuracies(task: Task, predictions: Mapping[str, Prediction], trivial: Trivi
         f"trivial baseline ({trivial.statistic})": trivial.chosen.score,
     }
     return pd.DataFrame({name: task.accuracy(score) for name, score in scores.items()}).T
+
+
+def results_table(
+    results: Mapping[str, Mapping[str, float]], prediction: Prediction, task: Task, p: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Metrics with a row for each detector, and for the slides' raw sum, which has no map of its own.
+
+    Rows say which sum img2img has; those of a model with a prompt are marked where the model has met neither the words
+    nor the pictures of the category.
+
+    Parameters
+    ----------
+    results : metrics by detector, img2img among them. prediction : of img2img. p : the notebook's parameters.
+    """
+    sums = "img2img, calibrated sum, alpha = {alpha:g}", "img2img, raw sum (2), alpha = {alpha:g}"
+    calibrated, raw = (text.format(alpha=p["alpha"]) for text in sums)
+    rows = {calibrated if name == "img2img" else name: row for name, row in results.items()}
+    rows[raw] = metrics.evaluate(Prediction(scoring.hybrid_score(prediction.parts, p["alpha"])), task.batch)
+    prompted = {"img2img": p["weights"], "clip_zero_shot": p["clip"]}
+
+    def marked(row: str) -> str:
+        model = next((model for name, model in prompted.items() if row.startswith(name)), "")
+        unknown = unknown_to(model, p["dataset"], p["category"])
+        return f"{row} (prompt unknown to it)" if unknown.startswith("neither") else row
+
+    return pd.DataFrame(rows).T.rename(index=marked)
 
 
 def gains(

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from diffad_utils.analyses.img2img_claims import WEAKER, Effect, over_images, relation, written
+from diffad_utils.analyses.img2img_claims import WEAKER, Effect, over_images, relation, unknown_to, written
 from diffad_utils.analyses.img2img_edits import EditStudy
 from diffad_utils.analyses.img2img_grid import Sensitivity
 from diffad_utils.analyses.img2img_settings import Response
@@ -44,6 +44,13 @@ def detection(accuracy: pd.DataFrame, baseline: Interval, no_editor: Interval) -
         f"reconstruction (difference {written(*no_editor, sign='+')}). The figure does not show what in the images the "
         "scores see."
     )
+
+
+def unknown_prompt(weights: str, dataset: str, category: str) -> str:
+    """The end of a caption where the words or the pictures of a category mean nothing to the generator, else ""."""
+    unknown = unknown_to(weights, dataset, category)
+    words = " Its prompt says nothing to it." * (unknown != "pictures")
+    return f" The generator has seen {'no ' * (not words)}{unknown} of this data set.{words}" if unknown else ""
 
 
 def strips(images: Tensor, x_hats: Sequence[Tensor], strength: float) -> str:

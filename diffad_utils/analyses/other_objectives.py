@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from diffad_utils.analyses.score_claims import Effect
 from diffad_utils.analyses.score_claims import compared as against
 from diffad_utils.analyses.task import Task, TrivialBaseline
+from diffad_utils.analyses.wording import signed
 from diffad_utils.diffusion import NoiseSchedule, NoisyBatch, noisy_batch
 from diffad_utils.methods.d3ad import D3AD
 from diffad_utils.methods.esm.dual_stream import DualStream
@@ -110,7 +111,7 @@ class Objectives(NamedTuple):
         """A sentence a method."""
         said = [
             f"{name}: the I-AUROC by eq. 10 is {against(effect)} that by its own objective "
-            f"({effect.effect:+.3f} [{effect.low:+.3f}, {effect.high:+.3f}])"
+            f"({signed(effect)})"
             + (", and neither is above the trivial baseline, so the claim is not judged by it." if left_out else ".")
             for name, effect in self.effects.items()
             for left_out in [name in self.not_judged]

@@ -19,6 +19,7 @@ from diffad_utils.analyses.task import Task, TrivialBaseline
 from diffad_utils.analyses.wording import detects, relation, signed
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.esm.base import ScoreMatchingDetector
+from diffad_utils.study import numbers
 
 # --- part 1: what is the variance? ------------------------------------------------------------------------------------
 
@@ -154,7 +155,7 @@ def variance_marks(marks: pd.DataFrame, timestep: int) -> str:
 
     def said(measure: str, chance: float) -> str:
         mean, low, high = rows.loc[measure, ["mean", "low", "high"]]
-        return f"{mean:.2f} [{low:.2f}, {high:.2f}], {relation(low, high, chance)} {chance:g}"
+        return f"{numbers.effect(mean, low, high, 2, sign='')}, {relation(low, high, chance)} {chance:g}"
 
     text = (
         f"At t = {nearest}, the time nearest to $T_d$, the variance's rank correlation with the gradient is "
@@ -332,11 +333,11 @@ def detectors(table: pd.DataFrame, effects: Mapping[str, Effect], ranks: pd.Data
 
 def stability(updates: Mapping[float, Mapping[str, Tensor]], more: Effect) -> str:
     lowest = updates[min(updates)]
+    small, overshooting = (float(lowest[name].mean()) for name in ("small", "overshooting"))
     return (
-        f"With the lowest bound the variance is at most {max(updates)} on "
-        f"{float(lowest['small'].mean()):.1%} of all elements and steps, and small enough to overshoot on "
-        f"{float(lowest['overshooting'].mean()):.2%}. As the bound is relaxed, the largest change of ESM minus that of "
-        f"ESM-sigma, both as log10, moves by {signed(more, 2)}. "
+        f"With the lowest bound the variance is at most {max(updates)} on {numbers.share(small, 1)} of all elements "
+        f"and steps, and small enough to overshoot on {numbers.share(overshooting, 2)} of them. As the bound is "
+        f"relaxed, the largest change of ESM minus that of ESM-sigma, both as log10, moves by {signed(more, 2)}. "
         + (
             ""
             if bound_acted(updates)
@@ -355,10 +356,13 @@ def logistic(table: pd.DataFrame, effect: Effect) -> str:
     )
 
 
-def streams(gap: float, gains: Mapping[str, Sequence[float]]) -> str:
+def streams(same: Effect, gains: Mapping[str, Sequence[float]]) -> str:
+    """``same`` : `score_claims.identity` of the gradients; ``gains`` : of ESM over the other trainings."""
     parts = [f"ESM is {compared(e)} ESM with {name} ({signed(e)})" for name, e in gains.items()]
-    same = f"The gradients of eq. 10 with a fixed variance and of SGM's loss differ by {gap:.0e} at most. "
-    return same + ("; ".join(parts) + ". Each is a single training." if parts else "No other training was asked for.")
+    gradients = f"The gradients of eq. 10 with a fixed variance and of SGM's loss are {same.note}. "
+    return gradients + (
+        "; ".join(parts) + ". Each is a single training." if parts else "No other training was asked for."
+    )
 
 
 def cost(printed: Sequence[float], effects: Mapping[str, Effect]) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 from diffad_utils import data
 from diffad_utils.analyses.score_claims import Effect
 from diffad_utils.analyses.task import Task
+from diffad_utils.analyses.wording import signed
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.esm import ESM
 from diffad_utils.metrics.bootstrap import bootstrap_counts, bootstrap_percentiles, bootstrap_statistic
@@ -47,8 +48,8 @@ class Spaces(NamedTuple):
         return (
             f"Latents are {closer} a Gaussian than pixels: distance {latents['value']:.3f} against "
             f"{pixels['value']:.3f}. ESM has I-AUROC {values[0]:.3f} on latents and {values[1]:.3f} on pixels "
-            f"(T_d = {self.noise_timestep}), a difference of {effect:+.3f} "
-            f"[{low:+.3f}, {high:+.3f}]. This is one training each."
+            f"(T_d = {self.noise_timestep}), a difference of "
+            f"{signed((effect, low, high))}. This is one training each."
         )
 
 

@@ -20,6 +20,7 @@ from diffad_utils.io import store
 from diffad_utils.methods.base import Detector, Prediction
 from diffad_utils.metrics import bootstrap
 from diffad_utils.metrics.counterfactual import reconstruction_metrics
+from diffad_utils.study import numbers
 
 
 class Means(NamedTuple):
@@ -44,15 +45,14 @@ class Means(NamedTuple):
 
 
 def in_words(interval: Sequence[float], unit: str = "", digits: int = 2, sign: bool = False) -> str:
-    """ "1.25 dB [1.01, 1.49]" of (mean, low, high, ...); with ``sign`` the mean has one.
+    """ "1.25 dB [1.01, 1.49]" of (mean, low, high, ...); with ``sign`` all have one.
 
     Examples
     --------
     >>> in_words((1.254, 1.006, 1.494), " dB")
     '1.25 dB [1.01, 1.49]'
     """
-    mean, low, high = map(float, interval[:3])
-    return f"{mean:{'+' if sign else ''}.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}]"
+    return numbers.effect(*map(float, interval[:3]), digits, "+" if sign else "", unit)
 
 
 def compared(interval: Sequence[float]) -> str:

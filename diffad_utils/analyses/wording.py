@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diffad_utils.study import numbers
+
 
 def relation(low: float, high: float, reference: float = 0.0) -> str:
     """Where the whole of an interval lies against a reference.
@@ -21,15 +23,14 @@ def relation(low: float, high: float, reference: float = 0.0) -> str:
 
 
 def signed(effect: Any, digits: int = 3) -> str:
-    """(value, low, high, ...), a sequence of numbers, with signs.
+    """(value, low, high, ...), a sequence of numbers, with signs; none is rounded to nothing (`numbers.effect`).
 
     Examples
     --------
     >>> signed((0.1, -0.02, 0.25))
     '+0.100 [-0.020, +0.250]'
     """
-    value, low, high = map(float, effect[:3])
-    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return numbers.effect(*map(float, effect[:3]), digits)
 
 
 def enumerated(parts: Sequence[str], last: str = "and") -> str:

@@ -316,14 +316,17 @@ def points_by_size(table: pd.DataFrame, x: str, y: str, hue: str, xlabel: str, y
     return figure
 
 
-def stage_times(milliseconds: Mapping[str, float]) -> Figure:
-    """Time an image of each stage, as horizontal bars with the share of the whole."""
+def stage_times(milliseconds: Mapping[str, float], whole: bool = True) -> Figure:
+    """Time an image of each stage, as horizontal bars with milliseconds; with ``whole`` also with the share of their
+    sum, for stages that follow each other and are no alternatives."""
     figure, axis = plt.subplots(figsize=(6.4, 0.8 + 0.32 * len(milliseconds)))
     names, values = list(milliseconds), list(milliseconds.values())
     bars = axis.barh(names[::-1], values[::-1], color=NORMAL)
-    axis.bar_label(bars, [f" {value / sum(values):.0%}" for value in values[::-1]], fontsize=8)
+    shares = [f" ({value / sum(values):.0%})" if whole else "" for value in values]
+    labels = [f" {value:.3g} ms{share}" for value, share in zip(values, shares, strict=True)]
+    axis.bar_label(bars, labels[::-1], fontsize=8)
     axis.set(xlabel="milliseconds an image")
-    axis.margins(x=0.12)
+    axis.margins(x=0.2)
     return figure
 
 

@@ -245,8 +245,8 @@ def ledger_rows(records: Sequence[study.RunRecord], root: Path) -> list[dict]:
         for item in found[found["claim_id"] == row["claim_id"]].to_dict("records"):
             page = pages[item["folder"]]
             address = f"{page.relative_to(root).as_posix()}#{anchor(item['section'])}" if page.is_file() else None
-            effect = f"{item['effect']:+.3f} [{item['low']:+.3f}, {item['high']:+.3f}]"
-            evidence.append(item | {"text": effect, "page": address, "task": item["dataset_category"]})
+            text, note = claims.effect_and_note(item)
+            evidence.append(item | {"text": text, "note": note, "page": address, "task": item["dataset_category"]})
         rows.append(row | {"evidence": evidence})
     return sorted(rows, key=lambda row: not row["evidence"])
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 
 from diffad_utils.analyses.method_results import BASELINE, COST, QUALITY
-from diffad_utils.study import Run, write_atomically
+from diffad_utils.study import Run, claims, write_atomically
 
 
 def display_name(row: pd.Series) -> str:
@@ -147,7 +148,49 @@ def summary_html(summary: pd.DataFrame) -> str:
 
 def folded(title: str, content: str) -> str:
     """HTML behind a click, scrolled sideways by itself where it is wide."""
-    return f"<details><summary>{html.escape(title)}</summary><div class='scroll'>{content}</div></details>"
+    title = html.escape(title)
+    box = f"<div class='scroll' tabindex='0' role='region' aria-label='{title}'>{content}</div>"
+    return f"<details><summary>{title}</summary>{box}</details>"
+
+
+# --- for the summary notebook, as `IPython.display.HTML` --------------------------------------------------------------
+
+
+def every_value(found: pd.DataFrame, winners: set[tuple[str, str, str]]) -> Any:
+    """`to_html` behind a click."""
+    return _shown(f"{len(found)} rows", to_html(found, winners))
+
+
+def judged_claims(ledger: pd.DataFrame) -> Any:
+    """Claims with a verdict (`claims.ledger`), its reason and what would change it."""
+    rows = ledger[~ledger["verdict"].isin([claims.NOT_TESTED, claims.OUT_OF_SCOPE])]
+    columns = ["claim_id", "statement", "verdict", "reason", "would_change", "data"]
+    return _shown(f"{len(rows)} judged claims", rows[columns].to_html(index=False, border=0))
+
+
+def untested_claims(ledger: pd.DataFrame) -> Any:
+    """The other claims."""
+    rows = ledger[ledger["verdict"].isin([claims.NOT_TESTED, claims.OUT_OF_SCOPE])]
+    columns = ["claim_id", "statement", "verdict", "would_change"]
+    title = f"{len(rows)} claims that are not tested, and what each needs"
+    return _shown(title, rows[columns].to_html(index=False, border=0))
+
+
+def claims_beside_printed(ledger: pd.DataFrame) -> Any:
+    """`claims.beside_printed`."""
+    rows = claims.beside_printed(ledger)
+    return _shown(f"{len(rows)} claims beside what is printed", rows.to_html(index=False, border=0))
+
+
+def summary(found: pd.DataFrame) -> Any:
+    """`summary_html`, in the open."""
+    return _shown("", summary_html(found))
+
+
+def _shown(title: str, content: str) -> Any:
+    from IPython.display import HTML
+
+    return HTML(folded(title, content) if title else content)
 
 
 def _number(value: float | None, form: str) -> str:

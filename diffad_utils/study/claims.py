@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from diffad_utils.io.paths import repository
-from diffad_utils.study import verdicts
+from diffad_utils.study import numbers, verdicts
 from diffad_utils.study.records import RunRecord
 from diffad_utils.study.verdicts import (
     DECIDED,
@@ -30,6 +30,7 @@ from diffad_utils.study.verdicts import (
 
 __all__ = [
     "DECIDED",
+    "EQUAL",
     "INCONCLUSIVE",
     "MARGIN",
     "NOT_SUPPORTED",
@@ -40,6 +41,7 @@ __all__ = [
     "VARIES",
     "beside_printed",
     "claim_row",
+    "effect_and_note",
     "finding",
     "findings",
     "forest_rows",
@@ -135,6 +137,29 @@ def finding(
         "section": section,
         "note": note,
     }
+
+
+EQUAL = "equal up to rounding"
+"""How the note of a finding begins that shows two things to be the same; it has the largest difference."""
+
+
+def effect_and_note(finding: Mapping) -> tuple[str, str]:
+    """A finding's effect as a reader sees it, and its note: what is equal up to rounding is said in words, and what has
+    no interval is shown without one.
+
+    Parameters
+    ----------
+    finding : a dict of `finding`, or a row of `findings` as one.
+    """
+    low, high = finding["interval"] if "interval" in finding else (finding["low"], finding["high"])
+    value, note = finding["effect"], finding["note"]
+    if note.startswith(EQUAL):
+        said, _, rest = note.partition("; ")
+        return said, rest
+    digits = 5 if max(map(abs, (value, low, high))) < 0.005 else 3
+    if low == high:
+        return numbers.number(value, digits, "+"), note
+    return numbers.effect(value, low, high, digits), note
 
 
 COLUMNS = [
@@ -336,8 +361,9 @@ def beside_printed(ledger: pd.DataFrame) -> pd.DataFrame:
     def ours(row):
         if not math.isfinite(row.effect):
             return row.verdict
-        interval = f" [{row.low:+.3f}, {row.high:+.3f}]" if math.isfinite(row.low) else ""
-        return f"{row.verdict}: {row.effect:+.3f}{interval}, margin {row.margin:g}"
+        pooled = math.isfinite(row.low)
+        shown = numbers.effect(row.effect, row.low, row.high) if pooled else numbers.number(row.effect, sign="+")
+        return f"{row.verdict}: {shown}, margin {row.margin:g}"
 
     def why(row):
         if row.verdict in (OUT_OF_SCOPE, NOT_TESTED):

@@ -40,7 +40,7 @@ import numpy as np
 import pandas as pd
 
 from diffad_utils.metrics import pooling
-from diffad_utils.study import outcomes
+from diffad_utils.study import numbers, outcomes
 from diffad_utils.study.evidence import (
     UNDECIDED,
     Variant,
@@ -215,7 +215,7 @@ def _existential(found: Judgement, rows: pd.DataFrame) -> None:
     if found.p < 1 - CASE_LEVEL and not found.blocked:
         found.verdict = SUPPORTED
         found.reason = (
-            f"{best['dataset_category']} is a case: {best['effect']:+.3f} [{best['low']:+.3f}, {best['high']:+.3f}]"
+            f"{best['dataset_category']} is a case: {numbers.effect(best['effect'], best['low'], best['high'])}"
         )
     else:
         found.verdict = OPEN
@@ -282,8 +282,9 @@ def _parts_in_words(found: Judgement) -> str:
 
 def _pooled_in_words(variant: Variant) -> str:
     pooled, k = variant.pooled, variant.pooled.categories
-    interval = f" [{float(pooled.low):+.3f}, {float(pooled.high):+.3f}]" if k > 1 else ""
-    return f"{variant.name}: {float(pooled.effect):+.3f}{interval} over {k} categor{'ies' if k > 1 else 'y'}"
+    value, *ends = map(float, (pooled.effect, pooled.low, pooled.high))
+    shown = numbers.effect(value, *ends) if k > 1 else numbers.number(value, sign="+")
+    return f"{variant.name}: {shown} over {k} categor{'ies' if k > 1 else 'y'}"
 
 
 def _sides(found: Judgement) -> str:

@@ -14,6 +14,7 @@ from diffad_utils.analyses import (
     inversion_sweeps,
     lora_study,
     round_trip,
+    score_claims,
     score_detection,
     score_matching,
     score_sentences,
@@ -23,7 +24,7 @@ from diffad_utils.analyses.task import Task, TrivialBaseline
 from diffad_utils.analyses.wording import detects
 from diffad_utils.analyses.wrong_reason import Reasons, WrongReason
 from diffad_utils.methods.base import Prediction
-from diffad_utils.study import claims
+from diffad_utils.study import claims, numbers
 
 GOOD, BAD = torch.cat([torch.zeros(20), torch.ones(20)]), torch.cat([torch.ones(20), torch.zeros(20)])
 TRIVIAL = TrivialBaseline("std", 0.5, Prediction(GOOD, parts={"std": torch.zeros(40)}))
@@ -76,6 +77,20 @@ def test_findings_stand_under_the_statement_of_their_claim():
     assert findings.shown(rows).data.startswith("<table class='claims stack'>")
 
 
+@pytest.mark.parametrize("gap, said", [(5e-16, "5e-16 of their size at most"), (0.0, "no digit differs")])
+def test_an_identity_is_said_in_words_and_needs_no_data(gap, said):
+    same = score_claims.identity(gap, 1e-6, 4)
+    assert same.low > 0 and said in score_sentences.streams(same, {})
+    (row,) = score_claims.esm_findings({"C65": same}, "a small network")
+    page = findings.to_html([row])
+    assert (
+        row["verdict"] == "supported" and "+0.000" not in page and said in page.split("Effect and 95 % interval'>")[1]
+    )
+    assert f"<small>{findings.NO_DATA}</small>" in page and "a small network" not in page
+    broken = score_claims.identity(1e-3, 1e-6, 4)
+    assert broken.high < 0 and broken.note == "not equal: they differ by 1e-03 of their size at most"
+
+
 # --- 01 to 04 ---------------------------------------------------------------------------------------------------------
 
 
@@ -94,7 +109,7 @@ def test_the_answer_of_02_follows_the_intervals():
     said = round_trip.answer(
         "x/y", (7.1, 6.7, 7.4), rows, "defect", shapes, (0.1, -0.1, 0.3), {"chance": (0.1, 0.05, 0.2)}
     )
-    assert "JPEG at quality 75 is above the round trip's (+7.10 dB [6.70, 7.40])" in said
+    assert "JPEG at quality 75 is above the round trip's (+7.10 dB [+6.70, +7.40])" in said
     assert "0.49 [0.44, 0.53] of a defect survives the round trip, and 28% keep less" in said
     assert "with 32 channels is above that of the narrowest" in said and "is not shown to differ from image-to" in said
     assert "the pixel DDPM, which has no bottleneck, detects better than chance" in said
@@ -158,7 +173,7 @@ def test_a_variance_marks_defects_only_beyond_their_place(task, variance, end):
         marks.loc["defect", "mean"] - alone
     )
     said = score_sentences.variance_marks(marks.reset_index(), 80)
-    assert end in said and f"has {alone:.2f} [" in said
+    assert end in said and f"has {numbers.number(alone, 2)} [" in said
 
 
 def test_the_answer_of_05_names_every_rival_for_both_methods(task):
@@ -199,7 +214,7 @@ def test_the_answer_of_07_needs_both_forms_of_its_control(task):
         task, scores
     )
     said = inversion_sweeps.answer(task, scores | {inversion.ONE_CATEGORY: GOOD})
-    assert "Shown against one of two controls." in said and "standardised on this category alone (+0.000" in said
+    assert "Shown against one of two controls." in said and "standardised on this category alone (exactly 0" in said
     assert "Not shown." in inversion_sweeps.answer(task, scores | {"no diffusion": GOOD})
     effect = (0.1, 0.05, 0.2)
     assert inversion_sweeps.against_features(effect, None).startswith("**InvAD is above the same score without diff")

@@ -57,7 +57,7 @@ def test_sentences_say_where_the_interval_lies():
     said = glad_study.in_words(BootstrapQuality(values, 12))
     assert "both +0.100 [+0.100, +0.100], above zero" in said
     assert "without diffusion -0.100 [-0.100, -0.100], below zero" in said
-    assert "(step by neighbours) +0.000 [+0.000, +0.000], not shown to differ from zero" in said
+    assert "(step by neighbours) exactly 0, not shown to differ from zero" in said
     assert "AUPRO" not in said
 
 

@@ -18,6 +18,7 @@ from diffad_utils.analyses import (
 )
 from diffad_utils.analyses.img2img_claims import Effect, judge, over_draws, over_images, relation, written
 from diffad_utils.analyses.img2img_two_passes import EDITORS, TwoPassStudy, some_pairs
+from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.img2img import Setting
 from diffad_utils.metrics import bootstrap, intervals
 from diffad_utils.study import claims, verdicts
@@ -175,11 +176,40 @@ def test_another_clean_example_is_as_far_away_and_as_clean():
 
 
 def test_restrictions_are_in_every_note():
-    text = img2img_claims.restriction("elpv", "sd-mini", (-0.1, -0.2, 0.0))
+    text = img2img_claims.restriction("elpv", "mono", "sd-mini", (-0.1, -0.2, 0.0))
     assert "words of this data set" in text and "trivial baseline" in text
-    assert img2img_claims.restriction("textures", "sd-mini", (0.1, 0.05, 0.2)) == ""
+    better = (0.1, 0.05, 0.2)
+    assert img2img_claims.restriction("textures", "tile", "sd-mini", better) == ""
+    assert img2img_claims.restriction("mvtec_ad", "tile", "sd15", better) == ""
+    known_word = img2img_claims.restriction("mvtec_ad", "tile", "sd-mini", better)
+    assert known_word == "the generator has seen no pictures of this data set"
     row = img2img_claims.judge({("C22", ""): img2img_claims.Effect(0.2, 0.1, 0.3, 60, "one")}, "another")[0]
     assert row["note"] == "one; another"
+
+
+def test_rows_of_a_model_that_does_not_know_the_prompt_are_marked_one_by_one():
+    task = SimpleNamespace(batch={"key": ["a/b/test/good/0"] * 4, "label": torch.tensor([0, 0, 1, 1])})
+    parts = {"mse": torch.tensor([0.1, 0.2, 0.3, 0.4]), "clip": torch.tensor([4.0, 3.0, 2.0, 1.0])}
+    prediction = Prediction(torch.zeros(4), parts=parts)
+    names = ("img2img", "img2img_masked", "clip_knn", "clip_zero_shot")
+    results = {name: {"I-AUROC": 0.5, "AUPRO": 0.25} for name in names}
+    p = {"alpha": 0.5, "weights": "sd-mini", "clip": "clip-mini", "dataset": "elpv", "category": "mono"}
+    table = img2img_grid.results_table(results, prediction, task, p)
+    unknown = " (prompt unknown to it)"
+    calibrated, raw = "img2img, calibrated sum, alpha = 0.5", "img2img, raw sum (2), alpha = 0.5"
+    named = [calibrated, "img2img_masked", "clip_knn", "clip_zero_shot", raw]
+    assert table.index.tolist() == [name + unknown * (name != "clip_knn") for name in named]
+    assert table["I-AUROC"].tolist() == [0.5] * 4 + [0.0] and np.isnan(table["AUPRO"].iloc[-1])  # CLIP outweighs
+    for known in (
+        {"dataset": "textures"},
+        {"dataset": "mvtec_ad", "category": "tile"},
+        {"weights": "sd15", "clip": "x"},
+    ):
+        assert img2img_grid.results_table(results, prediction, task, p | known).index.tolist() == named
+    assert "prompt says nothing" in img2img_words.unknown_prompt("sd-mini", "elpv", "mono")
+    only = img2img_words.unknown_prompt("sd-mini", "mvtec_ad", "tile")
+    assert only == " The generator has seen no pictures of this data set."
+    assert img2img_words.unknown_prompt("sd-mini", "textures", "tile") == ""
 
 
 def test_pasted_defects_are_the_same_every_time():

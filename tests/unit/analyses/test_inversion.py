@@ -231,6 +231,6 @@ def test_classes_in_words_name_what_is_there(task, detector, features):
     _, found = sweeps.class_rows(task, {"unified": (detector, features), "one category": (detector, features)})
     said = sweeps.classes_in_words(task, found)
     assert said.endswith(
-        "The unified network is not shown to differ from the network for one category: +0.000 [+0.000, +0.000] I-AUROC."
+        "The unified network is not shown to differ from the network for one category: exactly 0 I-AUROC."
     )
     assert np.isfinite([row["low"] for row in rows]).all()

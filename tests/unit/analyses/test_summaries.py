@@ -42,7 +42,7 @@ def test_rows_and_findings_are_the_bootstrap_of_the_mean():
 
 
 def test_intervals_in_words():
-    assert in_words((0.5, -0.25, 1.0, 30), " dB", sign=True) == "+0.50 dB [-0.25, 1.00]"
+    assert in_words((0.5, -0.25, 1.0, 30), " dB", sign=True) == "+0.50 dB [-0.25, +1.00]"
     assert compared((0.5, 0.0, 1.0)) == "is not shown to differ from"  # an interval that touches 0 decides nothing
 
 

@@ -402,7 +402,10 @@ def test_bins_stages_and_points_by_size():
     assert sorted(round(height, 3) for height in heights if height > 0) == [0.333, 0.5, 0.5, 0.667]
     assert [text.get_text() for text in figure.axes[0].get_legend().texts] == ["training", "defective"]
     figure = plots.stage_times({"encode": 1.0, "decode": 3.0})
-    assert figure.axes[0].get_xlabel() == "milliseconds an image" and "75%" in figure.axes[0].texts[0].get_text()
+    assert figure.axes[0].get_xlabel() == "milliseconds an image"
+    assert [text.get_text() for text in figure.axes[0].texts] == [" 3 ms (75%)", " 1 ms (25%)"]
+    figure = plots.stage_times({"a step of one": 1.25, "of another": 3.0}, whole=False)
+    assert [text.get_text() for text in figure.axes[0].texts] == [" 3 ms", " 1.25 ms"]
     table = pd.DataFrame({"area": [0.2, 1.0, 8.0], "distance": [1.0, 2.0, 3.0], "defect": list("aab")})
     axis = plots.points_by_size(table, "area", "distance", "defect", "area, %", "distance").axes[0]
     assert axis.get_xscale() == "log" and "1" in [label.get_text() for label in axis.get_xticklabels()]
