@@ -9,8 +9,10 @@ A notebook is read like a lesson, so its cells are short: at most `LIMIT_STATEME
 characters, `MEDIAN_CHARACTERS` in the median, no line above `LIMIT_WIDTH`, and at most `LIMIT_NAMES` names bound
 outside functions (imports are not counted). The first picture comes within the first `FIRST_PICTURE` cells, and at
 least `FOLLOWED` of the pictures are followed by a sentence: what ``run.say`` displays, or a cell of text that is no
-heading. 00_foundation trains the shipped models for hours and draws its own figures; it is held to the length of its
-lines and of its cells, and not to the rest.
+heading. What is shown says what it is made of: the caption of each picture ends with profile, data and weights, as
+`run.figure` writes it, and a cell that shows a table does so by `run.table`, which does the same. 00_foundation trains
+the shipped models for hours and draws its own figures; it is held to the length of its lines and of its cells, and not
+to the rest.
 
 Exit code 1, and a line for each fault.
 """
@@ -18,6 +20,7 @@ Exit code 1, and a line for each fault.
 import argparse
 import ast
 import functools
+import itertools
 import re
 import statistics
 import sys
@@ -34,6 +37,8 @@ LIMIT_STATEMENTS = 8
 LIMIT_NAMES = 60
 FIRST_PICTURE = 6
 FOLLOWED = 0.9
+CAPTION_END = r"\*\(profile .+ · data .+ · (weights .+|no pretrained weights)\)\*$"
+"""Of what `study.Run.figure` and `study.Run.table` display."""
 
 
 @functools.cache
@@ -74,6 +79,23 @@ def pictures(cells: list) -> list[tuple[int, bool]]:
     return found
 
 
+def without_source(cells: list) -> list[str]:
+    """Cells whose picture or table does not say which data and weights it is made of, a sentence each."""
+    found = []
+    for number, cell in enumerate(cells, 1):
+        outputs = [o.data for o in cell.get("outputs", []) if o.output_type in ("display_data", "execute_result")]
+        pairs = itertools.zip_longest(outputs, outputs[1:], fillvalue={})
+        captions = [following.get("text/markdown", "") for data, following in pairs if "image/png" in data]
+        if not all(re.search(CAPTION_END, text) for text in captions):
+            found.append(f"cell {number} shows a picture without its data and weights: use run.figure")
+        tables = any(
+            re.search(r"<table|dtype: ", data.get("text/html", data.get("text/plain", ""))) for data in outputs
+        )
+        if tables and "run.table(" not in cell.source:
+            found.append(f"cell {number} shows a table without its data and weights: use run.table")
+    return found
+
+
 def code_cells(cells: list) -> list[tuple[int, str, ast.Module]]:
     """Number from 1, source and syntax tree of each cell of code but the parameters; without IPython's magics."""
     return [
@@ -97,7 +119,7 @@ def long_cells(cells: list) -> list[str]:
 
 def faults_of_a_lesson(cells: list) -> list[str]:
     """What makes a notebook hard to read, its long cells aside; a sentence each, empty if nothing does."""
-    found: list[str] = []
+    found = without_source(cells)
     lengths = [len(source) for _, source, _ in code_cells(cells)]
     names = set().union(*(bound_names(tree) for _, _, tree in code_cells(cells)))
     if lengths and statistics.median(lengths) > MEDIAN_CHARACTERS:

@@ -46,7 +46,7 @@ def answer_chart(table: pd.DataFrame, columns: int = 2) -> Figure:
     for axis in axes.flat[max(0, len(parts) - columns) : len(parts)]:
         axis.set_xlabel("I-AUROC")
         axis.xaxis.set_tick_params(labelbottom=True)
-    figure.legend(handles=_answer_legend(), loc="outside upper center", ncols=2 if columns > 1 else 1, fontsize=8)
+    figure.legend(handles=_answer_legend(), loc="outside upper center", ncols=2 if columns > 1 else 1, fontsize=9)
     return figure
 
 
@@ -161,8 +161,8 @@ def difference_matrices(pairs: pd.DataFrame) -> Figure:
             unclear[i, j] = unclear[j, i] = pair.low <= 0 <= pair.high
         picture = axis.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit)
         axis.scatter(*np.nonzero(unclear)[::-1], s=5, color="black")
-        axis.set_xticks(range(len(order)), order, rotation=90, fontsize=6)
-        axis.set_yticks(range(len(order)), order, fontsize=6)
+        axis.set_xticks(range(len(order)), order, rotation=90, fontsize=7)
+        axis.set_yticks(range(len(order)), order, fontsize=7)
         axis.grid(False)
         axis.set_title(task, fontsize=9)
     for axis in axes.flat[len(groups) :]:

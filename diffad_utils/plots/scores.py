@@ -37,10 +37,9 @@ def posterior_variance(tables: Mapping[str, pd.DataFrame]) -> Figure:
         row[0].set_ylabel(f"{name}\ndensity")
         row[1].set_ylabel("signal")
         row[2].set_ylabel("variance")
-        for axis in row:
-            axis.legend(fontsize=6)
-    for axis in axes[-1]:
-        axis.set_xlabel("$X_t$")
+    for above, below in zip(axes[0], axes[-1], strict=True):  # a legend over the curves would hide some
+        above.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+        below.set_xlabel("$X_t$")
     return figure
 
 

@@ -1,16 +1,53 @@
-"""Tables of notebooks for a page. Each cell carries the heading of its column, so that a narrow screen can put the
-cells of a row under each other (`table.stack` in page.css). Columns of words begin at the left.
+"""Tables and figures for narrow screens.
+
+Tables: each cell carries the heading of its column, so that a narrow screen can put the cells of a row under each other
+(`table.stack` in page.css); columns of words begin at the left. Figures, and tables with several rows of headings, keep
+the width at which they can be read, in a box that scrolls sideways and that the Tab key reaches; the page itself never
+does.
 """
 
 from __future__ import annotations
 
+import html
+import itertools
 import re
 
 from bs4 import BeautifulSoup
 
+SMALLEST_POINTS = 7.0
+"""The smallest letters of the study's figures (`plots`)."""
+READABLE_PIXELS = 9.0
+"""Their height on a page, in CSS pixels, at least."""
+
+
+def readable_width(content: bytes, dpi: float) -> int:
+    """CSS pixels across, at least, for a PNG of ``dpi`` pixels an inch: less, and its letters cannot be read."""
+    across = int.from_bytes(content[16:20], "big")  # of the header
+    return round(across * 72 / dpi * READABLE_PIXELS / SMALLEST_POINTS)
+
+
+def box(content: str, label: str) -> str:
+    """HTML that scrolls sideways by itself where it is wider than the page."""
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(label)}">{content}</div>'
+
+
+def scrolled(body: str) -> str:
+    """HTML with each figure of a notebook in such a box.
+
+    Parameters
+    ----------
+    body : of a page, as nbconvert makes it from a notebook.
+    """
+    number = itertools.count(1)
+
+    def boxed(found: re.Match) -> str:
+        return box(found.group(), f"Figure {next(number)} of this page")
+
+    return re.sub(r'(?<=<div class="output_png output_subarea">\n)<img [^>]*>', boxed, body)
+
 
 def stacked(body: str) -> str:
-    """HTML with its tables in that form; those with several rows of headings stay as they are, and scroll.
+    """HTML with its tables in that form; those with several rows of headings scroll.
 
     Parameters
     ----------
@@ -29,7 +66,7 @@ def _stacked(table: str) -> str:
     if len(under) > 1 and not any(under[1:]):
         headings.pop().extract()  # the name of the index, in a row of its own
     if len(headings) != 1:
-        return table
+        return box(table, "Table")
     names = [cell.get_text(" ", strip=True) for cell in headings[0].find_all(["th", "td"])]
     columns: dict[int, list] = {}
     for row in root.find_all("tr")[1:]:

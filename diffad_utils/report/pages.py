@@ -34,6 +34,10 @@ COMPARISON = "comparison"
 PAGE_LIMIT_BYTES = 5_000_000
 
 
+NOTEBOOK_DPI = 72
+"""Of the pictures that a notebook displays (`plots.set_style`)."""
+
+
 FRONT_COLUMNS = (
     "I-AUROC",
     "I-AP",
@@ -127,7 +131,8 @@ def notebook_page(
         for cell in notebook.cells:
             _prepare_outputs(cell.get("outputs", []), scale)
         body, _ = _exporter().from_notebook_node(notebook)
-        body = narrow.stacked(body)
+        body = re.sub(r"<em>\((profile .*?)\)</em>(?=</p>)", r'<span class="tail">\1</span>', body)
+        body = narrow.scrolled(narrow.stacked(body))
         page = (
             environment()
             .get_template("notebook.html")
@@ -153,10 +158,12 @@ def _prepare_outputs(outputs: list, scale: float) -> None:
         if picture is None:
             continue
         output["data"].pop("text/html", None)
-        output["data"]["image/png"] = base64.b64encode(small_png(base64.b64decode(picture), scale)).decode("ascii")
+        content = base64.b64decode(picture)
+        output["data"]["image/png"] = base64.b64encode(small_png(content, scale)).decode("ascii")
         caption = following.get("data", {}).get("text/markdown", "")
         text = re.sub(r"\s*\*\(.*\)\*$", "", "".join(caption)).strip() or "figure of the cell above"
-        output.setdefault("metadata", {})["image/png"] = {"alt": text}
+        width = narrow.readable_width(content, NOTEBOOK_DPI)
+        output.setdefault("metadata", {})["image/png"] = {"alt": text, "width": width}
 
 
 def _question(path: Path) -> str:

@@ -82,6 +82,22 @@ def test_a_picture_needs_a_sentence_besides_its_caption():
     assert fault == "2 of 5 pictures without a sentence after them: cells 4, 5"
 
 
+def test_pictures_and_tables_name_their_data_and_weights():
+    def shown(*outputs, source="x"):
+        made = [nbformat.v4.new_output("display_data", data) for data in outputs]
+        return check_notebooks.without_source([nbformat.v4.new_code_cell(source, outputs=made)])
+
+    picture, table = {"image/png": "", "text/plain": "<Figure>"}, {"text/html": "<table>", "text/plain": "a"}
+    for end in ("data a toy · no pretrained weights", "data a/b, c/d · weights net (path)"):
+        assert shown(picture, {"text/markdown": f"What is seen. *(profile smoke · {end})*"}) == []
+    for caption in ("What is seen.", "*(profile smoke · data a)*", "*(profile smoke · no pretrained weights)*"):
+        assert "picture without its data and weights" in shown(picture, {"text/markdown": caption})[0]
+    assert "picture" in shown(picture)[0]
+    assert "table without its data and weights" in shown(table, source="table.round(3)")[0]
+    assert "table" in shown({"text/plain": "a 1\ndtype: int64"})[0]
+    assert shown(table, source="run.table(table, 'All.')") == [] and shown({"text/plain": "3"}) == []
+
+
 def test_the_first_picture_comes_early():
     cells = [new_code_cell("") for _ in range(6)] + [picture_cell("picture", "text", "text")]
     assert "the first picture is in cell 7, expected within the first 6" in check_notebooks.faults_of_a_lesson(cells)

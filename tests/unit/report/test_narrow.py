@@ -1,5 +1,6 @@
 """Tables for narrow screens."""
 
+from diffad_utils.report import narrow
 from diffad_utils.report.narrow import stacked
 
 
@@ -26,10 +27,21 @@ def test_the_row_with_the_name_of_the_index_goes():
     assert "method" not in page and '<td data-head="x">1</td>' in page
 
 
-def test_other_tables_stay_as_they_are():
+def test_figures_keep_a_width_at_which_they_can_be_read_and_scroll_in_a_box():
+    header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (700).to_bytes(4, "big")
+    assert narrow.readable_width(header, 72) == 900  # 7 points are 7 pixels there, and shall be 9
+    assert narrow.readable_width(header, 144) == 450
+    figure = '<div class="output_png output_subarea">\n<img alt="a" width="900" src="data:x">\n</div>'
+    page = narrow.scrolled(f"<p>{figure}</p>{figure}<img src='other'>")
+    opening = '<div class="wide" tabindex="0" role="region" aria-label="Figure {} of this page"><img alt="a"'
+    assert all(page.count(opening.format(number)) == 1 for number in (1, 2)) and page.count('class="wide"') == 2
+    assert page.endswith("<img src='other'>")
+
+
+def test_tables_with_several_headings_scroll_and_others_stay_as_they_are():
     several = (
         "<table><thead><tr><th>a</th><th>b</th></tr><tr><th>c</th><th>d</th></tr></thead><tr><td>1</td></tr></table>"
     )
     done = "<table class='claims stack'><thead><tr><th>a</th></tr></thead></table>"
-    assert stacked(several) == several
+    assert stacked(several) == f'<div class="wide" tabindex="0" role="region" aria-label="Table">{several}</div>'
     assert stacked(done) == done and stacked("<table><tr><td>1</td></tr></table>").count("stack") == 0

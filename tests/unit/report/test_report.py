@@ -276,6 +276,17 @@ def test_a_card_a_source_says_what_stands_and_what_falls():
     assert all(card["address"].startswith("https://") and card["says"].endswith(".") for card in cards.values())
 
 
+def test_a_card_has_what_was_measured_on_images_first():
+    stands = {"C44", "C50b", "C65"}  # trainings, printed numbers, a formula
+    changed = [
+        row | {"verdict": claims.SUPPORTED if row["claim_id"] in stands else claims.NOT_TESTED}
+        for row in claims.ledger([]).sort_values("claim_id", ascending=False).to_dict("records")
+    ]
+    (rows,) = (rows for card in front.cards(changed) for label, _, rows in card["kinds"] if rows)
+    assert [row["claim_id"] for row in rows] == ["C44", "C65", "C50b"]
+    assert [row["basis"] for row in rows] == ["", front.FORMULAS, front.PRINTED]
+
+
 @pytest.mark.slow
 def test_sentences_stand_below_their_figure_and_a_narrow_version_beside_it(tmp_path):
     parameters = study.Parameters(profile="smoke", seed=0, device="cpu", output_root=str(tmp_path))
