@@ -20,9 +20,6 @@ ANSWER, STRIPS, FURTHER = "answer", ("found", "missed", "invented"), ("pareto", 
 FIGURE_DPI, FOREST_DPI = 100, 90
 """Of `study.Run.figure`; of forest plots, whose letters are larger than those of other figures (70 in the file)."""
 
-FORMULAS, PRINTED = "by its formulas", "by its printed tables"
-"""What decides a claim that is not measured on images."""
-
 QUOTED = 3
 """Claims of a kind that a card spells out; the ledger has all of them."""
 
@@ -57,43 +54,41 @@ def sources(path: Path | None = None) -> pd.DataFrame:
 
 
 def cards(ledger: Sequence[dict]) -> list[dict]:
-    """One card a source: what it says, and the claims that stand, fall, vary, are undecided or were not judged here.
+    """One card a source: what it says, and its claims that stand, fall or vary, how many are undecided or not judged.
 
-    What was measured here on images comes first, then what is decided by formulas, then by the source's own tables.
+    ``measured`` has what was measured here on images, ``by_itself`` what the source's own formulas or printed tables
+    decide; both (label, kind, rows), of which ``quoted`` are spelled out.
 
     Parameters
     ----------
-    ledger : rows of `claims.ledger` as dicts, in its order.
+    ledger : rows of `claims.ledger` as dicts.
     """
-    table = claims.published_claims()
-
-    def basis(row: dict) -> str:
-        kind, datasets = table.loc[row["claim_id"], ["kind", "datasets"]]
-        return PRINTED if kind == "arithmetic" else FORMULAS if datasets == "none" else ""
-
-    found = []
+    found, datasets = [], claims.published_claims()["datasets"]
     for source_id, source in sources().iterrows():
-        rows = [row | {"basis": basis(row)} for row in ledger if row["source_id"] == source_id]
-        rows.sort(key=lambda row: ("", FORMULAS, PRINTED).index(row["basis"]))
+        rows = [row for row in ledger if row["source_id"] == source_id]
+        on_images = {row["claim_id"] for row in rows if datasets[row["claim_id"]] != "none"}
 
         def of(*verdicts, rows=rows):
             return [row for row in rows if row["verdict"] in verdicts]
 
-        undecided = of(claims.INCONCLUSIVE, claims.OPEN)
-        found.append(
-            source.to_dict()
-            | {
-                "claims": len(rows),
-                "kinds": [
-                    ("Stands", "supported", of(claims.SUPPORTED)),
-                    ("Falls", "not-supported", of(claims.NOT_SUPPORTED)),
-                    ("Varies", "varies", of(claims.VARIES)),
-                ],
-                "undecided": len(undecided),
-                "elsewhere": len(of(claims.NOT_TESTED, claims.OUT_OF_SCOPE)),
-                "quoted": QUOTED,
-            }
-        )
+        kinds = [
+            ("Stands", "supported", of(claims.SUPPORTED)),
+            ("Falls", "not-supported", of(claims.NOT_SUPPORTED)),
+            ("Varies", "varies", of(claims.VARIES)),
+        ]
+        parts = {
+            name: [
+                (label, kind, [row for row in part if (row["claim_id"] in on_images) is here])
+                for label, kind, part in kinds
+            ]
+            for name, here in (("measured", True), ("by_itself", False))
+        }
+        counts = {
+            "claims": len(rows),
+            "undecided": len(of(claims.INCONCLUSIVE, claims.OPEN)),
+            "elsewhere": len(of(claims.NOT_TESTED, claims.OUT_OF_SCOPE)),
+        }
+        found.append(source.to_dict() | parts | counts | {"quoted": QUOTED})
     return found
 
 

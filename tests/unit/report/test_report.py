@@ -271,20 +271,20 @@ def test_a_card_a_source_says_what_stands_and_what_falls():
     ]
     cards = {card["name"]: card for card in front.cards(changed)}
     assert sum(card["claims"] for card in cards.values()) == len(ledger)
-    kinds = {label: [row["claim_id"] for row in rows] for label, _, rows in cards["InvAD"]["kinds"]}
+    kinds = {label: [row["claim_id"] for row in rows] for label, _, rows in cards["InvAD"]["measured"]}
     assert kinds == {"Stands": ["C37"], "Falls": ["C39"], "Varies": []}
     assert all(card["address"].startswith("https://") and card["says"].endswith(".") for card in cards.values())
 
 
-def test_a_card_has_what_was_measured_on_images_first():
+def test_a_card_parts_what_was_measured_on_images_from_formulas_and_printed_tables():
     stands = {"C44", "C50b", "C65"}  # trainings, printed numbers, a formula
     changed = [
         row | {"verdict": claims.SUPPORTED if row["claim_id"] in stands else claims.NOT_TESTED}
         for row in claims.ledger([]).sort_values("claim_id", ascending=False).to_dict("records")
     ]
-    (rows,) = (rows for card in front.cards(changed) for label, _, rows in card["kinds"] if rows)
-    assert [row["claim_id"] for row in rows] == ["C44", "C65", "C50b"]
-    assert [row["basis"] for row in rows] == ["", front.FORMULAS, front.PRINTED]
+    for part, expected in (("measured", {"C44"}), ("by_itself", {"C50b", "C65"})):
+        (rows,) = (rows for card in front.cards(changed) for label, _, rows in card[part] if rows)
+        assert {row["claim_id"] for row in rows} == expected
 
 
 @pytest.mark.slow
