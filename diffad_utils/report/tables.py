@@ -161,6 +161,12 @@ def every_value(found: pd.DataFrame, winners: set[tuple[str, str, str]]) -> Any:
     return _shown(f"{len(found)} rows", to_html(found, winners))
 
 
+def every_control(controls: pd.DataFrame) -> Any:
+    """`diffusion_controls.controls` behind a click."""
+    shown = controls.assign(kind=controls["kind"].str.replace("_", " "))
+    return _shown(f"{len(shown)} controls", shown.style.format(precision=3).hide(axis="index").to_html())
+
+
 def judged_claims(ledger: pd.DataFrame) -> Any:
     """Claims with a verdict (`claims.ledger`), its reason and what would change it."""
     rows = ledger[~ledger["verdict"].isin([claims.NOT_TESTED, claims.OUT_OF_SCOPE])]

@@ -518,6 +518,25 @@ def test_the_summary_says_what_follows(controlled):
     assert page.count("<tr") == 4 and "data-head='AUPRO'" in page
 
 
+def test_long_tables_of_the_comparison_are_behind_a_click_and_scroll_there(controlled):
+    records, measured = controlled
+    ledger, controls = claims.ledger(records), diffusion_controls.controls(records)
+    shown = {
+        "2 controls": tables.every_control(controls),
+        "16 rows": tables.every_value(comparison.table([*measured, *method_results.averages(measured)]), set()),
+        "claims that are not tested": tables.untested_claims(ledger),
+        "judged claims": tables.judged_claims(ledger),
+        "claims beside what is printed": tables.claims_beside_printed(ledger),
+    }
+    for title, page in shown.items():
+        assert page.data.startswith("<details><summary>") and title in page.data[:100]
+        assert "<div class='scroll' tabindex='0' role='region' aria-label=" in page.data and "<table" in page.data
+    assert "no diffusion" in shown["2 controls"].data and "no_diffusion" not in shown["2 controls"].data
+    assert tables.every_control(controls.iloc[:0]).data.startswith("<details><summary>0 controls")
+    summary = diffusion_controls.summary_table(measured, controls)
+    assert tables.summary(summary).data == tables.summary_html(summary)
+
+
 @pytest.mark.parametrize(
     ("over", "control", "said"),
     [
