@@ -22,6 +22,7 @@ from diffad_utils.methods.anomalib_models import BackboneDetector
 from diffad_utils.methods.base import Prediction, batches
 from diffad_utils.methods.invad.detector import InvAD
 from diffad_utils.models.backbones import Backbone, load_backbone
+from diffad_utils.study.numbers import number
 
 STRIDES = (2, 4, 8, 16)
 PATCH_STRIDES = (8, 16)
@@ -268,7 +269,7 @@ def of_gains(table: pd.DataFrame, ours: str, other: str) -> str:
     said = [f"{side}: {', '.join(methods)}" for side, methods in sides.items() if len(methods)]
     mean = table["gain"].mean()
     return (
-        f"With {ours} instead of {other} the I-AUROC changes by {mean:+.3f} in the mean over methods. "
+        f"With {ours} instead of {other} the I-AUROC changes by {number(mean, sign='+')} in the mean over methods. "
         f"{'. '.join(said)}."
     )
 

@@ -7,6 +7,7 @@ every outcome. Used by notebook 05.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 from torch import Tensor
@@ -221,16 +222,16 @@ def accuracy(results: Mapping[str, Mapping], effects: Mapping[str, list[Effect]]
 
 
 def seeds(effects: Mapping[str, list[Effect]]) -> str:
-    parts = []
+    parts, number = [], partial(numbers.number, sign="+")
     for key, name in MAIN.items():
         values = [effect.effect for effect in effects[key]]
         if len(values) == 1:
-            parts.append(f"{name}: {values[0]:+.3f}, from one training, which cannot say how much trainings differ")
+            parts.append(f"{name}: {number(values[0])}, from one training, which cannot say how much trainings differ")
             continue
         same = all(v > 0 for v in values) or all(v < 0 for v in values)
         mean = sum(values) / len(values)
         sign = "the sign is the same each time" if same else "**not all have the same sign**"
-        parts.append(f"{name}: mean {mean:+.3f}, from {min(values):+.3f} to {max(values):+.3f}; {sign}")
+        parts.append(f"{name}: mean {number(mean)}, from {number(min(values))} to {number(max(values))}; {sign}")
     weak = "So few trainings are weak evidence, in particular where their intervals include zero."
     return ". ".join(parts) + f". {weak}"
 
@@ -402,7 +403,8 @@ def answer(
     heads = {"above": "Here it does.", "below": "Here it does not; it costs accuracy."}
     head = heads.get(compared(gains[0]), "Not shown here.")
     values = [gain.effect for gain in gains]
-    others = f" Over {len(gains)} trainings ESM minus SGM goes from {min(values):+.3f} to {max(values):+.3f}."
+    ends = " to ".join(numbers.number(value, sign="+") for value in (min(values), max(values)))
+    others = f" Over {len(gains)} trainings ESM minus SGM goes from {ends}."
     return (
         "**What is the variance?** It is what cannot be known of the image once only its noised version is seen. "
         f"**Does dividing by it help to detect defects?** {head} On {task.name}, by the 95 % intervals over images: "

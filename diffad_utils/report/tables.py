@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from diffad_utils.analyses.method_results import BASELINE, COST, QUALITY
-from diffad_utils.study import Run, claims, write_atomically
+from diffad_utils.study import Run, claims, numbers, write_atomically
 
 
 def display_name(row: pd.Series) -> str:
@@ -29,7 +29,8 @@ def _text(row: pd.Series, name: str) -> str:
         return f"{value:.3g}"
     bounds = [row.get(f"{name} {side}") for side in ("low", "high")]
     known = all(bound is not None and not pd.isna(bound) for bound in bounds)
-    return f"{value:.3f}" + (f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if known else "")
+    low, high = (numbers.number(bound) if known else "" for bound in bounds)
+    return numbers.number(value) + (f" [{low}, {high}]" if known else "")
 
 
 def formatted(found: pd.DataFrame, winners: set[tuple[str, str, str]], mark: Callable[[str, str], str]) -> pd.DataFrame:
@@ -207,5 +208,5 @@ def _with_interval(row: dict, name: str, low: str, high: str) -> str:
     if row.get(name) is None or pd.isna(row[name]):
         return "–"
     if pd.isna(row[low]):
-        return f"{row[name]:.3f}"
-    return f"{row[name]:.3f}<small>{row[low]:.3f}–{row[high]:.3f}</small>"
+        return numbers.number(row[name])
+    return f"{numbers.number(row[name])}<small>{numbers.number(row[low])}–{numbers.number(row[high])}</small>"
