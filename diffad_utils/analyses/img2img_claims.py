@@ -136,7 +136,7 @@ def restriction(dataset: str, category: str, weights: str, gain: Sequence[float]
 
 def written(value: float, low: float, high: float, *_: object, digits: int = 2, sign: str = "") -> str:
     """A value with its interval: "0.31 [0.25, 0.38]"."""
-    return numbers.effect(value, low, high, digits, sign)
+    return numbers.effect((value, low, high), digits, sign)
 
 
 def relation(low: float, high: float, reference: float = 0.0) -> str:

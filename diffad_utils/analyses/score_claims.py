@@ -108,7 +108,8 @@ def identity(gap: float, allowed: float, n: int) -> Effect:
     """Are two things the same? ``gap`` is their largest difference relative to their size; less than ``allowed`` is
     rounding, and gives an effect above 0. ``n`` : images."""
     differ = f"they differ by {gap:.0e} of their size at most" if gap else "no digit differs"
-    return Effect(*[allowed - gap] * 3, n, note=f"{claims.EQUAL if gap < allowed else 'not equal'}: {differ}")
+    off = allowed - gap
+    return Effect(off, off, off, n, note=f"{claims.EQUAL if gap < allowed else 'not equal'}: {differ}")
 
 
 def compared(effect: Effect | Sequence[float], reference: float = 0.0) -> str:

@@ -156,7 +156,7 @@ def variance_marks(marks: pd.DataFrame, timestep: int) -> str:
 
     def said(measure: str, chance: float) -> str:
         mean, low, high = rows.loc[measure, ["mean", "low", "high"]]
-        return f"{numbers.effect(mean, low, high, 2, sign='')}, {relation(low, high, chance)} {chance:g}"
+        return f"{numbers.effect((mean, low, high), 2, sign='')}, {relation(low, high, chance)} {chance:g}"
 
     text = (
         f"At t = {nearest}, the time nearest to $T_d$, the variance's rank correlation with the gradient is "

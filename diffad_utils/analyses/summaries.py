@@ -52,7 +52,7 @@ def in_words(interval: Sequence[float], unit: str = "", digits: int = 2, sign: b
     >>> in_words((1.254, 1.006, 1.494), " dB")
     '1.25 dB [1.01, 1.49]'
     """
-    return numbers.effect(*map(float, interval[:3]), digits, "+" if sign else "", unit)
+    return numbers.effect(interval, digits, "+" if sign else "", unit)
 
 
 def compared(interval: Sequence[float]) -> str:

@@ -30,7 +30,7 @@ def signed(effect: Any, digits: int = 3) -> str:
     >>> signed((0.1, -0.02, 0.25))
     '+0.100 [-0.020, +0.250]'
     """
-    return numbers.effect(*map(float, effect[:3]), digits)
+    return numbers.effect(effect, digits)
 
 
 def enumerated(parts: Sequence[str], last: str = "and") -> str:

@@ -159,7 +159,7 @@ def effect_and_note(finding: Mapping) -> tuple[str, str]:
     digits = 5 if max(map(abs, (value, low, high))) < 0.005 else 3
     if low == high:
         return numbers.number(value, digits, "+"), note
-    return numbers.effect(value, low, high, digits), note
+    return numbers.effect((value, low, high), digits), note
 
 
 COLUMNS = [
@@ -362,7 +362,7 @@ def beside_printed(ledger: pd.DataFrame) -> pd.DataFrame:
         if not math.isfinite(row.effect):
             return row.verdict
         pooled = math.isfinite(row.low)
-        shown = numbers.effect(row.effect, row.low, row.high) if pooled else numbers.number(row.effect, sign="+")
+        shown = numbers.effect((row.effect, row.low, row.high)) if pooled else numbers.number(row.effect, sign="+")
         return f"{row.verdict}: {shown}, margin {row.margin:g}"
 
     def why(row):

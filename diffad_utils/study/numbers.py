@@ -5,6 +5,8 @@ Used by the analyses, the ledger and the report.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 PRECISION = 1e-12
 """An effect of this size or less is zero up to the rounding of double precision."""
 
@@ -25,18 +27,19 @@ def number(value: float, digits: int = 3, sign: str = "") -> str:
     return text if float(text) or not value else f"{value:{sign}.1g}"
 
 
-def effect(value: float, low: float, high: float, digits: int = 3, sign: str = "+", unit: str = "") -> str:
-    """An effect with its interval; in words where all three are zero, at least up to rounding.
+def effect(interval: Sequence[float], digits: int = 3, sign: str = "+", unit: str = "") -> str:
+    """An effect with its interval, (value, low, high, ...); in words where all three are zero, at least up to rounding.
 
     Examples
     --------
-    >>> effect(0.1, -0.0002, 0.25)
+    >>> effect((0.1, -0.0002, 0.25))
     '+0.100 [-0.0002, +0.250]'
-    >>> effect(1.254, 1.006, 1.494, 2, sign="", unit=" dB")
+    >>> effect((1.254, 1.006, 1.494), 2, sign="", unit=" dB")
     '1.25 dB [1.01, 1.49]'
-    >>> effect(0, 0, 0), effect(5e-16, 0, 7e-16)
+    >>> effect((0, 0, 0)), effect((5e-16, 0, 7e-16))
     ('exactly 0', 'zero up to rounding (at most 7e-16)')
     """
+    value, low, high = map(float, interval[:3])
     largest = max(abs(value), abs(low), abs(high))
     if largest == 0:
         return "exactly 0"

@@ -215,7 +215,7 @@ def _existential(found: Judgement, rows: pd.DataFrame) -> None:
     if found.p < 1 - CASE_LEVEL and not found.blocked:
         found.verdict = SUPPORTED
         found.reason = (
-            f"{best['dataset_category']} is a case: {numbers.effect(best['effect'], best['low'], best['high'])}"
+            f"{best['dataset_category']} is a case: {numbers.effect([best['effect'], best['low'], best['high']])}"
         )
     else:
         found.verdict = OPEN
@@ -282,8 +282,8 @@ def _parts_in_words(found: Judgement) -> str:
 
 def _pooled_in_words(variant: Variant) -> str:
     pooled, k = variant.pooled, variant.pooled.categories
-    value, *ends = map(float, (pooled.effect, pooled.low, pooled.high))
-    shown = numbers.effect(value, *ends) if k > 1 else numbers.number(value, sign="+")
+    effect = pooled.effect, pooled.low, pooled.high
+    shown = numbers.effect(effect) if k > 1 else numbers.number(float(pooled.effect), sign="+")
     return f"{variant.name}: {shown} over {k} categor{'ies' if k > 1 else 'y'}"
 
 
