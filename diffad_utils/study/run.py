@@ -164,16 +164,17 @@ class Run:
         """Profile, data and weights in one line, for captions."""
         return provenance(self.parameters, self._data, self._weights)
 
-    def _source(self, data: str | None, weights: Sequence[str] | None) -> str:
+    def _source(self, data: str | None, weights: Sequence[Any] | None) -> str:
         """`provenance` of what is not made of all the run's data and weights; see `figure`."""
-        noted = {entry["name"] for entry in self._weights}
-        if unknown := sorted({*(weights or ())} - noted):
+        noted = {(entry["name"], entry["source"]): entry for entry in self._weights}
+        named = [(each.name, each.source) for each in weights or ()]
+        if unknown := sorted({*named} - {*noted}):
             raise ValueError(f"weights {unknown} were not noted in this run: expected some of {sorted(noted)}")
-        used = [entry for entry in self._weights if weights is None or entry["name"] in weights]
+        used = self._weights if weights is None else [noted[each] for each in named]
         return provenance(self.parameters, self._data, used, data)
 
     def figure(
-        self, fig: Figure, name: str, caption: str, *, data: str | None = None, weights: Sequence[str] | None = None
+        self, fig: Figure, name: str, caption: str, *, data: str | None = None, weights: Sequence[Any] | None = None
     ) -> None:
         """Save a matplotlib figure as ``figures/<name>.png``, note its caption, show both and close it.
 
@@ -183,7 +184,7 @@ class Run:
         name : file name without ending; letters, digits, ``_`` and ``-``. A name used again replaces.
         caption : what is seen and what follows; profile, data and weights are added to it.
         data : what it is made of where that is not the run's data, such as "a Gaussian toy, no images"; None: they are.
-        weights : names of the noted weights that have a part in it, () for none; None: all of them.
+        weights : the noted weights (``weights.Resolved``) that have a part in it, () for none; None: all of them.
 
         Raises
         ------
@@ -207,7 +208,7 @@ class Run:
         _display(fig, f"{caption.strip()} *({source})*")
         plt.close(fig)  # or the notebook would show it a second time
 
-    def table(self, table: Any, caption: str, *, data: str | None = None, weights: Sequence[str] | None = None) -> None:
+    def table(self, table: Any, caption: str, *, data: str | None = None, weights: Sequence[Any] | None = None) -> None:
         """Display a table, and below it its caption with profile, data and weights.
 
         Parameters

@@ -9,6 +9,7 @@ from diffad_utils import data
 from diffad_utils.analyses import findings, pixel_objectives
 from diffad_utils.analyses.summaries import measure
 from diffad_utils.analyses.task import Task
+from diffad_utils.analyses.wording import signed
 from diffad_utils.methods.pixel_ddpm import PixelDDPM
 from diffad_utils.study import claims, verdicts
 
@@ -31,5 +32,5 @@ def test_only_the_objective_differs_and_the_effect_is_the_claims(task):
     assert pixel_objectives.row(task, both)["difference"] == gap[0]
     (row,) = findings.judge({("C98", pixel_objectives.VARIANT): gap}, {"here": ["C98"]})
     assert verdicts.variant_of(claims.published_claims().loc["C98"], row["measure"]) == pixel_objectives.VARIANT
-    assert f"{gap[0]:+.3f}" in pixel_objectives.in_words(task, both)
+    assert signed(gap) in pixel_objectives.in_words(task, both)
     assert len(pixel_objectives.chart(task, both).axes) == 1

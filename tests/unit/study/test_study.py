@@ -324,10 +324,13 @@ class TestRecord:
     def test_captions_of_figures_and_tables_name_what_they_are_made_of(self, tmp_path, monkeypatch):
         run, shown = study.start("07_invad", session(tmp_path)), []
         monkeypatch.setattr("diffad_utils.study.run._display", lambda *contents: shown.extend(contents))
-        for name in ("net", "vae"):
-            run.note_weights(types.SimpleNamespace(name=name, source="path", sha256="", is_mini=False, message=""))
+        net, vae, other = (
+            types.SimpleNamespace(name=name, source="path", sha256="", is_mini=False, message="")
+            for name in ("net", "vae", "other")
+        )
+        run.note_weights(net), run.note_weights(vae)
         run.table(pd.Series({"a": 1}, name="row"), "All of it.")
-        run.table(pd.DataFrame({"a": [1]}), "One network.", data="a grey image", weights=["vae"])
+        run.table(pd.DataFrame({"a": [1]}), "One network.", data="a grey image", weights=[vae])
         fig, _ = plt.subplots()
         run.figure(fig, "toy", "A toy.", data="a Gaussian in closed form, no images", weights=())
         every, one, toy = shown[1::2]
@@ -337,7 +340,7 @@ class TestRecord:
         source = "profile smoke · data a Gaussian in closed form, no images · no pretrained weights"
         assert toy == f"A toy. *({source})*" and run._figures[0]["provenance"] == source
         with pytest.raises(ValueError, match="other.*expected some of.*net"):
-            run.table(pd.DataFrame(), "x", weights=["other"])
+            run.table(pd.DataFrame(), "x", weights=[other])
         with pytest.raises(ValueError, match="needs a caption"):
             run.table(pd.DataFrame(), " ")
 
