@@ -63,9 +63,7 @@ def unified_training_images(run: Run, task: Task) -> ImageDataset:
             f"besides the {len(own)} of {p.category}, expected at least {LEAST_IMAGES}: raise train_images, or name "
             "fewer categories"
         )
-    tables = {
-        name: data.load_index(p.dataset, root=p.data_root or None, category=name, seed=p.seed) for name in others
-    }
+    tables = {name: data.load_index(p.dataset, root=p.data_root or None, category=name, seed=p.seed) for name in others}
     added = {name: table[table["split"] == "train"].head(share) for name, table in tables.items()}
     data.validate(pd.concat(added.values()))
     run.note_data(pd.concat(added.values()))

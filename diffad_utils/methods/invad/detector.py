@@ -186,9 +186,7 @@ class InvAD(Training, Detector):
     @staticmethod
     def _check_category(category: str, known: set[str]) -> None:
         if category and category not in known:
-            raise ValueError(
-                f"category={category!r} has no training images, which are of {', '.join(sorted(known))}"
-            )
+            raise ValueError(f"category={category!r} has no training images, which are of {', '.join(sorted(known))}")
 
     def _split(self, categories: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Rows to train on, and rows held out: int64, sorted."""
