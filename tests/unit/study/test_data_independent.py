@@ -185,3 +185,21 @@ def test_a_kill_leaves_whole_files(tmp_path, moment):
     record(tmp_path, "wood", auroc=0.9)
     assert json.loads(shared_file(tmp_path).read_text())["experiments"] == TOYS
     assert study.load_run(run.folder).metrics["I-AUROC"] == 0.9
+
+
+def test_a_kaggle_session_takes_it_over(tmp_path, monkeypatch):
+    """With the runs of an attached output; what the session has already stays."""
+    from diffad_utils import kaggle
+    from diffad_utils.io import paths
+
+    output, here = tmp_path / "input" / "earlier" / "reports", tmp_path / "working"
+    record(output, "leather")
+    monkeypatch.setattr(paths, "KAGGLE", tmp_path)
+    monkeypatch.setenv("DIFFAD_REPORTS", str(here))
+    assert kaggle.session.take_over("smoke") == 1
+    assert shared_file(here).read_bytes() == shared_file(output).read_bytes()
+    [taken] = study.load_runs(here / "smoke")
+    assert taken.experiments == TOYS | {"paths": [0.5]}
+    shared_file(here).write_text('{"experiments": {"toy_errors": {}}, "claims": []}')
+    assert kaggle.session.take_over("smoke") == 0
+    assert study.load_run(taken.folder).experiments["toy_errors"] == {}
