@@ -9,8 +9,8 @@ A notebook is read like a lesson, so its cells are short: at most `LIMIT_STATEME
 characters, `MEDIAN_CHARACTERS` in the median, no line above `LIMIT_WIDTH`, and at most `LIMIT_NAMES` names bound
 outside functions (imports are not counted). The first picture comes within the first `FIRST_PICTURE` cells, and at
 least `FOLLOWED` of the pictures are followed by a sentence: what ``run.say`` displays, or a cell of text that is no
-heading. 00_foundation trains the shipped models for hours and draws its own figures; it is held to the length of its
-lines and of its cells, and not to the rest.
+heading. 00_foundation trains the shipped models for hours; it is held to the length of its lines and of its cells, and
+not to the rest of this.
 
 Exit code 1, and a line for each fault.
 """

@@ -18,7 +18,7 @@ that and the figures are found in ``seed-<n>.incomplete``, marked by ``incomplet
 
 ``metrics.json`` holds only what the seed and the data determine (sorted keys, floats rounded to ten
 significant digits, no times), so two runs can be compared byte by byte. Times, memory, device, versions and
-checksums are in ``manifest.json``.
+checksums are in ``manifest.json``. What depends on no data lies once in the study (see `data_independent`).
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from diffad_utils.io import checkpoints, store
 from diffad_utils.io.files import shorten, to_json, write_atomically
 from diffad_utils.io.machine import versions
 from diffad_utils.study.collected import Collected
+from diffad_utils.study.data_independent import share
 from diffad_utils.study.folders import method_of, profile_folder, run_folder
 from diffad_utils.study.manifest import (
     count_weights,
@@ -229,6 +230,7 @@ class Run:
         intervals: dict | None = None,
         trivial_baseline: dict | None = None,
         claims: list[dict] | None = None,
+        data_independent: dict | None = None,
     ) -> Path:
         """Write the run's files and put its folder in place of an earlier one.
 
@@ -247,6 +249,7 @@ class Run:
         intervals : metric name -> (low, high); None: bootstrap over images for I-AUROC and I-AP.
         trivial_baseline : the best trivial statistic and its metrics on the same data, if the notebook computed it.
         claims : findings on published claims, each from ``claims.finding``; written as ``claims.json``.
+        data_independent : experiments and claims that no data went into; for the study's file, as `share` says.
 
         Returns
         -------
@@ -255,7 +258,7 @@ class Run:
         Raises
         ------
         ValueError
-            a value is NaN or infinite, or lengths do not match.
+            a value is NaN or infinite, or lengths do not match; as `share`.
         """
         if self._recorded:
             raise ValueError(f"{self.notebook}: record() was already called; a run is recorded once, at its end")
@@ -273,6 +276,10 @@ class Run:
             "experiments": experiments or {},
         }
         text = to_json(result, "metrics.json")
+        if data_independent:  # before the run counts as complete, which needs it
+            root = profile_folder(self.parameters)
+            shared = share(root, self.notebook, data_independent, result["experiments"], claims or [])
+            manifest["data_independent"] = os.path.relpath(shared, self.folder).replace(os.sep, "/")
         if claims:
             write_atomically(self.path("claims.json"), to_json({"claims": claims}, "claims.json"))
         write_atomically(self.path("manifest.json"), to_json(manifest, "manifest.json"))
