@@ -28,6 +28,7 @@ from diffad_utils.analyses.conditioned_controls import AUTOENCODER, GATE, d3ad_c
 from diffad_utils.analyses.detector_variants import Variants
 from diffad_utils.analyses.glad_study import BOTH, PLAIN
 from diffad_utils.analyses.paired_comparison import BootstrapQuality
+from diffad_utils.analyses.small_networks import D3AD_NETWORK
 from diffad_utils.analyses.task import Task
 from diffad_utils.analyses.wording import relation, signed
 from diffad_utils.data import ImageDataset
@@ -38,14 +39,6 @@ from diffad_utils.metrics import bootstrap, pooling
 from diffad_utils.study.verdicts import standard_error
 
 CATEGORIES = ("textures/leather", "textures/connector", "textures/carpet", "elpv/mono")
-NETWORK = {  # of notebook 06's smoke profile
-    "block_out_channels": (32, 64, 64),
-    "attention_resolutions": (4,),
-    "train_steps": 180,
-    "train_batch_size": 16,
-    "learning_rate": 2e-3,
-    "max_train_timestep": 400,
-}
 TRAININGS = glad_study.TRAININGS | {
     "pasted whole": {"fade": "none"}  # the paper's loss
 }
@@ -89,7 +82,7 @@ def measure(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]
         if not rules:
             continue
         start = time.process_time()
-        network = NETWORK | {"train_steps": options.train_steps}
+        network = D3AD_NETWORK | {"train_steps": options.train_steps}
         detector = GLAD(device="cpu", seed=seed, **network, **settings, **RULES["neighbours"]).fit(task.train)
         fit = time.process_time() - start
         variants = Variants(detector, task)
@@ -190,7 +183,7 @@ def tables(done: dict[tuple[str, int], dict[str, Any]], options: argparse.Namesp
     pooled_rows = pooled(frames["differences"])
     seeds = ", ".join(map(str, options.seeds))
     note = (
-        f"{options.images} test images a run, seeds {seeds}, UNet {NETWORK['block_out_channels']} trained for "
+        f"{options.images} test images a run, seeds {seeds}, UNet {D3AD_NETWORK['block_out_channels']} trained for "
         f"{options.train_steps} steps. Mean over categories with Student's t interval over categories, seeds and "
         "images. "
     )

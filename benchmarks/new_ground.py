@@ -29,6 +29,7 @@ from diffad_utils import data, metrics
 from diffad_utils.analyses import d3ad_two_passes
 from diffad_utils.analyses.img2img_edits import defect_pairs
 from diffad_utils.analyses.img2img_two_passes import EDITORS, TwoPassStudy, some_pairs, two_pass_study
+from diffad_utils.analyses.small_networks import D3AD_NETWORK
 from diffad_utils.analyses.task import Task
 from diffad_utils.analyses.wording import relation
 from diffad_utils.io.files import write_atomically
@@ -50,14 +51,11 @@ TASKS = (("textures", "leather"), ("textures", "connector"), ("textures", "carpe
 SIZE, BOOTSTRAP, FAR = 128, 500, 250
 JSON, PAGE = harness.RESULTS / "new_ground-cpu.json", harness.RESULTS / "new-ground.md"
 
-LATENT = dict(
-    image_size=SIZE, train_steps=120, train_batch_size=16, learning_rate=2e-3, block_out_channels=(32, 64, 64)
-)
-LATENT |= dict(attention_resolutions=(4,))
+LATENT = D3AD_NETWORK | dict(image_size=SIZE, train_steps=120)
 SETTINGS = {
     "pixel DDPM": dict(image_size=64, train_steps=100, noise_timestep=50, num_steps=5),
-    "D3AD": LATENT | dict(max_train_timestep=400, holdout_fraction=0.1, adaptation_epochs=0),
-    "latent DDAD": LATENT | dict(space="latent", max_train_timestep=400, num_steps=10, adaptation_epochs=0),
+    "D3AD": LATENT | dict(holdout_fraction=0.1, adaptation_epochs=0),
+    "latent DDAD": LATENT | dict(space="latent", num_steps=10, adaptation_epochs=0),
     "SGM": dict(image_size=SIZE, space="latent", block_out_channels=(32, 64), noise_timestep=50, stride=5)
     | dict(dsm_steps=60, train_steps=60, train_batch_size=16, learning_rate=2e-3, calibration_images=16),
     "img2img": dict(image_size=SIZE, alpha=1.0, calibration_images=8, strength=0.35, num_inference_steps=20),

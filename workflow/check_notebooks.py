@@ -11,8 +11,7 @@ outside functions (imports are not counted). The first picture comes within the 
 least `FOLLOWED` of the pictures are followed by a sentence: what ``run.say`` displays, or a cell of text that is no
 heading. What is shown says what it is made of: the caption of each picture ends with profile, data and weights, as
 `run.figure` writes it, and a cell that shows a table does so by `run.table`, which does the same. 00_foundation trains
-the shipped models for hours and draws its own figures; it is held to the length of its lines and of its cells, and not
-to the rest.
+the shipped models for hours; it is held to the length of its lines and of its cells, and not to the rest of this.
 
 Exit code 1, and a line for each fault.
 """

@@ -39,7 +39,9 @@ def unified_training_images(run: Run, task: Task) -> ImageDataset:
     """Training images of all categories of the run's data set, for one network: InvAD's unified setting.
 
     The run's own category is there with all its training images. The others (``categories``, or all that are there if
-    it is empty) share what is left of ``train_images`` equally. Their images are noted in the manifest.
+    it is empty) share what is left of ``train_images`` equally. Their images are noted in the manifest. Rows are in the
+    order of the categories' names: where ``train_images`` is enough for all images, every category's run has the same
+    table, and one training in the store serves them all.
 
     Raises
     ------
@@ -61,11 +63,12 @@ def unified_training_images(run: Run, task: Task) -> ImageDataset:
             f"besides the {len(own)} of {p.category}, expected at least {LEAST_IMAGES}: raise train_images, or name "
             "fewer categories"
         )
-    tables = [data.load_index(p.dataset, root=p.data_root or None, category=name, seed=p.seed) for name in others]
-    added = pd.concat([table[table["split"] == "train"].head(share) for table in tables])
-    data.validate(added)
-    run.note_data(added)
-    return ImageDataset(pd.concat([own, added]), size=p.image_size)
+    tables = {name: data.load_index(p.dataset, root=p.data_root or None, category=name, seed=p.seed) for name in others}
+    added = {name: table[table["split"] == "train"].head(share) for name, table in tables.items()}
+    data.validate(pd.concat(added.values()))
+    run.note_data(pd.concat(added.values()))
+    union = [table for _, table in sorted((added | {p.category: own}).items())]
+    return ImageDataset(pd.concat(union, ignore_index=True), size=p.image_size)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from diffad_utils.analyses.score_claims import Effect
 from diffad_utils.analyses.score_claims import compared as against
+from diffad_utils.analyses.small_networks import D3AD_NETWORK
 from diffad_utils.analyses.task import Task, TrivialBaseline
 from diffad_utils.analyses.wording import signed
 from diffad_utils.diffusion import NoiseSchedule, NoisyBatch, noisy_batch
@@ -138,13 +139,5 @@ def settings(parameters: Mapping[str, Any], device: str) -> dict[str, dict[str, 
     """Settings for `compare` from the parameters of notebook 05: D3AD as notebook 06 has it and the pixel DDPM as
     notebook 02 has it, each with ``objective_steps``."""
     shared = {"train_steps": parameters["objective_steps"], "seed": parameters["seed"], "device": device}
-    latent = {
-        **{name: parameters[name] for name in ("vae", "backbone", "image_size")},
-        "allow_mini": True,
-        "block_out_channels": (32, 64, 64),
-        "attention_resolutions": (4,),
-        "train_batch_size": 16,
-        "learning_rate": 0.002,
-        "max_train_timestep": 400,
-    }
-    return {"D3AD": shared | latent, "pixel DDPM": shared | {"num_steps": 5}}
+    latent = {name: parameters[name] for name in ("vae", "backbone", "image_size")} | {"allow_mini": True}
+    return {"D3AD": shared | latent | D3AD_NETWORK, "pixel DDPM": shared | {"num_steps": 5}}

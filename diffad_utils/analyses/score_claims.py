@@ -1,12 +1,12 @@
 """Which claims of the ESM paper notebook 05 judges, by which measure, in which section.
 
-Used by notebook 05; entry points: `Effect`, `esm_findings`.
+Used by notebook 05; entry points: `Effect`, `esm_findings`, `to_record`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -70,6 +70,10 @@ MEASURES: dict[str, tuple[str, str]] = {
 MAIN = {"C44": "ESM minus SGM", "C46 image": "ESM-sigma minus ESM", "C47a": "ESM minus SGM, four detectors for both"}
 """The comparisons of I-AUROC that are shown for every training, by key of `MEASURES`."""
 
+WITHOUT_DATA = ("C48", "C50b", "C60a", "C61", "toy_errors", "toy_ends", "printed objectives", "powers")
+"""Claims and experiments of toys and printed numbers. C65 says nothing of data, but is measured on a trained network.
+"""
+
 
 def esm_findings(found: Mapping[str, Effect | list[Effect]], note: str) -> list[dict]:
     """Rows for ``claims.json`` from what the sections of notebook 05 found.
@@ -110,6 +114,17 @@ def identity(gap: float, allowed: float, n: int) -> Effect:
     differ = f"they differ by {gap:.0e} of their size at most" if gap else "no digit differs"
     off = allowed - gap
     return Effect(off, off, off, n, note=f"{claims.EQUAL if gap < allowed else 'not equal'}: {differ}")
+
+
+def to_record(findings: Sequence[dict], experiments: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of `study.Run.record`: what `WITHOUT_DATA` names is for the study, the rest for the run."""
+    parts: dict[bool, dict[str, Any]] = {}
+    for shared in (True, False):
+        parts[shared] = {
+            "experiments": {key: value for key, value in experiments.items() if (key in WITHOUT_DATA) == shared},
+            "claims": [row for row in findings if (row["claim_id"] in WITHOUT_DATA) == shared],
+        }
+    return parts[False] | {"data_independent": parts[True]}
 
 
 def compared(effect: Effect | Sequence[float], reference: float = 0.0) -> str:

@@ -13,15 +13,17 @@ from diffad_utils.execution.profiles import WORK, PlannedRun, RunPlan, yaml_text
 
 
 def is_current(plan: RunPlan, run: PlannedRun) -> bool:
-    """Whether the run's folder and those of the other methods it recorded are complete, made with the plan's
-    parameters."""
+    """Whether the run's folder, those of the other methods it recorded and the file that it shares with the notebook's
+    other runs are complete, made with the plan's parameters."""
     if not all((run.folder / name).is_file() for name in ("metrics.json", "manifest.json", "run.ipynb")):
         return False
     manifest = json.loads((run.folder / "manifest.json").read_text(encoding="utf-8"))
     others = [
         study.run_folder(run.notebook.stem, run.parameters, method) for method in manifest.get("other_methods", [])
     ]
-    if not all((folder / "metrics.json").is_file() for folder in others):
+    shared = manifest.get("data_independent")
+    needed = [folder / "metrics.json" for folder in others] + ([run.folder / shared] if shared else [])
+    if not all(path.is_file() for path in needed):
         return False
     made = manifest["parameters"]
     folders = ("output_root", "data_root")

@@ -16,6 +16,7 @@ from diffad_utils import execution, study
 from diffad_utils.execution import profiles
 from diffad_utils.execution.notebook import RUNNING
 from diffad_utils.io import checkpoints, paths
+from diffad_utils.study import data_independent
 
 SESSION_HOURS = 11.5
 """Trainings stop here: Kaggle ends a session with a GPU after twelve hours, and a version it ended keeps no output."""
@@ -35,7 +36,7 @@ def begin(notebook: str, profile: str, hours: float = SESSION_HOURS) -> None:
 
 
 def take_over(profile: str) -> int:
-    """Copy finished runs, fingerprints and checkpoints of attached outputs into this session's results.
+    """Copy finished runs, what they share, fingerprints and checkpoints of attached outputs into the session's results.
 
     Returns how many runs.
 
@@ -48,7 +49,7 @@ def take_over(profile: str) -> int:
             if not (root / folder).exists():
                 shutil.copytree(file.parent, root / folder, copy_function=shutil.copyfile)
                 count += 1
-        for name in (profiles.WORK, checkpoints.FOLDER):
+        for name in (profiles.WORK, checkpoints.FOLDER, data_independent.FOLDER):
             for file in sorted((source / name).rglob("*")):
                 target = root / file.relative_to(source)
                 if file.is_file() and file.name != RUNNING and not target.exists():

@@ -22,6 +22,16 @@ from diffad_utils.plots.comparison import (
     recall_chart,
 )
 from diffad_utils.plots.controls import against_control
+from diffad_utils.plots.foundation import (
+    backbone_training,
+    clip_training,
+    picture_rows,
+    strength_quality,
+    trained_and_random,
+    unet_training,
+    vae_sizes,
+    vae_training,
+)
 from diffad_utils.plots.images import border_maps, captioned_strips, image_grid, labelled_rows, strength_strips
 from diffad_utils.plots.lines import (
     band_gains,
@@ -52,6 +62,7 @@ __all__ = [
     "against_control",
     "alpha_curves",
     "answer_chart",
+    "backbone_training",
     "band_gains",
     "bin_shares",
     "border_maps",
@@ -59,6 +70,7 @@ __all__ = [
     "case_strip",
     "claim_forest",
     "claims_chart",
+    "clip_training",
     "compromise",
     "control_chart",
     "convention_effects",
@@ -82,6 +94,7 @@ __all__ = [
     "objectives",
     "panels_with_intervals",
     "pareto",
+    "picture_rows",
     "points_by_size",
     "posterior_variance",
     "range_chart",
@@ -92,7 +105,12 @@ __all__ = [
     "seed_differences",
     "set_style",
     "stage_times",
+    "strength_quality",
     "strength_strips",
     "task_rows",
+    "trained_and_random",
     "training_curve",
+    "unet_training",
+    "vae_sizes",
+    "vae_training",
 ]

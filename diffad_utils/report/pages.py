@@ -26,7 +26,7 @@ from diffad_utils.io.notebooks import read_cells
 from diffad_utils.io.png import small_png
 from diffad_utils.report import benchmarks, front, narrow, strips
 from diffad_utils.report.environment import environment
-from diffad_utils.study import claims
+from diffad_utils.study import claims, data_independent
 
 COMPARISON = "comparison"
 
@@ -64,7 +64,8 @@ def code_digest() -> str:
 
 def _reference_files() -> list[Path]:
     """What the agreement with the reference is read from."""
-    return sorted(file for name in ("metrics", "claims") for file in study.reference_folder().rglob(f"{name}.json"))
+    names = ("metrics.json", "claims.json", f"{data_independent.FOLDER}/*.json")
+    return sorted(file for name in names for file in study.reference_folder().rglob(name))
 
 
 def mathml(tex: str, block: bool) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from diffad_utils.study import data_independent
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -20,6 +22,7 @@ class RunRecord:
         metrics, intervals, trivial_baseline, experiments: dicts of ``metrics.json``.
         manifest: dict of ``manifest.json``. figures: list of dicts name, caption, provenance.
         claims: list of dicts of ``claims.json`` (see ``claims.finding``); empty where the run judged none.
+        Experiments and claims have also what the notebook found without data, which all its runs share.
     """
 
     folder: Path
@@ -93,6 +96,10 @@ def _read_run(folder: Path) -> RunRecord:
     result = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     captions, findings = folder / "figures.json", folder / "claims.json"
+    shared = manifest.get("data_independent")  # absent in runs of earlier layouts, which have all in their own files
+    experiments, claims = data_independent.read(folder / shared) if shared else ({}, [])
+    if findings.is_file():
+        claims = json.loads(findings.read_text(encoding="utf-8"))["claims"] + claims
     parameters = manifest["parameters"]
     return RunRecord(
         folder=folder,
@@ -103,10 +110,10 @@ def _read_run(folder: Path) -> RunRecord:
         metrics=result["metrics"],
         intervals=result["intervals"],
         trivial_baseline=result["trivial_baseline"] if "trivial_baseline" in result else result["floor"],
-        experiments=result["experiments"],
+        experiments=result["experiments"] | experiments,
         manifest=manifest,
         figures=json.loads(captions.read_text(encoding="utf-8"))["figures"] if captions.is_file() else [],
-        claims=json.loads(findings.read_text(encoding="utf-8"))["claims"] if findings.is_file() else [],
+        claims=claims,
     )
 
 

@@ -173,6 +173,7 @@ RULES: dict[str, Rule] = {
     "stride": Rule(low=1, high=1000),
     "strip_timestep": Rule(low=1, high=1000),
     "strip_images": Rule(low=4),
+    "toy_seed": Rule(low=0, high=2**31 - 1),
     "toy_steps": _COUNT,
     "training_seeds": Rule(low=1, high=20),
     "other_trainings": Rule(choices=("no skip connection", "one category")),

@@ -18,7 +18,7 @@ that and the figures are found in ``seed-<n>.incomplete``, marked by ``incomplet
 
 ``metrics.json`` holds only what the seed and the data determine (sorted keys, floats rounded to ten
 significant digits, no times), so two runs can be compared byte by byte. Times, memory, device, versions and
-checksums are in ``manifest.json``.
+checksums are in ``manifest.json``. What depends on no data lies once in the study (see `data_independent`).
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from diffad_utils.io import checkpoints, store
 from diffad_utils.io.files import shorten, to_json, write_atomically
 from diffad_utils.io.machine import versions
 from diffad_utils.study.collected import Collected
+from diffad_utils.study.data_independent import share
 from diffad_utils.study.folders import method_of, profile_folder, run_folder
 from diffad_utils.study.manifest import (
     count_weights,
@@ -59,6 +60,7 @@ from diffad_utils.study.manifest import (
 from diffad_utils.study.parameters import Parameters, parameters_of_session
 from diffad_utils.study.records import RunRecord
 from diffad_utils.study.rules import ParameterError
+from diffad_utils.study.shown import display
 from diffad_utils.study.tables import image_intervals, score_table, small_maps, usable_masks
 
 FINGERPRINT = "DIFFAD_FINGERPRINT"
@@ -205,7 +207,7 @@ class Run:
         entry = {"name": name, "caption": caption.strip(), "provenance": source}
         self._figures = [figure for figure in self._figures if figure["name"] != name] + [entry]
         write_atomically(self.path("figures.json"), to_json({"figures": self._figures}, "figures.json"))
-        _display(fig, f"{caption.strip()} *({source})*")
+        display(fig, f"{caption.strip()} *({source})*")
         plt.close(fig)  # or the notebook would show it a second time
 
     def table(self, table: Any, caption: str, *, data: str | None = None, weights: Sequence[Any] | None = None) -> None:
@@ -219,7 +221,7 @@ class Run:
         if not caption.strip():
             raise ValueError("a table needs a caption, got an empty text")
         shown = table.to_frame().T if isinstance(table, pd.Series) else table
-        _display(shown, f"{caption.strip()} *({self._source(data, weights)})*")
+        display(shown, f"{caption.strip()} *({self._source(data, weights)})*")
 
     def say(self, text: str, of_figure: bool = True) -> None:
         """Display a sentence in Markdown and keep it with the figure before it, if there is one.
@@ -241,7 +243,7 @@ class Run:
         if self._figures and of_figure:
             self._figures[-1].setdefault("text", []).append(text.strip())
             write_atomically(self.path("figures.json"), to_json({"figures": self._figures}, "figures.json"))
-        _display(text.strip())
+        display(text.strip())
 
     def record(
         self,
@@ -256,6 +258,7 @@ class Run:
         intervals: dict | None = None,
         trivial_baseline: dict | None = None,
         claims: list[dict] | None = None,
+        data_independent: dict | None = None,
     ) -> Path:
         """Write the run's files and put its folder in place of an earlier one.
 
@@ -274,6 +277,7 @@ class Run:
         intervals : metric name -> (low, high); None: bootstrap over images for I-AUROC and I-AP.
         trivial_baseline : the best trivial statistic and its metrics on the same data, if the notebook computed it.
         claims : findings on published claims, each from ``claims.finding``; written as ``claims.json``.
+        data_independent : experiments and claims that no data went into; for the study's file, as `share` says.
 
         Returns
         -------
@@ -282,7 +286,7 @@ class Run:
         Raises
         ------
         ValueError
-            a value is NaN or infinite, or lengths do not match.
+            a value is NaN or infinite, or lengths do not match; as `share`.
         """
         if self._recorded:
             raise ValueError(f"{self.notebook}: record() was already called; a run is recorded once, at its end")
@@ -300,6 +304,10 @@ class Run:
             "experiments": experiments or {},
         }
         text = to_json(result, "metrics.json")
+        if data_independent:  # before the run counts as complete, which needs it
+            root = profile_folder(self.parameters)
+            shared = share(root, self.notebook, data_independent, result["experiments"], claims or [])
+            manifest["data_independent"] = os.path.relpath(shared, self.folder).replace(os.sep, "/")
         if claims:
             write_atomically(self.path("claims.json"), to_json({"claims": claims}, "claims.json"))
         write_atomically(self.path("manifest.json"), to_json(manifest, "manifest.json"))
@@ -437,12 +445,3 @@ def start(notebook: str, namespace: dict) -> Run:
     store.open_run(root)
     checkpoints.open_run(root / checkpoints.FOLDER / run.folder.relative_to(root), to_json(settings, "parameters"))
     return run
-
-
-def _display(*contents: Any) -> None:
-    """Display contents in a notebook, texts as Markdown; nothing outside of one."""
-    from IPython import get_ipython
-    from IPython.display import Markdown, display
-
-    for content in contents if get_ipython() is not None else ():
-        display(Markdown(content) if isinstance(content, str) else content)

@@ -151,14 +151,13 @@ class InvAD(Training, Detector):
         Of each category a share of ``holdout_fraction`` is held out. With ``checkpoint_folder`` an interrupted training
         goes on where it was; after each of ``snapshot_steps`` the denoiser is written there, for `at_step`. Leaves
         ``training_log_`` (losses, seconds) and ``holdout_features_`` [n, C, grid, grid] behind: those that calibrate.
+        The network does not depend on ``category``: ``with_settings`` calibrates it for another.
 
         Raises ``ValueError`` for anomalous images, a ``category`` without training images, or snapshots without a
         folder.
         """
         check_train_dataset(train_dataset)
-        found = sorted(set(train_dataset.index["category"]))
-        if self.category and self.category not in found:
-            raise ValueError(f"category={self.category!r} has no training images, which are of {', '.join(found)}")
+        self._check_category(self.category, set(train_dataset.index["category"]))
         self._load_backbone()
         description = {
             "features": "invad",
@@ -170,21 +169,33 @@ class InvAD(Training, Detector):
             "channels_last": True,  # as `load_backbone` lays them out: other layouts round otherwise
         }
         raw, keys = cached_features(lambda: batches(train_dataset, self.batch_size), self._raw_features, description)
-        fitted, held_out, calibrating = self._split([key.split("/")[1] for key in keys])
+        categories = [key.split("/")[1] for key in keys]
+        fitted, held_out = self._split(categories)
         self.feature_mean_, self.feature_std_ = self._channel_statistics(raw[fitted])
         features = (raw - self.feature_mean_) / self.feature_std_
-        self.train_features_, self.holdout_features_ = features[fitted], features[held_out][calibrating]
+        self.train_features_, self.held_out_ = features[fitted], features[held_out]
+        self.held_out_categories_ = [categories[i] for i in held_out.tolist()]
         self._train(checkpoint_folder, snapshot_steps)
         return self
 
-    def _split(self, categories: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows to train on, rows held out (int64, sorted), and bool: which of the latter calibrate the score."""
+    @property
+    def holdout_features_(self) -> Tensor:
+        """Held-out features that calibrate the score, those of ``category``: float32 [n, C, grid, grid]."""
+        return self.held_out_[[self.category in ("", name) for name in self.held_out_categories_]]
+
+    @staticmethod
+    def _check_category(category: str, known: set[str]) -> None:
+        if category and category not in known:
+            raise ValueError(f"category={category!r} has no training images, which are of {', '.join(sorted(known))}")
+
+    def _split(self, categories: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Rows to train on, and rows held out: int64, sorted."""
         rows = {
             name: torch.tensor([i for i, c in enumerate(categories) if c == name]) for name in sorted({*categories})
         }
         parts = {name: scoring.holdout_split(len(r), self.holdout_fraction, self.seed) for name, r in rows.items()}
         fitted, held_out = (torch.cat([r[parts[name][k]] for name, r in rows.items()]).sort().values for k in (0, 1))
-        return fitted, held_out, torch.tensor([self.category in ("", categories[i]) for i in held_out.tolist()])
+        return fitted, held_out
 
     def _train(self, checkpoint_folder: str | Path | None, snapshot_steps: Sequence[int]) -> None:
         """DDPM's simplified objective (Ho et al. 2020, eq. 14) on standardised features [N, C, grid, grid]."""
@@ -243,19 +254,26 @@ class InvAD(Training, Detector):
         other._calibrate()
         return other
 
-    def with_settings(self, *, num_steps: int | None = None, spacing: str | None = None) -> InvAD:
-        """The same network with other inversion steps, calibrated anew on the held-out normals of ``fit``.
+    def with_settings(
+        self, *, num_steps: int | None = None, spacing: str | None = None, category: str | None = None
+    ) -> InvAD:
+        """The same network with other inversion steps or for another category, calibrated anew on the held-out normals
+        of ``fit``.
 
-        Raises ``RuntimeError`` for a detector that was loaded (the held-out features are not saved).
+        Raises ``RuntimeError`` for a detector that was loaded (the held-out features are not saved), ``ValueError`` for
+        a ``category`` without training images.
         """
         other = self._copy("with_settings")
         other.num_steps, other.spacing = num_steps or self.num_steps, spacing or self.spacing
+        if category is not None:
+            self._check_category(category, set(self.held_out_categories_))
+            other.category = category
         inversion_timesteps(other.schedule, other.num_steps, other.spacing)
         other._calibrate()
         return other
 
     def _copy(self, purpose: str) -> InvAD:
-        if not hasattr(self, "holdout_features_"):
+        if not hasattr(self, "held_out_"):
             raise RuntimeError(f"{purpose} needs the features that fit leaves; a loaded detector has none")
         return copy.copy(self)
 

@@ -13,7 +13,7 @@ from diffad_utils.analyses import inversion_sweeps as sweeps
 from diffad_utils.analyses.task import load_task
 from diffad_utils.io import store
 from diffad_utils.io.files import to_json
-from diffad_utils.methods import kept
+from diffad_utils.methods import kept, stored
 from diffad_utils.methods.invad import InvAD
 from diffad_utils.methods.invad.feature_dit import FeatureDiT
 from diffad_utils.study import claims, verdicts
@@ -61,6 +61,16 @@ def test_the_own_category_is_whole_and_the_others_share_the_rest(run, task):
     assert images.index["category"].value_counts().to_dict() == {"leather": 200, "carpet": 20, "wood": 20}
     assert (images.index["label"] == 0).all() and (images.index["split"] == "train").all()
     assert set(task.train.index["image"]) <= set(images.index["image"])
+
+
+def test_categories_whose_unions_hold_every_image_share_one_training(tmp_path):
+    found = []
+    for category in ("leather", "wood"):
+        run = a_run(tmp_path, category=category, categories=["leather", "wood"], train_images=400)
+        found.append(inversion.unified_training_images(run, load_task(run)))
+    assert len(found[0]) == 400 and found[0].index.equals(found[1].index)
+    settings = dict(image_size=32, device="cpu", **SMALL)
+    assert len({stored.key_of(InvAD(**settings), images, {}) for images in found}) == 1
 
 
 @pytest.mark.parametrize(

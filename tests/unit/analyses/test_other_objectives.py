@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from diffad_utils import data
+from diffad_utils import data, study
 from diffad_utils.analyses import other_objectives, score_claims
+from diffad_utils.analyses.small_networks import D3AD_NETWORK
 from diffad_utils.analyses.task import Task
 from diffad_utils.diffusion import NoiseSchedule, epsilon_loss, noisy_batch
 from diffad_utils.methods.d3ad import D3AD
@@ -79,3 +80,9 @@ def test_settings_are_fields_of_the_detectors():
     for name, own in made.items():
         detector = other_objectives.PAIRS[name][1](**own)
         assert (detector.train_steps, detector.seed) == (3, 1)
+
+
+def test_the_small_network_is_that_of_notebook_06():
+    defaults = study.notebook_parameters(study.repository() / "notebooks" / "06_d3ad.ipynb")
+    same = {name: tuple(v) if isinstance(v := defaults[name], list) else v for name in D3AD_NETWORK}
+    assert same == D3AD_NETWORK

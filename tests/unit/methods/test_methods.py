@@ -173,6 +173,10 @@ def test_invad_calibrates_on_the_category_it_is_asked_about():
     assert len(both.holdout_features_) == 4 and len(wood.holdout_features_) == 2
     assert all(any(torch.equal(x, y) for y in both.holdout_features_) for x in wood.holdout_features_)
     assert torch.equal(both.denoiser_.embed.weight, wood.denoiser_.embed.weight)  # one network for both
+    asked = both.with_settings(category="wood")
+    assert asked.calibration_ == wood.calibration_ and asked.category == "wood" and both.category == ""
+    with pytest.raises(ValueError, match="'leather' has no training images, which are of carpet, wood"):
+        both.with_settings(category="leather")
     with pytest.raises(ValueError, match="'leather' has no training images, which are of carpet, wood"):
         METHODS["invad"](category="leather", **small).fit(images)
 

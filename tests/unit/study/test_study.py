@@ -323,7 +323,7 @@ class TestRecord:
 
     def test_captions_of_figures_and_tables_name_what_they_are_made_of(self, tmp_path, monkeypatch):
         run, shown = study.start("07_invad", session(tmp_path)), []
-        monkeypatch.setattr("diffad_utils.study.run._display", lambda *contents: shown.extend(contents))
+        monkeypatch.setattr("diffad_utils.study.run.display", lambda *contents: shown.extend(contents))
         net, vae, other = (
             types.SimpleNamespace(name=name, source="path", sha256="", is_mini=False, message="")
             for name in ("net", "vae", "other")
