@@ -191,8 +191,8 @@ def inversion(effects: Mapping[str, Effect], auroc: float, evaluations: tuple[in
     """``effects`` of `inversion_effects`, I-AUROC without a network, evaluations of the inversion and of the other."""
     gain, bare = effects["C42"], effects["no network"]
     return (
-        f"Inversion is {compared(gain)} the network's own inference ({signed(gain)}). It is {compared(bare)} the "
-        f"same score without any network ({signed(bare)}), whose I-AUROC is {auroc:.3f}. Inversion takes "
+        f"Inversion is {compared(gain)} the network's own inference ({worded(gain)}). It is {compared(bare)} the "
+        f"same score without any network ({worded(bare)}), whose I-AUROC is {auroc:.3f}. Inversion takes "
         f"{evaluations[0]} evaluations of the network, the way there and back {evaluations[1]}. This is one network "
         "on one category."
     )
@@ -213,9 +213,10 @@ def timesteps(table: pd.DataFrame, ratio: Sequence[float]) -> str:
     best = table.loc[table.groupby("variant")["I-AUROC"].idxmax()].set_index("variant")["T_d"]
     picked = ", ".join(f"{t} for {name}" for name, t in best.items())
     effect, low, high = (2**value for value in ratio[:3])
+    often = "as many steps" if effect == 1 else f"{effect:.2g} times as many steps"
     return (
         f"The highest points are at $T_d$ = {picked}; they are picked with the test labels. To come within 0.02 of its "
-        f"best I-AUROC, SGM needs {effect:.2g} times the steps of ESM (95 % interval [{low:.2g}, {high:.2g}]). A few "
+        f"best I-AUROC, SGM needs {often} as ESM (95 % interval [{low:.2g}, {high:.2g}]). A few "
         "values of $T_d$ on one category say nothing about others."
     )
 
@@ -247,8 +248,8 @@ def settling(settled: Mapping[str, Tensor], effects: Mapping[str, Effect]) -> st
 def stopping(effects: Mapping[str, Effect]) -> str:
     need, early = effects["C51"], effects["C52"]
     return (
-        f"SGM, I-AUROC of the full walk minus that stopped at t = 50: {signed(need)}, {compared(need)} zero. ESM, "
-        f"stopped at t = 50 minus the full walk: {signed(early)}, {compared(early)} zero. With another $T_d$ this may "
+        f"SGM, I-AUROC of the full walk minus that stopped at t = 50: {worded(need)}, {compared(need)} zero. ESM, "
+        f"stopped at t = 50 minus the full walk: {worded(early)}, {compared(early)} zero. With another $T_d$ this may "
         "differ."
     )
 
@@ -266,7 +267,7 @@ def detectors(table: pd.DataFrame, effects: Mapping[str, Effect], ranks: pd.Data
         f"ESM-sigma with all four detectors is above {words.count('above')} of the {len(words)} smaller subsets, below "
         f"{words.count('below')}, and not shown to differ from the rest. The highest is {top} "
         f"({rows['I-AUROC'].max():.3f}, picked with the test labels). Adding the two detectors that use a variance to "
-        f"cos+re changes the I-AUROC by {signed(effects['C56'])}."
+        f"cos+re changes the I-AUROC by {worded(effects['C56'])}."
         f"{pixel} The scores by $S_U$ and $S_{{KL}}$ have a rank correlation of {ranks.loc['u', 'kl']:.4f}, those "
         f"by $S_U$ and $S_{{RE}}$ of {ranks.loc['u', 're']:.3f}; at 1 two detectors rank all images alike."
     )
@@ -303,7 +304,7 @@ def logistic(table: pd.DataFrame, effect: Effect) -> str:
 
 def streams(same: Effect, gains: Mapping[str, Sequence[float]]) -> str:
     """``same`` : `score_claims.identity` of the gradients; ``gains`` : of ESM over the other trainings."""
-    parts = [f"ESM is {compared(e)} ESM with {name} ({signed(e)})" for name, e in gains.items()]
+    parts = [f"ESM is {compared(e)} ESM with {name} ({worded(e)})" for name, e in gains.items()]
     gradients = f"The gradients of eq. 10 with a fixed variance and of SGM's loss are {same.note}. "
     return gradients + (
         "; ".join(parts) + ". Each is a single training."
@@ -349,7 +350,7 @@ def answer(
             continue
         rivals = {"SGM, which predicts no variance": task.difference(scores[name], scores["SGM"])} | without
         rivals["the trivial baseline"] = task.difference(scores[name], trivial.chosen.score)
-        said.append(detects(name, rivals) + ".")
+        said.append(detects(name, rivals, worded) + ".")
     heads = {"above": "Here it does.", "below": "Here it does not; it costs accuracy."}
     head = heads.get(compared(gains[0]), "Not shown here.")
     values = [gain.effect for gain in gains]

@@ -5,7 +5,7 @@ Used by notebooks 01 to 07; entry points: `relation`, `signed`, `detects`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from diffad_utils.study import numbers
@@ -64,13 +64,14 @@ def enumerated(parts: Sequence[str], last: str = "and") -> str:
     return f" {last} ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
-def detects(method: str, differences: Mapping[str, Any]) -> str:
+def detects(method: str, differences: Mapping[str, Any], said: Callable[[Any], str] = signed) -> str:
     """Whether a method detects better than its rivals, in one sentence without its full stop.
 
     Parameters
     ----------
     method : as the sentence begins.
     differences : rival -> (value, low, high, ...), the I-AUROC of the method minus the rival's.
+    said : how a difference is said; `signed` or `worded`.
 
     Examples
     --------
@@ -86,7 +87,7 @@ def detects(method: str, differences: Mapping[str, Any]) -> str:
     }
     parts = []
     for kind, words in kinds.items():
-        rivals = [f"{rival} ({signed(e)})" for rival, e in differences.items() if relation(*e[1:3]) == kind]
+        rivals = [f"{rival} ({said(e)})" for rival, e in differences.items() if relation(*e[1:3]) == kind]
         if rivals:
             parts.append(f"{words} {enumerated(rivals, 'or' if kind.startswith('not') else 'and')}")
     return f"{method} {', and '.join(parts)}"
