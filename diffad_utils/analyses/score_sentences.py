@@ -276,14 +276,14 @@ def detectors(table: pd.DataFrame, effects: Mapping[str, Effect], ranks: pd.Data
 def stability(updates: Mapping[float, Mapping[str, Tensor]], more: Effect) -> str:
     lowest, highest = updates[min(updates)], updates[max(updates)]
     grows = {n: 10 ** float((lowest[n].log10() - highest[n].log10()).mean()) for n in ("ESM", "ESM-sigma")}
-    more = [10**value for value in more[:3]]
+    ratio = [10**value for value in more[:3]]
     small, overshooting = (float(lowest[name].mean()) for name in ("small", "overshooting"))
     return (
         f"With the lowest bound the variance is at most {max(updates)} on {numbers.share(small, 1)} of all elements "
         f"and steps, and small enough to overshoot on {numbers.share(overshooting, 2)} of them. With that bound "
         f"instead of {max(updates):g}, ESM's largest step is {grows['ESM']:.3g} times as large, and ESM-sigma's "
-        f"{grows['ESM-sigma']:.3g} times. The first factor is {more[0]:.3g} times the second "
-        f"(95 % interval [{more[1]:.3g}, {more[2]:.3g}]). "
+        f"{grows['ESM-sigma']:.3g} times. The first factor is {ratio[0]:.3g} times the second "
+        f"(95 % interval [{ratio[1]:.3g}, {ratio[2]:.3g}]). "
         + (
             ""
             if bound_acted(updates)

@@ -33,15 +33,16 @@ def signed(effect: Any, digits: int = 3) -> str:
     return numbers.effect(effect, digits)
 
 
-def worded(effect: Sequence[float], smallest: float = 1e-4) -> str:
-    """As `signed`, but a value or an end smaller than ``smallest`` is said in words: a zero with a sign misleads.
+def worded(effect: Any, smallest: float = 1e-4) -> str:
+    """(value, low, high, ...) as `signed` says it, but a value or an end smaller than ``smallest`` in words, as a zero
+    with a sign misleads.
 
     Examples
     --------
     >>> worded((0.1, -0.02, 0.25)), worded((0.0, -0.02, 0.03)), worded((0.01, -7e-6, 0.03)), worded((0, 0, 0))
     ('+0.100 [-0.020, +0.250]', 'no difference [-0.020, +0.030]', '+0.010 [just below 0, +0.030]', 'exactly 0')
     """
-    value, *ends = map(float, effect[:3])
+    value, *ends = (float(each) for each in effect[:3])
     if min(abs(each) for each in (value, *ends)) >= smallest or value == ends[0] == ends[1]:
         return signed(effect)
     shown = "no difference" if abs(value) < smallest else numbers.number(value, sign="+")
