@@ -178,8 +178,11 @@ def no_diffusion(found: Controls) -> str:
         rivals = {"the autoencoder alone": record} if alone else {}
         rivals["the closed form"] = found.closed_form[name]
         effects = {rival: (row["difference"], row["low"], row["high"]) for rival, row in rivals.items()}
-        text = " and is ".join(f"{compared(e)} {rival} ({worded(e)})" for rival, e in effects.items())
-        parts.append(f"* **{name}** is {text}.")
+        by_relation: dict[str, list[str]] = {}
+        for rival, e in effects.items():
+            by_relation.setdefault(compared(e), []).append(f"{rival} ({worded(e)})")
+        text = [f"is {r} {enumerated(said, 'or' if r.startswith('not') else 'and')}" for r, said in by_relation.items()]
+        parts.append(f"* **{name}** {' and '.join(text)}.")
     return (
         "\n".join(parts) + "\n\nIf a method is not above a control, this run does not show that it finds more than "
         "the autoencoder, the backbone and the calibration do, or than mean and variance of the training images do. "
@@ -276,13 +279,14 @@ def detectors(table: pd.DataFrame, effects: Mapping[str, Effect], ranks: pd.Data
 def stability(updates: Mapping[float, Mapping[str, Tensor]], more: Effect) -> str:
     lowest, highest = updates[min(updates)], updates[max(updates)]
     grows = {n: 10 ** float((lowest[n].log10() - highest[n].log10()).mean()) for n in ("ESM", "ESM-sigma")}
+    grown = {n: f"{g:.3g} times as large" if f"{g:.3g}" != "1" else "as large as before" for n, g in grows.items()}
     ratio = [10**value for value in more[:3]]
     small, overshooting = (float(lowest[name].mean()) for name in ("small", "overshooting"))
     return (
         f"With the lowest bound the variance is at most {max(updates)} on {numbers.share(small, 1)} of all elements "
         f"and steps, and small enough to overshoot on {numbers.share(overshooting, 2)} of them. With that bound "
-        f"instead of {max(updates):g}, ESM's largest step is {grows['ESM']:.3g} times as large, and ESM-sigma's "
-        f"{grows['ESM-sigma']:.3g} times. The first factor is {ratio[0]:.3g} times the second "
+        f"instead of {max(updates):g}, ESM's largest step is {grown['ESM']}, and ESM-sigma's "
+        f"is {grown['ESM-sigma']}. The first factor is {ratio[0]:.3g} times the second "
         f"(95 % interval [{ratio[1]:.3g}, {ratio[2]:.3g}]). "
         + (
             ""

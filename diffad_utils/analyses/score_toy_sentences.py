@@ -52,8 +52,9 @@ def _got_there(table: pd.DataFrame, level: float) -> str:
         return f"So training gets there: within {level:.0%} at every t."
     at = enumerated([str(t) for t in table.loc[off, "t"]])
     learnt = table.loc[~off, "t"]
+    where = " at small t," if len(learnt) and table.loc[off, "t"].max() < learnt.min() else ""
     rest = f" Within {level:.0%} it is at t = {enumerated([str(t) for t in learnt])}." if len(learnt) else ""
-    return f"So training does not get there at t = {at}: the score is off by more than {level:.0%}.{rest}"
+    return f"So training does not get there{where} at t = {at}: the score is off by more than {level:.0%}.{rest}"
 
 
 def toy_fields(fields: Fields, errors: pd.DataFrame) -> str:
