@@ -19,7 +19,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from diffad_utils import metrics
-from diffad_utils.analyses.wording import signed
+from diffad_utils.analyses.wording import worded
 from diffad_utils.methods.base import Prediction
 from diffad_utils.metrics import bootstrap, intervals
 
@@ -73,7 +73,7 @@ class BootstrapQuality:
             row = {"variant": name} | {metric: float(draws[0]) for metric, draws in found.items()}
             for metric, draws in found.items() if reference is not None and name != reference else ():
                 value, low, high = bootstrap.bootstrap_percentiles(draws - self.values[reference][metric])
-                row[f"{metric} minus {reference}"] = signed((value, low, high))
+                row[f"{metric} minus {reference}"] = worded((value, low, high))
             rows.append(row)
         return pd.DataFrame(rows).fillna("")
 

@@ -1,7 +1,7 @@
 """The sentences under the figures of notebook 05: what each shows, and what it does not, with the numbers of the run.
 
 Every function takes what was measured and returns Markdown; the wording follows the interval, so that it is true for
-every outcome. Used by notebook 05.
+every outcome. Those of what needs no images are in `score_toy_sentences`. Used by notebook 05.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from torch import Tensor
 
 from diffad_utils.analyses.score_claims import MAIN, Effect, compared
 from diffad_utils.analyses.score_detection import Controls, largest_inside
-from diffad_utils.analyses.score_matching import Fields
 from diffad_utils.analyses.score_process import Trace, bound_acted
 from diffad_utils.analyses.task import Task, TrivialBaseline
-from diffad_utils.analyses.wording import detects, relation, signed
+from diffad_utils.analyses.wording import detects, enumerated, relation, signed, worded
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.esm.base import ScoreMatchingDetector
 from diffad_utils.study import numbers
@@ -34,93 +33,19 @@ def problem(task: Task) -> str:
     )
 
 
-def one_number(table: pd.DataFrame) -> str:
-    peak = table.loc[table["variance"].idxmax()]
-    return (
-        f"In the lower row the variance $\\sigma_t^2$ is largest between the two values, at $X_t$ = {peak['x']:.2f}. "
-        f"There it is {peak['variance']:.2f}; its smallest value is {table['variance'].min():.2f}, and the noise has "
-        f"{table['noise'].iloc[0]:.2f}. Where $X_t$ points to one of the two values, the variance is small. So it says "
-        "what cannot be known from $X_t$. It does not say how unusual $X_t$ is: far outside, where there are no data, "
-        "it is small."
+def chosen(table: pd.DataFrame, tie: float = 0.01) -> str:
+    """``table`` : the T_d that were tried, as `noise_level.validate` has them, or the one T_d that is used."""
+    if len(table) < 2:
+        return f"$T_d$ = {table['noise_timestep'].iloc[0]} was not chosen here, so nothing was tried."
+    first, second = table.nlargest(2, "selection").to_dict("records")
+    gap = first["selection"] - second["selection"]
+    said = (
+        f"$T_d$ = {first['noise_timestep']} is taken, with {first['selection']:.3f}; next is "
+        f"{second['noise_timestep']} with {second['selection']:.3f}. "
     )
-
-
-def _times(error: float) -> str:
-    """An error relative to the truth: "7 %" if it is small, "295 times its size" if it is not."""
-    return f"{error:.1%}" if error < 1 else f"{error:.0f} times its size"
-
-
-def toy_errors(errors: Mapping[str, pd.DataFrame]) -> str:
-    parts = []
-    for name, table in errors.items():
-        worst, where = table.drop(columns="t").max(), table.set_index("t").idxmax()
-        parts.append(
-            f"**{name}**: the learnt score of eq. 4 is off by at most {_times(worst['SGM (eq. 4)'])} (at t = "
-            f"{where['SGM (eq. 4)']}), the learnt variance by {_times(worst['sigma^2'])}. Eq. 3 is off by up to "
-            f"{_times(worst['ESM (eq. 3)'])} (at t = {where['ESM (eq. 3)']}), and by "
-            f"{_times(worst['ESM, theory'])} with the exact optimum of eq. 10, where training plays no part. (As a "
-            f"check, simulated data agree with (a) to {worst['closed form, drawn']:.1%}.)"
-        )
-    return "\n\n".join(parts)
-
-
-def toy_fields(fields: Fields, errors: pd.DataFrame) -> str:
-    """``errors`` of the same toy, with a row for t = 300."""
-    off = float(errors.set_index("t").loc[300, "sigma^2"])
-    return (
-        "The true variance is largest in the band between the two components, as for one number. The learnt one is "
-        f"off by {off:.0%}. The score of eq. 3 is {float(fields.longer.median()):.1f} "
-        f"times as long as that of eq. 4 in the median, and longer at {float((fields.longer > 1).double().mean()):.0%} "
-        "of the points. In each coordinate both have the same sign: the variance makes a step longer or shorter, but "
-        "does not reverse it."
-    )
-
-
-def toy_ends(table: pd.DataFrame) -> str:
-    last, first = table.iloc[-1], table.iloc[0]
-    return (
-        f"From $T_d$ = {last['T_d']:.0f} SGM keeps {last['SGM']:.0%} of the variance and ESM "
-        f"{last['ESM']:.0%} (theory: {last['SGM, theory']:.0%} and {last['ESM, theory']:.0%}). SGM ends near the mean "
-        f"of all signals that fit the noised one, not at one of them. From $T_d$ = {first['T_d']:.0f} they keep "
-        f"{first['SGM']:.0%} and {first['ESM']:.0%}."
-    )
-
-
-def printed_objectives(table: pd.DataFrame) -> str:
-    gap = (table["DSM"] - table["ESM"]).groupby(table["l"])
-    changes = gap.max() - gap.min()
-    odd = table[table["l"] % 2 == 1].groupby("l")["DSM"].apply(lambda values: values.is_monotonic_increasing)
-    return (
-        f"For l = 1 the two printed quantities are the same (largest distance {gap.max()[1]:.0e}). "
-        f"For l = 2 they differ by {gap.max()[2]:.2f} at every b, so the best network is the same. For l = 3 and 4 "
-        f"the distance changes with b, by {changes[3]:.1f} and {changes[4]:.1f}. So the paper's statement about l > 2 "
-        "holds, and l = 1 agrees as well as l = 2.\n\nFor odd l the printed quantity "
-        f"{'rises with b everywhere' if odd.all() else 'does not rise everywhere'}. Such an odd power falls without "
-        "bound to the left, so it has no lowest point; its norm is zero wherever it changes sign. Only even powers "
-        "could be trained. Eq. 10, which is trained, has l = 2."
-    )
-
-
-def distance_of_powers(table: pd.DataFrame) -> str:
-    distance = table.set_index("l")["distance"]
-    return (
-        f"Only l = 2 leads to the true score (distance {distance[2]:.0e}). With l = 3 denoising score matching ends "
-        f"{distance[3]:.0%} off, and with l = 1 {distance[1]:.0%}. This is one skewed mixture. For Gaussian data all "
-        "powers lead to the same score."
-    )
-
-
-def schedule_of_the_paper(table: pd.DataFrame, printed: Mapping[int, float]) -> str:
-    """``table`` : `score_toys.schedule_candidates`; ``printed`` {t: value}."""
-    ours = {t: float(table.iloc[t - 1, 1]) for t in printed}
-    agree = all(abs(ours[t] / value - 1) < 2e-3 for t, value in printed.items())
-    values = ", ".join(f"{ours[t]:.4g} at t = {t} (printed: {value:g})" for t, value in printed.items())
-    roots = " and ".join(f"{value**0.5:.3g}" for value in ours.values())
-    end = "the printed formula is a misprint, and the numbers fit this schedule" if agree else "neither formula fits"
-    return (
-        f"With DDPM's linear schedule $1-\\bar\\alpha_t$ is {values}; the root, which is the printed formula, would be "
-        f"{roots}. So {end}. The figure does not show which schedule the authors' code uses."
-    )
+    if gap >= tie:
+        return said + "The choice rests on a few pasted defects."
+    return said + f"They differ by less than {tie:g}: **this is a tie**, and other pasted defects may turn it round."
 
 
 def training(esm: ScoreMatchingDetector, sgm: ScoreMatchingDetector, given: int, published: int | None) -> str:
@@ -149,6 +74,15 @@ def variance_maps(table: pd.DataFrame, images: int) -> str:
     )
 
 
+def marks_caption(has_masks: bool) -> str:
+    """Of the figure of `score_matching.what_variance_marks`, which has defects only where there are masks."""
+    defects, border = (" and to defects (0.5: none)", ", and of the border alone to defects") if has_masks else ("", "")
+    return (
+        f"Relation of the predicted variance to structure (0: none){defects} inside an image{border}; "
+        "bands: 95 % over images."
+    )
+
+
 def variance_marks(marks: pd.DataFrame, timestep: int) -> str:
     """``marks`` of `score_matching.what_variance_marks`; the t nearest to T_d = ``timestep`` is put in words."""
     nearest = min(marks["t"], key=lambda t: abs(t - timestep))
@@ -168,6 +102,8 @@ def variance_marks(marks: pd.DataFrame, timestep: int) -> str:
             f"nearness to the border alone, which knows neither image nor network, has {said('border alone', 0.5)}. "
             f"{_more_than_position(rows)} "
         )
+    else:
+        text += "There are no masks, so a relation to defects cannot be measured. "
     return text + (
         "These relations hold for this network, which was trained briefly. At its optimum (a) the variance would be "
         "large wherever the image is hard to guess."
@@ -215,19 +151,19 @@ def accuracy(results: Mapping[str, Mapping], effects: Mapping[str, list[Effect]]
     gain, guided = effects["C44"][0], effects["C46 image"][0]
     return (
         f"**ESM is {compared(gain)} SGM** with this training: I-AUROC {auroc['ESM']:.3f} and {auroc['SGM']:.3f}, "
-        f"difference {signed(gain)}. With the same four detectors for both the difference is "
-        f"{signed(effects['C47a'][0])}. ESM-sigma is {compared(guided)} ESM ({signed(guided)}). The best trivial "
+        f"difference {worded(gain)}. With the same four detectors for both the difference is "
+        f"{worded(effects['C47a'][0])}. ESM-sigma is {compared(guided)} ESM ({worded(guided)}). The best trivial "
         f"statistic has {trivial:.3f}. Intervals are over images; another training may give another answer."
     )
 
 
 def seeds(effects: Mapping[str, list[Effect]]) -> str:
     parts, number = [], partial(numbers.number, sign="+")
+    if max(len(effects[key]) for key in MAIN) == 1:
+        once = "; ".join(f"{name} {worded(effects[key][0])}" for key, name in MAIN.items())
+        return f"{once}. This run has one training (`training_seeds`), which cannot say how much trainings differ."
     for key, name in MAIN.items():
         values = [effect.effect for effect in effects[key]]
-        if len(values) == 1:
-            parts.append(f"{name}: {number(values[0])}, from one training, which cannot say how much trainings differ")
-            continue
         same = all(v > 0 for v in values) or all(v < 0 for v in values)
         mean = sum(values) / len(values)
         sign = "the sign is the same each time" if same else "**not all have the same sign**"
@@ -242,8 +178,11 @@ def no_diffusion(found: Controls) -> str:
         rivals = {"the autoencoder alone": record} if alone else {}
         rivals["the closed form"] = found.closed_form[name]
         effects = {rival: (row["difference"], row["low"], row["high"]) for rival, row in rivals.items()}
-        text = " and ".join(f"{compared(e)} {rival} ({signed(e)})" for rival, e in effects.items())
-        parts.append(f"* **{name}** is {text}.")
+        by_relation: dict[str, list[str]] = {}
+        for rival, e in effects.items():
+            by_relation.setdefault(compared(e), []).append(f"{rival} ({worded(e)})")
+        text = [f"is {r} {enumerated(said, 'or' if r.startswith('not') else 'and')}" for r, said in by_relation.items()]
+        parts.append(f"* **{name}** {' and '.join(text)}.")
     return (
         "\n".join(parts) + "\n\nIf a method is not above a control, this run does not show that it finds more than "
         "the autoencoder, the backbone and the calibration do, or than mean and variance of the training images do. "
@@ -255,15 +194,15 @@ def inversion(effects: Mapping[str, Effect], auroc: float, evaluations: tuple[in
     """``effects`` of `inversion_effects`, I-AUROC without a network, evaluations of the inversion and of the other."""
     gain, bare = effects["C42"], effects["no network"]
     return (
-        f"Inversion is {compared(gain)} the network's own inference ({signed(gain)}). It is {compared(bare)} the "
-        f"same score without any network ({signed(bare)}), whose I-AUROC is {auroc:.3f}. Inversion takes "
+        f"Inversion is {compared(gain)} the network's own inference ({worded(gain)}). It is {compared(bare)} the "
+        f"same score without any network ({worded(bare)}), whose I-AUROC is {auroc:.3f}. Inversion takes "
         f"{evaluations[0]} evaluations of the network, the way there and back {evaluations[1]}. This is one network "
         "on one category."
     )
 
 
 def readings(table: pd.DataFrame, gains: Mapping[str, Sequence[float]]) -> str:
-    parts = "; ".join(f"{name} {signed(e)} ({compared(e)} zero)" for name, e in gains.items())
+    parts = "; ".join(f"{name} {worded(e)} ({compared(e)} zero)" for name, e in gains.items())
     change = table.set_index("name")["change"]
     return (
         f"Change of the I-AUROC by each alternative: {parts}. With the mean tied to the input the reconstruction "
@@ -277,20 +216,25 @@ def timesteps(table: pd.DataFrame, ratio: Sequence[float]) -> str:
     best = table.loc[table.groupby("variant")["I-AUROC"].idxmax()].set_index("variant")["T_d"]
     picked = ", ".join(f"{t} for {name}" for name, t in best.items())
     effect, low, high = (2**value for value in ratio[:3])
+    often = "as many steps" if effect == 1 else f"{effect:.2g} times as many steps"
     return (
         f"The highest points are at $T_d$ = {picked}; they are picked with the test labels. To come within 0.02 of its "
-        f"best I-AUROC, SGM needs {effect:.2g} times the steps of ESM (95 % interval [{low:.2g}, {high:.2g}]). A few "
+        f"best I-AUROC, SGM needs {often} as ESM (95 % interval [{low:.2g}, {high:.2g}]). A few "
         "values of $T_d$ on one category say nothing about others."
     )
 
 
-def strips(paths: Mapping[str, Trace]) -> str:
+def strips(paths: Mapping[str, Trace], kept: Mapping[str, float]) -> str:
+    """``kept`` : `score_contrast.contrast_kept` of the last state of the image that is shown, by method."""
     high = {n: (float(path.variance_high[0].mean()), float(path.variance_high[-1].mean())) for n, path in paths.items()}
     return (
         f"ESM's largest variance goes from {high['ESM'][0]:.3f} to {high['ESM'][1]:.3f}, SGM's from "
         f"{high['SGM'][0]:.3f} to {high['SGM'][1]:.4f} (means over images). By (a) the best variance is at most "
         "$1-\\bar\\alpha_t$ on average, so it must fall with it. The walk, however, never uses a variance below the "
-        "paper's bound of 0.01. One image does not show when images form; the next figure counts over all."
+        "paper's bound of 0.01. The last state keeps "
+        + enumerated([f"{numbers.share(share)} ({name})" for name, share in kept.items()])
+        + " of the contrast of the image that is shown. One image does not show when images form; the next figure "
+        "counts over all."
     )
 
 
@@ -307,8 +251,8 @@ def settling(settled: Mapping[str, Tensor], effects: Mapping[str, Effect]) -> st
 def stopping(effects: Mapping[str, Effect]) -> str:
     need, early = effects["C51"], effects["C52"]
     return (
-        f"SGM, I-AUROC of the full walk minus that stopped at t = 50: {signed(need)}, {compared(need)} zero. ESM, "
-        f"stopped at t = 50 minus the full walk: {signed(early)}, {compared(early)} zero. With another $T_d$ this may "
+        f"SGM, I-AUROC of the full walk minus that stopped at t = 50: {worded(need)}, {compared(need)} zero. ESM, "
+        f"stopped at t = 50 minus the full walk: {worded(early)}, {compared(early)} zero. With another $T_d$ this may "
         "differ."
     )
 
@@ -326,19 +270,24 @@ def detectors(table: pd.DataFrame, effects: Mapping[str, Effect], ranks: pd.Data
         f"ESM-sigma with all four detectors is above {words.count('above')} of the {len(words)} smaller subsets, below "
         f"{words.count('below')}, and not shown to differ from the rest. The highest is {top} "
         f"({rows['I-AUROC'].max():.3f}, picked with the test labels). Adding the two detectors that use a variance to "
-        f"cos+re changes the I-AUROC by {signed(effects['C56'])}."
+        f"cos+re changes the I-AUROC by {worded(effects['C56'])}."
         f"{pixel} The scores by $S_U$ and $S_{{KL}}$ have a rank correlation of {ranks.loc['u', 'kl']:.4f}, those "
         f"by $S_U$ and $S_{{RE}}$ of {ranks.loc['u', 're']:.3f}; at 1 two detectors rank all images alike."
     )
 
 
 def stability(updates: Mapping[float, Mapping[str, Tensor]], more: Effect) -> str:
-    lowest = updates[min(updates)]
+    lowest, highest = updates[min(updates)], updates[max(updates)]
+    grows = {n: 10 ** float((lowest[n].log10() - highest[n].log10()).mean()) for n in ("ESM", "ESM-sigma")}
+    grown = {n: f"{g:.3g} times as large" if f"{g:.3g}" != "1" else "as large as before" for n, g in grows.items()}
+    ratio = [10**value for value in more[:3]]
     small, overshooting = (float(lowest[name].mean()) for name in ("small", "overshooting"))
     return (
         f"With the lowest bound the variance is at most {max(updates)} on {numbers.share(small, 1)} of all elements "
-        f"and steps, and small enough to overshoot on {numbers.share(overshooting, 2)} of them. As the bound is "
-        f"relaxed, the largest change of ESM minus that of ESM-sigma, both as log10, moves by {signed(more, 2)}. "
+        f"and steps, and small enough to overshoot on {numbers.share(overshooting, 2)} of them. With that bound "
+        f"instead of {max(updates):g}, ESM's largest step is {grown['ESM']}, and ESM-sigma's "
+        f"is {grown['ESM-sigma']}. The first factor is {ratio[0]:.3g} times the second "
+        f"(95 % interval [{ratio[1]:.3g}, {ratio[2]:.3g}]). "
         + (
             ""
             if bound_acted(updates)
@@ -359,10 +308,12 @@ def logistic(table: pd.DataFrame, effect: Effect) -> str:
 
 def streams(same: Effect, gains: Mapping[str, Sequence[float]]) -> str:
     """``same`` : `score_claims.identity` of the gradients; ``gains`` : of ESM over the other trainings."""
-    parts = [f"ESM is {compared(e)} ESM with {name} ({signed(e)})" for name, e in gains.items()]
+    parts = [f"ESM is {compared(e)} ESM with {name} ({worded(e)})" for name, e in gains.items()]
     gradients = f"The gradients of eq. 10 with a fixed variance and of SGM's loss are {same.note}. "
     return gradients + (
-        "; ".join(parts) + ". Each is a single training." if parts else "No other training was asked for."
+        "; ".join(parts) + ". Each is a single training."
+        if parts
+        else "This run tests the fixed variance alone; the other two were not trained (`two_heads`)."
     )
 
 
@@ -392,14 +343,18 @@ def answer(
     scores : of the methods [N], by name.
     gains : I-AUROC of ESM minus SGM, an effect for each training, the run's own first.
     """
-    control = "the closed form" if controls.no_diffusion is controls.closed_form else "the autoencoder alone"
-    said = []
-    for name in ("ESM", "ESM-sigma"):
-        row = controls.no_diffusion[name]
-        rivals = {"SGM, which predicts no variance": task.difference(scores[name], scores["SGM"])}
-        rivals[control] = (row["difference"], row["low"], row["high"])
+    said, helped = [], []
+    rows = {"the closed form": controls.closed_form}
+    if controls.no_diffusion is not controls.closed_form:
+        rows = {"the autoencoder alone": controls.no_diffusion} | rows
+    for name in controls.closed_form:
+        without = {c: (r[name]["difference"], r[name]["low"], r[name]["high"]) for c, r in rows.items()}
+        helped += [name] if all(compared(e) == "above" for e in without.values()) else []
+        if name == "SGM":
+            continue
+        rivals = {"SGM, which predicts no variance": task.difference(scores[name], scores["SGM"])} | without
         rivals["the trivial baseline"] = task.difference(scores[name], trivial.chosen.score)
-        said.append(detects(name, rivals) + ".")
+        said.append(detects(name, rivals, worded) + ".")
     heads = {"above": "Here it does.", "below": "Here it does not; it costs accuracy."}
     head = heads.get(compared(gains[0]), "Not shown here.")
     values = [gain.effect for gain in gains]
@@ -408,5 +363,7 @@ def answer(
     return (
         "**What is the variance?** It is what cannot be known of the image once only its noised version is seen. "
         f"**Does dividing by it help to detect defects?** {head} On {task.name}, by the 95 % intervals over images: "
-        f"{' '.join(said)}{others if len(gains) > 1 else ' This is one training.'}"
+        f"{' '.join(said)}{others if len(gains) > 1 else ' This is one training.'} "
+        f"**Does the trained network help?** That takes a method above {enumerated(list(rows))}: here "
+        f"{enumerated(helped) if helped else f'none of {enumerated(list(controls.closed_form))}'}."
     )

@@ -23,6 +23,12 @@ from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.esm import ESM
 from diffad_utils.metrics.bootstrap import bootstrap_counts, bootstrap_percentiles, bootstrap_statistic
 
+EXPLAINED = (
+    "How far is each element of $X_0$ from a Gaussian, over the training images? The measure is the Kolmogorov-Smirnov "
+    "distance, the largest gap of two distribution functions: 0 is Gaussian. And does ESM detect better on latents, "
+    "with the same number of steps? Look at whether the two panels agree."
+)
+"""What a reader must know before the figure."""
 RESAMPLES = 200
 """Of the training images; a distance takes a sort of all their elements."""
 MOST = 400_000

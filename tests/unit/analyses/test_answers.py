@@ -15,9 +15,11 @@ from diffad_utils.analyses import (
     lora_study,
     round_trip,
     score_claims,
+    score_contrast,
     score_detection,
     score_matching,
     score_sentences,
+    score_toy_sentences,
 )
 from diffad_utils.analyses.score_claims import Effect
 from diffad_utils.analyses.task import Task, TrivialBaseline
@@ -80,7 +82,8 @@ def test_findings_stand_under_the_statement_of_their_claim():
 @pytest.mark.parametrize("gap, said", [(5e-16, "5e-16 of their size at most"), (0.0, "no digit differs")])
 def test_an_identity_is_said_in_words_and_needs_no_data(gap, said):
     same = score_claims.identity(gap, 1e-6, 4)
-    assert same.low > 0 and said in score_sentences.streams(same, {})
+    alone = score_sentences.streams(same, {})
+    assert same.low > 0 and said in alone and "This run tests the fixed variance alone" in alone
     (row,) = score_claims.esm_findings({"C65": same}, "a small network")
     page = findings.to_html([row])
     assert (
@@ -180,18 +183,60 @@ def test_the_answer_of_05_names_every_rival_for_both_methods(task):
     def row(difference):
         return {"difference": difference, "low": difference - 0.1, "high": difference + 0.1}
 
-    alone = {"ESM": row(0.0), "ESM-sigma": row(-0.3)}
+    alone = {"SGM": row(0.2), "ESM": row(0.0), "ESM-sigma": row(-0.3)}
+    formula = {"SGM": row(0.2), "ESM": row(0.15), "ESM-sigma": row(0.3)}
     scores = {"SGM": BAD, "ESM": GOOD, "ESM-sigma": GOOD}
-    found = score_detection.Controls(pd.DataFrame(), alone, {})
+    found = score_detection.Controls(pd.DataFrame(), alone, formula)
     gains = [Effect(0.01, -0.1, 0.1, 40), Effect(0.05, 0.01, 0.1, 40)]
     said = score_sentences.answer(task, scores, found, TRIVIAL, gains)
     assert "**Does dividing by it help to detect defects?** Not shown here. On x/y" in said
     assert "ESM detects better than SGM, which predicts no variance (+1.000" in said
     assert "ESM-sigma detects better than SGM" in said and "worse than the autoencoder alone (-0.300" in said
+    assert "the closed form (+0.150" in said and "the closed form (+0.300" in said
+    assert said.endswith("a method above the autoencoder alone and the closed form: here SGM.")
     assert "the trivial baseline (+0.500" in said and "goes from +0.010 to +0.050" in said
     pixel = score_detection.Controls(pd.DataFrame(), alone, alone)
     said = score_sentences.answer(task, scores, pixel, TRIVIAL, gains[1:])
-    assert "Here it does." in said and "the closed form" in said and said.endswith("This is one training.")
+    assert "Here it does." in said and "autoencoder" not in said and "This is one training." in said
+    none = {"SGM": row(0.0), **{name: alone[name] for name in ("ESM", "ESM-sigma")}}
+    said = score_sentences.answer(task, scores, score_detection.Controls(pd.DataFrame(), none, none), TRIVIAL, gains)
+    assert said.endswith("a method above the closed form: here none of SGM, ESM and ESM-sigma.")
+
+
+def test_words_of_05_fit_one_training_and_a_choice_that_is_a_tie():
+    once = {key: [Effect(0.0, -0.1, 7e-6, 40)] for key in score_claims.MAIN}
+    said = score_sentences.seeds(once)
+    assert said.count("one training") == 1 and "ESM minus SGM no difference [-0.100, just above 0]" in said
+    assert "So few" not in said
+    tried = pd.DataFrame({"noise_timestep": [20, 50, 100], "selection": [0.5, 0.768, 0.769]})
+    assert "$T_d$ = 100 is taken, with 0.769; next is 50 with 0.768." in score_sentences.chosen(tried)
+    assert "this is a tie" in score_sentences.chosen(tried) and "tie" not in score_sentences.chosen(tried[:2])
+    assert "nothing was tried" in score_sentences.chosen(tried[:1])
+    assert "defects" in score_sentences.marks_caption(True) and "defects" not in score_sentences.marks_caption(False)
+
+
+def test_training_is_said_to_get_there_only_where_the_error_is_small():
+    names = ["SGM (eq. 4)", "ESM (eq. 3)", "ESM, theory", "sigma^2", "closed form, drawn"]
+    small, large = ({name: [first, 0.01] for name in names} | {"t": [20, 300]} for first in (0.02, 0.8))
+    said = score_toy_sentences.toy_errors({"a": pd.DataFrame(small), "b": pd.DataFrame(large)})
+    assert "training gets there: within 5% at every t" in said
+    assert "not get there at small t, at t = 20: the score is off by more than 5%. Within 5% it is at t = 300." in said
+
+
+def test_a_plain_field_keeps_no_contrast(task):
+    images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    green = torch.zeros(3, 3, 8, 8)
+    green[:, 1] = 0.8
+    half = 0.5 * images + 0.3
+    kept = score_contrast.contrast_kept(torch.cat([images, images, green]), torch.cat([green, half, green]))
+    assert kept[:3].tolist() == pytest.approx([0, 0, 0], abs=1e-6) and kept[3:6].tolist() == pytest.approx([0.5] * 3)
+    assert kept[6:].isnan().all()  # an image without contrast has none to keep
+    task = Task("x/y", None, None, torch.arange(3), {"image": images, "label": torch.tensor([0, 1, 1])})
+    pixels = type("Detector", (), {"space": "pixel"})()
+    table = score_contrast.kept_by_all(pixels, {"SGM": Prediction(torch.zeros(3), reconstruction=half)}, task)
+    assert table["mean"].tolist() == pytest.approx([0.5]) and list(table["name"]) == ["SGM"]
+    assert "50% [50%, 50%] in SGM" in score_contrast.in_words(table)
+    assert score_contrast.of_last({"SGM": half[:2]}, task)["SGM"] > 0
 
 
 def test_the_answer_of_06_takes_each_modification_alone():

@@ -99,3 +99,12 @@ def test_simulated_detector(case):
     maps = paired_comparison.simulated_maps(batch["mask"], missed)
     found = paired_comparison.image_pixel_auroc(maps, batch["mask"])[:12]
     assert (found[6:] > 0.99).all() and (found[:6] < 0.8).all()
+
+
+def test_a_tie_is_said_in_words(case):
+    labels, maps = case[1]["label"], case[0]["good"].anomaly_map
+    scores = {name: labels.float().clone() for name in ("a", "b")}
+    scores["a"][12], scores["b"][13] = 2.0, 2.0  # another normal image each is taken for a defect
+    predictions = {name: Prediction(score, maps) for name, score in scores.items()}
+    table = paired_comparison.BootstrapQuality.of(predictions, case[1], n=60, seed=3).table("a").set_index("variant")
+    assert table.loc["b", "I-AUROC minus a"].startswith("no difference [-")
