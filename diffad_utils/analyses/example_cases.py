@@ -6,7 +6,8 @@ Used by notebook 08 and the front page; entry points: `task_pictures`, `cases`, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -104,6 +105,16 @@ def cases(
                 rows.append([case, task, best.method, row.key, row.score, float(threshold), rank])
     found = pd.DataFrame(rows, columns=["case", "task", "method", "key", "score", "threshold", "rank"])
     return found.sort_values(["rank", "task"], kind="stable").groupby("case", sort=False).head(count)
+
+
+def source_of(rows: pd.DataFrame, records: Sequence[RunRecord]) -> dict[str, Any]:
+    """``data`` and ``weights`` of `study.Run.figure` for a picture of these tasks and methods (`cases`): no others had
+    a part in it."""
+    shown = set(zip(rows["task"], rows["method"], strict=True))
+    used = [record for record in records if (f"{record.dataset}/{record.category}", record.method) in shown]
+    entries = {entry["name"]: entry for record in used for entry in record.manifest["weights"]}
+    weights = [SimpleNamespace(name=name, source=entry["source"]) for name, entry in entries.items()]
+    return {"data": ", ".join(sorted(set(rows["task"]))), "weights": weights}
 
 
 def case_pictures(

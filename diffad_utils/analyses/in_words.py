@@ -119,9 +119,9 @@ def of_cost(timed: pd.DataFrame, front: pd.Series) -> str:
     if not (timed["family"] == "diffusion").any():
         unbeaten = "There is no diffusion method among them."
     elif ours:
-        unbeaten = f"On some task no other method is both faster and more accurate than {_counted(ours)}."
+        unbeaten = f"Diffusion methods that no other method beats in both on some task: {_counted(ours)}."
     else:
-        unbeaten = "On every task some other method is both faster and more accurate than each diffusion method."
+        unbeaten = "On every task each diffusion method has another method that is as fast and as accurate, or better."
     return (
         f"Between the fastest ({fastest['method']}, {fastest['ms an image']:.3g} ms) and the slowest "
         f"({slowest['method']}, {slowest['ms an image']:.3g} ms) lies a factor of "

@@ -12,7 +12,7 @@ from diffad_utils import study
 from diffad_utils.io.paths import repository
 from diffad_utils.io.png import data_uri
 from diffad_utils.report import narrow
-from diffad_utils.study import claims
+from diffad_utils.study import claims, verdicts
 
 ANSWER, STRIPS, FURTHER = "answer", ("found", "missed", "invented"), ("pareto", "conventions")
 """Figures of the summary notebook on the front page; the others are on its own page."""
@@ -71,10 +71,12 @@ def cards(ledger: Sequence[dict]) -> list[dict]:
         def of(*verdicts, rows=rows):
             return [row for row in rows if row["verdict"] in verdicts]
 
+        varied = of(claims.VARIES)
         kinds = [
             ("Stands", "supported", of(claims.SUPPORTED)),
             ("Falls", "not-supported", of(claims.NOT_SUPPORTED)),
-            ("Varies", "varies", of(claims.VARIES)),
+            ("Varies in size, above in all", "varies", [row for row in varied if verdicts.above_in_all(row["reason"])]),
+            ("Varies", "varies", [row for row in varied if not verdicts.above_in_all(row["reason"])]),
         ]
         parts = {
             name: [

@@ -294,7 +294,11 @@ def _pooled_in_words(variant: Variant, margin: float) -> str:
 
 
 ABOVE_IN_ALL = "above the margin in all"
-"""In the reason of a claim that varies in size alone."""
+
+
+def above_in_all(reason: str) -> bool:
+    """Whether the reason of a claim that varies is that effects differ in size, all of them above the margin."""
+    return ABOVE_IN_ALL in reason
 
 
 def _sides(found: Judgement) -> str:
