@@ -108,13 +108,16 @@ def cases(
 
 
 def source_of(rows: pd.DataFrame, records: Sequence[RunRecord]) -> dict[str, Any]:
-    """``data`` and ``weights`` of `study.Run.figure` for a picture of these tasks and methods (`cases`): no others had
-    a part in it."""
-    shown = set(zip(rows["task"], rows["method"], strict=True))
+    """``data`` and ``weights`` of `study.Run.figure` for what is made of these tasks and methods alone.
+
+    rows : columns method, and task or dataset and category.
+    """
+    tasks = rows["task"] if "task" in rows else rows["dataset"] + "/" + rows["category"]
+    shown = set(zip(tasks, rows["method"], strict=True))
     used = [record for record in records if (f"{record.dataset}/{record.category}", record.method) in shown]
-    entries = {entry["name"]: entry for record in used for entry in record.manifest["weights"]}
-    weights = [SimpleNamespace(name=name, source=entry["source"]) for name, entry in entries.items()]
-    return {"data": ", ".join(sorted(set(rows["task"]))), "weights": weights}
+    noted = {(entry["name"], entry["source"]): None for record in used for entry in record.manifest["weights"]}
+    named = [SimpleNamespace(name=name, source=source) for name, source in noted]
+    return {"data": ", ".join(sorted({f"{r.dataset}/{r.category}" for r in used})), "weights": named}
 
 
 def case_pictures(

@@ -24,6 +24,9 @@ from diffad_utils.study.outcomes import FEWEST_SEEDS
 RESIDUALS = {"pixel_ddpm": ("pixels", "mse"), "sgm": ("latents", "re")}
 """Method -> (space that is diffused, part of its score that is the residual averaged over the image)."""
 
+METHOD_OF = {"pixels": "pixel_ddpm", "latents": "sgm", "features": "invad"}
+"""Whose network diffuses in a space."""
+
 
 def spaces(records: Sequence[RunRecord], n: int = 1000) -> pd.DataFrame:
     """I-AUROC of one score, the mean residual between what was noised and its reconstruction, by the diffused space.

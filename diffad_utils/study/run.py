@@ -156,9 +156,17 @@ class Run:
             self._data.append(entry)
 
     def note_runs(self, records: list[RunRecord]) -> None:
-        """Put the weights and data of the runs that this one summarises into the manifest: captions name them."""
+        """Put the weights and tasks of the runs that this one summarises into the manifest: captions name them.
+
+        What a run used beside its own task, such as other categories to train on, stands in its own manifest.
+        """
         for record in records:
-            for mine, theirs in ((self._weights, record.manifest["weights"]), (self._data, record.manifest["data"])):
+            own = [
+                entry
+                for entry in record.manifest["data"]
+                if (entry["dataset"], [*entry["categories"]]) == (record.dataset, [record.category])
+            ]
+            for mine, theirs in ((self._weights, record.manifest["weights"]), (self._data, own)):
                 mine += [entry for entry in theirs if entry not in mine]
 
     @property

@@ -510,7 +510,7 @@ def test_the_summary_says_what_follows(controlled):
     records, measured = controlled
     table = diffusion_controls.summary_table(measured, diffusion_controls.controls(records)).set_index("method")
     assert table.index.tolist()[-1] == "anomalib:padim" and (table["tasks"] == 2).all()
-    assert table.loc["invad", "follows"] .endswith(
+    assert table.loc["invad", "follows"].endswith(
         "baseline. Above its recorded control, averaged over 2 tasks: above in 2, below in 0 of them."
     )
     assert "No control" in table.loc["d3ad", "follows"] and "iffusion" not in table.loc["anomalib:padim", "follows"]
@@ -543,8 +543,8 @@ def test_long_tables_of_the_comparison_are_behind_a_click_and_scroll_there(contr
     ("over", "control", "said"),
     [
         ((0.1, 0.05, 0.2), (0.8, 0.1, 0.05, 0.2), "Better than the trivial baseline. Above its recorded"),
-        ((0.1, -0.05, 0.2), (0.8, -0.1, -0.2, -0.05), "Not shown to differ from the trivial baseline. Below its recorded"),
-        ((-0.1, -0.2, -0.05), (0.8, 0.0, -0.1, 0.1), "Worse than the trivial baseline. Not shown to differ from its rec"),
+        ((0.1, -0.05, 0.2), (0.8, -0.1, -0.2, -0.05), "Not shown to differ from the trivial baseline. Below its"),
+        ((-0.1, -0.2, -0.05), (0.8, 0.0, -0.1, 0.1), "Worse than the trivial baseline. Not shown to differ"),
         (None, None, "No baseline here. No control"),
     ],
 )
@@ -659,6 +659,18 @@ def test_every_figure_has_its_sentence(controlled):
     assert comparison.known(table, "no such column").empty
     beaten = in_words.of_cost(timed, pd.Series(timed["family"] != "diffusion", index=timed.index))
     assert "On every task each diffusion method has another" in beaten and "none" not in beaten
+
+
+def test_a_caption_names_the_data_and_weights_of_what_it_shows(controlled):
+    records, _ = controlled
+    rows = pd.DataFrame({"task": ["textures/grid"], "method": ["invad"]})
+    assert example_cases.source_of(rows, records)["data"] == "textures/grid"
+    entry = {"name": "resnet", "source": "mini"}
+    (record,) = (r for r in records if (r.category, r.method) == ("grid", "invad"))
+    own = dataclasses.replace(record, manifest=record.manifest | {"weights": [entry, entry]})
+    split = pd.DataFrame({"dataset": ["textures"], "category": ["grid"], "method": ["invad"]})
+    (weights,) = example_cases.source_of(split, [own, *records])["weights"]
+    assert (weights.name, weights.source) == ("resnet", "mini")
 
 
 def test_strips_of_normal_images_speak_of_no_outline():

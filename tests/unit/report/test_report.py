@@ -274,7 +274,10 @@ def test_a_card_a_source_says_what_stands_and_what_falls():
     assert sum(card["claims"] for card in cards.values()) == len(ledger)
     kinds = {label: [row["claim_id"] for row in rows] for label, _, rows in cards["InvAD"]["measured"]}
     assert kinds == {"Stands": ["C37"], "Falls": ["C39"], "Varies in size, above in all": [], "Varies": []}
-    reasons = {"C37": "categories differ beyond chance: above the margin in all 2, but by different amounts", "C38": "x"}
+    reasons = {
+        "C37": "categories differ beyond chance: above the margin in all 2, but by different amounts",
+        "C38": "x",
+    }
     varied = [
         row | {"verdict": claims.VARIES, "reason": reasons[row["claim_id"]]} if row["claim_id"] in reasons else row
         for row in ledger
