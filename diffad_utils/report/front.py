@@ -26,13 +26,14 @@ QUOTED = 3
 
 def figures(record: study.RunRecord, names: Sequence[str]) -> list[dict]:
     """The figures of a run by name, in the order of ``names``: name, caption, text (sentences), tail, uri, least (CSS
-    pixels across), and narrow, the address of its version for narrow screens, or None."""
+    pixels across), far (more than a phone has), and narrow, the address of its version for narrow screens, or None."""
     by_name = {figure["name"]: figure for figure in record.figures}
     found = []
     for name in names:
         path = record.folder / "figures" / f"{name}.png"
         if name in by_name and path.is_file():
             figure, on_phones = by_name[name], path.with_name(f"{name}-narrow.png")
+            least = narrow.readable_width(path.read_bytes(), FIGURE_DPI)
             found.append(
                 {
                     "name": name,
@@ -40,7 +41,8 @@ def figures(record: study.RunRecord, names: Sequence[str]) -> list[dict]:
                     "text": figure.get("text", []),
                     "tail": figure["provenance"],
                     "uri": data_uri(path),
-                    "least": narrow.readable_width(path.read_bytes(), FIGURE_DPI),
+                    "least": least,
+                    "far": least > narrow.PHONE_PIXELS,
                     "narrow": data_uri(on_phones) if on_phones.is_file() else None,
                 }
             )

@@ -133,7 +133,7 @@ def notebook_page(
             _prepare_outputs(cell.get("outputs", []), scale)
         body, _ = _exporter().from_notebook_node(notebook)
         body = re.sub(r"<em>\((profile .*?)\)</em>(?=</p>)", r'<span class="tail">\1</span>', body)
-        body = narrow.scrolled(narrow.stacked(body))
+        body = narrow.folded(narrow.scrolled(narrow.stacked(body)))
         page = (
             environment()
             .get_template("notebook.html")
