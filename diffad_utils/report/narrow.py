@@ -57,7 +57,7 @@ def folded(body: str) -> str:
     ----------
     body : of a page, as nbconvert makes it from a notebook.
     """
-    code = r'(?<=<div class="input_area">\n)<div class=" ?highlight hl-ipython3"><pre>.*?</pre></div>'
+    code = r'(?<=<div class="input_area">\n)<div class=" ?highlight hl-\w+"><pre>.*?</pre></div>'
     return re.sub(
         code, lambda found: f'<details class="code"><summary>Code</summary>{found.group()}</details>', body, flags=re.S
     )
