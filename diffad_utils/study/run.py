@@ -156,16 +156,10 @@ class Run:
             self._data.append(entry)
 
     def note_runs(self, records: list[RunRecord]) -> None:
-        """Put the weights and tasks of the runs that this one summarises into the manifest: captions name them.
-
-        What a run used beside its own task, such as other categories to train on, stands in its own manifest.
-        """
+        """Put the weights and tasks of the runs that this one summarises into the manifest: captions name them."""
         for record in records:
-            own = [
-                entry
-                for entry in record.manifest["data"]
-                if (entry["dataset"], [*entry["categories"]]) == (record.dataset, [record.category])
-            ]
+            task = record.dataset, [record.category]  # what it used beside, such as to train on, is in its own manifest
+            own = [entry for entry in record.manifest["data"] if (entry["dataset"], [*entry["categories"]]) == task]
             for mine, theirs in ((self._weights, record.manifest["weights"]), (self._data, own)):
                 mine += [entry for entry in theirs if entry not in mine]
 
