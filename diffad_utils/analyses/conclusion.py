@@ -213,6 +213,7 @@ def short_answer(measured: Sequence[MethodResult], controls: pd.DataFrame) -> st
     ours = [row for row in against_baseline(measured).itertuples() if _is_diffusion(measured, row.task, row.method)]
     above = sum(row.verdict == "above the baseline" for row in ours)
     own = controls[controls["kind"] == "no_diffusion"]
+    own = own[[_is_diffusion(measured, row.task, row.method) for row in own.itertuples()]]
     adds, costs = int((own["low"] > 0).sum()), int((own["high"] < 0).sum())
     duels = [_duel(measured, task) for task in dict.fromkeys(row.task for row in measured)]
     outcomes = [outcome for outcome in duels if outcome]
@@ -229,7 +230,7 @@ def short_answer(measured: Sequence[MethodResult], controls: pd.DataFrame) -> st
         opening = "Yes, here." if outcomes and wins == len(outcomes) else "Sometimes."
     text = f"{opening} Diffusion methods beat the trivial baseline in {above} of {len(ours)} cases"
     if len(own):
-        text += f" and their own features without diffusion in {adds} of {len(own)} (worse in {costs})"
+        text += f" and their control without diffusion in {adds} of {len(own)} (worse in {costs})"
     if outcomes:
         text += (
             f". The best of them beats the best other detector on {wins} of {len(outcomes)} tasks, loses on {losses}"
@@ -331,8 +332,8 @@ def _reasons(ledger: pd.DataFrame, found: pd.DataFrame) -> str:
     pieces = [f"{name}: {'; '.join(part)}" for name, part in named if part]
     if not pieces:
         return (
-            f"Of the {len(rows)} reasons that the sources give for success or failure, none is decided by these runs "
-            f"on two tasks that agree, with {FEWEST_IMAGES} images or more."
+            f"The sources give {len(rows)} reasons for success or failure. None can be decided here: that takes two "
+            f"tasks that agree, with {FEWEST_IMAGES} images or more each."
         )
     rest = len(rows) - len(supported) - len(refuted)
     tail = f"; {rest} of {len(rows)} reasons are undecided, rest on too little, or are not tested" if rest else ""

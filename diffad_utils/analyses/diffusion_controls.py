@@ -77,6 +77,12 @@ def pooled_control(found: pd.DataFrame, method: str) -> tuple[float, float, floa
     return float(rows["I-AUROC"].mean()), middle, middle - half, middle + half
 
 
+def sides_by_task(found: pd.DataFrame, method: str) -> list[int]:
+    """`side` of a method against its control on each task that recorded one."""
+    rows = found[(found["method"] == method) & (found["kind"] == "no_diffusion")]
+    return [side(row.low, row.high) for row in rows.itertuples()]
+
+
 def side(low: float, high: float) -> int:
     """1 if an interval lies above zero, -1 if below, 0 if it contains zero."""
     return 1 if low > 0 else -1 if high < 0 else 0
@@ -111,7 +117,7 @@ def summary_table(measured: Sequence[MethodResult], found: pd.DataFrame) -> pd.D
         cells["trivial baseline"] = baseline.values["I-AUROC"] if baseline else np.nan
         cells["ms an image"] = float(np.mean(times)) if times else np.nan
         over = difference(own, baseline, "I-AUROC") if baseline else None
-        cells["follows"] = what_follows(own.family, over, control)
+        cells["follows"] = what_follows(own.family, over, control, sides_by_task(found, method))
         rows.append(cells)
     names = ["method", "family", "tasks", "I-AUROC", "low", "high", "AUPRO", "AUPRO low", "AUPRO high"]
     names += ["without diffusion", "trivial baseline", "ms an image", "follows"]
@@ -121,9 +127,15 @@ def summary_table(measured: Sequence[MethodResult], found: pd.DataFrame) -> pd.D
 
 
 def what_follows(
-    family: str, over_baseline: tuple[float, float, float] | None, control: tuple[float, float, float, float] | None
+    family: str,
+    over_baseline: tuple[float, float, float] | None,
+    control: tuple[float, float, float, float] | None,
+    by_task: Sequence[int] = (),
 ) -> str:
-    """One sentence from the two intervals: (difference, low, high) to the baseline, and `pooled_control`."""
+    """What the intervals say: (difference, low, high) to the baseline, `pooled_control`, and `sides_by_task`.
+
+    Of the control it says no more than above or below: a run records one, and its notebook may ask for a second.
+    """
     beats = {1: "Better than", -1: "Worse than", 0: "Not shown to differ from"}
     first = "No baseline here."
     if over_baseline is not None:
@@ -132,9 +144,11 @@ def what_follows(
         return first
     if control is None:
         return f"{first} No control without diffusion was recorded."
-    adds = {
-        1: "Diffusion adds accuracy.",
-        -1: "Diffusion costs accuracy.",
-        0: "Diffusion is not shown to add anything.",
-    }
-    return f"{first} {adds[side(*control[2:])]}"
+    against = {1: "Above", -1: "Below", 0: "Not shown to differ from"}[side(*control[2:])]
+    if len(by_task) < 2:
+        return f"{first} {against} its recorded control, on one task."
+    above, below = by_task.count(1), by_task.count(-1)
+    return (
+        f"{first} {against} its recorded control, averaged over {len(by_task)} tasks: "
+        f"above in {above}, below in {below} of them."
+    )

@@ -6,7 +6,8 @@ Used by notebook 08 and the front page; entry points: `task_pictures`, `cases`, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -104,6 +105,19 @@ def cases(
                 rows.append([case, task, best.method, row.key, row.score, float(threshold), rank])
     found = pd.DataFrame(rows, columns=["case", "task", "method", "key", "score", "threshold", "rank"])
     return found.sort_values(["rank", "task"], kind="stable").groupby("case", sort=False).head(count)
+
+
+def source_of(rows: pd.DataFrame, records: Sequence[RunRecord]) -> dict[str, Any]:
+    """``data`` and ``weights`` of `study.Run.figure` for what is made of these tasks and methods alone.
+
+    rows : columns method, and task or dataset and category.
+    """
+    tasks = rows["task"] if "task" in rows else rows["dataset"] + "/" + rows["category"]
+    shown = set(zip(tasks, rows["method"], strict=True))
+    used = [record for record in records if (f"{record.dataset}/{record.category}", record.method) in shown]
+    noted = {(entry["name"], entry["source"]): None for record in used for entry in record.manifest["weights"]}
+    named = [SimpleNamespace(name=name, source=source) for name, source in noted]
+    return {"data": ", ".join(sorted({f"{r.dataset}/{r.category}" for r in used})), "weights": named}
 
 
 def case_pictures(

@@ -75,10 +75,11 @@ def of_case(case: str, rows: pd.DataFrame) -> str:
         "invented": "Normal images above the threshold: the false alarms with the highest scores",
     }[case]
     methods = _counted([f"{row.method} on {row.task}" for row in rows.itertuples()])
+    outlined = case != "invented"  # normal images have no outline
     return (
         f"{meaning}; {len(rows)} images, by {methods}. The threshold is that method's own on the task. "
-        "A map is divided by the method's largest value on the task's test images, so a dark one is low throughout. "
-        "Where a defect is outlined, a map that is bright elsewhere means: right or wrong for another reason."
+        "A map is divided by the method's largest value on the task's test images, so a dark one is low throughout."
+        + (" If the map is bright outside the outline, the score did not come from the defect." if outlined else "")
     )
 
 
@@ -115,11 +116,17 @@ def of_cost(timed: pd.DataFrame, front: pd.Series) -> str:
     ours = sorted(set(best.loc[best["family"] == "diffusion", "method"]))
     fastest = timed.loc[timed["ms an image"].idxmin()]
     slowest = timed.loc[timed["ms an image"].idxmax()]
+    if not (timed["family"] == "diffusion").any():
+        unbeaten = "There is no diffusion method among them."
+    elif ours:
+        unbeaten = f"Diffusion methods that no other method beats in both on some task: {_counted(ours)}."
+    else:
+        unbeaten = "On every task each diffusion method has another method that is as fast and as accurate, or better."
     return (
         f"Between the fastest ({fastest['method']}, {fastest['ms an image']:.3g} ms) and the slowest "
         f"({slowest['method']}, {slowest['ms an image']:.3g} ms) lies a factor of "
-        f"{slowest['ms an image'] / fastest['ms an image']:.0f}. Diffusion methods that no other method beats in both "
-        f"on some task: {_counted(ours)}. Times are of this machine, with other work beside."
+        f"{slowest['ms an image'] / fastest['ms an image']:.0f}. {unbeaten} "
+        "Times are of this machine, with other work beside."
     )
 
 

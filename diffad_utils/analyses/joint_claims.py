@@ -24,6 +24,9 @@ from diffad_utils.study.outcomes import FEWEST_SEEDS
 RESIDUALS = {"pixel_ddpm": ("pixels", "mse"), "sgm": ("latents", "re")}
 """Method -> (space that is diffused, part of its score that is the residual averaged over the image)."""
 
+METHOD_OF = {"pixels": "pixel_ddpm", "latents": "sgm", "features": "invad"}
+"""Whose network diffuses in a space."""
+
 
 def spaces(records: Sequence[RunRecord], n: int = 1000) -> pd.DataFrame:
     """I-AUROC of one score, the mean residual between what was noised and its reconstruction, by the diffused space.
@@ -107,10 +110,17 @@ def spaces_in_words(found: pd.DataFrame) -> str:
         return "No task has a run in pixels and one in features, so the spaces cannot be compared."
     above = sum(row["interval"][0] > 0 for row in differences)
     below = sum(row["interval"][1] < 0 for row in differences)
+    runs = len(differences)
+    if above or below:
+        rest = runs - above - below
+        said = f"In features the score is above the one in pixels in {above} of {runs} runs, and below it in {below}"
+        said += f"; in the other {rest} no difference is shown." if rest else "."
+    else:
+        where = {1: "the one run", 2: "either run"}.get(runs, f"any of {runs} runs")
+        said = f"No difference between features and pixels is shown in {where}."
     return (
-        f"In features the score is above the one in pixels in {above} of {len(differences)} runs, and below it in "
-        f"{below}; in the others no difference is shown. Networks, sizes and steps are those of the methods, so the "
-        "picture compares methods that diffuse in these spaces, and not the spaces alone."
+        f"{said} Networks, sizes and steps are those of the methods, so the picture compares methods that diffuse in "
+        "these spaces, and not the spaces alone."
     )
 
 

@@ -18,6 +18,8 @@ OTHER = "#8a919b"
 """Colour of methods without diffusion."""
 
 MOST_TASKS = 6
+PANEL_ROWS = 3
+"""Height of a panel's title and axis, in rows of methods."""
 
 VERDICTS = {"supported": "#1d6b3a", "not supported": ANOMALOUS, "varies": "#7a5b00"}
 
@@ -35,19 +37,35 @@ def answer_chart(table: pd.DataFrame, columns: int = 2) -> Figure:
     table = table[table["task"].isin(table["task"].value_counts().head(MOST_TASKS).index)]
     parts = [part.iloc[::-1].reset_index(drop=True) for _, part in table.groupby("task", sort=False)]
     columns = min(columns, len(parts))
-    lines = [parts[i : i + columns] for i in range(0, len(parts), columns)]
-    heights = [0.7 + 0.23 * max(len(part) for part in line) for line in lines]
-    size = (WIDTH if columns > 1 else 0.5 * WIDTH, sum(heights) + 0.7)
-    figure, axes = plt.subplots(len(lines), columns, figsize=size, sharex=True, squeeze=False, height_ratios=heights)
-    for axis, part in zip(axes.flat, parts, strict=False):
-        _answer_panel(axis, part)
-    for axis in axes.flat[len(parts) :]:
-        axis.axis("off")
-    for axis in axes.flat[max(0, len(parts) - columns) : len(parts)]:
-        axis.set_xlabel("I-AUROC")
-        axis.xaxis.set_tick_params(labelbottom=True)
+    stacks: list[list[int]] = [[] for _ in range(columns)]
+
+    def rows(stack: list[int]) -> int:
+        return sum(len(parts[i]) + PANEL_ROWS for i in stack)
+
+    for i in sorted(range(len(parts)), key=lambda i: -len(parts[i])):
+        min(stacks, key=rows).append(i)  # the largest first, each below the shortest column so far
+    total = max(map(rows, stacks))
+    figure = plt.figure(figsize=(WIDTH if columns > 1 else 0.5 * WIDTH, 0.23 * total + 0.7))
+    limits = _answer_limits(table)
+    for stack, of_column in zip(map(sorted, stacks), np.atleast_1d(figure.subfigures(1, columns)), strict=True):
+        heights = [len(parts[i]) + PANEL_ROWS for i in stack]
+        rest = total - sum(heights)
+        grid = of_column.add_gridspec(len(stack) + bool(rest), 1, height_ratios=heights + [rest] * bool(rest))
+        for line, i in enumerate(stack):
+            axis = of_column.add_subplot(grid[line])
+            _answer_panel(axis, parts[i])
+            axis.set(xlim=limits, xlabel="I-AUROC" if line == len(stack) - 1 else "")
+        if rest:
+            of_column.add_subplot(grid[-1]).axis("off")
     figure.legend(handles=_answer_legend(), loc="outside upper center", ncols=2 if columns > 1 else 1, fontsize=9)
     return figure
+
+
+def _answer_limits(table: pd.DataFrame) -> tuple[float, float]:
+    """The axis of every panel: from the lowest end to the highest, of intervals, controls and baselines."""
+    drawn = table[["low", "high", "I-AUROC", "control", "baseline low", "baseline high"]].to_numpy(dtype=float)
+    low, high = float(np.nanmin(drawn)), float(np.nanmax(drawn))
+    return low - 0.04 * (high - low), high + 0.04 * (high - low)
 
 
 def _answer_panel(axis: Axes, part: pd.DataFrame) -> None:

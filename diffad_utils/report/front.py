@@ -12,7 +12,7 @@ from diffad_utils import study
 from diffad_utils.io.paths import repository
 from diffad_utils.io.png import data_uri
 from diffad_utils.report import narrow
-from diffad_utils.study import claims
+from diffad_utils.study import claims, verdicts
 
 ANSWER, STRIPS, FURTHER = "answer", ("found", "missed", "invented"), ("pareto", "conventions")
 """Figures of the summary notebook on the front page; the others are on its own page."""
@@ -26,13 +26,14 @@ QUOTED = 3
 
 def figures(record: study.RunRecord, names: Sequence[str]) -> list[dict]:
     """The figures of a run by name, in the order of ``names``: name, caption, text (sentences), tail, uri, least (CSS
-    pixels across), and narrow, the address of its version for narrow screens, or None."""
+    pixels across), far (more than a phone has), and narrow, the address of its version for narrow screens, or None."""
     by_name = {figure["name"]: figure for figure in record.figures}
     found = []
     for name in names:
         path = record.folder / "figures" / f"{name}.png"
         if name in by_name and path.is_file():
             figure, on_phones = by_name[name], path.with_name(f"{name}-narrow.png")
+            least = narrow.readable_width(path.read_bytes(), FIGURE_DPI)
             found.append(
                 {
                     "name": name,
@@ -40,7 +41,8 @@ def figures(record: study.RunRecord, names: Sequence[str]) -> list[dict]:
                     "text": figure.get("text", []),
                     "tail": figure["provenance"],
                     "uri": data_uri(path),
-                    "least": narrow.readable_width(path.read_bytes(), FIGURE_DPI),
+                    "least": least,
+                    "far": least > narrow.PHONE_PIXELS,
                     "narrow": data_uri(on_phones) if on_phones.is_file() else None,
                 }
             )
@@ -71,10 +73,12 @@ def cards(ledger: Sequence[dict]) -> list[dict]:
         def of(*verdicts, rows=rows):
             return [row for row in rows if row["verdict"] in verdicts]
 
+        varied = of(claims.VARIES)
         kinds = [
             ("Stands", "supported", of(claims.SUPPORTED)),
             ("Falls", "not-supported", of(claims.NOT_SUPPORTED)),
-            ("Varies", "varies", of(claims.VARIES)),
+            ("Varies in size, above in all", "varies", [row for row in varied if verdicts.above_in_all(row["reason"])]),
+            ("Varies", "varies", [row for row in varied if not verdicts.above_in_all(row["reason"])]),
         ]
         parts = {
             name: [

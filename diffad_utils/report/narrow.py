@@ -18,6 +18,8 @@ SMALLEST_POINTS = 7.0
 """The smallest letters of the study's figures (`plots`)."""
 READABLE_PIXELS = 9.0
 """Their height on a page, in CSS pixels, at least."""
+PHONE_PIXELS = 360
+"""What a phone shows of a figure, in CSS pixels across; of a wider one a line below says that it scrolls."""
 
 
 def readable_width(content: bytes, dpi: float) -> int:
@@ -26,9 +28,10 @@ def readable_width(content: bytes, dpi: float) -> int:
     return round(across * 72 / dpi * READABLE_PIXELS / SMALLEST_POINTS)
 
 
-def box(content: str, label: str) -> str:
-    """HTML that scrolls sideways by itself where it is wider than the page."""
-    return f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(label)}">{content}</div>'
+def box(content: str, label: str, width: int = 0) -> str:
+    """HTML that scrolls sideways by itself where it is wider than the page; ``width`` in CSS pixels, 0 if unknown."""
+    kind = "wide far" if width > PHONE_PIXELS else "wide"
+    return f'<div class="{kind}" tabindex="0" role="region" aria-label="{html.escape(label)}">{content}</div>'
 
 
 def scrolled(body: str) -> str:
@@ -41,9 +44,23 @@ def scrolled(body: str) -> str:
     number = itertools.count(1)
 
     def boxed(found: re.Match) -> str:
-        return box(found.group(), f"Figure {next(number)} of this page")
+        width = re.search(r'\bwidth="(\d+)"', found.group())
+        return box(found.group(), f"Figure {next(number)} of this page", int(width[1]) if width else 0)
 
     return re.sub(r'(?<=<div class="output_png output_subarea">\n)<img [^>]*>', boxed, body)
+
+
+def folded(body: str) -> str:
+    """HTML with the code of each cell in a ``details`` that page styles keep open but on narrow screens.
+
+    Parameters
+    ----------
+    body : of a page, as nbconvert makes it from a notebook.
+    """
+    code = r'(?<=<div class="input_area">\n)<div class=" ?highlight hl-\w+"><pre>.*?</pre></div>'
+    return re.sub(
+        code, lambda found: f'<details class="code"><summary>Code</summary>{found.group()}</details>', body, flags=re.S
+    )
 
 
 def stacked(body: str) -> str:

@@ -133,7 +133,7 @@ def notebook_page(
             _prepare_outputs(cell.get("outputs", []), scale)
         body, _ = _exporter().from_notebook_node(notebook)
         body = re.sub(r"<em>\((profile .*?)\)</em>(?=</p>)", r'<span class="tail">\1</span>', body)
-        body = narrow.scrolled(narrow.stacked(body))
+        body = narrow.folded(narrow.scrolled(narrow.stacked(body)))
         page = (
             environment()
             .get_template("notebook.html")
@@ -378,6 +378,11 @@ def write(root: str | Path) -> Path:
             profile=root.name,
             comparison=joined,
             runs=runs,
+            pages=sum(len(entry["pages"]) for entry in notebooks.values()),
+            # the autoencoder of a small diffusion model is part of that model
+            minis=list(
+                dict.fromkeys(e["name"].removeprefix("vae:") for e in unique("weights", "name") if e["is_mini"])
+            ),
             notebooks=dict(sorted(notebooks.items())),
             failed=failed,
             ignored=study.unfinished_runs(root),

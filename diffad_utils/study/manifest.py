@@ -147,12 +147,17 @@ NAMED_CATEGORIES = 3
 def provenance(parameters: dict, data: list[dict], weights: list[dict], instead: str | None = None) -> str:
     """``profile smoke · data elpv/mono · weights resnet-mini (shipped mini)``; of many categories their number.
     ``instead`` : of what is made of no image, such as "a Gaussian toy, no images"."""
-    tasks = [
-        f"{entry['dataset']}/{'+'.join(entry['categories'])}"
-        if len(entry["categories"]) <= NAMED_CATEGORIES
-        else f"{len(entry['categories'])} categories of {entry['dataset']}"
-        for entry in data
-    ]
+    few = [entry for entry in data if len(entry["categories"]) <= NAMED_CATEGORIES]
+    named = {(entry["dataset"], category) for entry in few for category in entry["categories"]}
+
+    def shown_as(entry: dict) -> str:
+        if entry in few:
+            return f"{entry['dataset']}/{'+'.join(entry['categories'])}"
+        own = {(entry["dataset"], category) for category in entry["categories"]}
+        other = "other " if any(name == entry["dataset"] for name, _ in named) and not own & named else ""
+        return f"{len(own)} {other}categories of {entry['dataset']}"
+
+    tasks = [*dict.fromkeys(map(shown_as, data))]
     if not tasks and "dataset" in parameters:
         tasks = [f"{parameters['dataset']}/{parameters['category']}"]
     datasets = [entry["dataset"] for entry in data] or [task.partition("/")[0] for task in tasks]

@@ -156,9 +156,11 @@ class Run:
             self._data.append(entry)
 
     def note_runs(self, records: list[RunRecord]) -> None:
-        """Put the weights and data of the runs that this one summarises into the manifest: captions name them."""
+        """Put the weights and tasks of the runs that this one summarises into the manifest: captions name them."""
         for record in records:
-            for mine, theirs in ((self._weights, record.manifest["weights"]), (self._data, record.manifest["data"])):
+            task = record.dataset, [record.category]  # what it used beside, such as to train on, is in its own manifest
+            own = [entry for entry in record.manifest["data"] if (entry["dataset"], [*entry["categories"]]) == task]
+            for mine, theirs in ((self._weights, record.manifest["weights"]), (self._data, own)):
                 mine += [entry for entry in theirs if entry not in mine]
 
     @property

@@ -274,24 +274,38 @@ MOST_IN_WORDS = 4
 
 def _parts_in_words(found: Judgement) -> str:
     if len(found.deciding) <= MOST_IN_WORDS:
-        return "; ".join(map(_pooled_in_words, found.deciding))
+        return "; ".join(_pooled_in_words(variant, found.margin) for variant in found.deciding)
     ends = sorted(found.deciding, key=lambda v: (v.compared.p_above - v.compared.p_below, -v.pooled.effect))
     which = f"of {len(ends)} the one that speaks"
-    return f"{which} least for it, {_pooled_in_words(ends[-1])}; most, {_pooled_in_words(ends[0])}"
+    least, most = (_pooled_in_words(variant, found.margin) for variant in (ends[-1], ends[0]))
+    return f"{which} least for it, {least}; most, {most}"
 
 
-def _pooled_in_words(variant: Variant) -> str:
-    pooled, k = variant.pooled, variant.pooled.categories
+def _pooled_in_words(variant: Variant, margin: float) -> str:
+    """Mean and interval over categories; of two the effects, where the interval decides nothing: with one degree of
+    freedom it reaches far beyond what either shows."""
+    pooled, k, of = variant.pooled, variant.pooled.categories, variant.by_category
     effect = pooled.effect, pooled.low, pooled.high
+    if k == len(of) == 2 and pooled.low <= margin <= pooled.high:
+        each = zip(of["effect"], of["dataset_category"], strict=True)
+        return f"{variant.name}: " + " and ".join(f"{numbers.number(e, sign='+')} on {name}" for e, name in each)
     shown = numbers.effect(effect) if k > 1 else numbers.number(float(pooled.effect), sign="+")
     return f"{variant.name}: {shown} over {k} categor{'ies' if k > 1 else 'y'}"
+
+
+ABOVE_IN_ALL = "above the margin in all"
+
+
+def above_in_all(reason: str) -> bool:
+    """Whether the reason of a claim that varies is that effects differ in size, all of them above the margin."""
+    return ABOVE_IN_ALL in reason
 
 
 def _sides(found: Judgement) -> str:
     effects = pd.concat([v.by_category.set_index("dataset_category")["effect"] for v in found.variants])
     above = (effects > found.margin).groupby(level=0).all()  # by every variant or bound
     if above.all():
-        return f"above the margin in all {len(above)}, but by different amounts; "
+        return f"{ABOVE_IN_ALL} {len(above)}, but by different amounts; "
     return f"{int(above.sum())} of {len(above)} above the margin; " if above.any() else "none above the margin; "
 
 

@@ -411,7 +411,7 @@ def test_the_answer_follows_the_ledger(measured):
         and "better than the best detector without diffusion" in first
     )
     assert cost.startswith("At what cost: an image takes a diffusion method ") and "a detector without" in cost
-    assert "none is decided" in second and f"{len(arithmetic)} were judged here" in third
+    assert "None can be decided here" in second and f"{len(arithmetic)} were judged here" in third
     decided = ledger.assign(
         verdict=ledger["claim_id"].map({"C07": "supported", "C30": "not supported"}).fillna("not tested here")
     )
@@ -510,7 +510,9 @@ def test_the_summary_says_what_follows(controlled):
     records, measured = controlled
     table = diffusion_controls.summary_table(measured, diffusion_controls.controls(records)).set_index("method")
     assert table.index.tolist()[-1] == "anomalib:padim" and (table["tasks"] == 2).all()
-    assert table.loc["invad", "follows"] == "Better than the trivial baseline. Diffusion adds accuracy."
+    assert table.loc["invad", "follows"].endswith(
+        "baseline. Above its recorded control, averaged over 2 tasks: above in 2, below in 0 of them."
+    )
     assert "No control" in table.loc["d3ad", "follows"] and "iffusion" not in table.loc["anomalib:padim", "follows"]
     assert table.loc["invad", "without diffusion"] == pytest.approx(0.8)
     assert (table["AUPRO low"] <= table["AUPRO"]).all() and table["trivial baseline"].nunique() == 1
@@ -540,14 +542,22 @@ def test_long_tables_of_the_comparison_are_behind_a_click_and_scroll_there(contr
 @pytest.mark.parametrize(
     ("over", "control", "said"),
     [
-        ((0.1, 0.05, 0.2), (0.8, 0.1, 0.05, 0.2), "Better than the trivial baseline. Diffusion adds accuracy."),
-        ((0.1, -0.05, 0.2), (0.8, -0.1, -0.2, -0.05), "Not shown to differ from the trivial baseline. Diffusion costs"),
-        ((-0.1, -0.2, -0.05), (0.8, 0.0, -0.1, 0.1), "Worse than the trivial baseline. Diffusion is not shown to add"),
+        ((0.1, 0.05, 0.2), (0.8, 0.1, 0.05, 0.2), "Better than the trivial baseline. Above its recorded"),
+        ((0.1, -0.05, 0.2), (0.8, -0.1, -0.2, -0.05), "Not shown to differ from the trivial baseline. Below its"),
+        ((-0.1, -0.2, -0.05), (0.8, 0.0, -0.1, 0.1), "Worse than the trivial baseline. Not shown to differ"),
         (None, None, "No baseline here. No control"),
     ],
 )
 def test_what_follows_goes_by_the_intervals(over, control, said):
     assert diffusion_controls.what_follows("diffusion", over, control).startswith(said)
+
+
+def test_what_follows_counts_the_tasks_behind_an_average():
+    """An average may be carried by one task, so it never stands alone."""
+    pooled = (0.5, 0.2, 0.1, 0.3)
+    said = diffusion_controls.what_follows("diffusion", None, pooled, [1, 0, -1, 1])
+    assert said.endswith("Above its recorded control, averaged over 4 tasks: above in 2, below in 1 of them.")
+    assert diffusion_controls.what_follows("diffusion", None, pooled, [1]).endswith("recorded control, on one task.")
 
 
 def test_the_short_answer_is_short_and_computed(controlled, measured):
@@ -558,6 +568,8 @@ def test_the_short_answer_is_short_and_computed(controlled, measured):
     none = found.assign(low=-0.1, high=0.1)
     assert conclusion.short_answer(many, none).startswith("They find defects, but diffusion is not shown to be why.")
     assert conclusion.short_answer([], found).startswith("No diffusion method")
+    others = found.assign(method="anomalib:padim", low=-0.2, high=-0.1)  # a control of a method without diffusion
+    assert conclusion.short_answer(many, pd.concat([found, others])) == text
 
 
 def test_methods_that_share_no_images_are_not_compared(controlled):
@@ -645,3 +657,24 @@ def test_every_figure_has_its_sentence(controlled):
     assert all(text.endswith(".") and "nan" not in text for text in sentences)
     assert "the method is above in 2: invad (textures/carpet, textures/grid). It is below in" in sentences[2]
     assert comparison.known(table, "no such column").empty
+    beaten = in_words.of_cost(timed, pd.Series(timed["family"] != "diffusion", index=timed.index))
+    assert "On every task each diffusion method has another" in beaten and "none" not in beaten
+
+
+def test_a_caption_names_the_data_and_weights_of_what_it_shows(controlled):
+    records, _ = controlled
+    rows = pd.DataFrame({"task": ["textures/grid"], "method": ["invad"]})
+    assert example_cases.source_of(rows, records)["data"] == "textures/grid"
+    entry = {"name": "resnet", "source": "mini"}
+    (record,) = (r for r in records if (r.category, r.method) == ("grid", "invad"))
+    own = dataclasses.replace(record, manifest=record.manifest | {"weights": [entry, entry]})
+    split = pd.DataFrame({"dataset": ["textures"], "category": ["grid"], "method": ["invad"]})
+    (weights,) = example_cases.source_of(split, [own, *records])["weights"]
+    assert (weights.name, weights.source) == ("resnet", "mini")
+
+
+def test_strips_of_normal_images_speak_of_no_outline():
+    rows = pd.DataFrame({"method": ["invad"], "task": ["textures/carpet"]})
+    assert "outside the outline" in in_words.of_case("found", rows) and "outline" not in in_words.of_case(
+        "invented", rows
+    )

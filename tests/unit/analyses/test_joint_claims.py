@@ -59,7 +59,9 @@ def test_one_score_in_three_spaces():
     assert verdicts.variant_of(claim, row["measure"]) == claim["variants"]
     half = (row["interval"][1] - row["interval"][0]) / 2
     assert half > 0.05 and half > (found.loc[2, "high"] - found.loc[2, "low"]) / 2
-    assert "in 1 of 1 runs" in joint_claims.spaces_in_words(found)
+    assert "in 1 of 1 runs, and below it in 0. Networks" in joint_claims.spaces_in_words(found)
+    wide = found.assign(low=found["I-AUROC"] - 0.5, high=found["I-AUROC"] + 0.5)
+    assert joint_claims.spaces_in_words(wide).startswith("No difference between features and pixels is shown in the")
     assert "cannot be compared" in joint_claims.spaces_in_words(joint_claims.spaces(records[:2]))
     assert joint_claims.spaces([]).empty and joint_claims.space_findings(joint_claims.spaces([]), "") == []
 

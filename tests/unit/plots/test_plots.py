@@ -260,12 +260,25 @@ AGAINST = pd.DataFrame(
 @pytest.mark.parametrize("columns", [1, 2])
 def test_the_answer_has_a_panel_a_task_with_its_control_and_baseline(columns):
     figure = plots.answer_chart(AGAINST, columns)
-    first, second = figure.axes
-    assert [axis.get_title(loc="left") for axis in figure.axes] == ["a/b", "c/d"]
+    first, second = (axis for axis in figure.axes if axis.axison)
+    assert [axis.get_title(loc="left") for axis in (first, second)] == ["a/b", "c/d"]
     assert [label.get_text() for label in first.get_yticklabels()] == ["y", "x"]
     diamonds = [line for line in first.lines if line.get_marker() == "D"]
     assert [line.get_xdata()[0] for line in diamonds] == [0.88]
     assert len(first.patches) == 1 and len(second.patches) == 0  # the interval of the trivial baseline
+
+
+def test_a_method_is_as_high_in_a_small_panel_as_in_a_large_one():
+    """On one axis, so that columns of panels can be read together."""
+    sizes = {"t/0": 12, "t/1": 5, "t/2": 14, "t/3": 8}
+    one = AGAINST[:1]
+    table = pd.concat([one.assign(task=task, method=f"m{i}") for task, n in sizes.items() for i in range(n)])
+    figure = plots.answer_chart(table, 2)
+    figure.canvas.draw()
+    drawn = {axis.get_title(loc="left"): axis for axis in figure.axes if axis.axison}
+    assert len({axis.get_xlim() for axis in drawn.values()}) == 1
+    high = [drawn[task].get_window_extent().height / n for task, n in sizes.items()]
+    assert max(high) < 1.35 * min(high)
 
 
 def test_with_many_tasks_the_answer_draws_those_with_most_methods():

@@ -43,3 +43,8 @@ def test_letters_are_nine_pixels_high_and_the_page_does_not_scroll_sideways(tmp_
         assert browser.run("document.activeElement.getAttribute('aria-label')") == "Figure 1 of this page"
         scrolls = "document.activeElement.scrollWidth > document.activeElement.clientWidth"
         assert browser.run(scrolls) == (width < 800)
+
+        hint = "getComputedStyle(document.querySelector('.far'), '::after').content"
+        assert ("scroll" in browser.run(hint)) == (width < 800)
+        unfolded = "document.querySelector('.code .highlight').checkVisibility({contentVisibilityAuto: true})"
+        assert browser.run(unfolded) == (width > 800)

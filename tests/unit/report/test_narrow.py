@@ -33,9 +33,16 @@ def test_figures_keep_a_width_at_which_they_can_be_read_and_scroll_in_a_box():
     assert narrow.readable_width(header, 144) == 450
     figure = '<div class="output_png output_subarea">\n<img alt="a" width="900" src="data:x">\n</div>'
     page = narrow.scrolled(f"<p>{figure}</p>{figure}<img src='other'>")
-    opening = '<div class="wide" tabindex="0" role="region" aria-label="Figure {} of this page"><img alt="a"'
-    assert all(page.count(opening.format(number)) == 1 for number in (1, 2)) and page.count('class="wide"') == 2
+    opening = '<div class="wide far" tabindex="0" role="region" aria-label="Figure {} of this page"><img alt="a"'
+    assert all(page.count(opening.format(number)) == 1 for number in (1, 2)) and page.count('class="wide far"') == 2
     assert page.endswith("<img src='other'>")
+    assert 'class="wide" ' in narrow.scrolled(figure.replace("900", "300"))  # a phone shows all of it
+
+
+def test_code_is_in_details_and_nothing_else_is():
+    cell = '<div class="input_area">\n<div class=" highlight hl-ipython3"><pre>a = {}\nb</pre></div>\n</div>'
+    page = narrow.folded(f"{cell.format(1)}<div class=' highlight'><pre>text</pre></div>{cell.format(2)}")
+    assert page.count("<details") == page.count("</pre></div></details>") == 2 and "<pre>text</pre></div><div" in page
 
 
 def test_tables_with_several_headings_scroll_and_others_stay_as_they_are():

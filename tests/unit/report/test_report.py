@@ -172,6 +172,7 @@ def test_the_front_page_has_the_answer_the_table_and_the_figure_of_the_compariso
     assert "<tr class='grey'" in text and "<tr class='baseline'" in text
     assert 'alt="Accuracy &lt;against&gt; time."' in text
     assert "Ignored, since not finished: textures/carpet/esm/seed-0." in text
+    assert "4 results from 4 runs of 3 notebooks" in text
 
 
 def test_the_ledger_links_each_finding_to_its_section(root):
@@ -272,7 +273,18 @@ def test_a_card_a_source_says_what_stands_and_what_falls():
     cards = {card["name"]: card for card in front.cards(changed)}
     assert sum(card["claims"] for card in cards.values()) == len(ledger)
     kinds = {label: [row["claim_id"] for row in rows] for label, _, rows in cards["InvAD"]["measured"]}
-    assert kinds == {"Stands": ["C37"], "Falls": ["C39"], "Varies": []}
+    assert kinds == {"Stands": ["C37"], "Falls": ["C39"], "Varies in size, above in all": [], "Varies": []}
+    reasons = {
+        "C37": "categories differ beyond chance: above the margin in all 2, but by different amounts",
+        "C38": "x",
+    }
+    varied = [
+        row | {"verdict": claims.VARIES, "reason": reasons[row["claim_id"]]} if row["claim_id"] in reasons else row
+        for row in ledger
+    ]
+    (card,) = (card for card in front.cards(varied) if card["name"] == "InvAD")
+    kinds = {label: [row["claim_id"] for row in rows] for label, _, rows in card["measured"]}
+    assert kinds == {"Stands": [], "Falls": [], "Varies in size, above in all": ["C37"], "Varies": ["C38"]}
     assert all(card["address"].startswith("https://") and card["says"].endswith(".") for card in cards.values())
 
 

@@ -509,7 +509,9 @@ def test_tf32_is_off_and_noted(tmp_path):
 def test_captions_count_many_categories():
     data = [{"dataset": "textures", "categories": ["a"]}, {"dataset": "textures", "categories": list("bcde")}]
     text = manifests.provenance({"profile": "smoke"}, data, [])
-    assert text == "profile smoke · data textures/a, 4 categories of textures · no pretrained weights"
+    assert text == "profile smoke · data textures/a, 4 other categories of textures · no pretrained weights"
+    data[0]["categories"] = ["b"]  # one of the four
+    assert "data textures/b, 4 categories of textures" in manifests.provenance({"profile": "smoke"}, data, [])
 
 
 @pytest.mark.parametrize(("dataset", "said"), [("elpv", True), ("textures", False)])

@@ -95,6 +95,8 @@ def test_categories_that_differ_are_shown():
     assert found.verdict == "varies" and "both sides of the margin" in found.reason
     above = judged(rows([0.3, 0.02]))
     assert above.verdict == "varies" and "above the margin in all 2, but by" in above.reason
+    assert verdicts.above_in_all(above.reason) and not verdicts.above_in_all(found.reason)
+    assert " on textures/a and +" in above.reason and "[" not in above.reason  # two effects, no interval of thousands
     assert judged(rows([0.03, 0.02])).verdict == "inconclusive"
 
 
