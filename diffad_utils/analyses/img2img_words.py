@@ -270,7 +270,7 @@ def value_range(found: Sensitivity) -> str:
 
 def order(agreement: Interval, quality: str, settings: Sequence[Setting]) -> str:
     """``settings`` : of the sweep, whose order is compared."""
-    factors = {
+    factors: dict[str, list[float]] = {
         "strength": sorted({each.strength for each in settings}),
         "guidance scale": sorted({each.guidance_scale for each in settings}),
         "DDIM steps": sorted({each.num_inference_steps for each in settings}),

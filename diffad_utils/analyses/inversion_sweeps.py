@@ -195,7 +195,7 @@ def against_features(difference: Effect, other: Effect | None, category: str) ->
             f"Against {where} no gain is shown: {signed(other)} I-AUROC. How features are standardised is not shown to "
             "matter less than diffusion. "
         )
-    return said + compared(f"Against {where}, it", other, "that score") + ". Both comparisons count. "
+    return said + compared("It", other, f"the score of {where}") + ". Both comparisons count. "
 
 
 def over_training(
@@ -223,9 +223,10 @@ def over_training(
         effects = {words: task.difference(without_skip, scores[name]) for name, words in rivals.items()}
         network = f"the network without the skip connection, the paper's form, after {steps[-1]} steps"
         said.append(detects(network[0].upper() + network[1:], effects))
-        gain = relation(*effects["the score without diffusion"][1:])
-        shows = "finds more than the features alone" if gain == "above" else "shows no gain over the features alone"
-        said.append(f"So at this length the paper's form of network {shows}")
+        shows = {"above": "finds more than", "below": "finds less than"}.get(
+            relation(*effects["the score without diffusion"][1:]), "is not shown to find more than"
+        )
+        said.append(f"So at this length the paper's form of network {shows} the features alone")
     more = " With three or more, the picture shows how much trainings differ." if trainings < 3 else ""
     return (
         f"{'. '.join(said)}. Number of trainings shown: {trainings}.{more} The learning rate falls to 0 at the end, so "
@@ -256,10 +257,8 @@ def answer(task: Task, scores: Mapping[str, Tensor], predictions: Mapping[str, P
     head = "Yes." if all(above) else "Only in part." if any(above) else "Not shown."
     said = f"{head} {detects('InvAD', effects)}. "
     if pair is not None:
-        single = f"InvAD trained on {category} alone"
-        said += (
-            f"The fairest pair has one category and one standardisation: {detects(single, {'its features': pair})}. "
-        )
+        single = detects(f"InvAD trained on {category} alone", {"its own features": pair})
+        said += f"The fairest pair has one category and one standardisation: {single}. "
     return (
         f"**Does it find defects?** On {task.name} {detects('InvAD', trivial)}. **Is it really the inversion that "
         f"finds them, or would the features alone do?** {said}These are 95 % intervals over images, of one training."
