@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Settings: PROFILE=smoke|standard|mtd|kaggle|kaggle-quick|paper|<file.yaml> JOBS=<cores> ONLY=<runs> CLUSTER=<folder> PYTHON=<python 3.11 or newer>"
+	@echo "Settings: PROFILE=smoke|standard|mtd|kaggle|kaggle-quick|kaggle-others|paper|<file.yaml> JOBS=<cores> ONLY=<runs> CLUSTER=<folder> PYTHON=<python 3.11 or newer>"
 	@echo "Without a GPU, for a small download: make setup TORCH_INDEX=<address of PyTorch's CPU wheel index>"
 
 report: $(READY) ## run the study (PROFILE) and write reports/<profile>/index.html

@@ -204,6 +204,15 @@ def of_categories(table: pd.DataFrame, left_out: list[str]) -> str:
     )
 
 
+def without_survey(category: str, survey_size: int, image_size: int) -> str:
+    """Instead of `of_categories`, where only the run's own category is measured."""
+    size = f" Its images are {survey_size} px wide here and {image_size} px above, so the two values may differ."
+    return (
+        f"Not measured in this run (`survey` is false): the other categories. The table has {category} alone."
+        + size * (survey_size != image_size)
+    )
+
+
 def of_best(task: Task, found: Mapping[str, Prediction], table: pd.DataFrame, trivial: TrivialBaseline) -> str:
     """found, table : `run_detectors`."""
     best = table.loc[table["I-AUROC"].idxmax(), "method"]

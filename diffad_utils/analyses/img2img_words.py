@@ -18,9 +18,10 @@ from diffad_utils.analyses.img2img_settings import Response
 from diffad_utils.analyses.img2img_stability import Identity
 from diffad_utils.analyses.img2img_two_passes import EDITORS, TwoPassStudy
 from diffad_utils.analyses.task import Task, TrivialBaseline
-from diffad_utils.analyses.wording import detects
+from diffad_utils.analyses.wording import detects, enumerated
 from diffad_utils.analyses.wrong_reason import Reasons
 from diffad_utils.methods.base import Prediction
+from diffad_utils.methods.img2img import Setting
 
 Interval = Sequence[float]
 """Value, low, high."""
@@ -209,12 +210,23 @@ def part_scales(scale: Mapping[str, float]) -> str:
 
 def alpha(found: Mapping[tuple[str, str], Effect]) -> str:
     """``found`` : on C22 and C23, from the draws of `img2img_settings.alpha_effects`."""
-    shares = " and ".join(f"{written(*found['C23', part][:3])} to {part}" for part in WEAKER.values())
+    shares = " and ".join(f"{_share(*found['C23', part][:3])} to {part}" for part in WEAKER.values())
+    ends = [end for part in WEAKER.values() for end in found["C23", part][1:3]]
+    beyond = min(ends) < -0.005 or max(ends) > 1.005
+    outside = " (A share is a covariance: it is below 0 or above 1 where the parts vary against each other.)" * beyond
     return (
         "From alpha 0.3 to 0.9 the raw score's rank correlation with the squared error changes by "
         f"{written(*found['C22', ''][:3], sign='+')}. Of the score's variance it owes {shares}: there each part has "
-        "its smallest weight. The highest point on the left is no advice for alpha: it was found with the test labels."
+        f"its smallest weight.{outside} The highest point on the left is no advice for alpha: it was found with the "
+        "test labels."
     )
+
+
+def _share(value: float, low: float, high: float) -> str:
+    """A share with its interval: none is written with a power of ten."""
+    if max(map(abs, (value, low, high))) < 0.005:
+        return "less than 0.01"
+    return written(*(0.0 if abs(each) < 0.005 else each for each in (value, low, high)))
 
 
 def changes(response: Response, clip: str) -> str:
@@ -238,6 +250,11 @@ def sweep(table: pd.DataFrame) -> str:
     )
 
 
+def what_varies(found: Sensitivity, settings: int) -> str:
+    """The beginning of a caption: over what the range is taken; ``settings`` : of the sweep, each with every alpha."""
+    return f"Range of I-AUROC over {settings} settings of the sweep x {found.settings // settings} values of alpha"
+
+
 def value_range(found: Sensitivity) -> str:
     low, high = found.bounds.values()
     largest = max(found.explained, key=found.explained.get)
@@ -251,11 +268,18 @@ def value_range(found: Sensitivity) -> str:
     )
 
 
-def order(agreement: Interval, quality: str) -> str:
+def order(agreement: Interval, quality: str, settings: Sequence[Setting]) -> str:
+    """``settings`` : of the sweep, whose order is compared."""
+    factors: dict[str, list[float]] = {
+        "strength": sorted({each.strength for each in settings}),
+        "guidance scale": sorted({each.guidance_scale for each in settings}),
+        "DDIM steps": sorted({each.num_inference_steps for each in settings}),
+    }
+    named = "; ".join(f"{name} {enumerated([f'{value:g}' for value in of])}" for name, of in factors.items())
     return (
-        f"Over the settings of the sweep, I-AUROC and the quality of the reconstruction ({quality}) have a rank "
-        f"correlation of {written(*agreement, sign='+')}. Where it is low, a better I-AUROC is no evidence of a better "
-        "reconstruction."
+        f"Over the {len(settings)} settings of the sweep ({named}), I-AUROC and the quality of the reconstruction "
+        f"({quality}) have a rank correlation of {written(*agreement, sign='+')}; its interval is over images, not "
+        "over settings. Where it is low, a better I-AUROC is no evidence of a better reconstruction."
     )
 
 
@@ -320,9 +344,12 @@ def answer(
     rivals = {"the trivial baseline": trivial.chosen.score}
     rivals["CLIP's distance to normal images, which reconstructs nothing"] = score["clip_knn"]
     rivals = {name: task.difference(score["img2img"], other) for name, other in rivals.items()}
+    verdict = reasons.found["hybrid score"].verdict
+    right = f"Its score {'is ' * verdict.startswith('right')}{verdict}"
+    if verdict == "undecided":
+        right = "Whether its score is right for the right reason is undecided"
     return (
         f"**Does it take the defect away and leave everything else, and at which settings?** In short: {removes}. "
         f"**Does it help to redraw only where a first pass has found something?** {second_pass}. **Does the difference "
-        f"detect defective images, and because of the defects?** {detects('Img2img', rivals)}. By the rule above its "
-        f"score is: {reasons.found['hybrid score'].verdict}."
+        f"detect defective images, and because of the defects?** {detects('Img2img', rivals)}. {right}."
     )

@@ -1,7 +1,7 @@
 """InvAD's inversion over steps and spacings, against reconstruction with the same network, and as findings on claims.
 
 Used by notebook 07; entry points: `inversion_steps`, `reconstructions`, `range_bounds`, `noise_findings`, `class_rows`,
-`findings`, `compared`.
+`findings`, `compared`, `over_training`.
 """
 
 from __future__ import annotations
@@ -184,35 +184,92 @@ def compared(one: str, effect: Effect, other: str) -> str:
     return f"{one} is {relation(*effect[1:])} {other}: {signed(effect)} I-AUROC"
 
 
-def against_features(difference: Effect, other: Effect | None) -> str:
-    """InvAD minus the same score without diffusion, and minus that of features standardised on one category."""
+def against_features(difference: Effect, other: Effect | None, category: str) -> str:
+    """InvAD minus the same score without diffusion, and minus that of features standardised on ``category`` alone."""
     said = "**" + compared("InvAD", difference, "the same score without diffusion") + "**. "
     if other is None:
         return said
-    return said + (
-        compared("With features standardised on this category alone, it", other, "that score")
-        + ". So the standardisation is a part of the control, and both comparisons count. "
+    where = f"features standardised on {category} alone"
+    if relation(*difference[1:]) == "above" and relation(*other[1:]).startswith("not"):
+        return said + (
+            f"Against {where} no gain is shown: {signed(other)} I-AUROC. How features are standardised is not shown to "
+            "matter less than diffusion. "
+        )
+    return said + compared("It", other, f"the score of {where}") + ". Both comparisons count. "
+
+
+def over_training(
+    curve: pd.DataFrame, task: Task, scores: Mapping[str, Tensor], without_skip: Tensor | None, trainings: int
+) -> str:
+    """What `inversion.training_curves` shows of InvAD, and of the network in the paper's form.
+
+    Parameters
+    ----------
+    curve, without_skip : of `inversion.training_curves`.
+    scores : of `inversion.Controls`.
+    trainings : how many the picture shows.
+    """
+    own = curve[curve["network"] == curve["network"].iloc[0]]
+    steps, values = own["step"].tolist(), own["I-AUROC"].tolist()
+    said = [
+        f"InvAD goes from {values[0]:.3f} untrained to {values[-1]:.3f}",
+        f"From step {steps[-2]} to {steps[-1]} it changes by {values[-1] - values[-2]:+.3f}",
+    ]
+    if without_skip is None:
+        said.append("A network without the skip connection, the paper's form, is not trained in this run")
+    else:
+        rivals = {"InvAD": "InvAD", "no diffusion": "the score without diffusion"}
+        rivals |= {"trivial baseline": "the trivial baseline"}
+        effects = {words: task.difference(without_skip, scores[name]) for name, words in rivals.items()}
+        network = f"the network without the skip connection, the paper's form, after {steps[-1]} steps"
+        said.append(detects(network[0].upper() + network[1:], effects))
+        shows = {"above": "finds more than", "below": "finds less than"}.get(
+            relation(*effects["the score without diffusion"][1:]), "is not shown to find more than"
+        )
+        said.append(f"So at this length the paper's form of network {shows} the features alone")
+    more = " With three or more, the picture shows how much trainings differ." if trainings < 3 else ""
+    return (
+        f"{'. '.join(said)}. Number of trainings shown: {trainings}.{more} The learning rate falls to 0 at the end, so "
+        "an earlier point is not the result of a complete training of that length."
     )
 
 
-def answer(task: Task, scores: Mapping[str, Tensor]) -> str:
-    """The notebook's two questions and what this run answers; ``scores`` of `inversion.Controls`."""
-    called = {
-        "trivial baseline": "the trivial baseline",
-        "no diffusion": "the features alone",
-        ONE_CATEGORY: "the features alone, standardised on this category alone",
-    }
-    effects = {
-        words: task.difference(scores["InvAD"], scores[name]) for name, words in called.items() if name in scores
-    }
-    trivial = {"the trivial baseline": effects.pop("the trivial baseline")}
-    above = [relation(*effect[1:]) == "above" for effect in effects.values()]
-    head = "Yes." if all(above) else "Shown against one of two controls." if any(above) else "Not shown."
+def answer(task: Task, scores: Mapping[str, Tensor], predictions: Mapping[str, Prediction] | None = None) -> str:
+    """The notebook's two questions and what this run answers.
+
+    Parameters
+    ----------
+    scores : of `inversion.Controls`.
+    predictions : of `class_rows`. With those of a network for one category, the fairest pair is in the answer: the same
+        standardisation with diffusion and without.
+    """
+    called, category = {"no diffusion": "the features alone"}, task.name.split("/")[-1]
+    if ONE_CATEGORY in scores:
+        called = {
+            "no diffusion": "the features alone, standardised over all categories",
+            ONE_CATEGORY: f"those standardised on {category} alone",
+        }
+    effects = {words: task.difference(scores["InvAD"], scores[name]) for name, words in called.items()}
+    trivial = {"the trivial baseline": task.difference(scores["InvAD"], scores["trivial baseline"])}
+    pair = fairest_pair(task, predictions or {})
+    tested = [*effects.values(), *([] if pair is None else [pair])]
+    above = [relation(*effect[1:]) == "above" for effect in tested]
+    head = "Yes." if all(above) else "Only in part." if any(above) else "Not shown."
+    said = f"{head} {detects('InvAD', effects)}. "
+    if pair is not None:
+        single = detects(f"InvAD trained on {category} alone", {"its own features": pair})
+        said += f"The fairest pair has one category and one standardisation: {single}. "
     return (
         f"**Does it find defects?** On {task.name} {detects('InvAD', trivial)}. **Is it really the inversion that "
-        f"finds them, or would the features alone do?** {head} {detects('InvAD', effects)}. These are 95 % "
-        "intervals over images, of one training."
+        f"finds them, or would the features alone do?** {said}These are 95 % intervals over images, of one training."
     )
+
+
+def fairest_pair(task: Task, predictions: Mapping[str, Prediction]) -> Effect | None:
+    """I-AUROC of the network for one category minus that of its own features; None where `class_rows` has no such."""
+    if "one category, InvAD" not in predictions:
+        return None
+    return task.difference(predictions["one category, InvAD"].score, predictions["one category, no diffusion"].score)
 
 
 def classes_in_words(task: Task, predictions: Mapping[str, Prediction]) -> str:
@@ -222,9 +279,10 @@ def classes_in_words(task: Task, predictions: Mapping[str, Prediction]) -> str:
         return task.difference(predictions[one].score, predictions[other].score)
 
     said = [compared("The unified network", versus("unified, InvAD", "unified, no diffusion"), "its control")]
-    if "one category, InvAD" in predictions:
-        single, control = versus("unified, InvAD", "one category, InvAD"), "one category, no diffusion"
-        said.append(compared("The network for one category", versus("one category, InvAD", control), "its control"))
+    own = fairest_pair(task, predictions)
+    if own is not None:
+        single = versus("unified, InvAD", "one category, InvAD")
+        said.append(compared("The network for one category", own, "its control"))
         said.append(compared("The unified network", single, "the network for one category"))
     else:
         said.append("No second network was trained on this category alone, so there is nothing to compare with")

@@ -196,12 +196,13 @@ def answer(
     interval = mean if ends.isna().any() else in_words([everything["survival"], *ends])
     lost = f"the PSNR of JPEG at quality 75 {compared(jpeg)} the round trip's ({in_words(jpeg, ' dB', sign=True)})"
     widest = max(shapes, key=lambda name: float(shapes[name][0]), default=None)
-    shape = (
-        f"The PSNR of the best linear code with {widest} {compared(shapes[widest])} that of the narrowest "
-        f"({in_words(shapes[widest], ' dB', sign=True)}), and only the shape differs. "
-        if widest
-        else ""
-    )
+    shape = ""
+    if widest:
+        size = widest.replace(", ", " and sides ").replace(" x", " times smaller")  # "32 channels, 8 x"
+        shape = (
+            f"The best linear codes differ in the shape of their latent alone. The PSNR with {size} "
+            f"{compared(shapes[widest])} that of the narrowest code ({in_words(shapes[widest], ' dB', sign=True)}). "
+        )
     return (
         f"**How much is lost before any diffusion starts?** On normal images {lost}. **Are the defects part of the "
         f"loss?** In the mean {interval} of a {kind} survives the round trip, and {everything['lost (< 0.25)']:.0%} "

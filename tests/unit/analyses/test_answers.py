@@ -103,18 +103,22 @@ def test_the_answer_of_01_names_the_best_detector_and_the_baseline(task):
     assert "has an I-AUROC of 0.500 [" in said and "the best of 2 established detectors 1.000 [" in said
     assert "B detects better than the trivial baseline (+0.500 [" in said
     assert baselines.answer(task, {}, TRIVIAL).endswith("No established detector was run.")
+    said = baselines.without_survey("y", 64, 128)
+    assert "The table has y alone." in said and "64 px wide here and 128 px above" in said
+    assert "px" not in baselines.without_survey("y", 64, 64)
 
 
 def test_the_answer_of_02_follows_the_intervals():
     rows = pd.DataFrame([{"survival": 0.49, "low": 0.44, "high": 0.53, "lost (< 0.25)": 0.28, "kept (> 0.75)": 0.3}])
     rows["below the error"] = 0.13
-    shapes = {"16 channels": (2.9, 2.8, 3.0), "32 channels": (6.4, 6.1, 6.7)}
+    shapes = {"16 channels": (2.9, 2.8, 3.0), "32 channels, 8 x": (6.4, 6.1, 6.7)}
     said = round_trip.answer(
         "x/y", (7.1, 6.7, 7.4), rows, "defect", shapes, (0.1, -0.1, 0.3), {"chance": (0.1, 0.05, 0.2)}
     )
     assert "JPEG at quality 75 is above the round trip's (+7.10 dB [+6.70, +7.40])" in said
     assert "0.49 [0.44, 0.53] of a defect survives the round trip, and 28% keep less" in said
-    assert "with 32 channels is above that of the narrowest" in said and "is not shown to differ from image-to" in said
+    assert "The PSNR with 32 channels and sides 8 times smaller is above that of the narrowest code (+6.40" in said
+    assert "is not shown to differ from image-to" in said
     assert "the pixel DDPM, which has no bottleneck, detects better than chance" in said
     without = round_trip.answer("x/y", (7.1, 6.7, 7.4), rows, "defect", {}, (0.1, -0.1, 0.3), {"a": (0, -1, 1)})
     assert "**Is the bottleneck to blame?** With the same" in without
@@ -133,7 +137,16 @@ def test_the_answer_of_03_says_where_the_second_pass_and_the_rivals_stand(task):
     assert "x/y has no defect-free counterparts, so this cannot be measured" in said
     assert "a second pass detects worse than with one (-1.000" in said
     assert "Img2img detects better than the trivial baseline (+0.500" in said
-    assert "or worse than CLIP's distance to normal images" in said and said.endswith("right for the right reason.")
+    assert "or worse than CLIP's distance to normal images" in said and said.endswith(
+        "Its score is right for the right reason."
+    )
+    for verdict, end in {
+        "ranks the wrong way round": "Its score ranks the wrong way round.",
+        "undecided": "Whether its score is right for the right reason is undecided.",
+    }.items():
+        reasons.found["hybrid score"] = WrongReason(pd.DataFrame(), {}, verdict)
+        said = img2img_words.answer(task, None, {n: Prediction(s) for n, s in scores.items()}, TRIVIAL, reasons)
+        assert said.endswith(end)
 
 
 def test_the_answer_of_04_has_both_prompts(task):
@@ -258,9 +271,47 @@ def test_the_answer_of_07_needs_both_forms_of_its_control(task):
     assert "features alone do?** Yes. InvAD detects better than the features alone (" in inversion_sweeps.answer(
         task, scores
     )
-    said = inversion_sweeps.answer(task, scores | {inversion.ONE_CATEGORY: GOOD})
-    assert "Shown against one of two controls." in said and "standardised on this category alone (exactly 0" in said
+    both = scores | {inversion.ONE_CATEGORY: GOOD}
+    said = inversion_sweeps.answer(task, both)
+    assert "Only in part. InvAD detects better than the features alone, standardised over all categories (+1" in said
+    assert "worse than those standardised on y alone (exactly 0" in said and "fairest" not in said
     assert "Not shown." in inversion_sweeps.answer(task, scores | {"no diffusion": GOOD})
+
+
+@pytest.mark.parametrize(
+    ("control", "head", "said"), [(BAD, "Yes.", "detects better"), (GOOD, "Only in", "is not shown")]
+)
+def test_the_fairest_pair_of_07_counts_in_its_answer(task, control, head, said):
+    pair = {"one category, InvAD": Prediction(GOOD), "one category, no diffusion": Prediction(control)}
+    scores = {"InvAD": GOOD, "no diffusion": BAD, "trivial baseline": BAD, inversion.ONE_CATEGORY: BAD}
+    answer = inversion_sweeps.answer(task, scores, pair)
+    assert f"features alone do?** {head}" in answer
+    assert f"one category and one standardisation: InvAD trained on y alone {said}" in answer
+    assert inversion_sweeps.fairest_pair(task, {}) is None
+
+
+def test_07_says_what_each_form_of_the_control_shows():
     effect = (0.1, 0.05, 0.2)
-    assert inversion_sweeps.against_features(effect, None).startswith("**InvAD is above the same score without diff")
-    assert "is not shown to differ from that score" in inversion_sweeps.against_features(effect, (0, -0.1, 0.1))
+    alone = inversion_sweeps.against_features(effect, None, "y")
+    assert alone.startswith("**InvAD is above the same score without diff") and "standardised" not in alone
+    said = inversion_sweeps.against_features(effect, (0, -0.1, 0.1), "y")
+    assert "Against features standardised on y alone no gain is shown: +0.000 [-0.100, +0.100]" in said
+    said = inversion_sweeps.against_features(effect, effect, "y")
+    assert "It is above the score of features standardised on y alone: +0.100" in said and "no gain" not in said
+
+
+NOISE_SCORE = torch.tensor([0.0, 1.0]).repeat(20)
+
+
+@pytest.mark.parametrize(
+    ("plain", "end"), [(BAD, "finds less than"), (GOOD, "finds more than"), (NOISE_SCORE, "is not shown to find more")]
+)
+def test_07_says_whether_the_papers_form_of_network_beats_the_features(task, plain, end):
+    curve = pd.DataFrame({"network": ["a"] * 3 + ["b"], "step": [0, 200, 400, 400], "I-AUROC": [0.5, 0.7, 0.8, 0.4]})
+    scores = {"InvAD": GOOD, "no diffusion": NOISE_SCORE, "trivial baseline": NOISE_SCORE}
+    said = inversion_sweeps.over_training(curve, task, scores, plain, 1)
+    assert "from 0.500 untrained to 0.800. From step 200 to 400 it changes by +0.100" in said
+    worse = "detects worse than InvAD (-1.000 [-1.000, -1.000]), the score without diffusion (-0.500"
+    assert (f"the paper's form, after 400 steps {worse}" in said) == (plain is BAD)
+    assert f"So at this length the paper's form of network {end}" in said and "With three or more" in said
+    assert "is not trained in this run" in inversion_sweeps.over_training(curve, task, scores, None, 3)

@@ -1,5 +1,6 @@
 """Editors measured against what their autoencoder leaves, and what notebook 03 says about the claims."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -271,6 +272,13 @@ def test_sentences_that_depend_on_the_outcome():
     effects = {("C22", ""): Effect(0.3, 0.2, 0.4, 60)}
     effects |= {("C23", part): Effect(0.05, 0.0, 0.1, 60) for part in img2img_claims.WEAKER.values()}
     assert "owes 0.05 [0.00, 0.10] to the squared error at alpha 0.3 and 0.05" in img2img_words.alpha(effects)
+    assert "covariance" not in img2img_words.alpha(effects)
+    beyond = dict(zip(img2img_claims.WEAKER.values(), [(-4e-5, -0.001, 8e-4, 60), (0.99, 0.97, 1.01, 60)], strict=True))
+    said = img2img_words.alpha(effects | {("C23", part): Effect(*effect) for part, effect in beyond.items()})
+    assert "owes less than 0.01 to the squared error" in said and "0.99 [0.97, 1.01] to the CLIP distance" in said
+    assert "A share is a covariance: it is below 0 or above 1 where" in said
+    said = img2img_words.order((-0.9, -1, 0.5), "SSIM", [Setting(0.1, 3.5, 20), Setting(0.7, 9, 20)])
+    assert "Over the 2 settings of the sweep (strength 0.1 and 0.7; guidance scale 3.5 and 9; DDIM steps 20)" in said
     assert "outweighs" in img2img_words.part_scales({"mse": 1.0, "clip": 3.0})
     assert "gets no verdict" in img2img_words.misplaced(torch.rand(10), 0.8, 0.03)
     said = img2img_words.misplaced(torch.rand(10), 0.2, 0.03)
@@ -356,6 +364,8 @@ def test_without_counterparts_the_quality_is_ssim():
     found = img2img_grid.Sensitivity({"alpha": 0.5}, bounds, steadier, 3, 20)
     assert [claim for claim, _ in found.evidence()] == ["C29", "C29", "C32a", "C32a"]
     assert f"lies between {lower[0]:+.2f}" in img2img_words.value_range(found)
+    many = dataclasses.replace(found, settings=42)
+    assert img2img_words.what_varies(many, 6).endswith("over 6 settings of the sweep x 7 values of alpha")
 
 
 def test_without_masks_nothing_is_said_about_where_a_score_looks():
