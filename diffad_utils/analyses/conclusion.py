@@ -183,8 +183,24 @@ def summary_record(records: Sequence[RunRecord], found: list[dict], folder: Path
     return RunRecord(folder, "", "", "comparison", 0, {}, {}, {}, {}, manifest, [], found)
 
 
-REASONS = ("C03", "C07", "C09", "C14", "C26", "C30", "C31", "C37", "C47a", "C68")
-"""Claims about *why* diffusion models find defects or do not."""
+REASONS = {
+    "C09": "residuals show drift, not defects",
+    "C07": "no strength removes defects and keeps texture",
+    "C14": "autoencoders keep normal images better",
+    "C03": "their autoencoder loses small defects",
+    "C26": "some scores see style, not defects",
+    "C31": "denoising is not reconstruction",
+    "C30": "",
+    "C37": "",
+    "C47a": "",
+    "C68": "",
+}
+"""Claims about *why* diffusion models find defects or do not; in few words, where the claim says why not."""
+
+MOST_WORDS = 60
+"""Of the short answer."""
+
+YES = "Yes, here."
 
 
 def answer(ledger: pd.DataFrame, measured: Sequence[MethodResult], found: pd.DataFrame) -> list[str]:
@@ -208,8 +224,11 @@ def _cost(measured: Sequence[MethodResult]) -> str:
     )
 
 
-def short_answer(measured: Sequence[MethodResult], controls: pd.DataFrame) -> str:
-    """The study's answer in at most sixty words, from the measurements and `diffusion_controls.controls`."""
+def short_answer(
+    measured: Sequence[MethodResult], controls: pd.DataFrame, ledger: pd.DataFrame, found: pd.DataFrame
+) -> str:
+    """The study's answer in at most `MOST_WORDS` words, from the measurements, `diffusion_controls.controls`, the
+    ledger (`claims.ledger`) and the findings (`claims.findings`)."""
     ours = [row for row in against_baseline(measured).itertuples() if _is_diffusion(measured, row.task, row.method)]
     above = sum(row.verdict == "above the baseline" for row in ours)
     own = controls[controls["kind"] == "no_diffusion"]
@@ -227,15 +246,26 @@ def short_answer(measured: Sequence[MethodResult], controls: pd.DataFrame) -> st
     elif len(own) and adds == 0:
         opening = "They find defects, but diffusion is not shown to be why."
     else:
-        opening = "Yes, here." if outcomes and wins == len(outcomes) else "Sometimes."
+        opening = YES if outcomes and wins == len(outcomes) else "Sometimes."
     text = f"{opening} Diffusion methods beat the trivial baseline in {above} of {len(ours)} cases"
     if len(own):
-        text += f" and their control without diffusion in {adds} of {len(own)} (worse in {costs})"
+        text += f" and their strongest control without diffusion in {adds} of {len(own)} (worse in {costs})"
     if outcomes:
-        text += (
-            f". The best of them beats the best other detector on {wins} of {len(outcomes)} tasks, loses on {losses}"
-        )
-    return text + "."
+        text += f". The best beats the best other detector on {wins} of {len(outcomes)} tasks, loses on {losses}"
+    if opening == YES:
+        return f"{text}."
+    return f"{text}. {_why_not(ledger, found, MOST_WORDS - len(text.split()))}"
+
+
+def _why_not(ledger: pd.DataFrame, found: pd.DataFrame, words: int) -> str:
+    """The reasons against diffusion that are supported and `quotable`, as many as ``words`` words have room for."""
+    supported = set(ledger.loc[ledger["verdict"] == claims.SUPPORTED, "claim_id"])
+    text = ""
+    for claim, reason in REASONS.items():
+        longer = f"{text}; {reason} ({claim})" if text else f"Why not: {reason} ({claim})"
+        if reason and claim in supported and quotable(claim, claims.SUPPORTED, found) and len(longer.split()) <= words:
+            text = longer
+    return f"{text or 'Why not is undecided here'}."
 
 
 def _is_diffusion(measured: Sequence[MethodResult], task: str, method: str) -> bool:

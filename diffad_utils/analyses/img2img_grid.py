@@ -1,7 +1,7 @@
 """img2img of one task over a grid of settings: scores, a table, and how much the choice of a setting matters.
 
-Used by notebook 03; entry points: `detectors`, `detect`, `fit`, `accuracies`, `results_table`, `gains`, `settings_of`,
-`run_grid`, `Grid.table`, `sensitivity`, `order_agreement`.
+Used by notebook 03; entry points: `detectors`, `detect`, `fit`, `autoencoder_alone`, `controlled`,
+`accuracies`, `results_table`, `gains`, `settings_of`, `run_grid`, `Grid.table`, `sensitivity`, `order_agreement`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from torch import Tensor
 from diffad_utils import data, metrics, scoring
 from diffad_utils.analyses.img2img_claims import STEADIER, Effect, unknown_to
 from diffad_utils.analyses.img2img_settings import rank_agreement, variance_explained
+from diffad_utils.analyses.no_diffusion import RoundTrip
 from diffad_utils.analyses.task import Task, TrivialBaseline
 from diffad_utils.io import store
 from diffad_utils.methods.base import Detector, Prediction
 from diffad_utils.methods.clip_detectors import ClipKNN, ClipProbe, ClipZeroShot
 from diffad_utils.methods.img2img import Img2Img, Img2ImgMasked, Setting, sweep
 from diffad_utils.metrics import bootstrap, intervals
+
+ALONE = "Dec(Enc(x)) alone"
+"""Name of the control of image-to-image among the scores: the autoencoder's round trip, without diffusion."""
 
 
 def detectors(p: Mapping[str, Any], device: str) -> dict[str, Detector]:
@@ -50,6 +54,24 @@ def detect(detector: Detector, task: Task) -> tuple[Prediction, dict[str, float]
     prediction = detector.predict_dataset(task.test)
     spent = store.clock() - start
     return prediction, {"fit_s": fit_s, "ms_per_image": 1000 * spent / len(task.test)}
+
+
+def autoencoder_alone(detector: Img2Img, task: Task) -> Prediction:
+    """What a fitted image-to-image finds without diffusion: Dec(Enc(x)) of the test images, scored in the same way.
+
+    Its images are those of the `Task`, its networks the detector's; the strength, the prompt and the guidance have no
+    part in it.
+    """
+    return RoundTrip.of(detector, task.train).predict_dataset(task.test)
+
+
+def controlled(task: Task, predictions: Mapping[str, Prediction], name: str) -> dict[str, dict[str, Any]]:
+    """The control ``no_diffusion`` of method ``name`` (`Task.control_row`): against `autoencoder_alone`, which is
+    ``predictions[ALONE]``. Empty for CLIP's detectors, which edit nothing."""
+    if name not in ("img2img", "img2img_masked"):
+        return {}
+    control, what = predictions[ALONE], "Dec(Enc(x)) with the same score"
+    return {"no_diffusion": task.control_row(predictions[name].score, control.score, what, control.anomaly_map)}
 
 
 def fit(detector: Detector, task: Task) -> float:

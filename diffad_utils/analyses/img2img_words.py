@@ -13,10 +13,11 @@ from torch import Tensor
 
 from diffad_utils.analyses.img2img_claims import WEAKER, Effect, over_images, relation, unknown_to, written
 from diffad_utils.analyses.img2img_edits import EditStudy
-from diffad_utils.analyses.img2img_grid import Sensitivity
+from diffad_utils.analyses.img2img_grid import ALONE, Sensitivity
 from diffad_utils.analyses.img2img_settings import Response
 from diffad_utils.analyses.img2img_stability import Identity
 from diffad_utils.analyses.img2img_two_passes import EDITORS, TwoPassStudy
+from diffad_utils.analyses.no_diffusion import control_sentence
 from diffad_utils.analyses.task import Task, TrivialBaseline
 from diffad_utils.analyses.wording import detects, enumerated
 from diffad_utils.analyses.wrong_reason import Reasons
@@ -35,15 +36,15 @@ def task_size(task: Task) -> str:
     )
 
 
-def detection(accuracy: pd.DataFrame, baseline: Interval, no_editor: Interval) -> str:
+def detection(accuracy: pd.DataFrame, baseline: Interval, no_editor: Interval, control: Mapping) -> str:
     """``accuracy`` has a row img2img; the others are paired differences: img2img minus the trivial baseline, and CLIP's
-    distance to normal images minus its distance to the reconstruction."""
+    distance to normal images minus its distance to the reconstruction. ``control`` : `Task.control_row` of img2img."""
     return (
         f"img2img has an I-AUROC of {written(*accuracy.loc['img2img', ['I-AUROC', 'low', 'high']])}. It "
         f"{relation(*baseline[1:3])} the trivial baseline (difference {written(*baseline, sign='+')}). CLIP's distance "
         f"to normal training images, which needs no reconstruction, {relation(*no_editor[1:3])} CLIP's distance to the "
-        f"reconstruction (difference {written(*no_editor, sign='+')}). The figure does not show what in the images the "
-        "scores see."
+        f"reconstruction (difference {written(*no_editor, sign='+')}). {control_sentence('image-to-image', control)} "
+        "The figure does not show what in the images the scores see."
     )
 
 
@@ -328,7 +329,8 @@ def answer(
     trivial: TrivialBaseline,
     reasons: Reasons,
 ) -> str:
-    """The notebook's questions and what this run answers; predictions : of img2img, img2img_masked and clip_knn."""
+    """The notebook's questions and what this run answers; predictions : of img2img, img2img_masked, clip_knn
+    and `ALONE`."""
     if edits is None:
         removes = f"{task.name} has no defect-free counterparts, so this cannot be measured"
     else:
@@ -342,6 +344,7 @@ def answer(
     gain = task.difference(score["img2img_masked"], score["img2img"])
     second_pass = detects("Img2img with a second pass", {"with one": gain})
     rivals = {"the trivial baseline": trivial.chosen.score}
+    rivals["the autoencoder's round trip, which has no diffusion"] = score[ALONE]
     rivals["CLIP's distance to normal images, which reconstructs nothing"] = score["clip_knn"]
     rivals = {name: task.difference(score["img2img"], other) for name, other in rivals.items()}
     verdict = reasons.found["hybrid score"].verdict

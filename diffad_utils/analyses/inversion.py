@@ -28,8 +28,12 @@ from diffad_utils.metrics import bootstrap
 from diffad_utils.study.run import Run
 
 ONE_CATEGORY = "no diffusion, one category"
-RECORDED = {"no_diffusion": "no diffusion", "untrained": "untrained network", "no_diffusion_one_category": ONE_CATEGORY}
-"""What a run records of its controls: key -> name of the score."""
+RECORDED = {
+    "no_diffusion": ("no diffusion", "the same score of the features themselves"),
+    "untrained": ("untrained network", "the same network, untrained"),
+    "no_diffusion_one_category": (ONE_CATEGORY, "the same score of the features, standardised on one category"),
+}
+"""What a run records of its controls: key -> name of the score, and the control in words."""
 
 LEAST_IMAGES = 4
 """Of a category in the unified training, so that some can be held out."""
@@ -104,8 +108,8 @@ def controls(task: Task, detector: InvAD, features: Tensor) -> Controls:
     maps = {name: found.anomaly_map for name, found in predictions.items()}
     table = pd.DataFrame([{"label": name, **task.accuracy(score, maps.get(name))} for name, score in scores.items()])
     records = {
-        key: task.control_row(scores["InvAD"], scores[name], anomaly_map=maps[name])
-        for key, name in RECORDED.items()
+        key: task.control_row(scores["InvAD"], scores[name], what, maps[name])
+        for key, (name, what) in RECORDED.items()
         if name in scores
     }
     return Controls(scores, table, records, baseline.record())

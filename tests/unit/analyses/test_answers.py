@@ -9,6 +9,7 @@ from diffad_utils.analyses import (
     baselines,
     d3ad_claims,
     findings,
+    img2img_grid,
     img2img_words,
     inversion,
     inversion_sweeps,
@@ -132,11 +133,12 @@ def test_the_answer_of_02_follows_the_intervals():
 def test_the_answer_of_03_says_where_the_second_pass_and_the_rivals_stand(task):
     reason = WrongReason(pd.DataFrame(), {}, "right for the right reason")
     reasons = Reasons({}, {}, torch.zeros(1), torch.zeros(1), {"hybrid score": reason})
-    scores = {"img2img": GOOD, "img2img_masked": BAD, "clip_knn": GOOD}
+    scores = {"img2img": GOOD, "img2img_masked": BAD, "clip_knn": GOOD, img2img_grid.ALONE: BAD}
     said = img2img_words.answer(task, None, {n: Prediction(s) for n, s in scores.items()}, TRIVIAL, reasons)
     assert "x/y has no defect-free counterparts, so this cannot be measured" in said
     assert "a second pass detects worse than with one (-1.000" in said
     assert "Img2img detects better than the trivial baseline (+0.500" in said
+    assert "the autoencoder's round trip, which has no diffusion (+1.000" in said
     assert "or worse than CLIP's distance to normal images" in said and said.endswith(
         "Its score is right for the right reason."
     )
@@ -147,6 +149,14 @@ def test_the_answer_of_03_says_where_the_second_pass_and_the_rivals_stand(task):
         reasons.found["hybrid score"] = WrongReason(pd.DataFrame(), {}, verdict)
         said = img2img_words.answer(task, None, {n: Prediction(s) for n, s in scores.items()}, TRIVIAL, reasons)
         assert said.endswith(end)
+
+
+def test_an_editor_has_the_round_trip_as_its_control_and_clip_has_none(task):
+    scores = {"img2img": GOOD, "clip_knn": GOOD, img2img_grid.ALONE: BAD}
+    predictions = {name: Prediction(score) for name, score in scores.items()}
+    row = img2img_grid.controlled(task, predictions, "img2img")["no_diffusion"]
+    assert (row["difference"], row["I-AUROC"], row["what"]) == (1.0, 0.0, "Dec(Enc(x)) with the same score")
+    assert img2img_grid.controlled(task, predictions, "clip_knn") == {}
 
 
 def test_the_answer_of_04_has_both_prompts(task):

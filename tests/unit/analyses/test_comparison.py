@@ -511,7 +511,7 @@ def test_the_summary_says_what_follows(controlled):
     table = diffusion_controls.summary_table(measured, diffusion_controls.controls(records)).set_index("method")
     assert table.index.tolist()[-1] == "anomalib:padim" and (table["tasks"] == 2).all()
     assert table.loc["invad", "follows"].endswith(
-        "baseline. Above its recorded control, averaged over 2 tasks: above in 2, below in 0 of them."
+        "baseline. Above its strongest control, averaged over 2 tasks: above in 2, below in 0 of them."
     )
     assert "No control" in table.loc["d3ad", "follows"] and "iffusion" not in table.loc["anomalib:padim", "follows"]
     assert table.loc["invad", "without diffusion"] == pytest.approx(0.8)
@@ -542,7 +542,7 @@ def test_long_tables_of_the_comparison_are_behind_a_click_and_scroll_there(contr
 @pytest.mark.parametrize(
     ("over", "control", "said"),
     [
-        ((0.1, 0.05, 0.2), (0.8, 0.1, 0.05, 0.2), "Better than the trivial baseline. Above its recorded"),
+        ((0.1, 0.05, 0.2), (0.8, 0.1, 0.05, 0.2), "Better than the trivial baseline. Above its strongest"),
         ((0.1, -0.05, 0.2), (0.8, -0.1, -0.2, -0.05), "Not shown to differ from the trivial baseline. Below its"),
         ((-0.1, -0.2, -0.05), (0.8, 0.0, -0.1, 0.1), "Worse than the trivial baseline. Not shown to differ"),
         (None, None, "No baseline here. No control"),
@@ -556,20 +556,54 @@ def test_what_follows_counts_the_tasks_behind_an_average():
     """An average may be carried by one task, so it never stands alone."""
     pooled = (0.5, 0.2, 0.1, 0.3)
     said = diffusion_controls.what_follows("diffusion", None, pooled, [1, 0, -1, 1])
-    assert said.endswith("Above its recorded control, averaged over 4 tasks: above in 2, below in 1 of them.")
-    assert diffusion_controls.what_follows("diffusion", None, pooled, [1]).endswith("recorded control, on one task.")
+    assert said.endswith("Above its strongest control, averaged over 4 tasks: above in 2, below in 1 of them.")
+    assert diffusion_controls.what_follows("diffusion", None, pooled, [1]).endswith("strongest control, on one task.")
 
 
 def test_the_short_answer_is_short_and_computed(controlled, measured):
     records, many = controlled
     found = diffusion_controls.controls(records)
-    text = conclusion.short_answer(many, found)
+    judged = claims.ledger([]), claims.findings([])
+    text = conclusion.short_answer(many, found, *judged)
     assert len(text.split()) <= 60 and "in 4 of 4 cases" in text and "in 2 of 2 (worse in 0)" in text
+    assert text.endswith("tasks, loses on 0.") and "Why not" not in text
     none = found.assign(low=-0.1, high=0.1)
-    assert conclusion.short_answer(many, none).startswith("They find defects, but diffusion is not shown to be why.")
-    assert conclusion.short_answer([], found).startswith("No diffusion method")
+    said = conclusion.short_answer(many, none, *judged)
+    assert said.startswith("They find defects, but diffusion is not shown to be why.")
+    assert said.endswith("Why not is undecided here.")
+    assert conclusion.short_answer([], found, *judged).startswith("No diffusion method")
     others = found.assign(method="anomalib:padim", low=-0.2, high=-0.1)  # a control of a method without diffusion
-    assert conclusion.short_answer(many, pd.concat([found, others])) == text
+    assert conclusion.short_answer(many, pd.concat([found, others]), *judged) == text
+
+
+def test_the_short_answer_names_reasons_that_are_supported_and_have_room(controlled):
+    records, measured = controlled
+    found = diffusion_controls.controls(records).assign(low=-0.1, high=0.1)
+    common = {"objection": "", "variant": "r", "effect": 0.2, "margin": 0.0}
+    rows = [
+        common | {"claim_id": claim, "n": n, "dataset_category": task}
+        for claim, n in (("C09", 64), ("C14", 64), ("C03", 20), ("C31", 64))
+        for task in ("textures/carpet", "textures/grid")
+    ]
+    verdicts = {"C09": "supported", "C14": "varies", "C03": "supported", "C31": "supported"}
+    ledger = pd.DataFrame({"claim_id": list(verdicts), "verdict": list(verdicts.values())})
+    text = conclusion.short_answer(measured, found, ledger, pd.DataFrame(rows))
+    assert text.endswith("Why not: residuals show drift, not defects (C09).") and len(text.split()) <= 60
+    alone = ledger[ledger["claim_id"] != "C09"]
+    said = conclusion.short_answer(measured, found, alone, pd.DataFrame(rows))
+    assert said.endswith("Why not: denoising is not reconstruction (C31).")
+
+
+def test_of_several_controls_the_strongest_stands_for_all(tmp_path):
+    weak, strong = CONTROL | {"I-AUROC": 0.6, "what": "weak"}, CONTROL | {"low": -0.1, "what": "strong"}
+    both = {"no_diffusion": weak, "no_diffusion_map": strong, "base_no_diffusion": CONTROL, "untrained": weak}
+    for seed in (0, 1):
+        recorded(tmp_path, "d3ad", 3.0, seed=seed, experiments=both)
+    found = diffusion_controls.controls(study.load_runs(tmp_path / "smoke"))
+    assert found[["kind", "what", "low"]].to_numpy().tolist() == [
+        ["no_diffusion", "strong", -0.1],
+        ["untrained", "weak", 0.05],
+    ]
 
 
 def test_methods_that_share_no_images_are_not_compared(controlled):
@@ -580,10 +614,9 @@ def test_methods_that_share_no_images_are_not_compared(controlled):
         else row
         for row in measured
     ]
-    text = conclusion.short_answer(apart, diffusion_controls.controls(records))
-    assert "The best of them" not in text and "The best of them" in conclusion.short_answer(
-        measured, diffusion_controls.controls(records)
-    )
+    others = diffusion_controls.controls(records), claims.ledger([]), claims.findings([])
+    assert "The best beats" not in conclusion.short_answer(apart, *others)
+    assert "The best beats" in conclusion.short_answer(measured, *others)
     assert conclusion.OTHER_IMAGES in conclusion.answer(claims.ledger([]), apart, claims.findings([]))[0]
 
 

@@ -265,7 +265,9 @@ def test_effects_and_words():
 
 def test_sentences_that_depend_on_the_outcome():
     accuracy = pd.DataFrame({"I-AUROC": [0.7], "low": [0.6], "high": [0.8]}, index=["img2img"])
-    said = img2img_words.detection(accuracy, (0.1, 0.05, 0.2), (0.0, -0.1, 0.1))
+    control = {"I-AUROC": 0.6, "difference": 0.1, "low": 0.05, "high": 0.2, "what": "the round trip"}
+    said = img2img_words.detection(accuracy, (0.1, 0.05, 0.2), (0.0, -0.1, 0.1), control)
+    assert "above that of its control without diffusion, the round trip (0.600): +0.100 [+0.050, +0.200]" in said
     assert (
         "is above the trivial baseline" in said and "is not shown to differ from CLIP's distance to the recon" in said
     )
