@@ -10,7 +10,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/0[1-9]_*.ipynb))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report lint test test-fast test-kaggle docs test-faults test-slurm lab notebooks reference foundation lock clean bench
+.PHONY: help setup report lint test test-fast test-kaggle docs test-faults test-slurm lab notebooks reference site foundation lock clean bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,9 +66,10 @@ notebooks: $(READY) ## re-execute the committed notebooks (not 00) in place, wit
 
 # Of these files .gitignore lets in what can be read or compared.
 reference: report ## make this checkout's runs of PROFILE the committed reference (for maintainers)
-	rm -rf reports/reference/$(PROFILE)
-	$(PY) -c "import shutil; shutil.copytree('reports/$(PROFILE)', 'reports/reference/$(PROFILE)', ignore=shutil.ignore_patterns('.*', 'agreement*'))"
-	$(PY) -m diffad_utils.cli report $(PROFILE) --output reports/reference
+	$(PY) -m diffad_utils.cli site $(PROFILE) --to reports/reference/$(PROFILE) $(if $(PAGES),--pages $(PAGES))
+
+site: $(READY) ## the report of PROFILE as one file to pass on, build/site/<profile>.zip (PAGES=<executed notebooks in it>)
+	$(PY) -m diffad_utils.cli site $(PROFILE) --to build/site/$(PROFILE) --zip $(if $(PAGES),--pages $(PAGES))
 
 # What is finished in reports/foundation/models is kept, what was interrupted goes on from its checkpoint.
 foundation: $(READY) ## train the models of data/mini anew: hours on a CPU

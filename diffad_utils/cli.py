@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -168,6 +169,16 @@ def _results(options: argparse.Namespace) -> Path:
 def write_report(options: argparse.Namespace) -> int:
     """Write the pages of a profile from the runs that there are."""
     print(f"The report is at {report.write(_results(options))}")
+    return 0
+
+
+def write_site(options: argparse.Namespace) -> int:
+    """Copy what of a profile's runs can be read or compared, with its pages, to pass on."""
+    front = report.write_site(_results(options), options.to, options.pages)
+    size = sum(path.stat().st_size for path in front.parent.rglob("*") if path.is_file())
+    print(f"The site is at {front}, {size / 1e6:.1f} MB")
+    if options.zip:
+        print(f"As one file: {shutil.make_archive(str(front.parent), 'zip', front.parents[1], front.parent.name)}")
     return 0
 
 
@@ -362,6 +373,13 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("report", write_report)
     sub.add_argument("profile", nargs="?", default="smoke", help="its name or its YAML file (default: smoke)")
     sub.add_argument("--output", type=Path, help="folder of the results (default: reports)")
+
+    sub = command("site", write_site)
+    sub.add_argument("profile", nargs="?", default="smoke", help="its name or its YAML file (default: smoke)")
+    sub.add_argument("--output", type=Path, help="folder of the results (default: reports)")
+    sub.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="the folder to write or to replace")
+    sub.add_argument("--pages", type=int, metavar="N", help="executed notebooks that become pages (default: all)")
+    sub.add_argument("--zip", action="store_true", help="also FOLDER.zip")
 
     sub = command("compare", compare)
     sub.add_argument("ours", type=Path, metavar="A", help="a profile's results, such as reports/smoke")

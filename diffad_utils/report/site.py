@@ -1,0 +1,85 @@
+"""A report to pass on: a profile's runs without what only a further computation needs, as a folder or one archive.
+
+Used by ``diffad site``; entry point: `write_site`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffad_utils import study
+from diffad_utils.report import pages
+from diffad_utils.study import data_independent
+
+COMPARED = ("manifest.json", "metrics.json", "claims.json", "scores.parquet", "reconstruction.parquet")
+"""Kept of every run: what `diffad compare`, the claims and notebook 08's tables of accuracy read."""
+
+SHOWN = ("run.ipynb", "figures.json", "strips", "figures/maps.png")
+"""Kept besides of a run with a page. The notebook itself goes once the page is written."""
+
+
+def write_site(root: str | Path, target: str | Path, most_pages: int | None = None) -> Path:
+    """Copy what of a profile's runs can be read or compared, and write its pages there anew.
+
+    Maps, models, checkpoints and the store stay behind, so notebook 08 cannot be run on the copy.
+
+    Parameters
+    ----------
+    root : the profile's output, such as ``reports/standard``.
+    target : the folder to write. An earlier site there is replaced.
+    most_pages : at most so many executed notebooks become pages, `shown_runs`; None: all. The front page, the
+        comparison's page and the numbers of all runs are there in any case.
+
+    Returns
+    -------
+    Path of the front page.
+
+    Raises
+    ------
+    FileNotFoundError
+        `root` has no complete run.
+    FileExistsError
+        `target` holds something else than a site.
+    """
+    root, target = Path(root).resolve(), Path(target).resolve()
+    records = study.load_runs(root)
+    if not records:
+        raise FileNotFoundError(f"{root}: no complete run in it; run `make report PROFILE={root.name}` first")
+    if target.exists() and not (target / "index.html").is_file():
+        raise FileExistsError(f"{target} exists and is no report (it has no index.html): give another folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".site-") as scratch:
+        new = Path(scratch) / target.name  # the front page names the profile by its folder
+        with_page = {record.folder for record in shown_runs(records, most_pages)}
+        for record in records:
+            names = COMPARED + SHOWN * (record.folder in with_page)
+            _copy(record.folder, new / record.folder.relative_to(root), names)
+        _copy(root, new, (pages.COMPARISON, data_independent.FOLDER))
+        pages.write(new)
+        for notebook in new.rglob("run.ipynb"):
+            notebook.unlink()
+        if target.exists():
+            shutil.rmtree(target)
+        new.rename(target)
+    return target / "index.html"
+
+
+def shown_runs(records: Sequence[study.RunRecord], most: int | None) -> list[study.RunRecord]:
+    """The runs with an executed notebook, at most ``most``: first seeds first, and tasks with many notebooks first."""
+    runs = [record for record in records if (record.folder / "run.ipynb").is_file()]
+    notebooks = Counter((record.dataset, record.category) for record in runs)
+    runs.sort(key=lambda r: (r.seed, -notebooks[r.dataset, r.category], r.dataset, r.category, r.manifest["notebook"]))
+    return runs[:most]
+
+
+def _copy(source: Path, target: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name)
+        elif (source / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / name, target / name)
