@@ -66,10 +66,10 @@ notebooks: $(READY) ## re-execute the committed notebooks (not 00) in place, wit
 
 # Of these files .gitignore lets in what can be read or compared.
 reference: report ## make this checkout's runs of PROFILE the committed reference (for maintainers)
-	$(PY) -m diffad_utils.cli site $(PROFILE) --to reports/reference/$(PROFILE) $(if $(PAGES),--pages $(PAGES))
+	$(PY) -m diffad_utils.cli site "$(PROFILE)" --to reports/reference $(if $(PAGES),--pages $(PAGES))
 
 site: $(READY) ## the report of PROFILE as one file to pass on, build/site/<profile>.zip (PAGES=<executed notebooks in it>)
-	$(PY) -m diffad_utils.cli site $(PROFILE) --to build/site/$(PROFILE) --zip $(if $(PAGES),--pages $(PAGES))
+	$(PY) -m diffad_utils.cli site "$(PROFILE)" --zip $(if $(PAGES),--pages $(PAGES))
 
 # What is finished in reports/foundation/models is kept, what was interrupted goes on from its checkpoint.
 foundation: $(READY) ## train the models of data/mini anew: hours on a CPU

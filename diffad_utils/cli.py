@@ -49,6 +49,12 @@ def _tolerance(text: str) -> float:
     return value
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+    return int(text)
+
+
 def _typed(given: dict, defaults: dict) -> dict:
     """Values as their parameter's type where the shell lost it: ``category=01`` is the text 01."""
     texts = {name for name, default in defaults.items() if isinstance(default, str)}
@@ -174,7 +180,8 @@ def write_report(options: argparse.Namespace) -> int:
 
 def write_site(options: argparse.Namespace) -> int:
     """Copy what of a profile's runs can be read or compared, with its pages, to pass on."""
-    front = report.write_site(_results(options), options.to, options.pages)
+    root = _results(options)
+    front = report.write_site(root, options.to / root.name, options.pages)
     size = sum(path.stat().st_size for path in front.parent.rglob("*") if path.is_file())
     print(f"The site is at {front}, {size / 1e6:.1f} MB")
     if options.zip:
@@ -377,9 +384,11 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("site", write_site)
     sub.add_argument("profile", nargs="?", default="smoke", help="its name or its YAML file (default: smoke)")
     sub.add_argument("--output", type=Path, help="folder of the results (default: reports)")
-    sub.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="the folder to write or to replace")
-    sub.add_argument("--pages", type=int, metavar="N", help="executed notebooks that become pages (default: all)")
-    sub.add_argument("--zip", action="store_true", help="also FOLDER.zip")
+    sub.add_argument(
+        "--to", type=Path, default=Path("build/site"), metavar="FOLDER", help="where the profile's folder is written"
+    )
+    sub.add_argument("--pages", type=_count, metavar="N", help="executed notebooks that become pages (default: all)")
+    sub.add_argument("--zip", action="store_true", help="also as one file beside that folder")
 
     sub = command("compare", compare)
     sub.add_argument("ours", type=Path, metavar="A", help="a profile's results, such as reports/smoke")

@@ -184,12 +184,12 @@ def summary_record(records: Sequence[RunRecord], found: list[dict], folder: Path
 
 
 REASONS = {
-    "C09": "residuals show drift, not defects",
-    "C07": "no strength removes defects and keeps texture",
+    "C09": "img2img's residuals show drift, not defects",
+    "C07": "img2img has no strength that removes defects and keeps texture",
     "C14": "autoencoders keep normal images better",
-    "C03": "their autoencoder loses small defects",
-    "C26": "some scores see style, not defects",
-    "C31": "denoising is not reconstruction",
+    "C03": "the autoencoder of latents loses small defects",
+    "C26": "img2img's scores see style, not defects",
+    "C31": "denoising is not reconstruction, for D3AD either",
     "C30": "",
     "C37": "",
     "C47a": "",
@@ -265,7 +265,7 @@ def _why_not(ledger: pd.DataFrame, found: pd.DataFrame, words: int) -> str:
         longer = f"{text}; {reason} ({claim})" if text else f"Why not: {reason} ({claim})"
         if reason and claim in supported and quotable(claim, claims.SUPPORTED, found) and len(longer.split()) <= words:
             text = longer
-    return f"{text or 'Why not is undecided here'}."
+    return f"{text or 'No reason why not is established here'}."
 
 
 def _is_diffusion(measured: Sequence[MethodResult], task: str, method: str) -> bool:

@@ -6,14 +6,14 @@ Used by notebook 06 and `benchmarks.new_ground`; entry points: `two_passes`, `of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
 
 from diffad_utils.analyses import img2img_figures, img2img_words
-from diffad_utils.analyses.conditioned_controls import AUTOENCODER
+from diffad_utils.analyses.conditioned_controls import AUTOENCODER, GATE
 from diffad_utils.analyses.img2img_edits import defect_pairs
 from diffad_utils.analyses.img2img_two_passes import TwoPassStudy, some_pairs, two_pass_study
 from diffad_utils.analyses.summaries import Measured, compared, in_words, measure
@@ -24,12 +24,13 @@ from diffad_utils.methods.d3ad.masked import D3ADMasked
 
 
 class D3ADTwoPasses(NamedTuple):
-    """measured : two passes on a task's test images. one_pass : D3AD's prediction of them. autoencoder : the control
-    without diffusion. study : over T, None without defect-free counterparts. task : where they were measured."""
+    """measured : two passes on a task's test images. one_pass : D3AD's prediction of them. controls : those without
+    diffusion, `conditioned_controls.d3ad_controls`. study : over T, None without defect-free counterparts. task : where
+    they were measured."""
 
     measured: Measured
     one_pass: Prediction
-    autoencoder: Prediction
+    controls: Mapping[str, Prediction]
     study: TwoPassStudy | None
     task: Task
 
@@ -56,9 +57,10 @@ class D3ADTwoPasses(NamedTuple):
 
     def to_record(self, baseline: TrivialBaseline) -> dict[str, Any]:
         """Arguments of ``run.record_method("d3ad_masked", ...)``."""
-        score, control = self.measured.score, self.autoencoder
+        score, control = self.measured.score, self.controls[AUTOENCODER]
         experiments = {
             "no_diffusion": self.task.control_row(score, control.score, AUTOENCODER, control.anomaly_map),
+            "no_diffusion_neighbours": self.task.control_row(score, self.controls[GATE].score, GATE),
             "one_pass": self.task.control_row(score, self.one_pass.score, anomaly_map=self.one_pass.anomaly_map),
         }
         experiments |= {"two_passes": self.study.record()} if self.study else {}
@@ -76,7 +78,12 @@ def of_defects(masked: D3ADMasked, task: Task, steps: Sequence[int], count: int)
 
 
 def two_passes(
-    detector: D3AD, prediction: Prediction, autoencoder: Prediction, task: Task, steps: Sequence[int], count: int = 16
+    detector: D3AD,
+    prediction: Prediction,
+    controls: Mapping[str, Prediction],
+    task: Task,
+    steps: Sequence[int],
+    count: int = 16,
 ) -> D3ADTwoPasses:
     """Two passes with the networks of a fitted D3AD, whose ``prediction`` of the task is the one pass."""
     masked = D3ADMasked.of(detector)
@@ -85,4 +92,4 @@ def two_passes(
     found = measure(masked, task)
     known = {name: value for name, value in found.metrics.items() if math.isfinite(value)}
     # an image in which nothing was found comes back as it is: its PSNR, and so the mean, is not finite
-    return D3ADTwoPasses(found._replace(metrics=known), prediction, autoencoder, study, task)
+    return D3ADTwoPasses(found._replace(metrics=known), prediction, controls, study, task)

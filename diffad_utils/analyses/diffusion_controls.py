@@ -15,11 +15,19 @@ from diffad_utils.analyses.method_results import BASELINE, MethodResult, average
 from diffad_utils.study import RunRecord
 
 KINDS = {"no_diffusion": "the same features scored without diffusion", "untrained": "the same method, untrained"}
-"""Kinds of controls, and what one is where its record does not say.
+"""Kinds of controls, and what one is where its record does not say."""
 
-A method's record has them under ``experiments``: ``no_diffusion`` and any further key that begins like it are controls
-without diffusion, ``untrained`` is the method before training. Each has I-AUROC of the control, and ``difference``,
-``low``, ``high``: method minus control, paired over images.
+RECORDED = {
+    "no_diffusion": "no_diffusion",
+    "no_diffusion_closed_form": "no_diffusion",  # 05: a Gaussian of the training images in the place of the network
+    "no_diffusion_map": "no_diffusion",  # 06: D3AD's map at T = 0
+    "no_diffusion_neighbours": "no_diffusion",  # 06: D3AD's nearest-neighbour gate, for what shares it
+    "no_diffusion_one_category": "no_diffusion",  # 07: standardised on one category
+    "untrained": "untrained",
+}
+"""Key under ``experiments`` of a method's record that holds a control -> its kind.
+
+Each has I-AUROC of the control, and ``difference``, ``low``, ``high``: method minus control, paired over images.
 """
 
 CONTROL_COLUMNS = ["task", "method", "kind", "what", "I-AUROC", "difference", "low", "high"]
@@ -28,21 +36,24 @@ CONTROL_COLUMNS = ["task", "method", "kind", "what", "I-AUROC", "difference", "l
 def controls(records: Sequence[RunRecord]) -> pd.DataFrame:
     """The controls that runs recorded, averaged over seeds, columns `CONTROL_COLUMNS`; empty where none did.
 
-    Of several controls of one kind on a task the strongest, by I-AUROC, stands for all: a method that is above it owes
-    its accuracy to none of them. It is picked on the test images, which is in the control's favour. Over several seeds
-    the difference and the ends of its interval are means, so the interval is of images alone.
+    Of several controls of one kind on a task the strongest, by I-AUROC, stands for all. It is picked on the test
+    images, which is in the control's favour; the interval is against that one. Over several seeds the difference and
+    the ends of its interval are means, so the interval is of images alone.
     """
     rows = []
     for record in records:
-        for key, entry in record.experiments.items():
-            kind = next((kind for kind in KINDS if key.startswith(kind)), None)
-            if kind and isinstance(entry, dict) and {"I-AUROC", "difference", "low", "high"} <= entry.keys():
+        for key, kind in RECORDED.items():
+            entry = record.experiments.get(key)
+            if isinstance(entry, dict) and {"I-AUROC", "difference", "low", "high"} <= entry.keys():
                 numbers = [entry[name] for name in ("I-AUROC", "difference", "low", "high")]
                 task = f"{record.dataset}/{record.category}"
-                rows.append([task, record.method, kind, entry.get("what", KINDS[kind]), *numbers])
-    found = pd.DataFrame(rows, columns=CONTROL_COLUMNS).groupby(CONTROL_COLUMNS[:4], as_index=False, sort=False).mean()
+                rows.append([key, task, record.method, kind, entry.get("what", KINDS[kind]), *numbers])
+    found = pd.DataFrame(rows, columns=["key", *CONTROL_COLUMNS])
+    one = ["key", *CONTROL_COLUMNS[:3]]
+    how = {"what": "last"} | dict.fromkeys(CONTROL_COLUMNS[4:], "mean")
+    found = found.groupby(one, as_index=False, sort=False).agg(how)
     strongest = found.groupby(CONTROL_COLUMNS[:3], sort=False)["I-AUROC"].idxmax()
-    return found.loc[strongest].reset_index(drop=True)
+    return found.loc[strongest, CONTROL_COLUMNS].reset_index(drop=True)
 
 
 def against_controls(measured: Sequence[MethodResult], found: pd.DataFrame) -> pd.DataFrame:

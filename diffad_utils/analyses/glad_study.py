@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from diffad_utils.analyses.conditioned_controls import AUTOENCODER, d3ad_controls
+from diffad_utils.analyses.conditioned_controls import AUTOENCODER, GATE, d3ad_controls
 from diffad_utils.analyses.d3ad_study import all_metrics, beside_controls, seconds_of
 from diffad_utils.analyses.detector_variants import Variants, settings_of
 from diffad_utils.analyses.paired_comparison import BootstrapQuality
@@ -43,12 +43,12 @@ OWN_SETTINGS = ("t_max", "guidance_weight", "adaptation_epochs")
 
 class Forms(NamedTuple):
     """predictions : of the test images by form. quality : their metrics, and those of Dec(Enc(x)) without diffusion, on
-    the same resamples. control : that prediction. detector : GLAD as a whole. timing : its fit_s and ms_per_image.
-    milliseconds : an image, by form."""
+    the same resamples. controls : those without diffusion, by name. detector : GLAD as a whole. timing : its fit_s and
+    ms_per_image. milliseconds : an image, by form."""
 
     predictions: dict[str, Prediction]
     quality: BootstrapQuality
-    control: Prediction
+    controls: Mapping[str, Prediction]
     detector: GLAD
     timing: dict[str, float]
     milliseconds: dict[str, float]
@@ -75,10 +75,10 @@ def four_forms(parameters: Mapping[str, Any], task: Task, device: str) -> Forms:
     # `detector`, `variants` and `timing` are now of GLAD as a whole: the last training with the last rule
     timing["ms_per_image"] = milliseconds[BOTH]
     maps = variants.maps(**RULES["neighbours"])
-    control = d3ad_controls(detector, maps, tuple(task.images.shape[-2:]))[AUTOENCODER]
-    compared = predictions | {AUTOENCODER: control}
+    controls = d3ad_controls(detector, maps, tuple(task.images.shape[-2:]))
+    compared = predictions | {AUTOENCODER: controls[AUTOENCODER]}
     quality = BootstrapQuality.of(compared, task.batch, task.bootstrap_samples, task.seed)
-    return Forms(predictions, quality, control, detector, timing, milliseconds)
+    return Forms(predictions, quality, controls, detector, timing, milliseconds)
 
 
 def differences(quality: BootstrapQuality, metric: str) -> dict[str, np.ndarray]:
@@ -112,9 +112,10 @@ def cost_in_words(forms: Forms, labels: Tensor) -> str:
 
 
 def to_record(forms: Forms, task: Task, baseline: TrivialBaseline) -> dict[str, Any]:
-    """The arguments of ``run.record_method("glad", ...)``: GLAD as a whole, with its control without diffusion."""
+    """The arguments of ``run.record_method("glad", ...)``: GLAD as a whole, with its controls without diffusion."""
     prediction = forms.predictions[BOTH]
-    _, records = beside_controls(task, {"GLAD": prediction.score, AUTOENCODER: forms.control.score})
+    scores = {name: forms.controls[name].score for name in (AUTOENCODER, GATE)}
+    _, records = beside_controls(task, {"GLAD": prediction.score} | scores)
     return {
         "prediction": prediction,
         "batch": task.batch,
@@ -123,5 +124,9 @@ def to_record(forms: Forms, task: Task, baseline: TrivialBaseline) -> dict[str, 
         "timing": forms.timing,
         "maps": True,
         "trivial_baseline": baseline.record(),
-        "experiments": {"no_diffusion": records[0], "forms": forms.quality.long("form").to_dict("records")},
+        "experiments": {
+            "no_diffusion": records[0],
+            "no_diffusion_neighbours": records[1],
+            "forms": forms.quality.long("form").to_dict("records"),
+        },
     }

@@ -47,7 +47,8 @@ def of_answer(table: pd.DataFrame) -> str:
 
 
 def of_controls(found: pd.DataFrame) -> str:
-    """`diffusion_controls.controls`: where the method is above, below, or not shown to differ from its control."""
+    """`diffusion_controls.controls`: where the method is above, below, or not shown to differ from its strongest
+    control."""
     if found.empty:
         return "No run recorded a control without diffusion, so these runs cannot say what diffusion adds."
     up, down = found[found["low"] > 0], found[found["high"] < 0]
@@ -61,9 +62,9 @@ def of_controls(found: pd.DataFrame) -> str:
         return _counted([f"{name} ({', '.join(on)})" for name, on in tasks.items()])
 
     return (
-        f"Of {len(found)} comparisons with a control, the method is above in {len(up)}: {named(up)}. It is below in "
-        f"{len(down)}: {named(down)}. In the other {len(rest)} no difference is shown. What a control leaves out is in "
-        "the table below. Methods without one are not shown."
+        f"Of {len(found)} comparisons with the strongest control, the method is above in {len(up)}: {named(up)}. It is "
+        f"below in {len(down)}: {named(down)}. In the other {len(rest)} no difference is shown. What a control leaves "
+        "out is in the table below. Methods without one are not shown."
     )
 
 

@@ -378,7 +378,10 @@ def records(
             "maps": True,
             "trivial_baseline": baseline,
             "timing": {"fit_s": d.dsm_log_.seconds + d.training_log_.seconds, "ms_per_image": milliseconds[name]},
-            "experiments": {"no_diffusion": controls.no_diffusion[name], "closed_form": controls.closed_form[name]},
+            "experiments": {
+                "no_diffusion": controls.no_diffusion[name],
+                "no_diffusion_closed_form": controls.closed_form[name],
+            },
         }
         for name, d in detectors.items()
     }

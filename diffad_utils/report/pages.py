@@ -28,6 +28,9 @@ from diffad_utils.report import benchmarks, front, narrow, strips
 from diffad_utils.report.environment import environment
 from diffad_utils.study import claims, data_independent
 
+SITE = "site.txt"
+"""The file by which a copy made by `site.write_site` is known."""
+
 COMPARISON = "comparison"
 
 
@@ -324,12 +327,13 @@ def _describe_agreement(found: agreement.Agreement | None) -> dict | None:
     }
 
 
-def write(root: str | Path) -> Path:
+def write(root: str | Path, missing: Sequence[str] | None = None) -> Path:
     """Write ``index.html`` and one HTML page an executed notebook from the complete runs in a profile's folder.
 
     Parameters
     ----------
     root : the profile's output, such as ``reports/smoke``.
+    missing : runs to name as not finished, where `root` cannot tell; None: what is unfinished there.
 
     Returns
     -------
@@ -339,8 +343,12 @@ def write(root: str | Path) -> Path:
     ------
     FileNotFoundError
         the folder has neither a complete run nor a failed one.
+    FileExistsError
+        the folder is a copy without notebooks (`site.write_site`), which would lose its pages.
     """
     root = Path(root)
+    if (root / SITE).is_file():
+        raise FileExistsError(f"{root} was made by `diffad site`: make it anew from the runs with that command")
     records = study.load_runs(root)
     failed = execution.failures(root)
     if not records and not failed:
@@ -385,7 +393,7 @@ def write(root: str | Path) -> Path:
             ),
             notebooks=dict(sorted(notebooks.items())),
             failed=failed,
-            ignored=study.unfinished_runs(root),
+            ignored=study.unfinished_runs(root) if missing is None else missing,
             cards=front.cards(ledger),
             ledger=[row | {"forest": front.forest(summary, row["claim_id"])} for row in ledger if row["evidence"]],
             untested=[row for row in ledger if row["verdict"] in (claims.NOT_TESTED, claims.OUT_OF_SCOPE)],

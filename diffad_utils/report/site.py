@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffad_utils import study
+from diffad_utils import execution, study
 from diffad_utils.report import pages
 from diffad_utils.study import data_independent
 
@@ -30,7 +30,7 @@ def write_site(root: str | Path, target: str | Path, most_pages: int | None = No
     Parameters
     ----------
     root : the profile's output, such as ``reports/standard``.
-    target : the folder to write. An earlier site there is replaced.
+    target : the folder to write. An earlier site there is replaced; it has the file `pages.SITE`.
     most_pages : at most so many executed notebooks become pages, `shown_runs`; None: all. The front page, the
         comparison's page and the numbers of all runs are there in any case.
 
@@ -43,36 +43,55 @@ def write_site(root: str | Path, target: str | Path, most_pages: int | None = No
     FileNotFoundError
         `root` has no complete run.
     FileExistsError
-        `target` holds something else than a site.
+        `target` holds something else than a site, or is `root`, above it or below it.
     """
     root, target = Path(root).resolve(), Path(target).resolve()
     records = study.load_runs(root)
     if not records:
         raise FileNotFoundError(f"{root}: no complete run in it; run `make report PROFILE={root.name}` first")
-    if target.exists() and not (target / "index.html").is_file():
-        raise FileExistsError(f"{target} exists and is no report (it has no index.html): give another folder")
+    if target == root or target in root.parents or root in target.parents:
+        raise FileExistsError(f"{target} is the folder of the runs, above it or below it: give another folder")
+    if target.exists() and not (target / pages.SITE).is_file():
+        raise FileExistsError(f"{target} exists and is no site (it has no {pages.SITE}): give another, or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".site-") as scratch:
-        new = Path(scratch) / target.name  # the front page names the profile by its folder
-        with_page = {record.folder for record in shown_runs(records, most_pages)}
-        for record in records:
-            names = COMPARED + SHOWN * (record.folder in with_page)
-            _copy(record.folder, new / record.folder.relative_to(root), names)
-        _copy(root, new, (pages.COMPARISON, data_independent.FOLDER))
-        pages.write(new)
-        for notebook in new.rglob("run.ipynb"):
-            notebook.unlink()
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".site-") as aside:
         if target.exists():
-            shutil.rmtree(target)
-        new.rename(target)
+            target.rename(Path(aside) / "before")
+        try:
+            _write(root, target, records, most_pages)
+        except BaseException:  # an interruption, too, leaves what was there
+            shutil.rmtree(target, ignore_errors=True)
+            if (Path(aside) / "before").exists():
+                (Path(aside) / "before").rename(target)
+            raise
     return target / "index.html"
 
 
+def _write(root: Path, target: Path, records: Sequence[study.RunRecord], most_pages: int | None) -> None:
+    with_page = {record.folder for record in shown_runs(records, most_pages)}
+    for record in records:
+        names = COMPARED + SHOWN * (record.folder in with_page)
+        _copy(record.folder, target / record.folder.relative_to(root), names)
+    _copy(root, target, (pages.COMPARISON, data_independent.FOLDER))
+    missing = [*study.unfinished_runs(root), *(f"{note['label']} (failed)" for note in execution.failures(root))]
+    pages.write(target, missing=missing)
+    for notebook in target.rglob("run.ipynb"):
+        notebook.unlink()
+    study.write_atomically(target / pages.SITE, "Made by `diffad site`, which replaces this folder.\n")
+
+
 def shown_runs(records: Sequence[study.RunRecord], most: int | None) -> list[study.RunRecord]:
-    """The runs with an executed notebook, at most ``most``: first seeds first, and tasks with many notebooks first."""
+    """The runs with an executed notebook, at most ``most``: first seeds first, and in turn from each data set, those of
+    the tasks with the most methods first."""
+    methods = Counter((record.dataset, record.category) for record in records)
+    tasks = sorted(methods, key=lambda task: (-methods[task], task))
+    rank: dict[tuple[str, str], int] = {}
+    seen: dict[str, int] = defaultdict(int)
+    for dataset, category in tasks:
+        rank[dataset, category] = seen[dataset]
+        seen[dataset] += 1
     runs = [record for record in records if (record.folder / "run.ipynb").is_file()]
-    notebooks = Counter((record.dataset, record.category) for record in runs)
-    runs.sort(key=lambda r: (r.seed, -notebooks[r.dataset, r.category], r.dataset, r.category, r.manifest["notebook"]))
+    runs.sort(key=lambda r: (r.seed, rank[r.dataset, r.category], r.dataset, r.manifest["notebook"]))
     return runs[:most]
 
 

@@ -570,7 +570,7 @@ def test_the_short_answer_is_short_and_computed(controlled, measured):
     none = found.assign(low=-0.1, high=0.1)
     said = conclusion.short_answer(many, none, *judged)
     assert said.startswith("They find defects, but diffusion is not shown to be why.")
-    assert said.endswith("Why not is undecided here.")
+    assert said.endswith("No reason why not is established here.")
     assert conclusion.short_answer([], found, *judged).startswith("No diffusion method")
     others = found.assign(method="anomalib:padim", low=-0.2, high=-0.1)  # a control of a method without diffusion
     assert conclusion.short_answer(many, pd.concat([found, others]), *judged) == text
@@ -588,22 +588,35 @@ def test_the_short_answer_names_reasons_that_are_supported_and_have_room(control
     verdicts = {"C09": "supported", "C14": "varies", "C03": "supported", "C31": "supported"}
     ledger = pd.DataFrame({"claim_id": list(verdicts), "verdict": list(verdicts.values())})
     text = conclusion.short_answer(measured, found, ledger, pd.DataFrame(rows))
-    assert text.endswith("Why not: residuals show drift, not defects (C09).") and len(text.split()) <= 60
+    assert text.endswith("Why not: img2img's residuals show drift, not defects (C09).") and len(text.split()) <= 60
     alone = ledger[ledger["claim_id"] != "C09"]
     said = conclusion.short_answer(measured, found, alone, pd.DataFrame(rows))
-    assert said.endswith("Why not: denoising is not reconstruction (C31).")
+    assert said.endswith("Why not: denoising is not reconstruction, for D3AD either (C31).")
 
 
 def test_of_several_controls_the_strongest_stands_for_all(tmp_path):
-    weak, strong = CONTROL | {"I-AUROC": 0.6, "what": "weak"}, CONTROL | {"low": -0.1, "what": "strong"}
-    both = {"no_diffusion": weak, "no_diffusion_map": strong, "base_no_diffusion": CONTROL, "untrained": weak}
+    """Controls are told by their key: earlier records do not say what theirs are, or say the same of two."""
+    bare = {name: value for name, value in CONTROL.items() if name != "what"}
+    weak, strong = bare | {"I-AUROC": 0.6}, bare | {"low": -0.1}
+    other = CONTROL | {"I-AUROC": 0.99}  # of another method, or a list: no control of this one
+    both = {"no_diffusion": weak, "no_diffusion_one_category": strong, "no_diffusion_base": other, "untrained": weak}
+    both |= {"no_diffusion_controls": [other], "base_no_diffusion": other}
     for seed in (0, 1):
-        recorded(tmp_path, "d3ad", 3.0, seed=seed, experiments=both)
+        recorded(tmp_path, "invad", 3.0, seed=seed, experiments=both)
+        both["no_diffusion_one_category"] = strong | {"what": "said later"}
     found = diffusion_controls.controls(study.load_runs(tmp_path / "smoke"))
-    assert found[["kind", "what", "low"]].to_numpy().tolist() == [
-        ["no_diffusion", "strong", -0.1],
-        ["untrained", "weak", 0.05],
+    assert found[["kind", "what", "I-AUROC", "low"]].to_numpy().tolist() == [
+        ["no_diffusion", "said later", 0.8, -0.1],
+        ["untrained", diffusion_controls.KINDS["untrained"], 0.6, 0.05],
     ]
+
+
+def test_of_the_reference_invad_is_held_against_the_stronger_of_its_controls():
+    records = study.load_runs(study.reference_folder() / "smoke")
+    found = diffusion_controls.controls(records).set_index(["task", "method", "kind"])["I-AUROC"]
+    (record,) = [r for r in records if (r.category, r.method) == ("leather", "invad")]
+    keys = ("no_diffusion", "no_diffusion_one_category")
+    assert found["textures/leather", "invad", "no_diffusion"] == max(record.experiments[k]["I-AUROC"] for k in keys)
 
 
 def test_methods_that_share_no_images_are_not_compared(controlled):

@@ -6,7 +6,7 @@ import torch
 
 from diffad_utils import data
 from diffad_utils.analyses import d3ad_two_passes
-from diffad_utils.analyses.conditioned_controls import AUTOENCODER
+from diffad_utils.analyses.conditioned_controls import AUTOENCODER, GATE
 from diffad_utils.analyses.img2img_two_passes import EDITORS
 from diffad_utils.analyses.task import Task
 from diffad_utils.methods.d3ad import D3AD
@@ -26,7 +26,8 @@ def task():
 def found(task):
     detector = D3AD(**D3AD.contract_settings, image_size=64, device="cpu").fit(task.train)
     prediction = detector.predict(task.images, task.keys)
-    return d3ad_two_passes.two_passes(detector, prediction, prediction, task, [80, 240], 3)
+    controls = {AUTOENCODER: prediction, GATE: prediction}
+    return d3ad_two_passes.two_passes(detector, prediction, controls, task, [80, 240], 3)
 
 
 def test_each_editor_is_measured_at_each_step(found):
@@ -40,7 +41,7 @@ def test_each_editor_is_measured_at_each_step(found):
 
 def test_two_passes_are_compared_with_one_and_with_no_diffusion(found):
     record = found.to_record(found.task.trivial_baseline())
-    assert set(record["experiments"]) == {"no_diffusion", "one_pass", "two_passes"}
+    assert set(record["experiments"]) == {"no_diffusion", "no_diffusion_neighbours", "one_pass", "two_passes"}
     assert record["experiments"]["no_diffusion"]["what"] == AUTOENCODER
     assert {"removal", "drift", "I-AUROC"} <= set(record["metrics"]) and np.isfinite(
         list(record["metrics"].values())

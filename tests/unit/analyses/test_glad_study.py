@@ -9,7 +9,7 @@ import torch
 from benchmarks import glad
 from diffad_utils import data
 from diffad_utils.analyses import glad_study
-from diffad_utils.analyses.conditioned_controls import AUTOENCODER
+from diffad_utils.analyses.conditioned_controls import AUTOENCODER, GATE
 from diffad_utils.analyses.glad_study import BOTH, PLAIN
 from diffad_utils.analyses.paired_comparison import BootstrapQuality
 from diffad_utils.analyses.task import Task
@@ -65,6 +65,7 @@ def test_the_record_has_its_control_and_its_plain_form(forms, task):
     record = glad_study.to_record(forms, task, task.trivial_baseline())
     control = record["experiments"]["no_diffusion"]
     assert control["what"] == AUTOENCODER and control["low"] <= control["difference"] <= control["high"]
+    assert record["experiments"]["no_diffusion_neighbours"]["what"] == GATE
     assert {row["form"] for row in record["experiments"]["forms"]} == {*forms.predictions, AUTOENCODER}
     assert record["prediction"] is forms.predictions[BOTH] and record["timing"]["ms_per_image"] > 0
     said = glad_study.cost_in_words(forms, task.labels)

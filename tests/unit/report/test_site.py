@@ -1,5 +1,6 @@
 """A report to pass on."""
 
+import dataclasses
 import json
 import zipfile
 
@@ -36,18 +37,43 @@ def test_a_site_has_the_numbers_of_every_run_and_as_many_pages_as_asked_for(runs
     assert len(list(target.rglob("run.html"))) == 4 and len(list(runs.rglob("run.ipynb"))) == 4
 
 
-def test_a_folder_that_is_no_site_is_left_alone(runs, tmp_path):
+def test_what_is_no_site_is_left_alone(runs, tmp_path):
+    """Other runs of one's own have a front page, too, and maps that a copy has not."""
+    report.write(runs)
+    other = finished(tmp_path / "other", "07_invad", {"I-AUROC": 0.9}).parents[3]
+    report.write(other)
+    (tmp_path / "link").symlink_to(runs)
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(FileExistsError, match="give another folder"):
-        report.write_site(runs, tmp_path / "mine")
-    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    before = sorted(tmp_path.rglob("*"))
+    for target in (runs, runs / "inside", tmp_path, tmp_path / "link", other, tmp_path / "mine"):
+        with pytest.raises(FileExistsError, match="give another"):
+            report.write_site(runs, target)
+    assert sorted(tmp_path.rglob("*")) == before
     with pytest.raises(FileNotFoundError, match="no complete run"):
-        report.write_site(tmp_path / "mine", tmp_path / "other")
+        report.write_site(tmp_path / "mine", tmp_path / "new")
+
+
+def test_a_site_keeps_its_pages_and_an_earlier_one_outlives_a_failure(runs, tmp_path, monkeypatch):
+    target = report.write_site(runs, tmp_path / "out" / "smoke").parent
+    with pytest.raises(FileExistsError, match="make it anew from the runs"):
+        report.write(target)
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    monkeypatch.setattr(site.pages, "write", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        report.write_site(runs, target)
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
+    assert [path.name for path in target.parent.iterdir()] == ["smoke"]
+
+
+def test_a_site_says_what_is_not_finished(runs, tmp_path):
+    (runs / "textures/wood/invad/.seed-0.partial-x").mkdir(parents=True)
+    assert study.unfinished_runs(runs)
+    text = report.write_site(runs, tmp_path / "out" / "smoke").read_text(encoding="utf-8")
+    assert study.unfinished_runs(runs)[0] in text
 
 
 def test_a_site_agrees_with_the_runs_that_it_was_made_from(runs, tmp_path, capsys):
-    command = ["site", "smoke", "--output", str(runs.parent), "--to", str(tmp_path / "out" / "smoke"), "--zip"]
+    command = ["site", "smoke", "--output", str(runs.parent), "--to", str(tmp_path / "out"), "--zip"]
     assert cli.main(command) == 0
     assert cli.main(["compare", str(runs), str(tmp_path / "out" / "smoke")]) == 0
     assert "smoke.zip" in capsys.readouterr().out
@@ -60,3 +86,17 @@ def test_a_site_agrees_with_the_runs_that_it_was_made_from(runs, tmp_path, capsy
 def test_shown_runs_come_from_first_seeds_and_full_tasks_first(runs):
     chosen = [(r.category, r.method, r.seed) for r in site.shown_runs(study.load_runs(runs), None)]
     assert chosen == [("carpet", "d3ad", 0), ("carpet", "invad", 0), ("grid", "invad", 0), ("carpet", "invad", 1)]
+
+
+def test_shown_runs_alternate_between_data_sets(runs):
+    records = study.load_runs(runs)
+    cells = [r for r in records if r.category == "grid"]
+    cells = [dataclasses.replace(r, dataset="elpv", category="mono") for r in cells]
+    chosen = [(r.dataset, r.category) for r in site.shown_runs([*records, *cells], 4)]
+    assert chosen == [("elpv", "mono"), ("textures", "carpet"), ("textures", "carpet"), ("textures", "grid")]
+
+
+def test_a_number_of_pages_is_checked(runs, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["site", "smoke", "--output", str(runs.parent), "--to", str(tmp_path / "out"), "--pages", "-1"])
+    assert "no whole number" in capsys.readouterr().err
