@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 import yaml
 
 from diffad_utils import __version__, execution, kaggle, report, study
+from diffad_utils.cli import inputs
 from diffad_utils.io import store
 
 
@@ -251,73 +251,6 @@ def store_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def data_list(options: argparse.Namespace) -> int:
-    """List the data sets, where each was found, its categories and counts."""
-    from diffad_utils import data
-
-    print(data.describe().to_string(index=False, max_colwidth=40))
-    return 0
-
-
-def data_check(options: argparse.Namespace) -> int:
-    """Check a data set and say all that is wrong with it, or left out. Exit code 1 if anything of consequence is wrong.
-
-    Layout, counts, labels, every file, masks (kind, share covered, empty ones), ranges and depth, copies between the
-    splits, files that are not read, and what will be left out of which metric.
-    """
-    from diffad_utils import data
-
-    found = data.report(options.dataset, root=options.root, category=options.category)
-    if options.json:
-        print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
-        return 0 if found.ok else 1
-    if found.categories:
-        print(f"{options.dataset} in {found.root}\n\n{found.table().to_string(index=False)}\n")
-    for note in found.notes:
-        print(f"note: {note}")
-    for problem in found.problems:
-        print(problem)
-    print(f"{options.dataset}: {'all right' if found.ok else f'{len(found.problems)} problem(s)'}")
-    return 0 if found.ok else 1
-
-
-def data_make(options: argparse.Namespace) -> int:
-    """Write the procedural textures as image files in the MVTec AD layout."""
-    from diffad_utils.data import textures
-
-    print(f"The textures are in {textures.export(options.out)}")
-    return 0
-
-
-def weights_list(options: argparse.Namespace) -> int:
-    """List the pretrained weights that have a name, and where each is on this machine."""
-    import pandas as pd
-
-    from diffad_utils import weights
-
-    table = pd.DataFrame(weights.survey()).rename(columns={"size": "MB"})
-    print(table.to_string(index=False))
-    print("\nfound: package (installed), env ($DIFFAD_WEIGHTS), kaggle, hf-cache, mini, or no. The hub was not asked.")
-    return 0
-
-
-def weights_where(options: argparse.Namespace) -> int:
-    """Say where a model's weights would be taken from, and why.
-
-    Exit code 1 if there are none, or only a small model that stands in for them.
-    """
-    from diffad_utils import weights
-
-    try:
-        found = weights.resolve(options.name, allow_mini=not options.no_mini, hub=options.download)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(found.message)
-    print(found.path)
-    return 1 if found.is_mini and options.name not in weights.MINI_NAMES else 0
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="diffad", description="Diffusion models for industrial anomaly detection.")
     parser.add_argument("--version", action="version", version=f"diffad {__version__}")
@@ -432,20 +365,20 @@ def _parser() -> argparse.ArgumentParser:
 
     data_parser = commands.add_parser("data", help="List, check or make data sets.")
     data_commands = data_parser.add_subparsers(dest="data_command", required=True)
-    command("list", data_list, data_commands)
-    sub = command("check", data_check, data_commands)
+    command("list", inputs.data_list, data_commands)
+    sub = command("check", inputs.data_check, data_commands)
     sub.add_argument("dataset")
     sub.add_argument("--root", type=Path, help="its folder (default: searched for)")
     sub.add_argument("--category", help="look at this category only (default: all that are there)")
     sub.add_argument("--json", action="store_true", help="print the whole report as JSON, for scripts")
-    sub = command("make", data_make, data_commands)
+    sub = command("make", inputs.data_make, data_commands)
     sub.add_argument("what", choices=["textures"])
     sub.add_argument("--out", type=Path, default=Path("data/textures"), help="folder (default %(default)s)")
 
     weights_parser = commands.add_parser("weights", help="Show where pretrained weights are.")
     weights_commands = weights_parser.add_subparsers(dest="weights_command", required=True)
-    command("list", weights_list, weights_commands)
-    sub = command("where", weights_where, weights_commands)
+    command("list", inputs.weights_list, weights_commands)
+    sub = command("where", inputs.weights_where, weights_commands)
     sub.add_argument("name", help="such as sd15, ViT-B-32/openai, resnet34, vae:taesd, a path, or a hub id")
     sub.add_argument("--no-mini", action="store_true", help="do not fall back on the shipped small model")
     sub.add_argument("--download", action="store_true", help="ask the hub too, which downloads what is not here")
@@ -465,7 +398,3 @@ def main(arguments: list[str] | None = None) -> int:
     except (execution.RunFailed, kaggle.KaggleError) as error:
         print(f"diffad: {error}", file=sys.stderr)
         return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
