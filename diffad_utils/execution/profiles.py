@@ -9,7 +9,7 @@ A profile (``workflow/profiles/<name>.yaml``) has one section a notebook::
     07_invad:
       grid:
         - {dataset: elpv, category: mono}
-        - {dataset: textures, category: [carpet, grid], parameters: {epochs: 10}} # for these only
+        - {dataset: textures, category: [carpet, grid], parameters: {epochs: 10}, seed: [0]} # for these only
       parameters: {epochs: 20}
     08_comparison: {}      # summarises all runs: once, after all the others
 
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,25 +166,31 @@ def _parameters(where: str, section: dict) -> dict:
     return parameters or {}
 
 
-def _tasks(where: str, section: dict, is_summary: bool) -> list[tuple[dict, dict]]:
-    """The dataset/category pairs of a section, each with parameters of its own; a summary notebook has the one empty
-    pair."""
+def _seeds(given: dict, default: Sequence[Any]) -> Sequence[Any]:
+    seeds = given.get("seed", default)
+    return seeds if isinstance(seeds, list) else [seeds]
+
+
+def _tasks(where: str, section: dict, is_summary: bool, seeds: Sequence[Any]) -> list[tuple[dict, dict, Any]]:
+    """The dataset/category pairs of a section, each with parameters of its own and a seed; a summary notebook has the
+    one empty pair."""
     grid = section.get("grid")
     if is_summary:
         if grid is not None:
             raise ProfileError(f"{where}: this notebook summarises all runs and takes no `grid`")
-        return [({}, {})]
+        return [({}, {}, seeds[0])]
     if not isinstance(grid, list) or not grid:
         raise ProfileError(f"{where}: `grid` must list {{dataset: ..., category: ...}} entries")
     tasks = []
     for i, entry in enumerate(grid):
-        entry = _check_keys(f"{where}: grid[{i}]", entry, ("dataset", "category", "parameters"))
+        entry = _check_keys(f"{where}: grid[{i}]", entry, ("dataset", "category", "parameters", "seed"))
         if not {"dataset", "category"} <= set(entry):
             raise ProfileError(f"{where}: grid[{i}] needs both dataset and category, got {entry}")
         categories = entry["category"] if isinstance(entry["category"], list) else [entry["category"]]
         tasks += [
-            ({"dataset": entry["dataset"], "category": category}, _parameters(f"{where}: grid[{i}]", entry))
+            ({"dataset": entry["dataset"], "category": category}, _parameters(f"{where}: grid[{i}]", entry), seed)
             for category in categories
+            for seed in _seeds(entry, seeds)
         ]
     return tasks
 
@@ -310,27 +317,25 @@ def _section_runs(
     common = {"profile": profile} | ({"output_root": str(Path(output_root).resolve())} if output_root else {})
     # a default applies to the notebooks that have the parameter; a section's own must be known
     shared = {name: value for name, value in _parameters(f"{file}: defaults", defaults).items() if name in own}
-    seeds = section.get("seed", defaults.get("seed", [0]))
-    seeds = seeds if isinstance(seeds, list) else [seeds]
+    seeds = _seeds(section, _seeds(defaults, [0]))
     resources = {
         key: _count(where, key, section.get(key, defaults.get(key, usual)), least)
         for key, (usual, least) in RESOURCES.items()
     }
     runs = []
-    for task, of_task in _tasks(where, section, is_summary):
-        for seed in seeds[:1] if is_summary else seeds:
-            parameters = shared | _parameters(where, section) | of_task | common | task | {"seed": seed}
-            try:
-                study.check_parameters(where, parameters, own)
-                parameters = study.with_category_names(parameters)
-            except study.ParameterError as error:
-                raise ProfileError(str(error)) from error
-            if str(parameters.get("device", "")).startswith("cuda") and not resources["gpus"]:
-                raise ProfileError(f"{where}: `device` is {parameters['device']!r} but `gpus` is 0; set `gpus: 1`")
-            tail = [parameters["dataset"], parameters["category"], f"seed-{seed}"] if not is_summary else []
-            name = "/".join([notebook.stem, *map(str, tail)])
-            folder = study.run_folder(notebook.stem, parameters)
-            runs.append(PlannedRun(name, notebook, parameters, folder, is_summary=is_summary, **resources))
+    for task, of_task, seed in _tasks(where, section, is_summary, seeds):
+        parameters = shared | _parameters(where, section) | of_task | common | task | {"seed": seed}
+        try:
+            study.check_parameters(where, parameters, own)
+            parameters = study.with_category_names(parameters)
+        except study.ParameterError as error:
+            raise ProfileError(str(error)) from error
+        if str(parameters.get("device", "")).startswith("cuda") and not resources["gpus"]:
+            raise ProfileError(f"{where}: `device` is {parameters['device']!r} but `gpus` is 0; set `gpus: 1`")
+        tail = [parameters["dataset"], parameters["category"], f"seed-{seed}"] if not is_summary else []
+        name = "/".join([notebook.stem, *map(str, tail)])
+        folder = study.run_folder(notebook.stem, parameters)
+        runs.append(PlannedRun(name, notebook, parameters, folder, is_summary=is_summary, **resources))
     return runs
 
 

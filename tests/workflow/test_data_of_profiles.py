@@ -35,6 +35,8 @@ def test_standard_trains_three_seeds_of_everything():
     for notebook in {run.notebook.stem for run in runs}:
         own = [run.parameters for run in runs if run.notebook.stem == notebook]
         assert {p["seed"] for p in own} == {0, 1, 2} and len({(p["dataset"], p["category"]) for p in own}) == 11
+        # 03 trains nothing: three seeds where a trained method is compared with it
+        assert len(own) == (15 if notebook == "03_img2img_sweep" else 33)
         trained = {(p["dataset"], p["category"]) for p in own if "ganomaly" in p.get("baselines", [])}
         # a decided verdict needs two categories
         assert trained == ({("elpv", "mono"), ("textures", "leather")} if notebook == "01_data" else set())

@@ -67,6 +67,15 @@ def test_a_profile_by_path_says_only_what_differs(root):
     assert run.parameters["profile"] == "mine"
 
 
+def test_an_entry_of_the_grid_may_have_seeds_of_its_own(root):
+    grid = [{"dataset": "textures", "category": ["carpet", "grid"], "seed": 1}]
+    grid.append({"dataset": "textures", "category": "wood", "seed": [2, 3]})
+    grid.append({"dataset": "textures", "category": "tile"})
+    made = plan(root, own(root, {"07_invad": {"grid": grid, "seed": [0, 4]}}))
+    found = [(run.parameters["category"], run.parameters["seed"]) for run in made.runs]
+    assert found == [("carpet", 1), ("grid", 1), ("wood", 2), ("wood", 3), ("tile", 0), ("tile", 4)]
+
+
 def test_an_entry_of_the_grid_has_parameters_of_its_own(root):
     grid = [GRID[0] | {"category": "carpet"}, GRID[0] | {"category": "grid", "parameters": {"learning_rate": 0.2}}]
     made = plan(root, own(root, {"07_invad": {"grid": grid, "parameters": {"learning_rate": 0.1}}}))
