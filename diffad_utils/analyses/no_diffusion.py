@@ -4,7 +4,7 @@ A reconstruction changes an image for two reasons: what the network generates, a
 autoencoder's round trip, a smaller image). A control keeps the frame, the score, the map and the calibration, and
 leaves the generation out. A method that does not beat its control owes its accuracy to the frame.
 
-Used by notebooks 02 and 04; entry points: `Resized`, `RoundTrip.of`, `control_row`,
+Used by notebooks 02 to 04; entry points: `Resized`, `RoundTrip.of`, `control_row`,
 `control_sentence`.
 """
 

@@ -142,7 +142,8 @@ class Task:
     def control_row(
         self, score: Tensor, control: Tensor, what: str = "", anomaly_map: Tensor | None = None
     ) -> dict[str, Any]:
-        """How a method compares with its control; what ``experiments["no_diffusion"]`` of a run holds.
+        """How a method compares with its control; what ``experiments["no_diffusion"]`` of a run holds, and
+        the other keys of `diffusion_controls.RECORDED`.
 
         Parameters
         ----------

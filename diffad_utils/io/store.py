@@ -5,7 +5,7 @@ be emptied at any time. `study.start` opens the store of a run in ``reports/<pro
 none. Environment variables:
 
     DIFFAD_STORE     another folder, or "off" for none
-    DIFFAD_STORE_GB  its largest size in GB (default 8); the entries that were not used for longest go first
+    DIFFAD_STORE_GB  its largest size in GB (default 8); what is old, large and quick to compute anew goes first
     DIFFAD_FRESH     "1": nothing is taken from the store, and what is computed replaces what is there
 
 An entry is a folder ``<kind>/<key>``, written under another name and renamed when it is complete, so that two writers
@@ -37,6 +37,7 @@ from diffad_utils.io.paths import on_kaggle
 
 FOLDER, ROOT, LIMIT, FRESH = ".store", "DIFFAD_STORE", "DIFFAD_STORE_GB", "DIFFAD_FRESH"
 RECORD = "entry.json"
+QUICK_SECONDS = 0.05
 LEFTOVER_SECONDS = 3600.0
 """A folder that is being written is taken for a dead process's after this time."""
 
@@ -127,14 +128,16 @@ class Store:
         return sorted(found, key=lambda entry: (entry.used, entry.key))
 
     def trim(self) -> None:
-        """Remove what was not used for longest until the rest is within the limit, and what dead writers left.
+        """Remove entries until the rest is within the limit, and what dead writers left.
 
-        `put` does so after each hundredth of the limit.
+        First goes what has the largest age times bytes, for each second that computing it took: a decoded batch before
+        a training, and of two that cost the same the one that was not used for longer. `put` does so after each
+        hundredth of the limit.
         """
-        self._untrimmed = 0
+        self._untrimmed, now = 0, time.time()
         entries = self.entries()
         total = sum(entry.size for entry in entries)
-        for entry in entries:
+        for entry in sorted(entries, key=lambda entry: -(now - entry.used) * entry.size / _cost(entry)):
             if total <= self.limit:
                 break
             try:
@@ -199,6 +202,11 @@ def _note(record: Path) -> dict[str, Any]:
         return note | {"seconds": float(note.get("seconds", 0.0))}
     except (ValueError, TypeError, AttributeError):
         return {"what": "(damaged: computed anew when it is needed)", "seconds": 0.0}
+
+
+def _cost(entry: Entry) -> float:
+    """Seconds that computing it took; an entry that does not say counts as quick."""
+    return max(entry.note["seconds"], QUICK_SECONDS)
 
 
 def _note_use(record: Path) -> None:

@@ -70,6 +70,19 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path):
     assert {entry.key for entry in kept.entries()} == {"a", "c"}
 
 
+def test_what_is_large_and_quick_to_compute_goes_before_what_is_small_and_slow(tmp_path):
+    """A whole smoke study writes more than the limit: a training must not go for a batch of decoded images."""
+    kept = store.Store(tmp_path, limit=10**9)
+    for name, size, seconds, age in (("training", 100, 40.0, 900), ("decoded", 2000, 0.1, 60), ("map", 500, 0.1, 60)):
+        kept.put("kind", name, writing(name, size), seconds=seconds)
+        os.utime(tmp_path / "kind" / name / store.RECORD, (1, time.time() - age))
+    sizes = {entry.key: entry.size for entry in kept.entries()}
+    for limit, left in ((sizes["map"] + sizes["training"], {"training", "map"}), (sizes["training"], {"training"})):
+        kept.limit = limit
+        kept.trim()
+        assert {entry.key for entry in kept.entries()} == left
+
+
 @pytest.mark.parametrize("damage", ["shorter", "changed", "record"])
 def test_a_damaged_entry_is_removed_and_not_taken(tmp_path, damage):
     kept = store.Store(tmp_path)
