@@ -189,7 +189,7 @@ REASONS = {
     "C14": "autoencoders keep normal images better",
     "C03": "the autoencoder of latents loses small defects",
     "C26": "img2img's scores see style, not defects",
-    "C31": "denoising is not reconstruction, for D3AD either",
+    "C31": "D3AD's denoising is no reconstruction",
     "C30": "",
     "C37": "",
     "C47a": "",
@@ -251,7 +251,7 @@ def short_answer(
     if len(own):
         text += f" and their strongest control without diffusion in {adds} of {len(own)} (worse in {costs})"
     if outcomes:
-        text += f". The best beats the best other detector on {wins} of {len(outcomes)} tasks, loses on {losses}"
+        text += f". Their best beats the best other detector on {wins} of {len(outcomes)} tasks and loses on {losses}"
     if opening == YES:
         return f"{text}."
     return f"{text}. {_why_not(ledger, found, MOST_WORDS - len(text.split()))}"
@@ -265,7 +265,7 @@ def _why_not(ledger: pd.DataFrame, found: pd.DataFrame, words: int) -> str:
         longer = f"{text}; {reason} ({claim})" if text else f"Why not: {reason} ({claim})"
         if reason and claim in supported and quotable(claim, claims.SUPPORTED, found) and len(longer.split()) <= words:
             text = longer
-    return f"{text or 'No reason why not is established here'}."
+    return f"{text or 'Why (not) is not decided here'}."
 
 
 def _is_diffusion(measured: Sequence[MethodResult], task: str, method: str) -> bool:
@@ -377,11 +377,12 @@ def _count_of_claims(ledger: pd.DataFrame) -> str:
         return int(count.get(verdict, 0))
 
     untested = of(claims.NOT_TESTED) + of(claims.OUT_OF_SCOPE)
+    rest = f", and {of(claims.NOT_TESTED)} need an experiment that these runs lack" if of(claims.NOT_TESTED) else ""
     return (
         f"Of {len(ledger)} falsifiable claims of the sources, {len(ledger) - untested} were judged here: "
         f"{of(claims.SUPPORTED)} are supported, {of(claims.NOT_SUPPORTED)} are not, {of(claims.VARIES)} vary between "
         f"categories, {of(claims.OPEN)} that say “some” are open, and {of(claims.INCONCLUSIVE)} stay inconclusive; "
-        f"{of(claims.OUT_OF_SCOPE)} name data that are not here."
+        f"{of(claims.OUT_OF_SCOPE)} name data that are not here{rest}."
     )
 
 

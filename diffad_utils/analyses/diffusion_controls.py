@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from diffad_utils.analyses.comparison import difference
+from diffad_utils.analyses.comparison import against_baseline, difference
 from diffad_utils.analyses.method_results import BASELINE, MethodResult, average_of
 from diffad_utils.study import RunRecord
 
@@ -29,6 +29,9 @@ RECORDED = {
 
 Each has I-AUROC of the control, and ``difference``, ``low``, ``high``: method minus control, paired over images.
 """
+
+ABOVE = "above the baseline"
+"""Verdict of `comparison.against_baseline`."""
 
 CONTROL_COLUMNS = ["task", "method", "kind", "what", "I-AUROC", "difference", "low", "high"]
 
@@ -60,9 +63,12 @@ def against_controls(measured: Sequence[MethodResult], found: pd.DataFrame) -> p
     """What the figure of the answer draws: a row a method and task, by I-AUROC within a task.
 
     Columns task, method, family, I-AUROC, low, high, control (I-AUROC of its strongest control without diffusion,
-    NaN where none was recorded), baseline, baseline low, baseline high (of the trivial baseline; NaN without one).
+    NaN where none was recorded), baseline, baseline low, baseline high (of the trivial baseline; NaN without one), and
+    above both: whether the paired intervals are above the trivial baseline and above that control.
     """
-    of_control = found[found["kind"] == "no_diffusion"].set_index(["task", "method"])["I-AUROC"].to_dict()
+    own = found[found["kind"] == "no_diffusion"].set_index(["task", "method"])
+    of_control, low_of = own["I-AUROC"].to_dict(), own["low"].to_dict()
+    verdicts = {(row.task, row.method): row.verdict for row in against_baseline(measured).itertuples()}
     baselines = {row.task: row for row in measured if row.method == BASELINE}
     rows = []
     for row in measured:
@@ -72,10 +78,11 @@ def against_controls(measured: Sequence[MethodResult], found: pd.DataFrame) -> p
         ends = (np.nan, np.nan) if baseline is None else baseline.interval("I-AUROC")
         value = np.nan if baseline is None else baseline.values["I-AUROC"]
         control = of_control.get((row.task, row.method), np.nan)
-        own = (row.values["I-AUROC"], *row.interval("I-AUROC"))
-        rows.append([row.task, row.method, row.family, *own, control, value, *ends])
+        value_of = (row.values["I-AUROC"], *row.interval("I-AUROC"))
+        both = verdicts.get((row.task, row.method)) == ABOVE and low_of.get((row.task, row.method), -np.inf) > 0
+        rows.append([row.task, row.method, row.family, *value_of, control, value, *ends, both])
     names = ["task", "method", "family", "I-AUROC", "low", "high", "control"]
-    names += ["baseline", "baseline low", "baseline high"]
+    names += ["baseline", "baseline low", "baseline high", "above both"]
     table = pd.DataFrame(rows, columns=names)
     return table.sort_values(["task", "I-AUROC"], ascending=[True, False], ignore_index=True)
 
@@ -165,6 +172,6 @@ def what_follows(
         return f"{first} {against} its strongest control, on one task."
     above, below = by_task.count(1), by_task.count(-1)
     return (
-        f"{first} {against} its strongest control, averaged over {len(by_task)} tasks: "
-        f"above in {above}, below in {below} of them."
+        f"{first} {against} its strongest control on average, and by itself above it in {above} and below it in "
+        f"{below} of {len(by_task)} tasks."
     )

@@ -33,16 +33,16 @@ def of_tasks(measured: Sequence[MethodResult]) -> str:
 
 
 def of_answer(table: pd.DataFrame) -> str:
-    """`diffusion_controls.against_controls`: who is best on each task, and how many lie on the baseline's interval."""
+    """`diffusion_controls.against_controls`: who is best on each task, and how many are above baseline and control."""
     ours = table[table["family"] == "diffusion"]
     best = [table.loc[part.index[0]] for _, part in table.groupby("task", sort=False)]
     leaders = [f"{row['method']} on {row['task']} ({row['I-AUROC']:.3f})" for row in best]
-    above = int((ours["low"] > ours["baseline high"]).sum())
     won = sum(row["family"] == "diffusion" for row in best)
     return (
-        f"Highest on its task: {_counted(leaders)}; {won} of {len(best)} are diffusion methods. The intervals of "
-        f"{above} of {len(ours)} diffusion results lie wholly right of the baseline's. Intervals that overlap may "
-        "still belong to a real difference: the paired ones further down decide."
+        f"Highest on its task: {_counted(leaders)}; {won} of {len(best)} are diffusion methods. In "
+        f"{int(ours['above both'].sum())} of {len(ours)} cases a diffusion method is above the trivial baseline and "
+        "above its control, both by paired intervals. These are narrower than the picture's, so intervals that overlap "
+        "may still belong to a real difference."
     )
 
 
@@ -68,19 +68,26 @@ def of_controls(found: pd.DataFrame) -> str:
     )
 
 
+OUTLINE = (
+    " Cyan is the mask, where the data set has one. A map that is bright elsewhere suggests that the score came from "
+    "elsewhere."
+)
+
+
 def of_case(case: str, rows: pd.DataFrame) -> str:
     """One strip of `example_cases.cases`."""
     meaning = {
-        "found": "Defective images that score above the threshold: the surest first",
-        "missed": "Defective images below the threshold: those that look most normal to the method",
-        "invented": "Normal images above the threshold: the false alarms with the highest scores",
+        "found": "Defective images above the threshold, those that the method is surest of",
+        "missed": "Defective images below the threshold, those that look most normal to the method",
+        "invented": "Normal images above the threshold, the false alarms with the highest scores",
     }[case]
     methods = _counted([f"{row.method} on {row.task}" for row in rows.itertuples()])
     outlined = case != "invented"  # normal images have no outline
     return (
-        f"{meaning}; {len(rows)} images, by {methods}. The threshold is that method's own on the task. "
-        "A map is divided by the method's largest value on the task's test images, so a dark one is low throughout."
-        + (" If the map is bright outside the outline, the score did not come from the defect." if outlined else "")
+        f"{meaning}; {len(rows)} images, by the best diffusion method of each task: {methods}. The threshold is that "
+        "method's own on the task. A map is divided by the method's largest value on the task's test images, so a dark "
+        "one is low throughout; scores with a part from CLIP can be high all the same, since that part has no map."
+        + (OUTLINE if outlined else "")
     )
 
 
@@ -144,12 +151,14 @@ def of_localisation(table: pd.DataFrame) -> str:
 
 
 def of_sizes(sizes: pd.DataFrame, false_alarms: float) -> str:
-    """`by_defect.recall_by_size`: mean recall of the smallest and the largest defects."""
+    """`by_defect.recall_by_size`: mean recall of the smallest, the middle and the largest defects."""
     mean = sizes.groupby("bin")["recall"].mean()
     error = 1.96 * (0.25 / sizes["n"].min()) ** 0.5
+    rest = [f"{share:.0%} of the {name}" for name, share in zip(("middle", "largest"), mean.iloc[1:], strict=False)]
+    easier = "" if mean.is_monotonic_increasing else " Larger is not always easier."
     return (
         f"With {false_alarms:.0%} of normal images flagged, {mean.iloc[0]:.0%} of the smallest third of the defects "
-        f"are found and {mean.iloc[-1]:.0%} of the largest, averaged over methods. A group has {sizes['n'].min()} "
+        f"are found, {' and '.join(rest)}, averaged over methods.{easier} A group has {sizes['n'].min()} "
         f"images or more, so a share of one half is known to within {error:.0%}, the threshold's own error not counted."
     )
 

@@ -79,6 +79,7 @@ def mathml(tex: str, block: bool) -> str:
         from latex2mathml.converter import convert
 
         shown = convert(known, display="block" if block else "inline")
+        shown = shown.replace("<mi>&#x02032;</mi>", "<mo>&#x02032;</mo>")  # a prime as a letter flies off
     except Exception:  # not installed, as on Kaggle, or one of its many errors; the source stays readable
         shown = "\\"
     if "\\" not in shown:

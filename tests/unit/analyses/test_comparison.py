@@ -503,6 +503,9 @@ def test_controls_are_read_where_runs_recorded_them(controlled):
     assert len(against) == 6 and against["control"].notna().sum() == 2
     assert against.groupby("task")["I-AUROC"].apply(lambda v: v.is_monotonic_decreasing).all()
     assert (against["baseline low"] <= against["baseline"]).all()
+    assert against.loc[against["above both"], "method"].tolist() == ["invad"] * 2  # d3ad has no control
+    worse = diffusion_controls.against_controls(measured, found.assign(low=-0.1))
+    assert not worse["above both"].any() and "In 0 of 4 cases" in in_words.of_answer(worse)
     assert diffusion_controls.controls([]).empty
 
 
@@ -511,7 +514,7 @@ def test_the_summary_says_what_follows(controlled):
     table = diffusion_controls.summary_table(measured, diffusion_controls.controls(records)).set_index("method")
     assert table.index.tolist()[-1] == "anomalib:padim" and (table["tasks"] == 2).all()
     assert table.loc["invad", "follows"].endswith(
-        "baseline. Above its strongest control, averaged over 2 tasks: above in 2, below in 0 of them."
+        "baseline. Above its strongest control on average, and by itself above it in 2 and below it in 0 of 2 tasks."
     )
     assert "No control" in table.loc["d3ad", "follows"] and "iffusion" not in table.loc["anomalib:padim", "follows"]
     assert table.loc["invad", "without diffusion"] == pytest.approx(0.8)
@@ -556,7 +559,9 @@ def test_what_follows_counts_the_tasks_behind_an_average():
     """An average may be carried by one task, so it never stands alone."""
     pooled = (0.5, 0.2, 0.1, 0.3)
     said = diffusion_controls.what_follows("diffusion", None, pooled, [1, 0, -1, 1])
-    assert said.endswith("Above its strongest control, averaged over 4 tasks: above in 2, below in 1 of them.")
+    assert said.endswith(
+        "Above its strongest control on average, and by itself above it in 2 and below it in 1 of 4 tasks."
+    )
     assert diffusion_controls.what_follows("diffusion", None, pooled, [1]).endswith("strongest control, on one task.")
 
 
@@ -566,11 +571,11 @@ def test_the_short_answer_is_short_and_computed(controlled, measured):
     judged = claims.ledger([]), claims.findings([])
     text = conclusion.short_answer(many, found, *judged)
     assert len(text.split()) <= 60 and "in 4 of 4 cases" in text and "in 2 of 2 (worse in 0)" in text
-    assert text.endswith("tasks, loses on 0.") and "Why not" not in text
+    assert text.endswith("tasks and loses on 0.") and "Why not" not in text
     none = found.assign(low=-0.1, high=0.1)
     said = conclusion.short_answer(many, none, *judged)
     assert said.startswith("They find defects, but diffusion is not shown to be why.")
-    assert said.endswith("No reason why not is established here.")
+    assert said.endswith("Why (not) is not decided here.")
     assert conclusion.short_answer([], found, *judged).startswith("No diffusion method")
     others = found.assign(method="anomalib:padim", low=-0.2, high=-0.1)  # a control of a method without diffusion
     assert conclusion.short_answer(many, pd.concat([found, others]), *judged) == text
@@ -591,7 +596,7 @@ def test_the_short_answer_names_reasons_that_are_supported_and_have_room(control
     assert text.endswith("Why not: img2img's residuals show drift, not defects (C09).") and len(text.split()) <= 60
     alone = ledger[ledger["claim_id"] != "C09"]
     said = conclusion.short_answer(measured, found, alone, pd.DataFrame(rows))
-    assert said.endswith("Why not: denoising is not reconstruction, for D3AD either (C31).")
+    assert said.endswith("Why not: D3AD's denoising is no reconstruction (C31).")
 
 
 def test_of_several_controls_the_strongest_stands_for_all(tmp_path):
@@ -628,8 +633,8 @@ def test_methods_that_share_no_images_are_not_compared(controlled):
         for row in measured
     ]
     others = diffusion_controls.controls(records), claims.ledger([]), claims.findings([])
-    assert "The best beats" not in conclusion.short_answer(apart, *others)
-    assert "The best beats" in conclusion.short_answer(measured, *others)
+    assert "Their best beats" not in conclusion.short_answer(apart, *others)
+    assert "Their best beats" in conclusion.short_answer(measured, *others)
     assert conclusion.OTHER_IMAGES in conclusion.answer(claims.ledger([]), apart, claims.findings([]))[0]
 
 
@@ -703,6 +708,11 @@ def test_every_figure_has_its_sentence(controlled):
     assert all(text.endswith(".") and "nan" not in text for text in sentences)
     assert "the method is above in 2: invad (textures/carpet, textures/grid). It is below in" in sentences[2]
     assert comparison.known(table, "no such column").empty
+    sizes = pd.DataFrame({"bin": [0, 1, 2], "recall": [0.2, 0.6, 0.4], "n": 20})
+    assert "20% of the smallest third of the defects are found, 60% of the middle and 40% of the largest" in (
+        in_words.of_sizes(sizes, 0.05)
+    )
+    assert "Larger is not always easier." in in_words.of_sizes(sizes, 0.05)
     beaten = in_words.of_cost(timed, pd.Series(timed["family"] != "diffusion", index=timed.index))
     assert "On every task each diffusion method has another" in beaten and "none" not in beaten
 
@@ -721,6 +731,6 @@ def test_a_caption_names_the_data_and_weights_of_what_it_shows(controlled):
 
 def test_strips_of_normal_images_speak_of_no_outline():
     rows = pd.DataFrame({"method": ["invad"], "task": ["textures/carpet"]})
-    assert "outside the outline" in in_words.of_case("found", rows) and "outline" not in in_words.of_case(
-        "invented", rows
-    )
+    said = in_words.of_case("found", rows)
+    assert "best diffusion method of each task: invad on textures/carpet" in said and said.endswith("from elsewhere.")
+    assert "Cyan" in said and "Cyan" not in in_words.of_case("invented", rows)
