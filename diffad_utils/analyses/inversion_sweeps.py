@@ -1,7 +1,7 @@
 """InvAD's inversion over steps and spacings, against reconstruction with the same network, and as findings on claims.
 
 Used by notebook 07; entry points: `inversion_steps`, `reconstructions`, `range_bounds`, `noise_findings`, `class_rows`,
-`findings`, `compared`, `over_training`.
+`findings`, `compared`, `over_training`, `which_matters_more`.
 """
 
 from __future__ import annotations
@@ -184,18 +184,47 @@ def compared(one: str, effect: Effect, other: str) -> str:
     return f"{one} is {relation(*effect[1:])} {other}: {signed(effect)} I-AUROC"
 
 
-def against_features(difference: Effect, other: Effect | None, category: str) -> str:
-    """InvAD minus the same score without diffusion, and minus that of features standardised on ``category`` alone."""
+def against_features(difference: Effect, other: Effect | None, category: str, table: pd.DataFrame) -> str:
+    """InvAD minus the same score without diffusion, and minus that of features standardised on ``category`` alone.
+
+    The second is the gain by diffusion minus the gain by that standardisation, so its sign says which is larger.
+    ``table`` : of `inversion.Controls`.
+    """
     said = "**" + compared("InvAD", difference, "the same score without diffusion") + "**. "
     if other is None:
         return said
-    where = f"features standardised on {category} alone"
-    if relation(*difference[1:]) == "above" and relation(*other[1:]).startswith("not"):
-        return said + (
-            f"Against {where} no gain is shown: {signed(other)} I-AUROC. How features are standardised is not shown to "
-            "matter less than diffusion. "
-        )
-    return said + compared("It", other, f"the score of {where}") + ". Both comparisons count. "
+    auroc, found = table.set_index("label")["I-AUROC"], relation(*other[1:])
+    said += (
+        f"Without diffusion, standardising on {category} alone gives {auroc[ONE_CATEGORY]:.3f}; InvAD has "
+        f"{auroc['InvAD']:.3f}, "
+    )
+    if relation(*difference[1:]) != "above":
+        return said + f"which is {found} it: {signed(other)}. "
+    if found.startswith("not"):
+        end = f"and no gain is shown: {signed(other)}. The choice of standardisation may do as much as the diffusion. "
+        return said + end
+    one, two = "the diffusion", "this choice of standardisation"
+    more, less = (one, two) if found == "above" else (two, one)
+    return said + f"which is {found} it: {signed(other)}. So {more} does more than {less}. "
+
+
+def which_matters_more(bounds: Mapping[tuple[str, str], Effect]) -> str:
+    """The two bounds of `range_bounds` and what they decide.
+
+    The noise level matters more if all of the lower bound's interval is above zero, the number of steps if all of the
+    upper bound's is below.
+    """
+    lower, upper = bounds.values()
+    if relation(*lower[1:]) == "above":
+        end = "So the noise level matters more here"
+    elif relation(*upper[1:]) == "below":
+        end = "So the number of inversion steps matters more here"
+    else:
+        end = "So it is not decided which matters more"
+    return (
+        "The range of I-AUROC over noise levels minus that over inversion steps lies between these two bounds: "
+        f"{signed(lower)} and {signed(upper)}. **{end}.**"
+    )
 
 
 def over_training(
@@ -227,11 +256,30 @@ def over_training(
             relation(*effects["the score without diffusion"][1:]), "is not shown to find more than"
         )
         said.append(f"So at this length the paper's form of network {shows} the features alone")
+        said += _start_and_end(curve, own)
     more = " With three or more, the picture shows how much trainings differ." if trainings < 3 else ""
     return (
         f"{'. '.join(said)}. Number of trainings shown: {trainings}.{more} The learning rate falls to 0 at the end, so "
         "an earlier point is not the result of a complete training of that length."
     )
+
+
+def _start_and_end(curve: pd.DataFrame, own: pd.DataFrame) -> list[str]:
+    """Sentences on the first and the last point without the skip connection; none where these are one point."""
+    without = curve[curve["network"].str.contains("no skip connection")]
+    if len(without) < 2:
+        return []
+    first, last = without.iloc[0], without.iloc[-1]
+    start, end = (f"{p['I-AUROC']:.3f} [{p['low']:.3f}, {p['high']:.3f}]" for p in (first, last))
+    beside = own.set_index("step").loc[first["step"], "I-AUROC"]
+    if last["high"] < first["low"]:
+        change = ["**more training made it worse**", "Why is not known"]
+    elif last["low"] > first["high"]:
+        change = ["more training made it better"]
+    else:
+        change = ["the two intervals overlap, so a change by more training is not shown"]
+    at = f"At step {first['step']} it was at {start} (InvAD {beside:.3f}); after {last['step']} steps it is at {end}"
+    return [f"{at}: {change[0]}", *change[1:]]
 
 
 def answer(task: Task, scores: Mapping[str, Tensor], predictions: Mapping[str, Prediction] | None = None) -> str:

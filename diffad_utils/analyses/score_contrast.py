@@ -20,6 +20,11 @@ from diffad_utils.study import numbers
 
 ALONE = "the autoencoder alone"
 
+DEFINED = (
+    "Contrast is the standard deviation over the pixels. Slow shading counts, too, so fine texture may be gone "
+    "although much of the contrast is left."
+)
+
 
 def contrast_kept(images: Tensor, reconstructions: Tensor) -> Tensor:
     """The contrast of each reconstruction over that of its image, both [B, C, H, W]: [B]; 0 is a plain field.
@@ -66,5 +71,5 @@ def in_words(table: pd.DataFrame) -> str:
     parts = enumerated([f"{share} in {name}" for name, share in said.items()])
     return (
         f"**The reconstruction keeps this part of the image's contrast**, in the mean over test images: "
-        f"{parts}{alone}. What is lost of normal texture differs from the image as a defect does."
+        f"{parts}{alone}. {DEFINED} What is lost of normal texture differs from the image as a defect does."
     )

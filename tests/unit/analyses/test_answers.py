@@ -239,11 +239,65 @@ def test_words_of_05_fit_one_training_and_a_choice_that_is_a_tie():
 
 
 def test_training_is_said_to_get_there_only_where_the_error_is_small():
-    names = ["SGM (eq. 4)", "ESM (eq. 3)", "ESM, theory", "sigma^2", "closed form, drawn"]
+    names = ["SGM (eq. 4)", "ESM (eq. 3)", "ESM, theory", "ESM against theory", "sigma^2", "closed form, drawn"]
     small, large = ({name: [first, 0.01] for name in names} | {"t": [20, 300]} for first in (0.02, 0.8))
     said = score_toy_sentences.toy_errors({"a": pd.DataFrame(small), "b": pd.DataFrame(large)})
-    assert "training gets there: within 5% at every t" in said
-    assert "not get there at small t, at t = 20: the score is off by more than 5%. Within 5% it is at t = 300." in said
+    assert "The learnt score of eq. 4 is within 5% at every t. So is that of eq. 3." in said
+    assert (
+        "not get there at small t, at t = 20: the score of eq. 4 is off by more than 5%. Within 5% it is at t = 300."
+        in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("apart", "end"),
+    [
+        (0.02, "What is beyond that in eq. 3 is its own error"),
+        (0.3, "up to 30.0% from its exact optimum, so its error is not"),
+    ],
+)
+def test_what_is_left_in_eq_3_is_its_own_error_only_if_training_reaches_its_optimum(apart, end):
+    table = pd.DataFrame({"t": [20], "SGM (eq. 4)": [0.02], "ESM (eq. 3)": [0.069], "ESM, theory": [0.075]})
+    table = table.assign(**{"ESM against theory": [apart], "sigma^2": [0.01], "closed form, drawn": [0.001]})
+    said = score_toy_sentences.toy_errors({"a": table})
+    assert end in said and "So is that" not in said
+
+
+@pytest.mark.parametrize("edge", [True, False])
+def test_stripes_are_more_than_a_frame(edge):
+    """A frame with noise inside against stripes through the whole map."""
+    noise = torch.rand(30, 2, 15, 15, generator=torch.Generator().manual_seed(0))
+    frame = torch.ones(15, 15)
+    frame[3:-3, 3:-3] = 0
+    stripes = (torch.arange(15) % 4 < 2).float().expand(15, 15)
+    maps = dict.fromkeys((1, 50), 5 * (frame if edge else stripes) + noise)
+    said = score_sentences.variance_maps(score_matching.variance_table(maps), maps)
+    assert "maps of 30 images" in said and "Without the outer 3 cells on each side a plaid explains" in said
+    assert ("not the stripes through the whole map; we have not tested what does" in said) != edge
+
+
+@pytest.mark.parametrize(
+    ("esm", "sgm", "said"),
+    [
+        ([0.6, 0.7], [0.6, 0.7], " 100 is the largest tried; the best of ESM and SGM may lie beyond."),
+        ([0.6, 0.7], [0.7, 0.6], " 100 is the largest tried; the best of ESM may lie beyond."),
+        ([0.7, 0.6], [0.7, 0.6], None),
+    ],
+)
+def test_a_best_at_the_end_of_the_range_may_lie_beyond(esm, sgm, said):
+    table = pd.DataFrame({"variant": ["ESM"] * 2 + ["SGM"] * 2, "T_d": [50, 100] * 2, "I-AUROC": [*esm, *sgm]})
+    words = score_sentences.timesteps(table, (0.0, -1.0, 1.0))
+    assert said in words if said else "beyond" not in words
+    assert f"$T_d$ = {100 if esm[1] > esm[0] else 50} for ESM" in words and "as many steps as ESM" in words
+
+
+def test_the_main_result_of_05_stands_before_its_reasons():
+    rows = {name: {"difference": 0.2, "low": 0.1, "high": 0.3} for name in ("SGM", "ESM", "ESM-sigma")}
+    worse = rows | {"ESM": {"difference": 0.0, "low": -0.1, "high": 0.1}}
+    found = score_detection.Controls(pd.DataFrame(), worse, rows)
+    said = score_sentences.main_result(found, [Effect(-0.1, -0.2, -0.05, 40)])
+    assert "Here it does not; it costs accuracy. ESM minus SGM is -0.100 [-0.200, -0.050] I-AUROC" in said
+    assert said.endswith("above the autoencoder alone and the closed form: here SGM and ESM-sigma.")
 
 
 def test_a_plain_field_keeps_no_contrast(task):
@@ -259,6 +313,7 @@ def test_a_plain_field_keeps_no_contrast(task):
     table = score_contrast.kept_by_all(pixels, {"SGM": Prediction(torch.zeros(3), reconstruction=half)}, task)
     assert table["mean"].tolist() == pytest.approx([0.5]) and list(table["name"]) == ["SGM"]
     assert "50% [50%, 50%] in SGM" in score_contrast.in_words(table)
+    assert "standard deviation over the pixels" in score_contrast.in_words(table)
     assert score_contrast.of_last({"SGM": half[:2]}, task)["SGM"] > 0
 
 
@@ -301,13 +356,54 @@ def test_the_fairest_pair_of_07_counts_in_its_answer(task, control, head, said):
 
 
 def test_07_says_what_each_form_of_the_control_shows():
-    effect = (0.1, 0.05, 0.2)
-    alone = inversion_sweeps.against_features(effect, None, "y")
+    table = pd.DataFrame({"label": ["InvAD", inversion.ONE_CATEGORY], "I-AUROC": [0.839, 0.826]})
+
+    def words(difference, other):
+        return inversion_sweeps.against_features(difference, other, "y", table)
+
+    effect, harm, unclear = (0.1, 0.05, 0.2), (-0.1, -0.2, -0.05), (0.0, -0.1, 0.1)
+    alone = words(effect, None)
     assert alone.startswith("**InvAD is above the same score without diff") and "standardised" not in alone
-    said = inversion_sweeps.against_features(effect, (0, -0.1, 0.1), "y")
-    assert "Against features standardised on y alone no gain is shown: +0.000 [-0.100, +0.100]" in said
-    said = inversion_sweeps.against_features(effect, effect, "y")
-    assert "It is above the score of features standardised on y alone: +0.100" in said and "no gain" not in said
+    said = words(effect, unclear)
+    assert "standardising on y alone gives 0.826; InvAD has 0.839, and no gain is shown: +0.000 [-0.100" in said
+    assert "The choice of standardisation may do as much as the diffusion." in said
+    said = words(effect, effect)
+    assert "which is above it: +0.100" in said and "no gain" not in said
+    assert "So the diffusion does more than this choice of standardisation." in said
+    assert "So this choice of standardisation does more than the diffusion." in words(effect, harm)
+    assert words(unclear, unclear).endswith("which is not shown to differ from it: +0.000 [-0.100, +0.100]. ")
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "end"),
+    [
+        ((0.1, 0.02, 0.2), (0.14, 0.04, 0.26), "So the noise level matters more here."),
+        ((0.1, -0.02, 0.2), (0.14, 0.04, 0.26), "So it is not decided which matters more."),
+        ((-0.3, -0.4, -0.2), (-0.1, -0.2, -0.05), "So the number of inversion steps matters more here."),
+        ((-0.3, -0.4, -0.2), (0.0, -0.1, 0.1), "So it is not decided which matters more."),
+    ],
+)
+def test_07_decides_which_choice_matters_more_by_both_bounds(lower, upper, end):
+    said = inversion_sweeps.which_matters_more({("C34", "lower"): lower, ("C34", "upper"): upper})
+    assert said.endswith(f"**{end}**") and f"{upper[0]:+.3f} [" in said
+
+
+@pytest.mark.parametrize(
+    ("first", "end"),
+    [
+        (0.82, "it is at 0.570 [0.550, 0.590]: **more training made it worse**. Why is not known."),
+        (0.58, "it is at 0.570 [0.550, 0.590]: the two intervals overlap, so a change by more training is not shown."),
+        (0.4, "it is at 0.570 [0.550, 0.590]: more training made it better."),
+    ],
+)
+def test_07_says_how_the_papers_form_of_network_starts_and_ends(task, first, end):
+    curve = pd.DataFrame({"network": ["InvAD, seed 0"] * 2 + ["InvAD, no skip connection"] * 2, "step": [50, 400] * 2})
+    curve = curve.assign(**{"I-AUROC": [0.81, 0.84, first, 0.57]})
+    curve = curve.assign(low=curve["I-AUROC"] - 0.02, high=curve["I-AUROC"] + 0.02)
+    scores = {"InvAD": GOOD, "no diffusion": NOISE_SCORE, "trivial baseline": NOISE_SCORE}
+    said = inversion_sweeps.over_training(curve, task, scores, BAD, 1)
+    assert f"At step 50 it was at {first:.3f} [" in said and "(InvAD 0.810); after 400 steps " + end in said
+    assert "At step" not in inversion_sweeps.over_training(curve[:3], task, scores, BAD, 1)
 
 
 NOISE_SCORE = torch.tensor([0.0, 1.0]).repeat(20)

@@ -101,9 +101,10 @@ def test_controls_stand_beside_the_method(task, detector, features):
     value = dict(zip(found.table["label"], found.table["I-AUROC"], strict=True))
     assert value["untrained network"] == pytest.approx(value["no diffusion"], abs=1e-3)
     assert set(found.records) == set(inversion.RECORDED)
-    for name, label in inversion.RECORDED.items():
+    for name, (label, what) in inversion.RECORDED.items():
         record = found.records[name]
-        assert set(record) == {"I-AUROC", "AUPRO", "difference", "low", "high"} and record["I-AUROC"] == value[label]
+        assert set(record) == {"I-AUROC", "AUPRO", "difference", "low", "high", "what"}
+        assert record["I-AUROC"] == value[label] and record["what"] == what
         assert record["difference"] == pytest.approx(value["InvAD"] - value[label])
         assert record["low"] <= record["difference"] <= record["high"]
 
