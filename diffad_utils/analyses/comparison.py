@@ -19,6 +19,9 @@ from diffad_utils.metrics.pareto import pareto_front
 FEWEST_CATEGORIES = 5
 """Categories needed before average ranks are compared."""
 
+ABOVE = "above the baseline"
+"""Verdict of `against_baseline`."""
+
 
 def difference(a: MethodResult, b: MethodResult, name: str, level: float = 0.95) -> tuple[float, float, float] | None:
     """a minus b of a metric on the same resampled images: (difference, low, high); None where it is not known.
@@ -59,13 +62,7 @@ def against_baseline(measured: Sequence[MethodResult], name: str = "I-AUROC") ->
         baseline = baselines.get(row.task)
         found = difference(row, baseline, name) if baseline is not None and row.method != BASELINE else None
         if found is not None:
-            verdict = (
-                "above the baseline"
-                if found[1] > 0
-                else "below the baseline"
-                if found[2] < 0
-                else "no difference shown"
-            )
+            verdict = ABOVE if found[1] > 0 else "below the baseline" if found[2] < 0 else "no difference shown"
             rows.append(
                 dict(
                     zip(
@@ -163,7 +160,7 @@ def table(measured: Sequence[MethodResult]) -> pd.DataFrame:
             "method": row.method,
             "family": row.family,
             "seeds": len(row.seeds),
-            "above_baseline": None if verdict is None else verdict == "above the baseline",
+            "above_baseline": None if verdict is None else verdict == ABOVE,
             "statistic": row.statistic,
         }
         for name in (name for name in ("images", *QUALITY, *COST) if name in row.values):

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from diffad_utils import metrics, plots
-from diffad_utils.analyses.comparison import against_baseline, difference
+from diffad_utils.analyses.comparison import ABOVE, against_baseline, difference
 from diffad_utils.analyses.method_results import BASELINE, MethodResult
 from diffad_utils.study import Run, RunRecord, claims, write_atomically
 
@@ -72,7 +72,7 @@ def rivals(measured: Sequence[MethodResult], method: str, task: str) -> list[Met
         if (row.task, row.family) == (task, "diffusion")
         and row.method != method
         and not row.method.endswith("_inversion")  # InvAD's inference, no method of a paper
-        and verdicts.get((task, row.method)) == "above the baseline"
+        and verdicts.get((task, row.method)) == ABOVE
     ]
 
 
@@ -230,7 +230,7 @@ def short_answer(
     """The study's answer in at most `MOST_WORDS` words, from the measurements, `diffusion_controls.controls`, the
     ledger (`claims.ledger`) and the findings (`claims.findings`)."""
     ours = [row for row in against_baseline(measured).itertuples() if _is_diffusion(measured, row.task, row.method)]
-    above = sum(row.verdict == "above the baseline" for row in ours)
+    above = sum(row.verdict == ABOVE for row in ours)
     own = controls[controls["kind"] == "no_diffusion"]
     own = own[[_is_diffusion(measured, row.task, row.method) for row in own.itertuples()]]
     adds, costs = int((own["low"] > 0).sum()), int((own["high"] < 0).sum())
@@ -293,7 +293,7 @@ def _how_good(measured: Sequence[MethodResult]) -> str:
         others = [r for r in here if r.family in ("clip", "classical") and r.method != BASELINE]
         if not ours:
             continue
-        above = sum(baselines.get((task, r.method)) == "above the baseline" for r in ours)
+        above = sum(baselines.get((task, r.method)) == ABOVE for r in ours)
         text = f"on {task}, {above} of {len(ours)} diffusion methods are above the trivial baseline"
         if others:
             outcomes.append(_outcome(ours[0], others[0]))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from diffad_utils.analyses.comparison import against_baseline, difference
+from diffad_utils.analyses.comparison import ABOVE, against_baseline, difference
 from diffad_utils.analyses.method_results import BASELINE, MethodResult, average_of
 from diffad_utils.study import RunRecord
 
@@ -29,9 +29,6 @@ RECORDED = {
 
 Each has I-AUROC of the control, and ``difference``, ``low``, ``high``: method minus control, paired over images.
 """
-
-ABOVE = "above the baseline"
-"""Verdict of `comparison.against_baseline`."""
 
 CONTROL_COLUMNS = ["task", "method", "kind", "what", "I-AUROC", "difference", "low", "high"]
 
