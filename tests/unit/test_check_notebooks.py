@@ -78,7 +78,7 @@ def test_a_picture_needs_a_sentence_besides_its_caption():
         new_markdown_cell("## The next question"),
     ]
     assert check_notebooks.pictures(cells) == [(1, True), (3, True), (4, False), (4, True), (5, False)]
-    (fault,) = [fault for fault in check_notebooks.faults_of_a_lesson(cells) if "sentence" in fault]
+    (fault,) = check_notebooks.silent_pictures(cells)
     assert fault == "2 of 5 pictures without a sentence after them: cells 4, 5"
 
 
@@ -112,6 +112,15 @@ def test_the_foundation_has_short_cells_as_well(tmp_path, source, faulty):
     parameters = new_code_cell("seed = 0", metadata={"tags": ["parameters"]})
     nbformat.write(new_notebook(cells=[parameters, new_code_cell(source)]), tmp_path / "00_a.ipynb")
     assert bool(check_notebooks.faults(tmp_path / "00_a.ipynb")) == faulty
+
+
+@pytest.mark.parametrize("name", ["00_a.ipynb", "01_a.ipynb"])
+def test_no_notebook_may_leave_its_pictures_without_a_sentence(tmp_path, name):
+    parameters = new_code_cell("seed = 0", metadata={"tags": ["parameters"]})
+    picture = picture_cell("picture")
+    picture.outputs.append(new_output("display_data", data={"text/markdown": "A. *(data a · no pretrained weights)*"}))
+    nbformat.write(new_notebook(cells=[parameters, picture]), tmp_path / name)
+    assert any("1 of 1 pictures without a sentence" in fault for fault in check_notebooks.faults(tmp_path / name))
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
