@@ -41,8 +41,9 @@ def of_answer(table: pd.DataFrame) -> str:
     return (
         f"Highest on its task: {_counted(leaders)}; {won} of {len(best)} are diffusion methods. In "
         f"{int(ours['above both'].sum())} of {len(ours)} cases a diffusion method is above the trivial baseline and "
-        "above its control, both by paired intervals. These are narrower than the picture's, so intervals that overlap "
-        "may still belong to a real difference."
+        "above its control, both by paired intervals. The line at a diamond is the paired interval of method minus "
+        "control, laid around the control: where it stops short of its blue point, a difference is shown. The "
+        "other intervals of the picture are not paired, so they may overlap and still belong to a real difference."
     )
 
 
