@@ -21,7 +21,7 @@ import markupsafe
 import pandas as pd
 
 from diffad_utils import execution, study
-from diffad_utils.analyses import agreement
+from diffad_utils.analyses import agreement, shown_ledger
 from diffad_utils.io.notebooks import read_cells
 from diffad_utils.io.png import small_png
 from diffad_utils.report import benchmarks, front, narrow, strips
@@ -260,13 +260,16 @@ def ledger_rows(records: Sequence[study.RunRecord], root: Path) -> list[dict]:
     found = claims.findings(records)
     pages = {str(record.folder): _run_page(record, root) for record in records}
     rows = []
-    for row in claims.ledger(records).to_dict("records"):
+    for row in shown_ledger.for_readers(claims.ledger(records)).to_dict("records"):
         evidence = []
         for item in found[found["claim_id"] == row["claim_id"]].to_dict("records"):
             page = pages[item["folder"]]
             address = f"{page.relative_to(root).as_posix()}#{anchor(item['section'])}" if page.is_file() else None
             text, note = claims.effect_and_note(item)
-            evidence.append(item | {"text": text, "note": note, "page": address, "task": item["dataset_category"]})
+            evidence.append(
+                item
+                | {"text": shown_ledger.zeros(text), "note": note, "page": address, "task": item["dataset_category"]}
+            )
         rows.append(row | {"evidence": evidence})
     return sorted(rows, key=lambda row: not row["evidence"])
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from diffad_utils.analyses import shown_ledger
 from diffad_utils.analyses.method_results import BASELINE, COST, QUALITY
 from diffad_utils.study import Run, claims, numbers, write_atomically
 
@@ -170,7 +171,7 @@ def every_control(controls: pd.DataFrame) -> Any:
 
 def judged_claims(ledger: pd.DataFrame) -> Any:
     """Claims with a verdict (`claims.ledger`), its reason and what would change it."""
-    rows = ledger[~ledger["verdict"].isin([claims.NOT_TESTED, claims.OUT_OF_SCOPE])]
+    rows = shown_ledger.for_readers(ledger[~ledger["verdict"].isin([claims.NOT_TESTED, claims.OUT_OF_SCOPE])])
     columns = ["claim_id", "statement", "verdict", "reason", "would_change", "data"]
     return _shown(f"{len(rows)} judged claims", rows[columns].to_html(index=False, border=0))
 
@@ -184,8 +185,8 @@ def untested_claims(ledger: pd.DataFrame) -> Any:
 
 
 def claims_beside_printed(ledger: pd.DataFrame) -> Any:
-    """`claims.beside_printed`."""
-    rows = claims.beside_printed(ledger)
+    """`shown_ledger.beside_printed`."""
+    rows = shown_ledger.beside_printed(ledger)
     return _shown(f"{len(rows)} claims beside what is printed", rows.to_html(index=False, border=0))
 
 
