@@ -26,8 +26,15 @@ can be enlarged."""
 PHONES = "(max-width: 40rem)"
 """The narrow screens of page.css."""
 
-SPELT_OUT = {"n": "n (number)", "NFE": "NFE (network evaluations)"}
-"""Headings of columns that are symbols -> what a page writes."""
+SPELT_OUT = {
+    "n": "n (number)",
+    "NFE": "NFE (network evaluations)",
+    "T_d": "T_d (timestep noised to)",
+    "noise_timestep": "T_d (timestep noised to)",
+    "low": "interval, low end",
+    "high": "interval, high end",
+}
+"""Headings of columns that are symbols or names of parameters -> what a page writes."""
 
 
 def readable_width(content: bytes, dpi: float) -> int:
