@@ -69,27 +69,15 @@ def of_controls(found: pd.DataFrame) -> str:
     )
 
 
-OUTLINE = (
-    " Cyan is the mask, where the data set has one. A map that is bright elsewhere suggests that the score came from "
-    "elsewhere."
-)
-
-
 def of_case(case: str, rows: pd.DataFrame) -> str:
-    """One strip of `example_cases.cases`."""
+    """One strip of `example_cases.cases`; how a strip is read stands above the first, as it holds for all."""
     meaning = {
         "found": "Defective images above the threshold, those that the method is surest of",
         "missed": "Defective images below the threshold, those that look most normal to the method",
         "invented": "Normal images above the threshold, the false alarms with the highest scores",
     }[case]
     methods = _counted([f"{row.method} on {row.task}" for row in rows.itertuples()])
-    outlined = case != "invented"  # normal images have no outline
-    return (
-        f"{meaning}; {len(rows)} images, by the best diffusion method of each task: {methods}. The threshold is that "
-        "method's own on the task. A map is divided by the method's largest value on the task's test images, so a dark "
-        "one is low throughout; scores with a part from CLIP can be high all the same, since that part has no map."
-        + (OUTLINE if outlined else "")
-    )
+    return f"{meaning}; {len(rows)} images, by the best diffusion method of each task: {methods}."
 
 
 def of_pairs(pairs: pd.DataFrame) -> str:

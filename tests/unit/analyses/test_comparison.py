@@ -731,8 +731,8 @@ def test_a_caption_names_the_data_and_weights_of_what_it_shows(controlled):
     assert (weights.name, weights.source) == ("resnet", "mini")
 
 
-def test_strips_of_normal_images_speak_of_no_outline():
+def test_strips_say_what_they_show_and_by_which_method():
     rows = pd.DataFrame({"method": ["invad"], "task": ["textures/carpet"]})
-    said = in_words.of_case("found", rows)
-    assert "best diffusion method of each task: invad on textures/carpet" in said and said.endswith("from elsewhere.")
-    assert "Cyan" in said and "Cyan" not in in_words.of_case("invented", rows)
+    for case, start in (("found", "Defective images above"), ("invented", "Normal images above")):
+        said = in_words.of_case(case, rows)
+        assert said.startswith(start) and said.endswith("best diffusion method of each task: invad on textures/carpet.")
