@@ -124,8 +124,8 @@ def summary_html(summary: pd.DataFrame) -> str:
         "Tasks",
         "I-AUROC",
         "AUPRO",
-        "Without diffusion",
-        "Trivial baseline",
+        "I-AUROC of its control",
+        "I-AUROC of the baseline",
         "ms an image",
         "What follows",
     )
