@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from diffad_utils import metrics, plots
+from diffad_utils.analyses import shown_ledger
 from diffad_utils.analyses.comparison import ABOVE, against_baseline, difference
 from diffad_utils.analyses.method_results import BASELINE, MethodResult
 from diffad_utils.study import Run, RunRecord, claims, write_atomically
@@ -403,17 +404,19 @@ def save_narrow(run: Run, name: str, figure: Figure) -> None:
 
 
 def write_ledger(run: Run, ledger: pd.DataFrame, findings: pd.DataFrame) -> None:
-    """``ledger.csv``, ``findings.csv`` and ``beside_printed.csv`` in the summary's folder."""
-    write_atomically(run.path("ledger.csv"), ledger.to_csv(index=False, float_format="%.10g"))
+    """``ledger.csv`` with every interval (a column ``interval`` says which tell nothing), ``findings.csv`` and
+    ``beside_printed.csv`` in the summary's folder."""
+    shown = shown_ledger.for_readers(ledger)
+    write_atomically(run.path("ledger.csv"), shown.to_csv(index=False, float_format="%.10g"))
     rows = findings.drop(columns="folder")
     write_atomically(run.path("findings.csv"), rows.to_csv(index=False, float_format="%.10g"))
-    write_atomically(run.path("beside_printed.csv"), claims.beside_printed(ledger).to_csv(index=False))
+    write_atomically(run.path("beside_printed.csv"), shown_ledger.beside_printed(ledger).to_csv(index=False))
 
 
 def draw_forests(run: Run, records: Sequence[RunRecord], findings: pd.DataFrame) -> None:
     """``figures/claim_<id>.png`` for each claim with two categories or more, for the report's ledger."""
     for name, judgement in claims.judgements(records).items():
-        rows = claims.forest_rows(judgement, findings)
+        rows = shown_ledger.forest_rows(judgement, findings)
         if (rows["level"] == "pooled").any():
             figure = plots.claim_forest(rows, judgement.margin)
             figure.savefig(run.path(f"figures/claim_{name}.png"), dpi=70, metadata={"Software": None})

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from diffad_utils.analyses.comparison import ABOVE, against_baseline, difference
-from diffad_utils.analyses.method_results import BASELINE, MethodResult, average_of
+from diffad_utils.analyses.method_results import BASELINE, MethodResult, average_of, family_of
 from diffad_utils.study import RunRecord
 
 KINDS = {"no_diffusion": "the same features scored without diffusion", "untrained": "the same method, untrained"}
@@ -34,14 +34,15 @@ CONTROL_COLUMNS = ["task", "method", "kind", "what", "I-AUROC", "difference", "l
 
 
 def controls(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """The controls that runs recorded, averaged over seeds, columns `CONTROL_COLUMNS`; empty where none did.
+    """The controls that runs of diffusion methods recorded, averaged over seeds, columns `CONTROL_COLUMNS`; empty where
+    none did. For a method without diffusion, such as a network on latents, there is nothing to leave out.
 
     Of several controls of one kind on a task the strongest, by I-AUROC, stands for all. It is picked on the test
     images, which is in the control's favour; the interval is against that one. Over several seeds the difference and
     the ends of its interval are means, so the interval is of images alone.
     """
     rows = []
-    for record in records:
+    for record in (record for record in records if family_of(record) == "diffusion"):
         for key, kind in RECORDED.items():
             entry = record.experiments.get(key)
             if isinstance(entry, dict) and {"I-AUROC", "difference", "low", "high"} <= entry.keys():
@@ -60,11 +61,16 @@ def against_controls(measured: Sequence[MethodResult], found: pd.DataFrame) -> p
     """What the figure of the answer draws: a row a method and task, by I-AUROC within a task.
 
     Columns task, method, family, I-AUROC, low, high, control (I-AUROC of its strongest control without diffusion,
-    NaN where none was recorded), baseline, baseline low, baseline high (of the trivial baseline; NaN without one), and
-    above both: whether the paired intervals are above the trivial baseline and above that control.
+    NaN where none was recorded), control low, control high (the paired interval of their difference, laid at the
+    control: it reaches the method's I-AUROC where that interval contains zero), baseline, baseline low, baseline high
+    (of the trivial baseline; NaN without one), and above both: whether the paired intervals are above the trivial
+    baseline and above that control.
     """
     own = found[found["kind"] == "no_diffusion"].set_index(["task", "method"])
-    of_control, low_of = own["I-AUROC"].to_dict(), own["low"].to_dict()
+    apart = own["I-AUROC"] + own["difference"]
+    ends_of = pd.DataFrame({"control": own["I-AUROC"], "low": apart - own["high"], "high": apart - own["low"]})
+    of_control = dict(zip(ends_of.index, ends_of.itertuples(index=False, name=None), strict=True))
+    low_of = own["low"].to_dict()
     verdicts = {(row.task, row.method): row.verdict for row in against_baseline(measured).itertuples()}
     baselines = {row.task: row for row in measured if row.method == BASELINE}
     rows = []
@@ -74,11 +80,11 @@ def against_controls(measured: Sequence[MethodResult], found: pd.DataFrame) -> p
         baseline = baselines.get(row.task)
         ends = (np.nan, np.nan) if baseline is None else baseline.interval("I-AUROC")
         value = np.nan if baseline is None else baseline.values["I-AUROC"]
-        control = of_control.get((row.task, row.method), np.nan)
+        control = of_control.get((row.task, row.method), (np.nan,) * 3)
         value_of = (row.values["I-AUROC"], *row.interval("I-AUROC"))
         both = verdicts.get((row.task, row.method)) == ABOVE and low_of.get((row.task, row.method), -np.inf) > 0
-        rows.append([row.task, row.method, row.family, *value_of, control, value, *ends, both])
-    names = ["task", "method", "family", "I-AUROC", "low", "high", "control"]
+        rows.append([row.task, row.method, row.family, *value_of, *control, value, *ends, both])
+    names = ["task", "method", "family", "I-AUROC", "low", "high", "control", "control low", "control high"]
     names += ["baseline", "baseline low", "baseline high", "above both"]
     table = pd.DataFrame(rows, columns=names)
     return table.sort_values(["task", "I-AUROC"], ascending=[True, False], ignore_index=True)

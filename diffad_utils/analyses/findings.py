@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diffad_utils.analyses.shown_ledger import zeros
 from diffad_utils.study import claims
 
 Effect = tuple[float, float, float, int]
@@ -73,6 +74,7 @@ def to_html(findings: Sequence[dict], not_judged: Sequence[dict] = ()) -> str:
     for f in findings:
         seed = f", training with seed {f['seed']}" if f.get("seed") is not None else ""
         effect, said = claims.effect_and_note(f)
+        effect = zeros(effect)
         said = said if said != usual else ""
         notes = [NO_DATA, said] if table.loc[f["claim_id"], "datasets"] == "none" else [said]
         note = "".join(f"<small>{html.escape(text)}</small>" for text in notes if text)
@@ -105,4 +107,4 @@ def to_html(findings: Sequence[dict], not_judged: Sequence[dict] = ()) -> str:
 NO_DATA = "does not depend on images or weights"
 """The note of a claim about formulas or printed numbers."""
 
-HEADS = ("What was measured", "Effect and 95 % interval", "Margin", "n", "In this run")
+HEADS = ("What was measured", "Effect and 95 % interval", "Margin", "n (images, defects or pairs)", "In this run")

@@ -41,8 +41,9 @@ def of_answer(table: pd.DataFrame) -> str:
     return (
         f"Highest on its task: {_counted(leaders)}; {won} of {len(best)} are diffusion methods. In "
         f"{int(ours['above both'].sum())} of {len(ours)} cases a diffusion method is above the trivial baseline and "
-        "above its control, both by paired intervals. These are narrower than the picture's, so intervals that overlap "
-        "may still belong to a real difference."
+        "above its control, both by paired intervals. The line at a diamond is the paired interval of method minus "
+        "control, laid around the control: where it stops short of its blue point, a difference is shown. The "
+        "other intervals of the picture are not paired, so they may overlap and still belong to a real difference."
     )
 
 
@@ -68,27 +69,15 @@ def of_controls(found: pd.DataFrame) -> str:
     )
 
 
-OUTLINE = (
-    " Cyan is the mask, where the data set has one. A map that is bright elsewhere suggests that the score came from "
-    "elsewhere."
-)
-
-
 def of_case(case: str, rows: pd.DataFrame) -> str:
-    """One strip of `example_cases.cases`."""
+    """One strip of `example_cases.cases`; how a strip is read stands above the first, as it holds for all."""
     meaning = {
         "found": "Defective images above the threshold, those that the method is surest of",
         "missed": "Defective images below the threshold, those that look most normal to the method",
         "invented": "Normal images above the threshold, the false alarms with the highest scores",
     }[case]
     methods = _counted([f"{row.method} on {row.task}" for row in rows.itertuples()])
-    outlined = case != "invented"  # normal images have no outline
-    return (
-        f"{meaning}; {len(rows)} images, by the best diffusion method of each task: {methods}. The threshold is that "
-        "method's own on the task. A map is divided by the method's largest value on the task's test images, so a dark "
-        "one is low throughout; scores with a part from CLIP can be high all the same, since that part has no map."
-        + (OUTLINE if outlined else "")
-    )
+    return f"{meaning}; {len(rows)} images, by the best diffusion method of each task: {methods}."
 
 
 def of_pairs(pairs: pd.DataFrame) -> str:

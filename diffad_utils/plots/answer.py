@@ -29,7 +29,8 @@ def answer_chart(table: pd.DataFrame, columns: int = 2) -> Figure:
 
     Parameters
     ----------
-    table : task, method, family, I-AUROC, low, high, control, baseline, baseline low, baseline high; NaN where unknown.
+    table : task, method, family, I-AUROC, low, high, control, control low, control high, baseline, baseline low,
+        baseline high, as `diffusion_controls.against_controls` has them; NaN where unknown.
     columns : panels beside each other; 1 for a narrow screen.
 
     With many tasks, the `MOST_TASKS` with the most methods are drawn.
@@ -63,7 +64,8 @@ def answer_chart(table: pd.DataFrame, columns: int = 2) -> Figure:
 
 def _answer_limits(table: pd.DataFrame) -> tuple[float, float]:
     """The axis of every panel: from the lowest end to the highest, of intervals, controls and baselines."""
-    drawn = table[["low", "high", "I-AUROC", "control", "baseline low", "baseline high"]].to_numpy(dtype=float)
+    ends = ["low", "high", "I-AUROC", "control", "control low", "control high", "baseline low", "baseline high"]
+    drawn = table[ends].to_numpy(dtype=float)
     low, high = float(np.nanmin(drawn)), float(np.nanmax(drawn))
     return low - 0.04 * (high - low), high + 0.04 * (high - low)
 
@@ -78,7 +80,8 @@ def _answer_panel(axis: Axes, part: pd.DataFrame) -> None:
         error = np.clip([[row["I-AUROC"] - row["low"]], [row["high"] - row["I-AUROC"]]], 0, None)
         axis.errorbar(row["I-AUROC"], y, xerr=error, fmt="o", color=colour, markersize=5, capsize=2, linewidth=1.2)
         if np.isfinite(row["control"]):
-            axis.plot(row["control"], y, "D", color="black", markerfacecolor="none", markersize=8)
+            axis.plot([row["control low"], row["control high"]], [y - 0.25] * 2, color="black", linewidth=0.7)
+            axis.plot(row["control"], y - 0.25, "D", color="black", markerfacecolor="white", markersize=4.5)
     axis.set_yticks(range(len(part)), part["method"], fontsize=8)
     for label, family in zip(axis.get_yticklabels(), part["family"], strict=True):
         label.set_color("black" if family == "diffusion" else OTHER)
@@ -88,10 +91,11 @@ def _answer_panel(axis: Axes, part: pd.DataFrame) -> None:
 
 def _answer_legend() -> list[Line2D]:
     dot = {"marker": "o", "linewidth": 1.2}
+    diamond = {"marker": "D", "markerfacecolor": "white", "markersize": 4.5, "linewidth": 0.7}
     return [
         Line2D([], [], color=NORMAL, label="diffusion method", **dot),
         Line2D([], [], color=OTHER, label="method without diffusion", **dot),
-        Line2D([], [], color="black", marker="D", markerfacecolor="none", linestyle="", label="control: no diffusion"),
+        Line2D([], [], color="black", label="its control; line: interval of the difference", **diamond),
         Line2D([], [], color=ANOMALOUS, linestyle="--", label="trivial baseline, with its interval"),
     ]
 

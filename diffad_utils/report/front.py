@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,28 +26,34 @@ QUOTED = 3
 
 
 def figures(record: study.RunRecord, names: Sequence[str]) -> list[dict]:
-    """The figures of a run by name, in the order of ``names``: name, caption, text (sentences), tail, uri, least (CSS
-    pixels across), far (more than a phone has), and narrow, the address of its version for narrow screens, or None."""
-    by_name = {figure["name"]: figure for figure in record.figures}
+    """The figures of a run by name, in the order of ``names``: name, caption, text (sentences), tail, and shown, the
+    picture as HTML."""
+    by_name, versions = {figure["name"]: figure for figure in record.figures}, on_phones(record)
     found = []
     for name in names:
         path = record.folder / "figures" / f"{name}.png"
         if name in by_name and path.is_file():
-            figure, on_phones = by_name[name], path.with_name(f"{name}-narrow.png")
-            least = narrow.readable_width(path.read_bytes(), FIGURE_DPI)
-            found.append(
-                {
-                    "name": name,
-                    "caption": figure["caption"],
-                    "text": figure.get("text", []),
-                    "tail": figure["provenance"],
-                    "uri": data_uri(path),
-                    "least": least,
-                    "far": least > narrow.PHONE_PIXELS,
-                    "narrow": data_uri(on_phones) if on_phones.is_file() else None,
-                }
-            )
+            figure = by_name[name]
+            caption, text = figure["caption"], figure.get("text", [])
+            shown = _shown(path, FIGURE_DPI, " ".join([caption, *text]), f"Figure: {caption}", versions.get(caption))
+            found.append({"name": name, "caption": caption, "text": text, "tail": figure["provenance"], "shown": shown})
     return found
+
+
+def on_phones(record: study.RunRecord) -> dict[str, str]:
+    """Caption of a figure of a run -> address of its version for narrow screens, ``figures/<name>-narrow.png``, where
+    the run saved one."""
+    paths = {figure["caption"]: record.folder / "figures" / f"{figure['name']}-narrow.png" for figure in record.figures}
+    return {caption: data_uri(path) for caption, path in paths.items() if path.is_file()}
+
+
+def _shown(path: Path, dpi: float, alt: str, label: str, version: str | None = None) -> markupsafe.Markup:
+    """A picture as HTML, in a box of `narrow`."""
+    least = narrow.readable_width(path.read_bytes(), dpi)
+    image = f'<img style="--least: {least}px" src="{data_uri(path)}" alt="{html.escape(alt)}">'
+    if version:
+        return markupsafe.Markup(narrow.box(narrow.picture(image, version), label))
+    return markupsafe.Markup(narrow.box(image, label, least))
 
 
 def sources(path: Path | None = None) -> pd.DataFrame:
@@ -96,12 +103,13 @@ def cards(ledger: Sequence[dict]) -> list[dict]:
     return found
 
 
-def forest(record: study.RunRecord | None, claim: str) -> dict | None:
-    """The forest plot of a claim, where the summary drew one: uri, least (CSS pixels across)."""
+def forest(record: study.RunRecord | None, claim: str, reason: str) -> markupsafe.Markup | None:
+    """The forest plot of a claim as HTML, where the summary drew one; ``reason`` is that of its verdict."""
     path = record.folder / "figures" / f"claim_{claim}.png" if record else None
     if not (path and path.is_file()):
         return None
-    return {"uri": data_uri(path), "least": narrow.readable_width(path.read_bytes(), FOREST_DPI)}
+    label = f"Forest plot of {claim}"
+    return _shown(path, FOREST_DPI, f"{label}: {reason}", label)
 
 
 def summary(record: study.RunRecord) -> markupsafe.Markup | None:

@@ -14,14 +14,14 @@ import json
 import os
 import re
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import markupsafe
 import pandas as pd
 
 from diffad_utils import execution, study
-from diffad_utils.analyses import agreement
+from diffad_utils.analyses import agreement, shown_ledger
 from diffad_utils.io.notebooks import read_cells
 from diffad_utils.io.png import small_png
 from diffad_utils.report import benchmarks, front, narrow, strips
@@ -113,7 +113,13 @@ def _exporter():
 
 
 def notebook_page(
-    path: Path, *, title: str, back: str, limit: int = PAGE_LIMIT_BYTES, shown: Sequence[strips.Strip] = ()
+    path: Path,
+    *,
+    title: str,
+    back: str,
+    limit: int = PAGE_LIMIT_BYTES,
+    shown: Sequence[strips.Strip] = (),
+    on_phones: Mapping[str, str] | None = None,
 ) -> str:
     """An executed notebook as one HTML page of at most ``limit`` bytes: its pictures are made smaller until it fits.
 
@@ -123,6 +129,7 @@ def notebook_page(
     title : page title.
     back : relative address of the front page.
     shown : strips of the run, below the notebook.
+    on_phones : caption of a figure -> address of its version for narrow screens (`front.on_phones`).
     """
     import nbformat
     from pygments.formatters import HtmlFormatter
@@ -137,7 +144,7 @@ def notebook_page(
             _prepare_outputs(cell.get("outputs", []), scale)
         body, _ = _exporter().from_notebook_node(notebook)
         body = re.sub(r"<em>\((profile .*?)\)</em>(?=</p>)", r'<span class="tail">\1</span>', body)
-        body = narrow.folded(narrow.scrolled(narrow.stacked(body)))
+        body = narrow.folded(narrow.boxed(narrow.stacked(body), on_phones))
         page = (
             environment()
             .get_template("notebook.html")
@@ -195,7 +202,8 @@ def _export_notebook(record: study.RunRecord, root: Path) -> str | None:
         target.unlink(missing_ok=True)
         return None
     back = os.path.relpath(root / "index.html", record.folder).replace(os.sep, "/")
-    text = notebook_page(source, title=_title(record), back=back, shown=strips.load(record.folder))
+    versions = front.on_phones(record)
+    text = notebook_page(source, title=_title(record), back=back, shown=strips.load(record.folder), on_phones=versions)
     if not target.is_file() or target.read_text(encoding="utf-8") != text:
         study.write_atomically(target, text)
     return target.relative_to(root).as_posix()
@@ -252,13 +260,16 @@ def ledger_rows(records: Sequence[study.RunRecord], root: Path) -> list[dict]:
     found = claims.findings(records)
     pages = {str(record.folder): _run_page(record, root) for record in records}
     rows = []
-    for row in claims.ledger(records).to_dict("records"):
+    for row in shown_ledger.for_readers(claims.ledger(records)).to_dict("records"):
         evidence = []
         for item in found[found["claim_id"] == row["claim_id"]].to_dict("records"):
             page = pages[item["folder"]]
             address = f"{page.relative_to(root).as_posix()}#{anchor(item['section'])}" if page.is_file() else None
             text, note = claims.effect_and_note(item)
-            evidence.append(item | {"text": text, "note": note, "page": address, "task": item["dataset_category"]})
+            evidence.append(
+                item
+                | {"text": shown_ledger.zeros(text), "note": note, "page": address, "task": item["dataset_category"]}
+            )
         rows.append(row | {"evidence": evidence})
     return sorted(rows, key=lambda row: not row["evidence"])
 
@@ -396,7 +407,11 @@ def write(root: str | Path, missing: Sequence[str] | None = None) -> Path:
             failed=failed,
             ignored=study.unfinished_runs(root) if missing is None else missing,
             cards=front.cards(ledger),
-            ledger=[row | {"forest": front.forest(summary, row["claim_id"])} for row in ledger if row["evidence"]],
+            ledger=[
+                row | {"forest": front.forest(summary, row["claim_id"], row["reason"])}
+                for row in ledger
+                if row["evidence"]
+            ],
             untested=[row for row in ledger if row["verdict"] in (claims.NOT_TESTED, claims.OUT_OF_SCOPE)],
             printed=[row for row in ledger if not row["evidence"] and row["verdict"] in claims.DECIDED],
             weights=unique("weights", "name"),

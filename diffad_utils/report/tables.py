@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from diffad_utils.analyses import shown_ledger
 from diffad_utils.analyses.method_results import BASELINE, COST, QUALITY
 from diffad_utils.study import Run, claims, numbers, write_atomically
 
@@ -123,8 +124,8 @@ def summary_html(summary: pd.DataFrame) -> str:
         "Tasks",
         "I-AUROC",
         "AUPRO",
-        "Without diffusion",
-        "Trivial baseline",
+        "I-AUROC of its control",
+        "I-AUROC of the baseline",
         "ms an image",
         "What follows",
     )
@@ -168,24 +169,28 @@ def every_control(controls: pd.DataFrame) -> Any:
     return _shown(f"{len(shown)} controls", shown.style.format(precision=3).hide(axis="index").to_html())
 
 
+CLAIM_HEADS = {"claim_id": "claim", "would_change": "what would change it"}
+"""Columns of `claims.ledger` -> their headings."""
+
+
 def judged_claims(ledger: pd.DataFrame) -> Any:
     """Claims with a verdict (`claims.ledger`), its reason and what would change it."""
-    rows = ledger[~ledger["verdict"].isin([claims.NOT_TESTED, claims.OUT_OF_SCOPE])]
-    columns = ["claim_id", "statement", "verdict", "reason", "would_change", "data"]
-    return _shown(f"{len(rows)} judged claims", rows[columns].to_html(index=False, border=0))
+    rows = shown_ledger.for_readers(ledger[~ledger["verdict"].isin([claims.NOT_TESTED, claims.OUT_OF_SCOPE])])
+    shown = rows[["claim_id", "statement", "verdict", "reason", "would_change", "data"]].rename(columns=CLAIM_HEADS)
+    return _shown(f"{len(rows)} judged claims", shown.to_html(index=False, border=0))
 
 
 def untested_claims(ledger: pd.DataFrame) -> Any:
     """The other claims."""
     rows = ledger[ledger["verdict"].isin([claims.NOT_TESTED, claims.OUT_OF_SCOPE])]
-    columns = ["claim_id", "statement", "verdict", "would_change"]
+    shown = rows[["claim_id", "statement", "verdict", "would_change"]].rename(columns=CLAIM_HEADS)
     title = f"{len(rows)} claims that are not tested, and what each needs"
-    return _shown(title, rows[columns].to_html(index=False, border=0))
+    return _shown(title, shown.to_html(index=False, border=0))
 
 
 def claims_beside_printed(ledger: pd.DataFrame) -> Any:
-    """`claims.beside_printed`."""
-    rows = claims.beside_printed(ledger)
+    """`shown_ledger.beside_printed`."""
+    rows = shown_ledger.beside_printed(ledger)
     return _shown(f"{len(rows)} claims beside what is printed", rows.to_html(index=False, border=0))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-KEYS = {"Tab": 9, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}
+KEYS = {"Tab": 9, "Space": 32, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}
 SECONDS = 60
 """After which a page that does not answer is given up."""
 
@@ -100,7 +100,8 @@ class Browser:
     def press(self, key: str) -> None:
         """A key, down and up, as from a keyboard."""
         for kind in ("rawKeyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEYS[key])
+            said = " " if key == "Space" else key
+            self.call("Input.dispatchKeyEvent", type=kind, key=said, code=key, windowsVirtualKeyCode=KEYS[key])
 
     def screenshot(self) -> bytes:
         """PNG of what is in the window."""

@@ -487,7 +487,7 @@ def controlled(tmp_path_factory):
         recorded(root, "trivial", 0.1, category, masks=True)
         recorded(root, "invad", 3.0, category, masks=True, experiments={"no_diffusion": CONTROL})
         recorded(root, "d3ad", 2.9, category, masks=True, experiments={"untrained": [{"steps": 0}]})
-        recorded(root, "anomalib:padim", 1.0, category, masks=True)
+        recorded(root, "anomalib:padim", 1.0, category, masks=True, experiments={"no_diffusion": CONTROL})  # to ignore
     records = study.load_runs(root / "smoke")
     return records, method_results.measure(records, n=100)
 
@@ -501,6 +501,8 @@ def test_controls_are_read_where_runs_recorded_them(controlled):
     assert diffusion_controls.pooled_control(found, "d3ad") is None
     against = diffusion_controls.against_controls(measured, found)
     assert len(against) == 6 and against["control"].notna().sum() == 2
+    ends = against.loc[against["method"] == "invad", ["control low", "control high"]].to_numpy()
+    assert ends == pytest.approx(np.array([[0.75, 0.85]] * 2))  # 0.9 is beyond, as zero is beyond the difference's
     assert against.groupby("task")["I-AUROC"].apply(lambda v: v.is_monotonic_decreasing).all()
     assert (against["baseline low"] <= against["baseline"]).all()
     assert against.loc[against["above both"], "method"].tolist() == ["invad"] * 2  # d3ad has no control
@@ -729,8 +731,8 @@ def test_a_caption_names_the_data_and_weights_of_what_it_shows(controlled):
     assert (weights.name, weights.source) == ("resnet", "mini")
 
 
-def test_strips_of_normal_images_speak_of_no_outline():
+def test_strips_say_what_they_show_and_by_which_method():
     rows = pd.DataFrame({"method": ["invad"], "task": ["textures/carpet"]})
-    said = in_words.of_case("found", rows)
-    assert "best diffusion method of each task: invad on textures/carpet" in said and said.endswith("from elsewhere.")
-    assert "Cyan" in said and "Cyan" not in in_words.of_case("invented", rows)
+    for case, start in (("found", "Defective images above"), ("invented", "Normal images above")):
+        said = in_words.of_case(case, rows)
+        assert said.startswith(start) and said.endswith("best diffusion method of each task: invad on textures/carpet.")

@@ -250,6 +250,8 @@ AGAINST = pd.DataFrame(
         "low": [0.85, 0.7, 0.6],
         "high": [0.95, 0.9, 0.8],
         "control": [0.88, np.nan, np.nan],
+        "control low": [0.84, np.nan, np.nan],
+        "control high": [0.91, np.nan, np.nan],
         "baseline": [0.6, 0.6, np.nan],
         "baseline low": [0.5, 0.5, np.nan],
         "baseline high": [0.7, 0.7, np.nan],
@@ -265,6 +267,7 @@ def test_the_answer_has_a_panel_a_task_with_its_control_and_baseline(columns):
     assert [label.get_text() for label in first.get_yticklabels()] == ["y", "x"]
     diamonds = [line for line in first.lines if line.get_marker() == "D"]
     assert [line.get_xdata()[0] for line in diamonds] == [0.88]
+    assert [0.84, 0.91] in [list(line.get_xdata()) for line in first.lines]  # its interval
     assert len(first.patches) == 1 and len(second.patches) == 0  # the interval of the trivial baseline
 
 

@@ -1,5 +1,5 @@
-"""Figures of several panels in a headless Chromium, as wide as a phone and as a desk: they can be read, the page itself
-does not scroll sideways, and the keyboard reaches what does."""
+"""Figures of several panels in a headless Chromium, as wide as a phone and as a desk: a desk shows letters that can be
+read, a phone the whole figure until it is tapped, and the page itself never scrolls sideways."""
 
 import json
 from pathlib import Path
@@ -22,6 +22,10 @@ SHOWN = """(() => JSON.stringify({
 }))()"""
 
 
+HINT = "getComputedStyle(document.querySelector('.zoom'), '::after').content"
+UNFOLDED = "document.querySelector('.code .highlight').checkVisibility({contentVisibilityAuto: true})"
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     target = tmp_path_factory.mktemp("page") / "run.html"
@@ -29,22 +33,41 @@ def written(tmp_path_factory):
     return target
 
 
-@pytest.mark.parametrize("width", [390, 1400])
-def test_letters_are_nine_pixels_high_and_the_page_does_not_scroll_sideways(tmp_path, written, width):
+LARGE = narrow.READABLE_PIXELS / narrow.SMALLEST_POINTS
+"""CSS pixels a pixel of a figure, where its letters can be read: a point is a pixel in these pictures."""
+
+TAP = "(() => { const img = document.querySelector('.zoom img'); img.click(); return img.offsetWidth; })()"
+
+
+def test_a_desk_shows_letters_of_nine_pixels(tmp_path, written):
     with Browser(tmp_path / "profile") as browser:
-        browser.open(written, width)
+        browser.open(written, 1400)
         found = json.loads(browser.run(SHOWN))
-        assert found["page"] == width and found["boxes"] <= width
+        assert found["page"] == 1400 and found["boxes"] <= 1400
         assert len(found["shown"]) > 20
-        enlarged = narrow.READABLE_PIXELS / narrow.SMALLEST_POINTS  # a point is a pixel in these pictures
-        assert all(shown >= across * enlarged - 1 for shown, across in found["shown"])
+        assert all(shown >= across * LARGE - 1 for shown, across in found["shown"])
+        assert browser.run(HINT) == "none" and browser.run(UNFOLDED)
+        before = found["shown"][0][0]
+        assert browser.run(TAP) == before  # there is nothing to enlarge
 
-        browser.run("document.querySelector('.wide').focus({preventScroll: true})")
-        assert browser.run("document.activeElement.getAttribute('aria-label')") == "Figure 1 of this page"
-        scrolls = "document.activeElement.scrollWidth > document.activeElement.clientWidth"
-        assert browser.run(scrolls) == (width < 800)
 
-        hint = "getComputedStyle(document.querySelector('.far'), '::after').content"
-        assert ("scroll" in browser.run(hint)) == (width < 800)
-        unfolded = "document.querySelector('.code .highlight').checkVisibility({contentVisibilityAuto: true})"
-        assert browser.run(unfolded) == (width > 800)
+def test_a_phone_shows_a_figure_whole_and_a_tap_or_the_space_bar_enlarges_it(tmp_path, written):
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(written, 390)
+        found = json.loads(browser.run(SHOWN))
+        assert found["page"] == 390 and found["boxes"] <= 390
+        assert len(found["shown"]) > 20 and all(shown <= 390 for shown, _ in found["shown"])
+        assert "enlarge" in browser.run(HINT) and not browser.run(UNFOLDED)
+
+        across = found["shown"][0][1]
+        assert browser.run(TAP) >= across * LARGE - 1
+        assert "scroll" in browser.run(HINT)
+        assert browser.run("document.documentElement.scrollWidth") == 390  # the box scrolls, not the page
+        box = "document.querySelector('.wide')"
+        assert browser.run(f"{box}.scrollWidth > {box}.clientWidth")
+        assert browser.run(f"{box}.getAttribute('aria-label')") == "Figure 1 of this page"
+        assert browser.run(TAP) <= 390
+
+        browser.run("document.querySelector('.zoom input').focus()")
+        browser.press("Space")
+        assert browser.run("document.querySelector('.zoom img').offsetWidth") > 390

@@ -27,16 +27,29 @@ def test_the_row_with_the_name_of_the_index_goes():
     assert "method" not in page and '<td data-head="x">1</td>' in page
 
 
-def test_figures_keep_a_width_at_which_they_can_be_read_and_scroll_in_a_box():
+def test_figures_stand_in_a_box_and_wide_ones_can_be_enlarged():
     header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (700).to_bytes(4, "big")
     assert narrow.readable_width(header, 72) == 900  # 7 points are 7 pixels there, and shall be 9
     assert narrow.readable_width(header, 144) == 450
     figure = '<div class="output_png output_subarea">\n<img alt="a" width="900" src="data:x">\n</div>'
-    page = narrow.scrolled(f"<p>{figure}</p>{figure}<img src='other'>")
-    opening = '<div class="wide far" tabindex="0" role="region" aria-label="Figure {} of this page"><img alt="a"'
-    assert all(page.count(opening.format(number)) == 1 for number in (1, 2)) and page.count('class="wide far"') == 2
+    page = narrow.boxed(f"<p>{figure}</p>{figure}<img src='other'>")
+    opening = '<div class="wide" tabindex="0" role="region" aria-label="Figure {0} of this page">'
+    opening += '<label class="zoom"><input type="checkbox" aria-label="Enlarge: Figure {0} of this page"><img alt="a"'
+    assert all(page.count(opening.format(number)) == 1 for number in (1, 2)) and page.count("<label") == 2
     assert page.endswith("<img src='other'>")
-    assert 'class="wide" ' in narrow.scrolled(figure.replace("900", "300"))  # a phone shows all of it
+    assert "zoom" not in narrow.boxed(figure.replace("900", "400"))  # a phone shows all of it, and it can be read
+
+
+def test_a_phone_shows_the_version_that_a_run_saved_for_it():
+    figure = '<div class="output_png output_subarea">\n<img alt="a &lt; b" width="900" src="data:x">\n</div>'
+    page = narrow.boxed(figure, {"a < b": "data:y"})
+    assert '<picture><source media="(max-width: 40rem)" srcset="data:y"><img alt="a &lt; b"' in page
+    assert "zoom" not in page and "<picture>" not in narrow.boxed(figure, {"another": "data:y"})
+
+
+def test_symbols_at_the_head_of_a_column_are_spelt_out():
+    page = stacked("<table><thead><tr><th>n</th><th>N</th></tr></thead><tr><td>1</td><td>2</td></tr></table>")
+    assert "<th>n (number)</th><th>N</th>" in page and 'data-head="n (number)">1' in page
 
 
 def test_code_is_in_details_and_nothing_else_is():
