@@ -44,7 +44,7 @@ from diffad_utils.methods.stored import (
     encode,
     surroundings,
 )
-from diffad_utils.models.device import generators_kept
+from diffad_utils.models.device import generators_kept, settled
 
 RESULTS = "results"
 
@@ -53,9 +53,6 @@ LEAST_SECONDS = 0.05
 
 BYTES_A_SECOND = 200 * 10**6
 """What is larger, for each second that it took, is not kept: reading and checking it would take as long."""
-
-ALIGNMENT = 64
-"""Bytes. Libraries add in another order where a tensor begins elsewhere."""
 
 PLAIN = (type(None), bool, int, float, str)
 
@@ -219,13 +216,8 @@ def _settled(result: Any) -> tuple[Any, tuple[Any, dict[str, Tensor]] | None]:
         form = encode(result, "result", tensors)
     except NotKept:
         return result, None
-    tensors = {name: _aligned(tensor) for name, tensor in tensors.items()}
+    tensors = {name: settled(tensor) for name, tensor in tensors.items()}
     return decode(form, tensors), (form, tensors)
-
-
-def _aligned(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach().contiguous()
-    return tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
 
 
 def _worth_it(tensors: Mapping[str, Tensor], seconds: float) -> bool:
@@ -246,7 +238,7 @@ def _take(entries: store.Store, key: str) -> tuple[Any, float] | None:
     if entry is None:
         return None
     try:
-        tensors = {name: _aligned(t) for name, t in load_file(entry.folder / "result.safetensors").items()}
+        tensors = {name: settled(t) for name, t in load_file(entry.folder / "result.safetensors").items()}
         result = decode(json.loads((entry.folder / "result.json").read_text(encoding="utf-8")), tensors)
         seconds, trainings = float(entry.note["seconds"]), int(entry.note["trainings"])
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:

@@ -40,7 +40,7 @@ from diffad_utils.io import checkpoints, store
 from diffad_utils.io.files import checksum, write_atomically
 from diffad_utils.io.machine import versions
 from diffad_utils.io.modules import fingerprint
-from diffad_utils.models.device import generators_kept, pick_device
+from diffad_utils.models.device import generators_kept, pick_device, settled
 
 FITTED = "fitted"
 
@@ -52,8 +52,8 @@ class NotKept(TypeError):
 def through_store(fit: Callable[..., Any]) -> Callable[..., Any]:
     """``fit(detector, train_dataset, ...)``, taken from the run's store where it was computed before.
 
-    Either way the global random generators stay as they were, so that what follows draws the same numbers, and
-    ``fit_seconds_`` says how long the fit took when it was computed.
+    Either way the global random generators stay as they were, so that what follows draws the same numbers, tensors are
+    contiguous, so that it computes the same bits, and ``fit_seconds_`` says how long the fit took when it was computed.
     """
 
     @functools.wraps(fit)
@@ -72,6 +72,7 @@ def through_store(fit: Callable[..., Any]) -> Callable[..., Any]:
             before, trainings, began = dict(vars(detector)), checkpoints.count(), store.clock()
             fit(detector, train_dataset, *arguments, **named)
             detector.fit_seconds_ = store.clock() - began
+            _settle(detector, before)
             if key is not None:
                 trainings = checkpoints.count() - trainings
                 note = {"what": detector.name, "seconds": detector.fit_seconds_, "trainings": trainings}
@@ -197,11 +198,26 @@ def _plain_or_none(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 # ----------------------------------------------------------------------------------------- writing and opening
 
 
+def _left(detector: Any, before: Mapping[str, Any]) -> list[str]:
+    """The attributes that ``fit`` left or changed; before : those before it."""
+    return [n for n, value in vars(detector).items() if n not in before or before[n] is not value]
+
+
+def _settle(detector: Any, before: Mapping[str, Any]) -> None:
+    """Lay the tensors that ``fit`` left out as an entry would give them back, so that both compute the same bits."""
+    for name in _left(detector, before):
+        tensors: dict[str, Tensor] = {}
+        with contextlib.suppress(NotKept):
+            form = encode(getattr(detector, name), name, tensors)
+            if tensors:
+                vars(detector)[name] = decode(form, {n: settled(tensor) for n, tensor in tensors.items()})
+
+
 def _write(detector: Any, before: Mapping[str, Any], checkpoint_folder: str | Path | None, place: Path) -> None:
     """Put a fitted detector into the folder of an entry; before : its attributes before ``fit``."""
     detector.save(place / "detector")
     saved = {id(tensor) for tensor in detector._state()[0].values()}
-    names = [n for n, value in vars(detector).items() if n not in before or before[n] is not value]
+    names = _left(detector, before)
     tensors: dict[str, Tensor] = {}
     values = {}
     for name in names:
@@ -227,7 +243,7 @@ def _take(kept: store.Store, key: str, detector: Any, train_dataset: Any, checkp
     try:
         loaded = type(detector).load(entry.folder / "detector", device=detector.device)
         left = json.loads((entry.folder / "left.json").read_text(encoding="utf-8"))
-        tensors = load_file(entry.folder / "left.safetensors")
+        tensors = {n: settled(t) for n, t in load_file(entry.folder / "left.safetensors").items()}
         vars(filled).update({name: value for name, value in vars(loaded).items() if name not in fields})
         # what `load` brings back stays: of an object it has more than its fields
         wanted = [n for n in left["values"] if n not in vars(loaded) or n in vars(detector)]

@@ -10,8 +10,12 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 T = TypeVar("T")
+
+ALIGNMENT = 64
+"""Bytes. Libraries add in another order where a tensor begins elsewhere."""
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -30,6 +34,13 @@ def pick_device(device: str = "auto") -> torch.device:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device={device!r} was asked for, but torch sees no CUDA device; use device='auto' or 'cpu'")
     return torch.device(device)
+
+
+def settled(tensor: Tensor) -> Tensor:
+    """The same numbers, contiguous and from a multiple of `ALIGNMENT` on, as a file gives them back: sums over another
+    layout differ in the last bits."""
+    tensor = tensor.detach().contiguous().view(-1).view(tensor.shape)  # sides of length 1 have other strides, too
+    return tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
 
 
 @contextlib.contextmanager

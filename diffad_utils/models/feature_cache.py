@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffad_utils.io import store
+from diffad_utils.models.device import settled
 
 FEATURES = "features"
 
@@ -27,6 +28,8 @@ def cached_features(
 ) -> tuple[Tensor, list[str]]:
     """Features [N, ...] on the CPU and keys [N] of the images that ``loader()`` gives in batches (dicts with image and
     key).
+
+    The features are contiguous, from the store or not, so that what follows computes the same bits.
 
     extract : images [B, 3, H, W] -> features [B, ...]. description : what else the features depend on, as JSON values.
     Without a store (`io.store.active`) the images are loaded once; with one once for the checksum, and once more where
@@ -39,7 +42,7 @@ def cached_features(
     entry = kept.take(FEATURES, key)
     if entry is not None:
         store.note_taken(entry)
-        features = load_file(entry.folder / "features.safetensors")["features"]
+        features = settled(load_file(entry.folder / "features.safetensors")["features"])
         keys = [k for batch in loader() for k in batch["key"]]
         store.set_clock(start + entry.note["seconds"])
         return features, keys
@@ -70,7 +73,7 @@ def cached_latents(space: Any, images: Tensor) -> Tensor:
 
 def _write(features: Tensor, path: Path) -> None:
     try:
-        save_file({"features": features.contiguous()}, path)
+        save_file({"features": features}, path)
     except SafetensorError as error:  # a full disk, say
         raise OSError(f"{path} could not be written: {error}") from error
 
@@ -80,7 +83,7 @@ def _extracted(loader: Callable[[], Any], extract: Callable[[Tensor], Tensor]) -
     for batch in loader():
         features.append(extract(batch["image"]).cpu())
         keys += batch["key"]
-    return torch.cat(features), keys
+    return settled(torch.cat(features)), keys
 
 
 def _checksum(loader: Callable[[], Any], description: Mapping[str, Any]) -> str:

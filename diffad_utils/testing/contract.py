@@ -213,7 +213,8 @@ class DetectorContract:
             type(fitted).load(tmp_path)
 
     def test_from_the_store_it_is_what_fit_leaves(self, fitted, predicted, samples, tmp_path, monkeypatch):
-        """A rerun takes the fitted detector and its predictions from the run's store: the same attributes and bits."""
+        """A rerun takes the fitted detector and its predictions from the run's store: the same attributes and bits. So
+        does one that has only features of the training images from there."""
         monkeypatch.setattr(kept, "LEAST_SECONDS", 0.0)
         monkeypatch.setattr(kept, "BYTES_A_SECOND", 10**15)
         store.open_run(tmp_path)
@@ -224,17 +225,26 @@ class DetectorContract:
             taken = [entry["kind"] for entry in store.taken()]
             afterwards = [each.predict(samples[1]["image"], samples[1]["key"]) for each in (first, second)]
             results = [entry["what"] for entry in store.taken()[len(taken) :]]
+            monkeypatch.setattr(stored, "key_of", lambda *_: None)
+            anew = self.make().fit(samples[0])
         finally:
             store.close_run()
         fits = [kind for kind in taken if kind != kept.RESULTS]  # a fit may compute the same twice
         assert fits == [stored.FITTED], "fit leaves something that save and load do not bring back"
         assert results and results[-1].endswith(".predict"), "the opened detector's prediction has another key"
-        for other, after in zip((first, second), afterwards, strict=True):
+        monkeypatch.undo()
+        afterwards.append(anew.predict(samples[1]["image"], samples[1]["key"]))
+        for other, after in zip((first, second, anew), afterwards, strict=True):
             assert set(vars(other)) == set(vars(fitted))
+            assert self._layouts(other) == self._layouts(fitted), "sums over another layout have other last bits"
             assert torch.equal(after.score, predicted.score)
             assert all(torch.equal(after.parts[name], values) for name, values in predicted.parts.items())
             if self.localises:
                 assert torch.equal(after.anomaly_map, predicted.anomaly_map)
+
+    @staticmethod
+    def _layouts(detector: Detector) -> dict[str, tuple[int, ...]]:
+        return {name: value.stride() for name, value in vars(detector).items() if isinstance(value, torch.Tensor)}
 
     def test_higher_is_more_anomalous(self, fitted, samples):
         if self.gross_auroc is None:

@@ -38,6 +38,19 @@ def test_features_are_extracted_once_for_the_same_images_and_settings(tmp_path):
     assert len(store.active().entries()) == 4 and len(store.taken()) == 1
 
 
+def test_features_from_the_store_lie_as_computed_ones(tmp_path):
+    """Networks leave their channels last; sums over another layout have other last bits."""
+    images, layout = torch.rand(3, 5, 4, 6), {"memory_format": torch.channels_last}
+    without = cached_features(loader(images), lambda batch: batch.contiguous(**layout), {})[0]
+    store.open_run(tmp_path)
+    computed, taken = (cached_features(loader(images), lambda batch: batch.contiguous(**layout), {})[0] for _ in "ab")
+    assert len(store.taken()) == 1
+    for features in (without, computed, taken):
+        assert torch.equal(features, images) and features.stride() == (120, 24, 6, 1)
+        assert features.data_ptr() % 64 == 0
+        assert torch.equal(features.mean(dim=(0, 2, 3)), without.mean(dim=(0, 2, 3)))
+
+
 def test_latents_of_training_images_are_encoded_once(tmp_path, monkeypatch):
     space, images = LatentSpace(load_vae("sd-mini", device="cpu")), torch.rand(3, 3, 64, 64)
     expected = space.encode(images)
