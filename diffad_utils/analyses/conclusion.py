@@ -231,28 +231,31 @@ def short_answer(
     """The study's answer in at most `MOST_WORDS` words, from the measurements, `diffusion_controls.controls`, the
     ledger (`claims.ledger`) and the findings (`claims.findings`)."""
     ours = [row for row in against_baseline(measured).itertuples() if _is_diffusion(measured, row.task, row.method)]
-    above = sum(row.verdict == ABOVE for row in ours)
+    above = {(row.task, row.method) for row in ours if row.verdict == ABOVE}
     own = controls[controls["kind"] == "no_diffusion"]
     own = own[[_is_diffusion(measured, row.task, row.method) for row in own.itertuples()]]
-    adds, costs = int((own["low"] > 0).sum()), int((own["high"] < 0).sum())
+    adds = {(row.task, row.method) for row in own.itertuples() if row.low > 0}
     duels = [_duel(measured, task) for task in dict.fromkeys(row.task for row in measured)]
     outcomes = [outcome for outcome in duels if outcome]
     wins, losses = outcomes.count("better than"), outcomes.count("worse than")
     if not ours:
         return "No diffusion method has a finished run and a trivial baseline here, so there is no answer yet."
-    if above == 0:
+    if not above:
         opening = "No, not here."
     elif outcomes and losses == len(outcomes):
         opening = "They find defects, but detectors without diffusion find more."
-    elif len(own) and adds == 0:
+    elif len(own) and not adds:
         opening = "They find defects, but diffusion is not shown to be why."
     else:
         opening = YES if outcomes and wins == len(outcomes) else "Sometimes."
-    text = f"{opening} Diffusion methods beat the trivial baseline in {above} of {len(ours)} cases"
+    text = f"{opening} Of {len(ours)} cases, diffusion beats the trivial baseline in {len(above)}"
     if len(own):
-        text += f" and their strongest control without diffusion in {adds} of {len(own)} (worse in {costs})"
+        out_of = f" (of {len(own)})" * (len(own) != len(ours))
+        text += f", its strongest control without diffusion in {len(adds)}{out_of}, and both in {len(above & adds)}"
     if outcomes:
-        text += f". Their best beats the best other detector on {wins} of {len(outcomes)} tasks and loses on {losses}"
+        text += (
+            f". Its best method beats the best other detector on {wins} of {len(outcomes)} tasks and loses on {losses}"
+        )
     if opening == YES:
         return f"{text}."
     return f"{text}. {_why_not(ledger, found, MOST_WORDS - len(text.split()))}"
@@ -307,7 +310,7 @@ def _how_good(measured: Sequence[MethodResult]) -> str:
         sentences.append(text)
     if not sentences:
         return "No diffusion method has a finished run here, so nothing can be said about their accuracy yet."
-    caution = "Either best is picked on these test images, which the intervals do not account for." if outcomes else ""
+    caution = "Both winners were chosen on these test images; the intervals ignore that choice." if outcomes else ""
     if len(sentences) > 6:
         counts = ", ".join(f"{kind} it on {outcomes.count(kind)}" for kind in dict.fromkeys(outcomes))
         return (

@@ -175,6 +175,6 @@ def what_follows(
         return f"{first} {against} its strongest control, on one task."
     above, below = by_task.count(1), by_task.count(-1)
     return (
-        f"{first} {against} its strongest control on average, and by itself above it in {above} and below it in "
-        f"{below} of {len(by_task)} tasks."
+        f"{first} {against} its strongest control on average; of {len(by_task)} tasks, better in {above} and worse in "
+        f"{below}."
     )

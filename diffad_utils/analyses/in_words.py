@@ -41,9 +41,10 @@ def of_answer(table: pd.DataFrame) -> str:
     return (
         f"Highest on its task: {_counted(leaders)}; {won} of {len(best)} are diffusion methods. In "
         f"{int(ours['above both'].sum())} of {len(ours)} cases a diffusion method is above the trivial baseline and "
-        "above its control, both by paired intervals. The line at a diamond is the paired interval of method minus "
-        "control, laid around the control: where it stops short of its blue point, a difference is shown. The "
-        "other intervals of the picture are not paired, so they may overlap and still belong to a real difference."
+        "above its control, both by paired intervals. The black line at a diamond is the paired interval of method "
+        "minus control, laid around the control: a line wholly left of its blue point says that the method is better "
+        "than the control, one wholly right of it that it is worse. The other intervals of the picture are not paired, "
+        "so they may overlap and still belong to a real difference."
     )
 
 

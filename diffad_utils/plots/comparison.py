@@ -227,7 +227,7 @@ def convention_effects(
         if len(values):
             below.plot([np.median(np.abs(values))] * 2, [i - 0.35, i + 0.35], color="black", linewidth=1.6)
     below.set_yticks(range(len(gaps)), list(gaps), fontsize=8)
-    below.set_title("what is called a difference between methods (bar: median)", fontsize=9)
+    below.set_title("the gap by which one method is called better (bar: median)", fontsize=9)
     below.set_xlabel(xlabel)
     for axis in (above, below):
         axis.axvline(0, color="grey", linewidth=0.8)

@@ -80,12 +80,15 @@ def cards(ledger: Sequence[dict]) -> list[dict]:
         def of(*verdicts, rows=rows):
             return [row for row in rows if row["verdict"] in verdicts]
 
-        varied = of(claims.VARIES)
+        held, failed, varied = (
+            [row for row in of(claims.VARIES) if _where(row["reason"]) == where] for where in ("all", "none", "some")
+        )
         kinds = [
             ("Stands", "supported", of(claims.SUPPORTED)),
             ("Falls", "not-supported", of(claims.NOT_SUPPORTED)),
-            ("Varies in size, above in all", "varies", [row for row in varied if verdicts.above_in_all(row["reason"])]),
-            ("Varies", "varies", [row for row in varied if not verdicts.above_in_all(row["reason"])]),
+            ("Holds in every category, by different amounts", "varies", held),
+            ("Fails in every category, by different amounts", "varies", failed),
+            ("Varies", "varies", varied),
         ]
         parts = {
             name: [
@@ -118,3 +121,11 @@ def summary(record: study.RunRecord) -> markupsafe.Markup | None:
 
     path = record.folder / "summary.csv"
     return markupsafe.Markup(tables.summary_html(pd.read_csv(path))) if path.is_file() else None
+
+
+def _where(reason: str) -> str:
+    """Where a claim that varies is above its margin, by the reason of its verdict: in "all" categories, "none" or
+    "some"."""
+    if verdicts.above_in_all(reason):
+        return "all"
+    return "none" if "none above the margin" in reason else "some"

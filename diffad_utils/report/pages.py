@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
-import json
 import os
 import re
 import urllib.parse
@@ -232,14 +231,13 @@ def _describe(record: study.RunRecord, root: Path) -> dict:
         "task": f"{record.dataset}/{record.category}" if record.dataset else "all",
         "method": record.method,
         "seed": record.seed,
-        "provenance": study.provenance(manifest["parameters"], manifest["data"], manifest["weights"]),
         "started": manifest["started"].replace("T", " ").replace("+00:00", " UTC"),
         "wall": f"{manifest['wall_s']:.0f} s",
         "device": manifest["device"] if manifest["device"] == "cpu" else manifest["device_name"],
         "cores": manifest.get("cpu_count"),
         "memory": " + ".join(f"{value / 2**30:.1f} GiB{' GPU' if k == 'cuda' else ''}" for k, value in memory.items()),
         "git": _revision(manifest["git"]),
-        "manifest": json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False),
+        "manifest": (record.folder / "manifest.json").relative_to(root).as_posix(),
     }
 
 

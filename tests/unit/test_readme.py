@@ -1,6 +1,7 @@
 """What the README shows works as it stands: its example of a method keeps the contract, its links and commands
 exist."""
 
+import json
 import os
 import re
 import shutil
@@ -158,3 +159,8 @@ def test_the_time_of_the_whole_study_is_that_of_the_shipped_report():
     minutes = sum(sum(entry["seconds"]) for entry in runs.values()) / 2 / 60  # two runs at a time
     (said,) = re.findall(r"\(about (\d+) minutes on the two cores", README)
     assert abs(int(said) - minutes) < 1.5
+
+
+def test_the_answer_is_that_of_the_shipped_report():
+    metrics = json.loads((ROOT / "reports" / "reference" / "smoke" / "comparison" / "metrics.json").read_text())
+    assert f"**In short** (of the reference run, small models): {metrics['experiments']['short_answer']}\n" in README

@@ -15,6 +15,7 @@ from diffad_utils import data, metrics, study
 from diffad_utils.analyses.task import drawn_test_images
 from diffad_utils.methods import METHODS
 from diffad_utils.methods.trivial import best_statistic
+from diffad_utils.report import PAGE_LIMIT_BYTES
 
 TOLERANCE = 0.002
 SMOKE = study.reference_folder() / "smoke"
@@ -48,3 +49,9 @@ def test_the_reference_report_is_reproduced(task, method):
         statistic, floor = best_statistic(prediction.parts, batch["label"])
         assert floor == pytest.approx((expected.get("trivial_baseline") or expected["floor"])["I-AUROC"], abs=TOLERANCE)
         assert statistic == (expected.get("trivial_baseline") or expected["floor"])["statistic"]
+
+
+def test_no_page_is_larger_than_the_limit():
+    pages = [*study.reference_folder().rglob("*.html")]
+    assert len(pages) > 10
+    assert {page: page.stat().st_size for page in pages if page.stat().st_size > PAGE_LIMIT_BYTES} == {}

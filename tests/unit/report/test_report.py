@@ -273,10 +273,12 @@ def test_a_card_a_source_says_what_stands_and_what_falls():
     cards = {card["name"]: card for card in front.cards(changed)}
     assert sum(card["claims"] for card in cards.values()) == len(ledger)
     kinds = {label: [row["claim_id"] for row in rows] for label, _, rows in cards["InvAD"]["measured"]}
-    assert kinds == {"Stands": ["C37"], "Falls": ["C39"], "Varies in size, above in all": [], "Varies": []}
+    held, failed = (f"{word} in every category, by different amounts" for word in ("Holds", "Fails"))
+    assert kinds == {"Stands": ["C37"], "Falls": ["C39"], held: [], failed: [], "Varies": []}
     reasons = {
         "C37": "categories differ beyond chance: above the margin in all 2, but by different amounts",
-        "C38": "x",
+        "C38": "categories differ beyond chance: 1 of 2 above the margin; ",
+        "C39": "categories differ beyond chance: none above the margin; ",
     }
     varied = [
         row | {"verdict": claims.VARIES, "reason": reasons[row["claim_id"]]} if row["claim_id"] in reasons else row
@@ -284,7 +286,7 @@ def test_a_card_a_source_says_what_stands_and_what_falls():
     ]
     (card,) = (card for card in front.cards(varied) if card["name"] == "InvAD")
     kinds = {label: [row["claim_id"] for row in rows] for label, _, rows in card["measured"]}
-    assert kinds == {"Stands": [], "Falls": [], "Varies in size, above in all": ["C37"], "Varies": ["C38"]}
+    assert kinds == {"Stands": [], "Falls": [], held: ["C37"], failed: ["C39"], "Varies": ["C38"]}
     assert all(card["address"].startswith("https://") and card["says"].endswith(".") for card in cards.values())
 
 
