@@ -133,10 +133,12 @@ def of_localisation(table: pd.DataFrame) -> str:
     correlation = table[["I-AUROC", "AUPRO"]].corr("spearman").iloc[0, 1]
     joint = f"the rank correlation is {correlation:.2f}" if np.isfinite(correlation) else "there is no rank correlation"
     worst = table.loc[(table["I-AUROC"] - table["AUPRO"]).idxmax()]
+    chance = " Its ranking is hardly better than chance." if worst["I-AUROC"] < 0.6 else ""
     return (
         f"Over {len(table)} results {joint}. Furthest above the diagonal: "
         f"{worst['method']} on {worst['task']}, I-AUROC {worst['I-AUROC']:.3f} with an AUPRO of {worst['AUPRO']:.3f}. "
-        "Such a method ranks images without pointing at the defect; the figure does not say what it looks at instead."
+        f"Its maps do not point at the defects.{chance} The two metrics have different scales and levels of chance, so "
+        "the diagonal is only a guide, and the figure does not say what a method looks at."
     )
 
 
@@ -145,7 +147,11 @@ def of_sizes(sizes: pd.DataFrame, false_alarms: float) -> str:
     mean = sizes.groupby("bin")["recall"].mean()
     error = 1.96 * (0.25 / sizes["n"].min()) ** 0.5
     rest = [f"{share:.0%} of the {name}" for name, share in zip(("middle", "largest"), mean.iloc[1:], strict=False)]
-    easier = "" if mean.is_monotonic_increasing else " Larger is not always easier."
+    easier = (
+        ""
+        if mean.is_monotonic_increasing
+        else " In these runs larger is not always easier; the difference has no interval here."
+    )
     return (
         f"With {false_alarms:.0%} of normal images flagged, {mean.iloc[0]:.0%} of the smallest third of the defects "
         f"are found, {' and '.join(rest)}, averaged over methods.{easier} A group has {sizes['n'].min()} "
