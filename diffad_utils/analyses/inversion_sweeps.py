@@ -369,8 +369,8 @@ def answer(
         said += f"The fairest pair has one category and one standardisation: {single}. "
     if len(tested) > 1:
         said += (
-            f"A gain is shown in {sum(above) or 'none'} of these {len(tested)} comparisons; a yes takes all of them, the "
-            "verdict on claim C37 only the first. "
+            f"A gain is shown in {sum(above) or 'none'} of these {len(tested)} comparisons; a yes takes all of them, "
+            "the verdict on claim C37 only the first. "
         )
     if without_skip is not None:
         paper = {next(iter(effects)): task.difference(without_skip, scores["no diffusion"])}
