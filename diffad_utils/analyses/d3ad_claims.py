@@ -1,6 +1,6 @@
 """What notebook 06 says about the claims: its sections add effects, and all are judged at its end.
 
-Used by notebook 06; entry points: `Found`, `sentences`, `in_words`, `answer`.
+Used by notebook 06; entry points: `Found`, `sentences`, `in_words`, `over_noise`, `answer`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from diffad_utils.analyses.paired_comparison import BootstrapQuality
 from diffad_utils.analyses.wording import detects, enumerated, relation, signed
 from diffad_utils.metrics.bootstrap import bootstrap_percentiles
 from diffad_utils.study import claims
@@ -67,6 +68,21 @@ def in_words(effect: Sequence[float], unit: str = "") -> str:
 def sentences(effects: Mapping[str, Sequence[float]]) -> str:
     """A list of Markdown, "- measure: value [interval], ..." for each effect."""
     return "\n".join(f"- {measure}: {in_words(effect)}." for measure, effect in effects.items())
+
+
+def over_noise(omega: BootstrapQuality) -> str:
+    """Whether each metric, and their mean, falls from each variant to the next; of noise fractions in their order."""
+    names = list(omega.values)
+    curves = {metric: [float(of[0]) for of in omega.metric(metric).values()] for metric in omega.metrics}
+    if len(curves) > 1:
+        curves["their mean"] = [float(omega[name][0]) for name in names]
+    said = []
+    for what, values in curves.items():
+        rises = [
+            f"from {a} to {b}" for a, b, d in zip(names[:-1], names[1:], np.diff(values), strict=True) if not d < 0
+        ]
+        said.append(f"{what} " + (f"does not fall {enumerated(rises)}" if rises else "falls at each step"))
+    return f"Over the {len(names)} values of omega, by the values alone: {'; '.join(said)}."
 
 
 class Found:

@@ -163,15 +163,21 @@ def dynamic_by_size(thirds: Thirds, size: str, task: Task) -> Effects:
     }
 
 
-def difference_of_thirds(thirds: Thirds, a: str, b: str, task: Task) -> Effects:
-    """C88, of two thirds, a part each way (see `pro_of_steps`)."""
+def between_thirds(thirds: Thirds, a: str, b: str, task: Task) -> Effects:
+    """Of two thirds: what `difference_of_thirds` compares with 0.05."""
     values = thirds.values[DYNAMIC]
     of = [
         bootstrap.resampled_means(values[thirds.sizes == size], task.bootstrap_samples, task.seed + SIZES.index(size))
         for size in (a, b)
     ]
+    return {f"pixel AUROC within the image: {a} minus {b} defects": of[0] - of[1]}
+
+
+def difference_of_thirds(thirds: Thirds, a: str, b: str, task: Task) -> Effects:
+    """C88, of two thirds, a part each way (see `pro_of_steps`)."""
+    (difference,) = between_thirds(thirds, a, b, task).values()
     measure = "0.05 minus the difference between thirds, {} minus {}"
-    return {measure.format(a, b): 0.05 - (of[0] - of[1]), measure.format(b, a): 0.05 - (of[1] - of[0])}
+    return {measure.format(a, b): 0.05 - difference, measure.format(b, a): 0.05 + difference}
 
 
 def gains(parts: BootstrapQuality) -> Effects:

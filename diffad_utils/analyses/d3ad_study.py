@@ -245,6 +245,16 @@ def faded(detector: D3AD, task: Task, times: Sequence[int]) -> Faded:
     return Faded(seen, ssim, last, [f"t = {t}" for t in times])
 
 
+def faded_in_words(faded: Faded) -> str:
+    """The SSIM behind ``last_seen`` at the first and the last t, so that it is not taken for what the eye sees."""
+    ends = [f"{kind} {found[0].mean():.2f} and {found[-1].mean():.2f}" for kind, found in faded.ssim.items()]
+    return (
+        f"This is about SSIM and not about what the eye sees. At {faded.titles[0]} and {faded.titles[-1]} its mean is: "
+        f"{'; '.join(ends)}. An image counts as shown while its SSIM is at least half of its value at "
+        f"{faded.titles[0]}; a picture in which the eye finds no texture can still have so much."
+    )
+
+
 def strong_perturbation(variants: Variants, normal: Task, steps: Sequence[int], training: Tensor) -> pd.DataFrame:
     """What a reconstruction from high steps does to normal images: one row a kind of start, step and image.
 

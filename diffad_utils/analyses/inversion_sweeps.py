@@ -1,21 +1,24 @@
 """InvAD's inversion over steps and spacings, against reconstruction with the same network, and as findings on claims.
 
 Used by notebook 07; entry points: `inversion_steps`, `reconstructions`, `range_bounds`, `noise_findings`, `class_rows`,
-`findings`, `compared`, `over_training`, `which_matters_more`.
+`findings`, `compared`, `size_of_latents`, `maps_shown`, `moved_in_rank`, `over_training`, `which_matters_more`,
+`answer`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 from torch import Tensor
 
 from diffad_utils.analyses.inversion import ONE_CATEGORY
 from diffad_utils.analyses.task import Task
-from diffad_utils.analyses.wording import detects, relation, signed
+from diffad_utils.analyses.wording import detects, enumerated, relation, signed
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.invad import InvAD
 from diffad_utils.methods.invad.score import channel_norm, prediction
@@ -184,6 +187,55 @@ def compared(one: str, effect: Effect, other: str) -> str:
     return f"{one} is {relation(*effect[1:])} {other}: {signed(effect)} I-AUROC"
 
 
+def size_of_latents(nll: Tensor, labels: Tensor, values: int) -> str:
+    """Whether the final latents of normal images are as large as samples of a standard normal.
+
+    nll : [N], in nats, of `gaussian_nll`; the mean square of a latent's numbers follows from it. labels : [N] in
+    {0, 1}. values : how many numbers a latent has.
+    """
+    found = float(nll[labels == 0].double().mean())
+    expected = 0.5 * values * (math.log(2 * math.pi) + 1)
+    size = math.sqrt(max(2 * found / values - math.log(2 * math.pi), 0.0))
+    near = 1.96 / math.sqrt(2 * values)  # 1.96 standard deviations of the root mean square of that many draws
+    if abs(size - 1) > near:
+        end = f"So even normal images have latents that are too {'small' if size < 1 else 'large'} for such samples"
+    else:
+        end = "So in size they are like such samples; nothing else of their distribution is tested"
+    return (
+        f"The final latents of normal test images have an NLL of {found:.0f} nats on average. Samples of a standard "
+        f"normal with as many numbers ({values}) have {expected:.0f}. In root mean square the numbers of the latents "
+        f"are {size:.3f}; 95 % of such samples lie within {near:.3f} of 1. **{end}.** The NLL depends on $z$ by the "
+        "sum of its squares alone: it orders the images by how large $z$ is."
+    )
+
+
+def maps_shown(task: Task, maps: Tensor, shown: Tensor) -> str:
+    """How bright a few maps are: those of normal images against those of defects, and where the defects' peaks lie.
+
+    maps : [N, H, W], of the task's images. shown : their rows in the picture, int64 [n], normal images among them.
+    """
+    peaks, labels = maps[shown].flatten(1).amax(dim=1), task.labels[shown]
+    normal = peaks[labels == 0].max()
+    missed = [task.kinds[i] for i, peak in zip(shown.tolist(), peaks, strict=True) if task.labels[i] and peak <= normal]
+    said = f"The maps of the normal images shown reach {float(normal / peaks.max()):.0%} of the largest value shown. "
+    said += (
+        f"No brighter than that anywhere: {enumerated(missed)}." if missed else "Each defect shown has a brighter spot."
+    )
+    if masked := [i for i in shown.tolist() if task.masks[i].any()]:
+        inside = sum(bool(task.masks[i].flatten()[maps[i].argmax()]) for i in masked)
+        said += f" The brightest pixel lies in the mask in {inside} of the {len(masked)} images that have one."
+    return said
+
+
+def moved_in_rank(control: Tensor, score: Tensor, labels: Tensor) -> str:
+    """How many images a score [N] ranks on the right side of their rank by the control [N]; labels [N] in {0, 1}."""
+    moved, anomalous = rankdata(score) - rankdata(control), np.asarray(labels) == 1
+    return (
+        f"On the right, {int((moved[anomalous] > 0).sum())} of {int(anomalous.sum())} anomalous images are above the "
+        f"diagonal, and {int((moved[~anomalous] < 0).sum())} of {int((~anomalous).sum())} normal ones below it."
+    )
+
+
 def against_features(difference: Effect, other: Effect | None, category: str, table: pd.DataFrame) -> str:
     """InvAD minus the same score without diffusion, and minus that of features standardised on ``category`` alone.
 
@@ -201,8 +253,10 @@ def against_features(difference: Effect, other: Effect | None, category: str, ta
     if relation(*difference[1:]) != "above":
         return said + f"which is {found} it: {signed(other)}. "
     if found.startswith("not"):
-        end = f"and no gain is shown: {signed(other)}. The choice of standardisation may do as much as the diffusion. "
-        return said + end
+        return said + (
+            f"and no gain is shown: {signed(other)}. That choice of standardisation alone takes the score without "
+            f"diffusion from {auroc['no diffusion']:.3f} to {auroc[ONE_CATEGORY]:.3f}. "
+        )
     one, two = "the diffusion", "this choice of standardisation"
     more, less = (one, two) if found == "above" else (two, one)
     return said + f"which is {found} it: {signed(other)}. So {more} does more than {less}. "
@@ -273,16 +327,21 @@ def _start_and_end(curve: pd.DataFrame, own: pd.DataFrame) -> list[str]:
     start, end = (f"{p['I-AUROC']:.3f} [{p['low']:.3f}, {p['high']:.3f}]" for p in (first, last))
     beside = own.set_index("step").loc[first["step"], "I-AUROC"]
     if last["high"] < first["low"]:
-        change = ["**more training made it worse**", "Why is not known"]
+        change = ["**in this training more steps made it worse**", "Why is not known"]
     elif last["low"] > first["high"]:
-        change = ["more training made it better"]
+        change = ["in this training more steps made it better"]
     else:
-        change = ["the two intervals overlap, so a change by more training is not shown"]
+        change = ["the two intervals overlap, so a change by more steps is not shown"]
     at = f"At step {first['step']} it was at {start} (InvAD {beside:.3f}); after {last['step']} steps it is at {end}"
     return [f"{at}: {change[0]}", *change[1:]]
 
 
-def answer(task: Task, scores: Mapping[str, Tensor], predictions: Mapping[str, Prediction] | None = None) -> str:
+def answer(
+    task: Task,
+    scores: Mapping[str, Tensor],
+    predictions: Mapping[str, Prediction] | None = None,
+    without_skip: Tensor | None = None,
+) -> str:
     """The notebook's two questions and what this run answers.
 
     Parameters
@@ -290,6 +349,7 @@ def answer(task: Task, scores: Mapping[str, Tensor], predictions: Mapping[str, P
     scores : of `inversion.Controls`.
     predictions : of `class_rows`. With those of a network for one category, the fairest pair is in the answer: the same
         standardisation with diffusion and without.
+    without_skip : scores [N] of `training_curves`, of the network in the paper's form; None where it is not trained.
     """
     called, category = {"no diffusion": "the features alone"}, task.name.split("/")[-1]
     if ONE_CATEGORY in scores:
@@ -307,9 +367,18 @@ def answer(task: Task, scores: Mapping[str, Tensor], predictions: Mapping[str, P
     if pair is not None:
         single = detects(f"InvAD trained on {category} alone", {"its own features": pair})
         said += f"The fairest pair has one category and one standardisation: {single}. "
+    if len(tested) > 1:
+        said += (
+            f"A gain is shown in {sum(above) or 'none'} of these {len(tested)} comparisons; a yes takes all of them, "
+            "the verdict on claim C37 only the first. "
+        )
+    if without_skip is not None:
+        paper = {next(iter(effects)): task.difference(without_skip, scores["no diffusion"])}
+        said += f"All this is with a skip connection. {detects('Without it, as in the paper, the network', paper)}. "
     return (
         f"**Does it find defects?** On {task.name} {detects('InvAD', trivial)}. **Is it really the inversion that "
-        f"finds them, or would the features alone do?** {said}These are 95 % intervals over images, of one training."
+        f"finds them, or would the features alone do?** {said}These are 95 % intervals over images, of one "
+        "training each."
     )
 
 

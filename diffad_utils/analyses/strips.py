@@ -73,9 +73,10 @@ class Strip:
         if self.survival is None:
             return "These data have no defect-free counterparts, so the strip has no survival."
         first, last = (row[~row.isnan()].tolist() for row in (self.survival[0], self.survival[-1]))
+        shown = f"{len(first)} defects shown" if len(first) > 1 else "defect shown"
         texts = [f"{min(row):.2f} to {max(row):.2f}" for row in (first, last)]
         return (
-            f"In the strip, the survival of the defects shown ({len(first)}) is {texts[0]} at {self.settings[0]} and "
+            f"In the strip, the survival of the {shown} is {texts[0]} at {self.settings[0]} and "
             f"{texts[1]} at {self.settings[-1]} (least to most). A few examples measure nothing: they show what the "
             "curves over all images are made of."
         )

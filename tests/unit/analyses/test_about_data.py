@@ -41,7 +41,9 @@ def test_counterparts_differ_where_the_mask_is(task):
 def test_sentences_on_the_images(task):
     assert about_data.of_counts(task).startswith("4 of the 8 test images are defective")
     images = torch.rand(3, 1, 8, 8).expand(3, 3, 8, 8)
-    assert "keeps 100% of the contrast" in about_data.of_alignment(images[:1])
+    assert "keeps 100% of the contrast" in about_data.of_alignment(images[[0, 0]])
+    said = about_data.of_alignment(torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8) * torch.arange(8) / 7]))
+    assert "0.354 on average, 0.000 at the steadiest pixel and 0.707 at the least" in said
     assert "is 0.250 with a standard deviation of 0.000" in about_data.of_brightness(torch.full((4, 3, 8, 8), 0.25))
     mean, deviation = about_data.mean_and_deviation(torch.stack([torch.zeros(3, 2, 2), torch.full((3, 2, 2), 0.2)]))
     assert torch.allclose(mean, torch.tensor(0.1)) and torch.allclose(deviation, torch.tensor(3 * 0.02**0.5))

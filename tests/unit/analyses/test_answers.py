@@ -27,6 +27,7 @@ from diffad_utils.analyses.task import Task, TrivialBaseline
 from diffad_utils.analyses.wording import detects
 from diffad_utils.analyses.wrong_reason import Reasons, WrongReason
 from diffad_utils.methods.base import Prediction
+from diffad_utils.methods.invad.score import gaussian_nll
 from diffad_utils.study import claims
 
 GOOD, BAD = torch.cat([torch.zeros(20), torch.ones(20)]), torch.cat([torch.ones(20), torch.zeros(20)])
@@ -340,7 +341,40 @@ def test_the_answer_of_07_needs_both_forms_of_its_control(task):
     said = inversion_sweeps.answer(task, both)
     assert "Only in part. InvAD detects better than the features alone, standardised over all categories (+1" in said
     assert "worse than those standardised on y alone (exactly 0" in said and "fairest" not in said
+    assert "A gain is shown in 1 of these 2 comparisons; a yes takes all of them, the verdict on claim C37 only" in said
     assert "Not shown." in inversion_sweeps.answer(task, scores | {"no diffusion": GOOD})
+    assert "comparisons" not in inversion_sweeps.answer(task, scores) and "skip" not in said
+    said = inversion_sweeps.answer(task, scores, None, BAD)
+    assert "Without it, as in the paper, the network is not shown to detect better or worse than the features" in said
+    said = inversion_sweeps.answer(task, both | {"no diffusion": GOOD}, None, BAD)
+    assert "the network detects worse than the features alone, standardised over all categories (-1.000" in said
+
+
+@pytest.mark.parametrize(
+    ("scale", "end"), [(0.2, "too small for such"), (1.0, "in size they are like such"), (3.0, "too large for such")]
+)
+def test_07_says_whether_normal_latents_have_the_size_of_a_standard_normal(scale, end):
+    z = (
+        torch.randn(40, 192, 8, 8, generator=torch.Generator().manual_seed(0))
+        * torch.where(GOOD > 0, 9.0, scale)[:, None, None, None]
+    )
+    said = inversion_sweeps.size_of_latents(gaussian_nll(z), GOOD, 192 * 64)
+    size = float(z[:20].double().square().mean().sqrt())
+    assert end in said and f"the latents are {size:.3f}; 95 % of such samples lie within 0.013 of 1" in said
+    assert "(12288) have 17436. " in said
+
+
+def test_07_says_what_its_maps_and_ranks_show(task):
+    maps = torch.zeros(40, 16, 16)
+    maps[0, 0, 0], maps[20, 7, 7], maps[21, 0, 0] = 1.0, 2.0, 0.5
+    said = inversion_sweeps.maps_shown(task, maps, torch.tensor([20, 21, 0, 1]))
+    assert said == (
+        "The maps of the normal images shown reach 50% of the largest value shown. No brighter than that anywhere: "
+        "hole. The brightest pixel lies in the mask in 1 of the 2 images that have one."
+    )
+    assert "Each defect shown has a brighter spot." in inversion_sweeps.maps_shown(task, maps, torch.tensor([20, 1]))
+    said = inversion_sweeps.moved_in_rank(BAD, GOOD, GOOD)
+    assert said.endswith("20 of 20 anomalous images are above the diagonal, and 20 of 20 normal ones below it.")
 
 
 @pytest.mark.parametrize(
@@ -356,7 +390,7 @@ def test_the_fairest_pair_of_07_counts_in_its_answer(task, control, head, said):
 
 
 def test_07_says_what_each_form_of_the_control_shows():
-    table = pd.DataFrame({"label": ["InvAD", inversion.ONE_CATEGORY], "I-AUROC": [0.839, 0.826]})
+    table = pd.DataFrame({"label": ["InvAD", "no diffusion", inversion.ONE_CATEGORY], "I-AUROC": [0.839, 0.750, 0.826]})
 
     def words(difference, other):
         return inversion_sweeps.against_features(difference, other, "y", table)
@@ -366,7 +400,7 @@ def test_07_says_what_each_form_of_the_control_shows():
     assert alone.startswith("**InvAD is above the same score without diff") and "standardised" not in alone
     said = words(effect, unclear)
     assert "standardising on y alone gives 0.826; InvAD has 0.839, and no gain is shown: +0.000 [-0.100" in said
-    assert "The choice of standardisation may do as much as the diffusion." in said
+    assert said.endswith("alone takes the score without diffusion from 0.750 to 0.826. ")
     said = words(effect, effect)
     assert "which is above it: +0.100" in said and "no gain" not in said
     assert "So the diffusion does more than this choice of standardisation." in said
@@ -391,9 +425,9 @@ def test_07_decides_which_choice_matters_more_by_both_bounds(lower, upper, end):
 @pytest.mark.parametrize(
     ("first", "end"),
     [
-        (0.82, "it is at 0.570 [0.550, 0.590]: **more training made it worse**. Why is not known."),
-        (0.58, "it is at 0.570 [0.550, 0.590]: the two intervals overlap, so a change by more training is not shown."),
-        (0.4, "it is at 0.570 [0.550, 0.590]: more training made it better."),
+        (0.82, "it is at 0.570 [0.550, 0.590]: **in this training more steps made it worse**. Why is not known."),
+        (0.58, "it is at 0.570 [0.550, 0.590]: the two intervals overlap, so a change by more steps is not shown."),
+        (0.4, "it is at 0.570 [0.550, 0.590]: in this training more steps made it better."),
     ],
 )
 def test_07_says_how_the_papers_form_of_network_starts_and_ends(task, first, end):

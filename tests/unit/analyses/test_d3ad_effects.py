@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from diffad_utils.analyses import d3ad_effects as effects
-from diffad_utils.analyses.d3ad_claims import SECTIONS, Found, in_words, sentences
-from diffad_utils.analyses.d3ad_study import Thirds, not_above
+from diffad_utils.analyses.d3ad_claims import SECTIONS, Found, in_words, over_noise, sentences
+from diffad_utils.analyses.d3ad_study import Faded, Thirds, faded_in_words, not_above
 from diffad_utils.analyses.paired_comparison import BootstrapQuality
 from diffad_utils.analyses.task import Task
 from diffad_utils.io.paths import repository
@@ -140,6 +140,21 @@ def test_words_of_an_effect():
     assert sentences({"a": (-0.1, -0.2, -0.05)}) == "- a: -0.100 [-0.200, -0.050], below 0."
     assert not_above({"low": 0.01, "what": "trivial baseline"}, "DDAD") == ""
     assert not_above({"low": -0.01, "what": "trivial baseline"}, "DDAD") == "DDAD is not above the trivial baseline"
+
+
+def test_words_of_a_sweep_a_pair_and_a_fading():
+    assert "3 values of omega, by the values alone: I-AUROC falls at each step; P-AUROC falls at" in over_noise(OMEGA)
+    rising = quality(**{"0": 0.7, "0.5": 0.8, "1": 0.6})
+    assert "AUPRO does not fall from 0 to 0.5; their mean does not fall from 0 to 0.5." in over_noise(rising)
+    assert "their mean" not in over_noise(
+        BootstrapQuality({"0": {"I-AUROC": np.ones(2)}, "1": {"I-AUROC": np.zeros(2)}}, 9)
+    )
+    ((measure, draws),) = effects.between_thirds(THIRDS, "large", "small", TASK).items()
+    assert measure.endswith("large minus small defects") and draws[0] == pytest.approx(0.225)
+    ssim = {"scaled": np.array([[0.8, 0.6], [0.5, 0.3]]), "noised": np.array([[0.8, 0.6], [0.1, 0.1]])}
+    assert "At t = 1 and t = 900 its mean is: scaled 0.70 and 0.40; noised 0.70 and 0.10." in faded_in_words(
+        Faded({}, ssim, {}, ["t = 1", "t = 900"])
+    )
 
 
 def test_every_section_is_a_heading_of_the_notebook():

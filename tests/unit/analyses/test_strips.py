@@ -32,7 +32,9 @@ def test_an_editor_that_keeps_a_share_of_the_image_keeps_that_share_of_the_defec
     assert torch.allclose(strip.survival, expected, atol=1e-6)
     assert torch.allclose(strip.maps[1], (shown.images - x_hats[1]).abs().mean(dim=1))
     assert strip.settings == ["strength 0.25", "strength 0.75"]
-    assert "(3) is 0.75 to 0.75 at strength 0.25 and 0.25 to 0.25 at strength 0.75" in strip.in_words()
+    assert (
+        "of the 3 defects shown is 0.75 to 0.75 at strength 0.25 and 0.25 to 0.25 at strength 0.75" in strip.in_words()
+    )
     del shown.batch["twin"]
     alone = strips.over_strengths(types.SimpleNamespace(engine_=engine), shown, x_hats, strengths)
     assert alone.survival is None and "no survival" in alone.in_words()
