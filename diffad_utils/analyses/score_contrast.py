@@ -5,11 +5,12 @@ Used by notebook 05; entry points: `contrast_kept`, `kept_by_all`, `in_words`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from diffad_utils.analyses.task import Task
 from diffad_utils.analyses.wording import enumerated
@@ -21,7 +22,7 @@ from diffad_utils.study import numbers
 ALONE = "the autoencoder alone"
 
 DEFINED = (
-    "Contrast is the standard deviation over the pixels. Slow shading counts, too, so fine texture may be gone "
+    "Contrast is the standard deviation over the pixels. Slow shading counts, too, so fine texture can be gone "
     "although much of the contrast is left."
 )
 
@@ -34,6 +35,33 @@ def contrast_kept(images: Tensor, reconstructions: Tensor) -> Tensor:
     """
     own, left = (x.double().flatten(2).var(dim=2, correction=0).mean(dim=1).sqrt() for x in (images, reconstructions))
     return torch.where(own > 0, left / own, torch.nan)
+
+
+def beside_image(
+    strips: tuple[Mapping[str, Tensor], Sequence[str], Mapping[str, Sequence[str]]],
+    detector: ScoreMatchingDetector,
+    task: Task,
+) -> tuple[dict[str, Tensor], list[str], dict[str, list[str]]]:
+    """`score_process.strips` of the task's first defective image, with the image itself as the first column."""
+    rows, titles, captions = strips
+    image = detector._input(task.images[task.labels.argmax()][None])
+    shown = {name: torch.cat([image, states]) for name, states in rows.items()}
+    return shown, ["image", *titles], {name: ["", *words] for name, words in captions.items()}
+
+
+def fine(images: Tensor, width: int = 9) -> Tensor:
+    """Images [B, C, H, W] minus their mean over squares of ``width`` pixels: texture without slow shading."""
+    return images - avg_pool2d(images, width, stride=1, padding=width // 2, count_include_pad=False)
+
+
+def fine_in_words(detector: ScoreMatchingDetector, predictions: Mapping[str, Prediction], task: Task) -> str:
+    """`contrast_kept` of the fine texture alone, which `DEFINED` warns of: means over the test images."""
+    kept = {}
+    for name, q in predictions.items():
+        images = task.images if q.reconstruction.shape == task.images.shape else detector._input(task.images)
+        kept[name] = float(contrast_kept(fine(images), fine(q.reconstruction)).nanmean())
+    parts = enumerated([f"{numbers.share(share)} ({name})" for name, share in kept.items()])
+    return f"Of the fine texture, which is the image minus its mean over squares of 9 pixels, {parts} is left."
 
 
 def of_last(states: Mapping[str, Tensor], task: Task) -> dict[str, float]:
