@@ -1,6 +1,6 @@
 """What the maps of the predicted variance and their place in the image show, in the words of the run.
 
-The rest of these sentences is in `score_sentences`. Used by notebook 05.
+Used by `score_sentences`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,16 @@ def place(ratios: Mapping[int, Tensor], marks: pd.DataFrame) -> str:
     Parameters
     ----------
     ratios : of `score_matching.variance_over_time`, {t: [B, C, h, w]}.
-    marks : of `score_matching.what_variance_marks`; without masks there is no control, and nothing is said.
+    marks : of `score_matching.what_variance_marks` of data with masks.
     """
-    if "border alone" not in set(marks["measure"]):
-        return ""
     border = float(marks.loc[marks["measure"] == "border alone", "mean"].iloc[0])
     frame = max(1, next(iter(ratios.values())).shape[-1] // 5)
     inside = {t: float(ratio[..., frame:-frame, frame:-frame].mean()) for t, ratio in ratios.items()}
     bright = [str(t) for t, ratio in ratios.items() if inside[t] > float(ratio.mean())]
     if not bright:
-        return f" At every t the maps are brighter in the outer {frame} cells than inside, as that of the border is."
+        return f"At every t the maps are brighter in the outer {frame} cells than inside, as that of the border is."
     return (
-        f" At t = {enumerated(bright)} the maps are brighter inside than in the outer {frame} cells. There the border "
+        f"At t = {enumerated(bright)} the maps are brighter inside than in the outer {frame} cells. There the border "
         f"has the wrong sign: a map of the place that is bright in the middle would have {1 - border:.2f}."
     )
 
@@ -47,4 +45,4 @@ def darkest(maps: Mapping[str, Tensor], kinds: Sequence[str]) -> str:
     for name, values in maps.items():
         by_image.setdefault(int(values.mean(dim=(1, 2)).argmin()), []).append(name.removeprefix("t = "))
     parts = [f"column {i + 1} ({kinds[i]}) at t = {enumerated(times)}" for i, times in by_image.items()]
-    return f" Of the images shown, the darkest map as a whole is {enumerated(parts)}. One image is no evidence."
+    return f"Of the images shown, the darkest map as a whole is {enumerated(parts)}. One image is no evidence."

@@ -262,10 +262,12 @@ def bound_acted(updates: Mapping[float, Mapping[str, Tensor]]) -> bool:
     return bool((updates[min(updates)]["overshooting"] > 0).any())
 
 
-def stability(effect: Effect, acted: bool) -> tuple[dict[str, Effect], list[dict]]:
-    """Claim C53: (what was found, what is not judged, as `findings.shown` takes it). ``acted`` : `bound_acted`; without
-    it there is no finding."""
-    if acted:
+def stability(
+    updates: Mapping[float, Mapping[str, Tensor]], effect: Effect
+) -> tuple[dict[str, Effect], list[dict[str, str]]]:
+    """Claim C53 from ``effect``, the `growth` of ``updates``: (what was found, what is not judged, as `findings.shown`
+    takes it). Where the bound has not acted there is no finding."""
+    if bound_acted(updates):
         return {"C53": effect}, []
     return {}, [{"claim_id": "C53", "measure": MEASURES["C53"][0], "why": "no step could overshoot"}]
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from diffad_utils.analyses import score_contrast
 from diffad_utils.analyses.score_claims import MAIN, Effect, compared
 from diffad_utils.analyses.score_detection import Controls, largest_inside
+from diffad_utils.analyses.score_map_sentences import darkest, place
 from diffad_utils.analyses.score_matching import fixed_pattern
 from diffad_utils.analyses.score_process import Trace, bound_acted
 from diffad_utils.analyses.task import Task, TrivialBaseline
@@ -65,9 +66,18 @@ def training(esm: ScoreMatchingDetector, sgm: ScoreMatchingDetector, given: int,
     )
 
 
-def variance_maps(table: pd.DataFrame, ratios: Mapping[int, Tensor], most: float = 0.5) -> str:
-    """``table`` : `score_matching.variance_table` of ``ratios``. A plaid is more than a frame if it explains the share
-    ``most`` without the outer fifth of the cells on each side."""
+def variance_maps(
+    table: pd.DataFrame,
+    ratios: Mapping[int, Tensor],
+    shown: Mapping[str, Tensor],
+    kinds: Sequence[str],
+    most: float = 0.5,
+) -> str:
+    """``shown``, ``kinds`` : as `score_map_sentences.darkest` has them.
+
+    ``table`` : `score_matching.variance_table` of ``ratios``. A plaid is more than a frame if it explains the share
+    ``most`` without the outer fifth of the cells on each side.
+    """
     first, last = table.iloc[0], table.iloc[-1]
     images, side = len(ratios[first["t"]]), ratios[first["t"]].shape[-1]
     border = max(1, side // 5)
@@ -83,7 +93,7 @@ def variance_maps(table: pd.DataFrame, ratios: Mapping[int, Tensor], most: float
         "their inputs with zeros, so cells near the border see less of the image. And aligned images have content in "
         f"common; free textures do not. Without the outer {border} cells on each side a plaid explains "
         f"{inside[first['t']]:.0%} at t = {first['t']:.0f} and {inside[last['t']]:.0%} at t = {last['t']:.0f}. "
-        f"{stripes}What is the same everywhere cannot mark a defect. Only the rest may."
+        f"{stripes}What is the same everywhere cannot mark a defect. Only the rest may. {darkest(shown, kinds)}"
     )
 
 
@@ -96,8 +106,11 @@ def marks_caption(has_masks: bool) -> str:
     )
 
 
-def variance_marks(marks: pd.DataFrame, timestep: int) -> str:
-    """``marks`` of `score_matching.what_variance_marks`; the t nearest to T_d = ``timestep`` is put in words."""
+def variance_marks(marks: pd.DataFrame, timestep: int, ratios: Mapping[int, Tensor]) -> str:
+    """``ratios`` : what the marks were measured on.
+
+    ``marks`` of `score_matching.what_variance_marks`; the t nearest to T_d = ``timestep`` is put in words.
+    """
     nearest = min(marks["t"], key=lambda t: abs(t - timestep))
     rows = marks[marks["t"] == nearest].set_index("measure")
 
@@ -113,7 +126,7 @@ def variance_marks(marks: pd.DataFrame, timestep: int) -> str:
         text += (
             f"Its pixel AUROC for the mask is {said('defect', 0.5)} ({rows.loc['defect', 'images']} images). The "
             f"nearness to the border alone, which knows neither image nor network, has {said('border alone', 0.5)}. "
-            f"{_more_than_position(rows)} "
+            f"{_more_than_position(rows)} {place(ratios, marks)} "
         )
     else:
         text += "There are no masks, so a relation to defects cannot be measured. "

@@ -5,7 +5,7 @@ Every function takes what was measured and returns Markdown; the rest is in `sco
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -79,11 +79,14 @@ def _of_eq_3(table: pd.DataFrame, level: float) -> str:
     )
 
 
-def where_learnt(errors: Mapping[str, pd.DataFrame], level: float = 0.05) -> str:
-    """In short, for the answer: on which toys, and at which t, theory was compared with a score that was learnt."""
+def where_learnt(errors: Mapping[str, Sequence[Mapping[str, float]]], level: float = 0.05) -> str:
+    """In short, for the answer: on which toys, and at which t, theory was compared with a score that was learnt.
+
+    ``errors`` : as in `toy_errors`, but the rows of each table.
+    """
     parts = []
     for name, table in errors.items():
-        off = [str(t) for t in table.loc[table["SGM (eq. 4)"] > level, "t"]]
+        off = [f"{row['t']:.0f}" for row in table if row["SGM (eq. 4)"] > level]
         parts.append(f"{name}: learnt at every t" if not off else f"{name}: not learnt at t = {enumerated(off)}")
     return (
         f"**Where was the theory compared with a learnt score?** {'; '.join(parts)} (of {len(table)} t each; learnt: "
