@@ -13,6 +13,17 @@ from torch import Tensor
 from diffad_utils.analyses.wording import enumerated
 
 
+def cells(n: int) -> str:
+    """A frame of ``n`` cells, after "the outer".
+
+    Examples
+    --------
+    >>> cells(1), cells(3)
+    ('cell', '3 cells')
+    """
+    return "cell" if n == 1 else f"{n} cells"
+
+
 def place(ratios: Mapping[int, Tensor], marks: pd.DataFrame) -> str:
     """At which t the border is the wrong control, because the variance is larger in the middle.
 
@@ -26,9 +37,9 @@ def place(ratios: Mapping[int, Tensor], marks: pd.DataFrame) -> str:
     inside = {t: float(ratio[..., frame:-frame, frame:-frame].mean()) for t, ratio in ratios.items()}
     bright = [str(t) for t, ratio in ratios.items() if inside[t] > float(ratio.mean())]
     if not bright:
-        return f"At every t the maps are brighter in the outer {frame} cells than inside, as that of the border is."
+        return f"At every t the maps are brighter in the outer {cells(frame)} than inside, as that of the border is."
     return (
-        f"At t = {enumerated(bright)} the maps are brighter inside than in the outer {frame} cells. There the border "
+        f"At t = {enumerated(bright)} the maps are brighter inside than in the outer {cells(frame)}. There the border "
         f"has the wrong sign: a map of the place that is bright in the middle would have {1 - border:.2f}."
     )
 

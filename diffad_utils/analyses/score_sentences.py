@@ -15,7 +15,7 @@ from torch import Tensor
 from diffad_utils.analyses import score_contrast
 from diffad_utils.analyses.score_claims import MAIN, Effect, compared
 from diffad_utils.analyses.score_detection import Controls, largest_inside
-from diffad_utils.analyses.score_map_sentences import darkest, place
+from diffad_utils.analyses.score_map_sentences import cells, darkest, place
 from diffad_utils.analyses.score_matching import fixed_pattern
 from diffad_utils.analyses.score_process import Trace, bound_acted
 from diffad_utils.analyses.task import Task, TrivialBaseline
@@ -91,7 +91,7 @@ def variance_maps(
         f"vertical stripes, explains {first['plaid']:.0%}. At t = {last['t']:.0f} the two shares are "
         f"{last['same']:.0%} and {last['plaid']:.0%}. Such a pattern can have two causes. Autoencoder and network pad "
         "their inputs with zeros, so cells near the border see less of the image. And aligned images have content in "
-        f"common; free textures do not. Without the outer {border} cells on each side a plaid explains "
+        f"common; free textures do not. Without the outer {cells(border)} on each side a plaid explains "
         f"{inside[first['t']]:.0%} at t = {first['t']:.0f} and {inside[last['t']]:.0%} at t = {last['t']:.0f}. "
         f"{stripes}What is the same everywhere cannot mark a defect. Only the rest may. {darkest(shown, kinds)}"
     )
@@ -139,11 +139,11 @@ def variance_marks(marks: pd.DataFrame, timestep: int, ratios: Mapping[int, Tens
 def _more_than_position(rows: pd.DataFrame) -> str:
     """Whether the variance is further from 0.5 than the border alone, on its own side; ``rows`` by measure."""
     mean, low, high = rows.loc["defect minus border alone", ["mean", "low", "high"]]
-    side, of_border = (relation(*rows.loc[name, ["low", "high"]], 0.5) for name in ("defect", "border alone"))
+    side, of_border = (relation(rows.loc[n, "low"], rows.loc[n, "high"], 0.5) for n in ("defect", "border alone"))
     beyond = relation(low, high) == side
     if {side, of_border} == {"above", "below"}:  # a map that is bright in the middle has one minus the border's value
         middle = 1 - rows.loc["border alone", "low" if side == "above" else "high"]
-        beyond = beyond and relation(*rows.loc["defect", ["low", "high"]], middle) == side
+        beyond = beyond and relation(rows.loc["defect", "low"], rows.loc["defect", "high"], middle) == side
     if side.startswith("not"):
         end = "**So no relation of the variance to the defects is shown.**"
     elif beyond:
@@ -283,8 +283,8 @@ def settling(settled: Mapping[str, Tensor], effects: Mapping[str, Effect]) -> st
     ]
     return (
         f"On average {'; '.join(parts)}. This says how early something settles, not how good it is: a state that has "
-        "settled may still lack the texture of an image, as the strips above show or not. So the verdicts on C49a and "
-        "C49b are on settling alone."
+        "settled may still lack the texture of an image, as the strips above may show. The verdicts on C49a and "
+        "C49b are about settling alone."
     )
 
 

@@ -382,7 +382,15 @@ def test_a_plain_field_keeps_no_contrast(task):
     table = score_contrast.kept_by_all(pixels, {"SGM": Prediction(torch.zeros(3), reconstruction=half)}, task)
     assert table["mean"].tolist() == pytest.approx([0.5]) and list(table["name"]) == ["SGM"]
     assert "50% [50%, 50%] in SGM" in score_contrast.in_words(table)
-    assert "standard deviation over the pixels" in score_contrast.in_words(table)
+    said = score_contrast.in_words(table)
+    assert "standard deviation over the pixels" in said and "squares of 9 pixels, 50% (SGM) is left" in said
+    shading = torch.linspace(0, 1, 32).expand(1, 3, 32, 32)
+    assert float(score_contrast.fine(shading)[..., 4:-4].abs().max()) < 1e-6  # a slope is no texture
+    pixels._input = staticmethod(lambda images: images)
+    strips = {"SGM": half[:2]}, ["t = 9", "t = 0"], {"SGM": ["1, 1", "2, 2"]}
+    rows, titles, captions = score_contrast.beside_image(strips, pixels, task)
+    assert torch.equal(rows["SGM"], torch.cat([images[1:2], half[:2]])) and titles == ["image", "t = 9", "t = 0"]
+    assert captions == {"SGM": ["", "1, 1", "2, 2"]} and len(strips[0]["SGM"]) == 2
     assert score_contrast.of_last({"SGM": half[:2]}, task)["SGM"] > 0
 
 
