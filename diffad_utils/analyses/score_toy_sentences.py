@@ -90,7 +90,8 @@ def where_learnt(errors: Mapping[str, Sequence[Mapping[str, float]]], level: flo
         parts.append(f"{name}: learnt at every t" if not off else f"{name}: not learnt at t = {enumerated(off)}")
     return (
         f"**Where was the theory compared with a learnt score?** {'; '.join(parts)} (of {len(table)} t each; learnt: "
-        f"the score of eq. 4 is within {level:.0%}). Where a score is not learnt, the exact optimum alone stands for the theory."
+        f"the score of eq. 4 is within {level:.0%}). Where a score is not learnt, the exact optimum alone stands for "
+        "the theory."
     )
 
 
