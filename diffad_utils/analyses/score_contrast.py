@@ -5,11 +5,12 @@ Used by notebook 05; entry points: `contrast_kept`, `kept_by_all`, `in_words`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from diffad_utils.analyses.task import Task
 from diffad_utils.analyses.wording import enumerated
@@ -20,8 +21,11 @@ from diffad_utils.study import numbers
 
 ALONE = "the autoencoder alone"
 
+SQUARE = 9
+"""Side in pixels, odd, of the squares whose mean `fine` takes away."""
+
 DEFINED = (
-    "Contrast is the standard deviation over the pixels. Slow shading counts, too, so fine texture may be gone "
+    "Contrast is the standard deviation over the pixels. Slow shading counts, too, so fine texture can be gone "
     "although much of the contrast is left."
 )
 
@@ -36,6 +40,23 @@ def contrast_kept(images: Tensor, reconstructions: Tensor) -> Tensor:
     return torch.where(own > 0, left / own, torch.nan)
 
 
+def beside_image(
+    strips: tuple[Mapping[str, Tensor], Sequence[str], Mapping[str, Sequence[str]]],
+    detector: ScoreMatchingDetector,
+    task: Task,
+) -> tuple[dict[str, Tensor], list[str], dict[str, list[str]]]:
+    """`score_process.strips` of the task's first defective image, with the image itself as the first column."""
+    rows, titles, captions = strips
+    image = detector._input(task.images[task.labels.argmax()][None])
+    shown = {name: torch.cat([image, states]) for name, states in rows.items()}
+    return shown, ["image", *titles], {name: ["", *words] for name, words in captions.items()}
+
+
+def fine(images: Tensor, width: int = SQUARE) -> Tensor:
+    """Images [B, C, H, W] minus their mean over squares of ``width`` pixels: texture without slow shading."""
+    return images - avg_pool2d(images, width, stride=1, padding=width // 2, count_include_pad=False)
+
+
 def of_last(states: Mapping[str, Tensor], task: Task) -> dict[str, float]:
     """`contrast_kept` of the last of the decoded states [n, 3, H, W] of the task's first defective image, by method."""
     image = task.images[task.labels.argmax()][None]
@@ -45,7 +66,8 @@ def of_last(states: Mapping[str, Tensor], task: Task) -> dict[str, float]:
 def kept_by_all(detector: ScoreMatchingDetector, predictions: Mapping[str, Prediction], task: Task) -> pd.DataFrame:
     """`contrast_kept` by each reconstruction, and by Dec(Enc(image)) where ``detector`` works on latents.
 
-    Columns: name, mean, low, high: of the test images that have a contrast, with the 95 % interval over images.
+    Columns: name, mean, low, high: of the test images that have a contrast, with the 95 % interval over images; fine:
+    the mean of their `fine` contrast.
     """
     shown = {name: q.reconstruction for name, q in predictions.items()}
     if detector.space == "latent":
@@ -57,7 +79,8 @@ def kept_by_all(detector: ScoreMatchingDetector, predictions: Mapping[str, Predi
         values = contrast_kept(images, reconstruction)
         values = values[~values.isnan()]
         mean, low, high = mean_interval(values.numpy(), task.bootstrap_samples, task.seed)
-        rows.append({"name": name, "mean": mean, "low": low, "high": high})
+        texture = float(contrast_kept(fine(images), fine(reconstruction)).nanmean())
+        rows.append({"name": name, "mean": mean, "low": low, "high": high, "fine": texture})
     return pd.DataFrame(rows)
 
 
@@ -69,7 +92,9 @@ def in_words(table: pd.DataFrame) -> str:
     }
     alone = f"; {ALONE}, without noise or network, keeps {said.pop(ALONE)}" if ALONE in said else ""
     parts = enumerated([f"{share} in {name}" for name, share in said.items()])
+    textures = enumerated([f"{numbers.share(row['fine'])} ({row['name']})" for row in table.to_dict("records")])
     return (
         f"**The reconstruction keeps this part of the image's contrast**, in the mean over test images: "
-        f"{parts}{alone}. {DEFINED} What is lost of normal texture differs from the image as a defect does."
+        f"{parts}{alone}. {DEFINED} Of fine texture alone, which is the image minus its mean over squares of "
+        f"{SQUARE} pixels, {textures} is left. What is lost of normal texture differs from the image as a defect does."
     )

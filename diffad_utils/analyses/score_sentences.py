@@ -15,6 +15,7 @@ from torch import Tensor
 from diffad_utils.analyses import score_contrast
 from diffad_utils.analyses.score_claims import MAIN, Effect, compared
 from diffad_utils.analyses.score_detection import Controls, largest_inside
+from diffad_utils.analyses.score_map_sentences import cells, darkest, place
 from diffad_utils.analyses.score_matching import fixed_pattern
 from diffad_utils.analyses.score_process import Trace, bound_acted
 from diffad_utils.analyses.task import Task, TrivialBaseline
@@ -47,7 +48,9 @@ def chosen(table: pd.DataFrame, tie: float = 0.01) -> str:
     )
     if gap >= tie:
         return said + "The choice rests on a few pasted defects."
-    return said + f"They differ by less than {tie:g}: **this is a tie**, and other pasted defects may turn it round."
+    return (
+        said + f"They differ by less than {tie:g}: **this is a tie**, and other pasted defects may reverse the order."
+    )
 
 
 def training(esm: ScoreMatchingDetector, sgm: ScoreMatchingDetector, given: int, published: int | None) -> str:
@@ -63,14 +66,23 @@ def training(esm: ScoreMatchingDetector, sgm: ScoreMatchingDetector, given: int,
     )
 
 
-def variance_maps(table: pd.DataFrame, ratios: Mapping[int, Tensor], most: float = 0.5) -> str:
-    """``table`` : `score_matching.variance_table` of ``ratios``. A plaid is more than a frame if it explains the share
-    ``most`` without the outer fifth of the cells on each side."""
+def variance_maps(
+    table: pd.DataFrame,
+    ratios: Mapping[int, Tensor],
+    shown: Mapping[str, Tensor],
+    kinds: Sequence[str],
+    most: float = 0.5,
+) -> str:
+    """``shown``, ``kinds`` : as `score_map_sentences.darkest` has them.
+
+    ``table`` : `score_matching.variance_table` of ``ratios``. A plaid is more than a frame if it explains the share
+    ``most`` without the outer fifth of the cells on each side.
+    """
     first, last = table.iloc[0], table.iloc[-1]
     images, side = len(ratios[first["t"]]), ratios[first["t"]].shape[-1]
     border = max(1, side // 5)
     inside = {t: fixed_pattern(ratios[t].mean(dim=1)[:, border:-border, border:-border])[1] for t in table["t"]}
-    stripes = "These causes explain a frame, not the stripes through the whole map; we have not tested what does. "
+    stripes = "Padding can explain a frame at the border. What makes the stripes further in is not tested. "
     if min(inside[first["t"]], inside[last["t"]]) < most:
         stripes = ""
     return (
@@ -79,9 +91,9 @@ def variance_maps(table: pd.DataFrame, ratios: Mapping[int, Tensor], most: float
         f"vertical stripes, explains {first['plaid']:.0%}. At t = {last['t']:.0f} the two shares are "
         f"{last['same']:.0%} and {last['plaid']:.0%}. Such a pattern can have two causes. Autoencoder and network pad "
         "their inputs with zeros, so cells near the border see less of the image. And aligned images have content in "
-        f"common; free textures do not. Without the outer {border} cells on each side a plaid explains "
+        f"common; free textures do not. Without the outer {cells(border)} on each side a plaid explains "
         f"{inside[first['t']]:.0%} at t = {first['t']:.0f} and {inside[last['t']]:.0%} at t = {last['t']:.0f}. "
-        f"{stripes}What is the same everywhere cannot mark a defect. Only the rest may."
+        f"{stripes}What is the same everywhere cannot mark a defect. Only the rest may. {darkest(shown, kinds)}"
     )
 
 
@@ -94,8 +106,11 @@ def marks_caption(has_masks: bool) -> str:
     )
 
 
-def variance_marks(marks: pd.DataFrame, timestep: int) -> str:
-    """``marks`` of `score_matching.what_variance_marks`; the t nearest to T_d = ``timestep`` is put in words."""
+def variance_marks(marks: pd.DataFrame, timestep: int, ratios: Mapping[int, Tensor]) -> str:
+    """``ratios`` : what the marks were measured on.
+
+    ``marks`` of `score_matching.what_variance_marks`; the t nearest to T_d = ``timestep`` is put in words.
+    """
     nearest = min(marks["t"], key=lambda t: abs(t - timestep))
     rows = marks[marks["t"] == nearest].set_index("measure")
 
@@ -111,7 +126,7 @@ def variance_marks(marks: pd.DataFrame, timestep: int) -> str:
         text += (
             f"Its pixel AUROC for the mask is {said('defect', 0.5)} ({rows.loc['defect', 'images']} images). The "
             f"nearness to the border alone, which knows neither image nor network, has {said('border alone', 0.5)}. "
-            f"{_more_than_position(rows)} "
+            f"{_more_than_position(rows)} {place(ratios, marks)} "
         )
     else:
         text += "There are no masks, so a relation to defects cannot be measured. "
@@ -124,15 +139,19 @@ def variance_marks(marks: pd.DataFrame, timestep: int) -> str:
 def _more_than_position(rows: pd.DataFrame) -> str:
     """Whether the variance is further from 0.5 than the border alone, on its own side; ``rows`` by measure."""
     mean, low, high = rows.loc["defect minus border alone", ["mean", "low", "high"]]
-    side = relation(rows.loc["defect", "low"], rows.loc["defect", "high"], 0.5)
-    if not side.startswith("not") and relation(low, high) == side:
-        end = "**So the variance is related to the defects by more than their place in the image.**"
-    elif side.startswith("not"):
+    side, of_border = (relation(rows.loc[n, "low"], rows.loc[n, "high"], 0.5) for n in ("defect", "border alone"))
+    beyond = relation(low, high) == side
+    if {side, of_border} == {"above", "below"}:  # a map that is bright in the middle has one minus the border's value
+        middle = 1 - rows.loc["border alone", "low" if side == "above" else "high"]
+        beyond = beyond and relation(rows.loc["defect", "low"], rows.loc["defect", "high"], middle) == side
+    if side.startswith("not"):
         end = "**So no relation of the variance to the defects is shown.**"
+    elif beyond:
+        end = "**So the variance is related to the defects by more than their place in the image.**"
     else:
         end = (
-            "**So the place of the defects is enough to explain the variance's value, and no relation to the defects "
-            "themselves is shown.**"
+            "The variance's value is not shown to be further from 0.5 than a map that knows the place alone can be. "
+            "**So no relation to the defects themselves is shown.**"
         )
     return f"The first minus the second is {signed((mean, low, high), 2)}. {end}"
 
@@ -143,7 +162,7 @@ def _more_than_position(rows: pd.DataFrame) -> str:
 def maps(predictions: Mapping[str, Prediction], task: Task) -> str:
     change = {name: float((q.reconstruction - task.images).abs().mean()) for name, q in predictions.items()}
     said = "The reconstruction differs from the image by " + ", ".join(f"{v:.3f} ({n})" for n, v in change.items())
-    said += " (mean absolute difference over all pixels; images range from 0 to 1). A change outside defects is wrong."
+    said += " (mean absolute difference over all pixels; images range from 0 to 1). Outside defects it should be 0."
     if not task.has_masks:
         return said + " There are no masks, so it cannot be checked whether the bright spots are defects."
     marked = task.with_masks & (task.labels == 1)
@@ -228,11 +247,13 @@ def timesteps(table: pd.DataFrame, ratio: Sequence[float]) -> str:
     picked = ", ".join(f"{t} for {name}" for name, t in best.items())
     effect, low, high = (2**value for value in ratio[:3])
     often = "as many steps" if effect == 1 else f"{effect:.2g} times as many steps"
+    worse = [f"{row.variant} at $T_d$ = {row.T_d}" for row in table[table["I-AUROC"] < 0.5].itertuples()]
+    below = f" The I-AUROC is below chance, 0.5, for {enumerated(worse)}." if worse else ""
     last = table.groupby("variant")["T_d"].max()
     ends = [name for name, t in best.items() if t == last[name]]
     beyond = f" {last.max()} is the largest tried; the best of {enumerated(ends)} may lie beyond." if ends else ""
     return (
-        f"The highest points are at $T_d$ = {picked}; they are picked with the test labels.{beyond} "
+        f"The highest points are at $T_d$ = {picked}; they are picked with the test labels.{beyond}{below} "
         f"To come within 0.02 of its best I-AUROC, SGM needs {often} as ESM (95 % interval [{low:.2g}, {high:.2g}]). "
         "A few values of $T_d$ on one category say nothing about others."
     )
@@ -244,8 +265,9 @@ def strips(paths: Mapping[str, Trace], kept: Mapping[str, float]) -> str:
     return (
         f"ESM's largest variance goes from {high['ESM'][0]:.3f} to {high['ESM'][1]:.3f}, SGM's from "
         f"{high['SGM'][0]:.3f} to {high['SGM'][1]:.4f} (means over images). By (a) the best variance is at most "
-        "$1-\\bar\\alpha_t$ on average, so it must fall with it. The walk, however, never uses a variance below the "
-        "paper's bound of 0.01. The last state keeps "
+        "$1-\\bar\\alpha_t$ on average, and this bound goes to zero with t; before that, the "
+        "variance need not fall at every step. The walk never uses a variance below the paper's bound of 0.01. The "
+        "last state keeps "
         + enumerated([f"{numbers.share(share)} ({name})" for name, share in kept.items()])
         + f" of the contrast of the image that is shown. {score_contrast.DEFINED} "
         "One image does not show when images form; the next figure counts over all."
@@ -259,15 +281,26 @@ def settling(settled: Mapping[str, Tensor], effects: Mapping[str, Effect]) -> st
         f"{float(settled[f'SGM, {kind}'].mean()):.0f} in SGM (difference {signed(gap, 1)}, {compared(gap)} zero)"
         for kind, gap in gaps.items()
     ]
-    return f"On average {'; '.join(parts)}. This says how early something settles, not how good it is."
+    return (
+        f"On average {'; '.join(parts)}. This says how early something settles, not how good it is: a state that has "
+        "settled may still lack the texture of an image, as the strips above may show. The verdicts on C49a and "
+        "C49b are about settling alone."
+    )
 
 
-def stopping(effects: Mapping[str, Effect]) -> str:
+def stopping(effects: Mapping[str, Effect], table: pd.DataFrame) -> str:
+    """``table`` : of `score_sweeps.over_stops`."""
     need, early = effects["C51"], effects["C52"]
+    largest = []
+    for name, rows in table.groupby("method", sort=False):
+        change = rows.set_index("t")["I-AUROC"] - rows.set_index("t")["I-AUROC"][0]
+        t = change.abs().idxmax()
+        largest.append(f"{numbers.number(change[t], sign='+')} at t = {t} ({name})")
     return (
         f"SGM, I-AUROC of the full walk minus that stopped at t = 50: {worded(need)}, {compared(need)} zero. ESM, "
-        f"stopped at t = 50 minus the full walk: {worded(early)}, {compared(early)} zero. With another $T_d$ this may "
-        "differ."
+        f"stopped at t = 50 minus the full walk: {worded(early)}, {compared(early)} zero. The largest change by "
+        f"stopping early is {enumerated(largest)}; these are picked from the curves, without an interval. With another "
+        "$T_d$ this may differ."
     )
 
 
@@ -300,12 +333,12 @@ def stability(updates: Mapping[float, Mapping[str, Tensor]], more: Effect) -> st
         f"With the lowest bound the variance is at most {max(updates)} on {numbers.share(small, 1)} of all elements "
         f"and steps, and small enough to overshoot on {numbers.share(overshooting, 2)} of them. With that bound "
         f"instead of {max(updates):g}, ESM's largest step is {grown['ESM']}, and ESM-sigma's "
-        f"is {grown['ESM-sigma']}. The first factor is {ratio[0]:.3g} times the second "
+        f"is {grown['ESM-sigma']}. ESM's factor is {ratio[0]:.3g} times ESM-sigma's "
         f"(95 % interval [{ratio[1]:.3g}, {ratio[2]:.3g}]). "
         + (
             ""
             if bound_acted(updates)
-            else "No step could overshoot, nor was the variance small in the largest one. So C53 gets no verdict. "
+            else "No step could overshoot, so instability was not tested: no verdict on C53. "
         )
         + "Only $T_d$ = 100 is tried."
     )
@@ -339,7 +372,7 @@ def cost(printed: Sequence[float], effects: Mapping[str, Effect]) -> str:
         f"The $T_d$ that the paper prints are {mean_step:.1f} in the mean and {max(printed):.0f} at "
         f"most. By the seconds measured here, ESM with the mean $T_d$ is {mean['ESM']:.1f} times as fast as 1000 "
         f"steps of SGM's network, and ESM-sigma {mean['ESM-sigma']:.1f} times. Counting steps, ESM would be "
-        f"{1000 / mean_step:.1f} times as fast; counting evaluations of single networks, half of that. "
+        f"{1000 / mean_step:.1f} times as fast; counting evaluations of single networks, {500 / mean_step:.1f} times. "
         "Another machine would give other seconds."
     )
 
@@ -347,9 +380,11 @@ def cost(printed: Sequence[float], effects: Mapping[str, Effect]) -> str:
 # --- the answer -------------------------------------------------------------------------------------------------------
 
 
-def main_result(controls: Controls, gains: Sequence[Effect]) -> str:
-    """The main question in short; ``gains`` : I-AUROC of ESM minus SGM, the run's own training first."""
-    network = _network_helps(_against_controls(controls))
+def main_result(
+    task: Task, scores: Mapping[str, Tensor], controls: Controls, trivial: TrivialBaseline, gains: Sequence[Effect]
+) -> str:
+    """The main question in short; arguments as those of `answer`."""
+    network = _network_helps(_against_controls(task, scores, controls, trivial))
     return (
         f"**The main result.** Does dividing by the variance help? {_dividing_helps(gains[0])} ESM minus SGM is "
         f"{worded(gains[0])} I-AUROC, with this training. Does the trained network help? {network}"
@@ -361,13 +396,16 @@ def _dividing_helps(gain: Effect) -> str:
     return heads.get(compared(gain), "Not shown here.")
 
 
-def _against_controls(controls: Controls) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """I-AUROC of each method minus that of each control without a trained network, with its interval."""
+def _against_controls(
+    task: Task, scores: Mapping[str, Tensor], controls: Controls, trivial: TrivialBaseline
+) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """I-AUROC of each method minus that of each rival without a trained network, with its interval."""
     rows = {"the closed form": controls.closed_form}
     if controls.no_diffusion is not controls.closed_form:
         rows = {"the autoencoder alone": controls.no_diffusion} | rows
     return {
         name: {c: (r[name]["difference"], r[name]["low"], r[name]["high"]) for c, r in rows.items()}
+        | {"the trivial baseline": task.difference(scores[name], trivial.chosen.score)[:3]}
         for name in controls.closed_form
     }
 
@@ -389,12 +427,11 @@ def answer(
     scores : of the methods [N], by name.
     gains : I-AUROC of ESM minus SGM, an effect for each training, the run's own first.
     """
-    said, by_method = [], _against_controls(controls)
+    said, by_method = [], _against_controls(task, scores, controls, trivial)
     for name, without in by_method.items():
         if name == "SGM":
             continue
         rivals = {"SGM, which predicts no variance": task.difference(scores[name], scores["SGM"])} | without
-        rivals["the trivial baseline"] = task.difference(scores[name], trivial.chosen.score)
         said.append(detects(name, rivals, worded) + ".")
     values = [gain.effect for gain in gains]
     ends = " to ".join(numbers.number(value, sign="+") for value in (min(values), max(values)))

@@ -18,14 +18,17 @@ from diffad_utils.analyses import (
     score_claims,
     score_contrast,
     score_detection,
+    score_map_sentences,
     score_matching,
     score_sentences,
     score_toy_sentences,
+    score_toys,
 )
 from diffad_utils.analyses.score_claims import Effect
 from diffad_utils.analyses.task import Task, TrivialBaseline
 from diffad_utils.analyses.wording import detects
 from diffad_utils.analyses.wrong_reason import Reasons, WrongReason
+from diffad_utils.diffusion import NoiseSchedule
 from diffad_utils.methods.base import Prediction
 from diffad_utils.methods.invad.score import gaussian_nll
 from diffad_utils.study import claims
@@ -183,9 +186,9 @@ NOISE = torch.rand(40, 16, 16, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize(
     ("variance", "end"),
     [
-        (lambda border, masks: border + NOISE, "enough to explain the variance's value"),
-        (lambda border, masks: NOISE - 2 * masks.float(), "enough to explain the variance's value"),  # both near 0
-        (lambda border, masks: NOISE + 2 * masks.float(), "by more than their place in the image"),
+        (lambda border, masks: border + NOISE, "no relation to the defects themselves is shown"),
+        (lambda border, masks: NOISE - 2 * masks.float(), "no relation to the defects themselves"),  # both near 0
+        (lambda border, masks: NOISE + 2 * masks.float(), "no relation to the defects themselves"),  # as the middle's
         (lambda border, masks: NOISE, "no relation of the variance to the defects is shown"),
     ],
 )
@@ -199,8 +202,59 @@ def test_a_variance_marks_defects_only_beyond_their_place(task, variance, end):
     assert alone == 0 and marks.loc["defect minus border alone", "mean"] == pytest.approx(
         marks.loc["defect", "mean"] - alone
     )
-    said = score_sentences.variance_marks(marks.reset_index(), 80)
+    said = score_sentences.variance_marks(marks.reset_index(), 80, {100: maps})
     assert end in said and "has exactly 0" in said
+
+
+@pytest.mark.parametrize(
+    ("defect", "border", "gap", "more"),
+    [
+        ((0.10, 0.05, 0.15), (0.21, 0.16, 0.25), (-0.11, -0.15, -0.05), True),
+        ((0.29, 0.23, 0.36), (0.21, 0.16, 0.25), (0.08, 0.02, 0.15), False),  # differs from the border, but nearer 0.5
+        ((0.60, 0.55, 0.70), (0.21, 0.16, 0.25), (0.39, 0.30, 0.48), False),  # the middle alone would have 0.79
+        ((0.95, 0.90, 0.97), (0.21, 0.16, 0.25), (0.74, 0.70, 0.78), True),
+    ],
+)
+def test_a_variance_is_beyond_the_place_only_if_further_from_a_half_than_border_and_middle(defect, border, gap, more):
+    names = {"structure": (0.0, -0.1, 0.1), "defect": defect, "border alone": border, "defect minus border alone": gap}
+    rows = [dict(zip(("t", "measure", "mean", "low", "high"), (9, n, *v), strict=True)) for n, v in names.items()]
+    said = score_sentences.variance_marks(pd.DataFrame(rows).assign(images=30), 9, {9: torch.ones(3, 1, 5, 5)})
+    assert ("by more than their place in the image" in said) == more
+    assert ("not shown to be further from 0.5" in said) != more
+
+
+def test_the_control_of_the_place_has_the_sign_of_the_maps(task):
+    maps = torch.zeros(40, 2, 15, 15)
+    maps[:, :, 4:-4, 4:-4] = 1.0
+    task.images[:, :, :, 8:] = 1.0
+    marks = score_matching.what_variance_marks({1: maps + NOISE[:, None, 1:, 1:]}, task)
+    said = score_map_sentences.place({1: maps, 50: 1 - maps}, marks)
+    assert "At t = 1 the maps are brighter inside than in the outer 3 cells" in said and "would have 1.00" in said
+    assert "At every t" in score_map_sentences.place({50: 1 - maps}, marks)
+    shown = {"t = 1": torch.tensor([1.0, 0.0])[:, None, None], "t = 50": torch.tensor([0.0, 1.0])[:, None, None]}
+    said = score_map_sentences.darkest(shown | {"t = 9": shown["t = 1"]}, ["hole", "good"])
+    assert "is column 2 (good) at t = 1 and 9 and column 1 (hole) at t = 50." in said
+
+
+def test_early_stops_name_their_largest_change_and_settling_its_limit():
+    table = pd.DataFrame({"method": ["SGM"] * 3 + ["ESM"] * 3, "t": [80, 50, 0] * 2})
+    table["I-AUROC"] = [0.6, 0.7, 0.75, 0.8, 0.74, 0.75]
+    said = score_sentences.stopping(dict.fromkeys(("C51", "C52"), Effect(0.0, -0.1, 0.1, 40)), table)
+    assert "largest change by stopping early is -0.150 at t = 80 (SGM) and +0.050 at t = 80 (ESM)" in said
+
+
+def test_the_printed_schedule_is_a_misprint_only_if_the_authors_used_this_schedule():
+    table = score_toys.schedule_candidates(NoiseSchedule.linear())
+    said = score_toy_sentences.schedule_of_the_paper(table, score_toys.PRINTED_VARIANCE)
+    assert "If the authors used it, the printed formula is a misprint; no other schedule was tried" in said
+    assert "do not fit this schedule" in score_toy_sentences.schedule_of_the_paper(table, {200: 0.5})
+
+
+def test_the_variance_of_one_number_is_compared_with_that_of_the_noise():
+    tables = score_toys.posterior_tables(score_toys.one_number(), NoiseSchedule.linear(), [100, 300])
+    said = score_toy_sentences.one_number(tables)
+    assert "So the variance can be larger than the noise's at some $X_t$" in said
+    assert "So the variance can be" not in score_toy_sentences.one_number(dict(reversed(tables.items())))
 
 
 def test_the_answer_of_05_names_every_rival_for_both_methods(task):
@@ -217,14 +271,17 @@ def test_the_answer_of_05_names_every_rival_for_both_methods(task):
     assert "ESM detects better than SGM, which predicts no variance (+1.000" in said
     assert "ESM-sigma detects better than SGM" in said and "worse than the autoencoder alone (-0.300" in said
     assert "the closed form (+0.150" in said and "the closed form (+0.300" in said
-    assert said.endswith("a method above the autoencoder alone and the closed form: here SGM.")
+    assert said.endswith(
+        "a method above the autoencoder alone, the closed form and the trivial baseline: here none of SGM, ESM and "
+        "ESM-sigma."  # SGM is above both controls, but below the trivial baseline
+    )
     assert "the trivial baseline (+0.500" in said and "goes from +0.010 to +0.050" in said
     pixel = score_detection.Controls(pd.DataFrame(), alone, alone)
     said = score_sentences.answer(task, scores, pixel, TRIVIAL, gains[1:])
     assert "Here it does." in said and "autoencoder" not in said and "This is one training." in said
     none = {"SGM": row(0.0), **{name: alone[name] for name in ("ESM", "ESM-sigma")}}
     said = score_sentences.answer(task, scores, score_detection.Controls(pd.DataFrame(), none, none), TRIVIAL, gains)
-    assert said.endswith("a method above the closed form: here none of SGM, ESM and ESM-sigma.")
+    assert said.endswith("above the closed form and the trivial baseline: here none of SGM, ESM and ESM-sigma.")
 
 
 def test_words_of_05_fit_one_training_and_a_choice_that_is_a_tie():
@@ -244,6 +301,11 @@ def test_training_is_said_to_get_there_only_where_the_error_is_small():
     small, large = ({name: [first, 0.01] for name in names} | {"t": [20, 300]} for first in (0.02, 0.8))
     said = score_toy_sentences.toy_errors({"a": pd.DataFrame(small), "b": pd.DataFrame(large)})
     assert "The learnt score of eq. 4 is within 5% at every t. So is that of eq. 3." in said
+    assert "eq. 4 is at most 2.0% of the true score (at t = 20)" in said
+    short = score_toy_sentences.where_learnt(
+        {name: pd.DataFrame(rows).to_dict("records") for name, rows in {"a": small, "b": large}.items()}
+    )
+    assert "a: learnt at every t; b: not learnt at t = 20 (of 2 t each" in short
     assert (
         "not get there at small t, at t = 20: the score of eq. 4 is off by more than 5%. Within 5% it is at t = 300."
         in said
@@ -253,8 +315,9 @@ def test_training_is_said_to_get_there_only_where_the_error_is_small():
 @pytest.mark.parametrize(
     ("apart", "end"),
     [
-        (0.02, "What is beyond that in eq. 3 is its own error"),
-        (0.3, "up to 30.0% from its exact optimum, so its error is not"),
+        (0.02, "The rest of eq. 3's error is in the formula"),
+        (0.3, "differs from its exact optimum by up to 30.0% of the latter, so its error is not"),
+        (3.0, "differs from its exact optimum by up to 3 times the latter, so its error is not"),
     ],
 )
 def test_what_is_left_in_eq_3_is_its_own_error_only_if_training_reaches_its_optimum(apart, end):
@@ -272,9 +335,11 @@ def test_stripes_are_more_than_a_frame(edge):
     frame[3:-3, 3:-3] = 0
     stripes = (torch.arange(15) % 4 < 2).float().expand(15, 15)
     maps = dict.fromkeys((1, 50), 5 * (frame if edge else stripes) + noise)
-    said = score_sentences.variance_maps(score_matching.variance_table(maps), maps)
+    shown = {"t = 1": noise[:2, 0]}
+    said = score_sentences.variance_maps(score_matching.variance_table(maps), maps, shown, ["hole", "good"])
+    assert "One image is no evidence." in said
     assert "maps of 30 images" in said and "Without the outer 3 cells on each side a plaid explains" in said
-    assert ("not the stripes through the whole map; we have not tested what does" in said) != edge
+    assert ("What makes the stripes further in is not tested" in said) != edge
 
 
 @pytest.mark.parametrize(
@@ -289,16 +354,20 @@ def test_a_best_at_the_end_of_the_range_may_lie_beyond(esm, sgm, said):
     table = pd.DataFrame({"variant": ["ESM"] * 2 + ["SGM"] * 2, "T_d": [50, 100] * 2, "I-AUROC": [*esm, *sgm]})
     words = score_sentences.timesteps(table, (0.0, -1.0, 1.0))
     assert said in words if said else "beyond" not in words
+    assert "below chance" not in words
+    low = score_sentences.timesteps(table.assign(**{"I-AUROC": [0.45, *table["I-AUROC"][1:]]}), (0.0, -1.0, 1.0))
+    assert "The I-AUROC is below chance, 0.5, for ESM at $T_d$ = 50." in low
     assert f"$T_d$ = {100 if esm[1] > esm[0] else 50} for ESM" in words and "as many steps as ESM" in words
 
 
-def test_the_main_result_of_05_stands_before_its_reasons():
+def test_the_main_result_of_05_stands_before_its_reasons(task):
     rows = {name: {"difference": 0.2, "low": 0.1, "high": 0.3} for name in ("SGM", "ESM", "ESM-sigma")}
     worse = rows | {"ESM": {"difference": 0.0, "low": -0.1, "high": 0.1}}
     found = score_detection.Controls(pd.DataFrame(), worse, rows)
-    said = score_sentences.main_result(found, [Effect(-0.1, -0.2, -0.05, 40)])
+    scores = {"SGM": GOOD, "ESM": GOOD, "ESM-sigma": BAD}
+    said = score_sentences.main_result(task, scores, found, TRIVIAL, [Effect(-0.1, -0.2, -0.05, 40)])
     assert "Here it does not; it costs accuracy. ESM minus SGM is -0.100 [-0.200, -0.050] I-AUROC" in said
-    assert said.endswith("above the autoencoder alone and the closed form: here SGM and ESM-sigma.")
+    assert said.endswith("above the autoencoder alone, the closed form and the trivial baseline: here SGM.")
 
 
 def test_a_plain_field_keeps_no_contrast(task):
@@ -314,7 +383,15 @@ def test_a_plain_field_keeps_no_contrast(task):
     table = score_contrast.kept_by_all(pixels, {"SGM": Prediction(torch.zeros(3), reconstruction=half)}, task)
     assert table["mean"].tolist() == pytest.approx([0.5]) and list(table["name"]) == ["SGM"]
     assert "50% [50%, 50%] in SGM" in score_contrast.in_words(table)
-    assert "standard deviation over the pixels" in score_contrast.in_words(table)
+    said = score_contrast.in_words(table)
+    assert "standard deviation over the pixels" in said and "squares of 9 pixels, 50% (SGM) is left" in said
+    shading = torch.linspace(0, 1, 32).expand(1, 3, 32, 32)
+    assert float(score_contrast.fine(shading)[..., 4:-4].abs().max()) < 1e-6  # a slope is no texture
+    pixels._input = staticmethod(lambda images: images)
+    strips = {"SGM": half[:2]}, ["t = 9", "t = 0"], {"SGM": ["1, 1", "2, 2"]}
+    rows, titles, captions = score_contrast.beside_image(strips, pixels, task)
+    assert torch.equal(rows["SGM"], torch.cat([images[1:2], half[:2]])) and titles == ["image", "t = 9", "t = 0"]
+    assert captions == {"SGM": ["", "1, 1", "2, 2"]} and len(strips[0]["SGM"]) == 2
     assert score_contrast.of_last({"SGM": half[:2]}, task)["SGM"] > 0
 
 

@@ -226,5 +226,5 @@ def test_without_masks_nothing_is_said_of_pixels():
     task.images[:, :, :, 4:] = 1.0
     marks = score_matching.what_variance_marks(ratios, task)
     assert set(marks["measure"]) == {"structure"} and len(marks) == 2
-    assert "At t = 100" in score_sentences.variance_marks(marks, 80)
-    assert "pixel" not in score_sentences.variance_marks(marks, 80)
+    assert "At t = 100" in score_sentences.variance_marks(marks, 80, ratios)
+    assert "pixel" not in score_sentences.variance_marks(marks, 80, ratios)

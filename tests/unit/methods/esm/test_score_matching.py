@@ -16,6 +16,7 @@ from diffad_utils.analyses.score_process import (
     distance_to_end,
     growth,
     settled_at,
+    stability,
     stability_table,
     updates_over_bound,
 )
@@ -522,4 +523,11 @@ def test_growth_of_updates():
     assert growth(updates, 20, 0).effect == pytest.approx(1.0)
     zero = {name: torch.zeros(2) for name in ("small", "small, largest", "overshooting")}
     assert not bound_acted({b: u | zero for b, u in updates.items()})
+    large = zero | {"small": torch.ones(2), "small, largest": torch.ones(2)}  # small, but no step could overshoot
+    assert not bound_acted({b: u | large for b, u in updates.items()})
+    over = {b: u | large | {"overshooting": torch.tensor([0.0, 0.1])} for b, u in updates.items()}
+    effect = growth(updates, 20, 0)
+    assert bound_acted(over) and stability(over, effect) == ({"C53": effect}, [])
+    found, (left_out,) = stability({b: u | large for b, u in updates.items()}, effect)
+    assert not found and (left_out["claim_id"], left_out["why"]) == ("C53", "no step could overshoot")
     assert stability_table({b: u | zero for b, u in updates.items()})["ESM"].tolist() == [0.0, 2.0]
