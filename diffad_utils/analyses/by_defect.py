@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from diffad_utils.analyses.method_results import BASELINE, baseline_scores, images_of, maps_of
+from diffad_utils.analyses.method_results import BASELINE, baseline_scores, family_of, images_of, maps_of
 from diffad_utils.study import RunRecord
 
 
@@ -16,9 +16,9 @@ def recall_by_size(records: Sequence[RunRecord], false_alarms: float = 0.05, bin
     """Share of defective images found, by the area of their defects, where ``false_alarms`` of the normal ones are
     flagged.
 
-    Columns task, method, bin (0 is smallest), area (median, percent of the image), recall, low, high (Wilson), n. The
-    threshold is the quantile of the normal test images, as in any ROC point; no method knows it in use. Places without
-    masks are left out; the areas are those of any run with masks there.
+    Columns task, method, family ("" for the trivial baseline), seed, bin (0 is smallest), area (median, percent of the
+    image), recall, low, high (Wilson), n. The threshold is the quantile of the normal test images, as in any ROC point;
+    no method knows it in use. Places without masks are left out; the areas are those of any run with masks there.
     """
     areas: dict[tuple, pd.Series] = {}
     for record in records:
@@ -46,6 +46,7 @@ def recall_by_size(records: Sequence[RunRecord], false_alarms: float = 0.05, bin
                 [
                     f"{record.dataset}/{record.category}",
                     record.method,
+                    "" if record.method == BASELINE else family_of(record),
                     record.seed,
                     int(b),
                     float(area[part.index].median()),
@@ -55,9 +56,9 @@ def recall_by_size(records: Sequence[RunRecord], false_alarms: float = 0.05, bin
                     len(part),
                 ]
             )
-    return pd.DataFrame(rows, columns=["task", "method", "seed", "bin", "area", "recall", "low", "high", "n"])
+    return pd.DataFrame(rows, columns=["task", "method", "family", "seed", "bin", "area", "recall", "low", "high", "n"])
 
 
 def over_seeds(sizes: pd.DataFrame) -> pd.DataFrame:
-    """`recall_by_size` averaged over seeds: task, method, bin, area, recall."""
-    return sizes.groupby(["task", "method", "bin"], as_index=False)[["area", "recall"]].mean()
+    """`recall_by_size` averaged over seeds: task, method, family, bin, area, recall."""
+    return sizes.groupby(["task", "method", "family", "bin"], as_index=False)[["area", "recall"]].mean()

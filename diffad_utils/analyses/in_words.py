@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from diffad_utils.analyses import over_tasks
 from diffad_utils.analyses.comparison import Ranks
 from diffad_utils.analyses.method_results import MethodResult
 from diffad_utils.study import claims
@@ -38,13 +39,19 @@ def of_answer(table: pd.DataFrame) -> str:
     best = [table.loc[part.index[0]] for _, part in table.groupby("task", sort=False)]
     leaders = [f"{row['method']} on {row['task']} ({row['I-AUROC']:.3f})" for row in best]
     won = sum(row["family"] == "diffusion" for row in best)
+    drawn = (
+        f" The first panel is the mean over {len(best)} tasks, of the methods that were run on all, with Student's "
+        f"intervals over tasks; of the tasks the {over_tasks.BESIDE_MEAN} with the most methods are drawn."
+        if len(best) > over_tasks.MANY
+        else ""
+    )
     return (
         f"Highest on its task: {_counted(leaders)}; {won} of {len(best)} are diffusion methods. In "
         f"{int(ours['above both'].sum())} of {len(ours)} cases a diffusion method is above the trivial baseline and "
         "above its control, both by paired intervals. The black line at a diamond is the paired interval of method "
         "minus control, laid around the control: a line wholly left of its blue point says that the method is better "
         "than the control, one wholly right of it that it is worse. The other intervals of the picture are not paired, "
-        "so they may overlap and still belong to a real difference."
+        f"so they may overlap and still belong to a real difference.{drawn}"
     )
 
 
@@ -55,6 +62,13 @@ def of_controls(found: pd.DataFrame) -> str:
         return "No run recorded a control without diffusion, so these runs cannot say what diffusion adds."
     up, down = found[found["low"] > 0], found[found["high"] < 0]
     rest = found.drop(index=[*up.index, *down.index])
+
+    if len(found) > over_tasks.MOST_ROWS:
+        return (
+            f"Of {len(found)} comparisons of a method with its strongest control on a task, the method is above in "
+            f"{len(up)} and below in {len(down)}; in {len(rest)} no difference is shown. The figure has the mean over "
+            "tasks, with Student's intervals over tasks; the table has each. What a control leaves out is there, too."
+        )
 
     def named(part):
         suffix = {"untrained": " against itself untrained"}

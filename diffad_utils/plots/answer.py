@@ -17,7 +17,6 @@ from diffad_utils.plots.style import ANOMALOUS, NORMAL, WIDTH
 OTHER = "#8a919b"
 """Colour of methods without diffusion."""
 
-MOST_TASKS = 6
 PANEL_ROWS = 3
 """Height of a panel's title and axis, in rows of methods."""
 
@@ -32,10 +31,7 @@ def answer_chart(table: pd.DataFrame, columns: int = 2) -> Figure:
     table : task, method, family, I-AUROC, low, high, control, control low, control high, baseline, baseline low,
         baseline high, as `diffusion_controls.against_controls` has them; NaN where unknown.
     columns : panels beside each other; 1 for a narrow screen.
-
-    With many tasks, the `MOST_TASKS` with the most methods are drawn.
     """
-    table = table[table["task"].isin(table["task"].value_counts().head(MOST_TASKS).index)]
     parts = [part.iloc[::-1].reset_index(drop=True) for _, part in table.groupby("task", sort=False)]
     columns = min(columns, len(parts))
     stacks: list[list[int]] = [[] for _ in range(columns)]
@@ -43,8 +39,8 @@ def answer_chart(table: pd.DataFrame, columns: int = 2) -> Figure:
     def rows(stack: list[int]) -> int:
         return sum(len(parts[i]) + PANEL_ROWS for i in stack)
 
-    for i in sorted(range(len(parts)), key=lambda i: -len(parts[i])):
-        min(stacks, key=rows).append(i)  # the largest first, each below the shortest column so far
+    for i in [0, *sorted(range(1, len(parts)), key=lambda i: -len(parts[i]))]:
+        min(stacks, key=rows).append(i)  # after the first the largest, each below the shortest column so far
     total = max(map(rows, stacks))
     figure = plt.figure(figsize=(WIDTH if columns > 1 else 0.5 * WIDTH, 0.23 * total + 0.7))
     limits = _answer_limits(table)
@@ -183,8 +179,9 @@ def difference_matrices(pairs: pd.DataFrame) -> Figure:
             unclear[i, j] = unclear[j, i] = pair.low <= 0 <= pair.high
         picture = axis.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit)
         axis.scatter(*np.nonzero(unclear)[::-1], s=5, color="black")
-        axis.set_xticks(range(len(order)), order, rotation=90, fontsize=7)
-        axis.set_yticks(range(len(order)), order, fontsize=7)
+        size = min(7.0, 165 / len(order))  # points: a panel's side over the names
+        axis.set_xticks(range(len(order)), order, rotation=90, fontsize=size)
+        axis.set_yticks(range(len(order)), order, fontsize=size)
         axis.grid(False)
         axis.set_title(task, fontsize=9)
     for axis in axes.flat[len(groups) :]:

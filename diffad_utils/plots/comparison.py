@@ -134,20 +134,31 @@ def _error(row: pd.Series, name: str) -> Any:
 
 
 def recall_chart(table: pd.DataFrame) -> Figure:
-    """Recall over the area of the defects (columns task, method, area, recall, low, high), one panel a task."""
-    tasks, styles = list(dict.fromkeys(table["task"])), method_styles(table["method"])
-    figure, axes = _panels(len(tasks), 3.8)
+    """Recall over the area of the defects (columns task, method, family, bin, area, recall), one panel a task: each
+    method thin, the means of diffusion methods and of the others thick, the trivial baseline (family "") dashed."""
+    tasks = list(dict.fromkeys(table["task"]))
+    ours, baseline = table["family"] == "diffusion", table["family"] == ""
+    styles = {
+        "diffusion methods": (ours, {"color": NORMAL}),
+        "methods without diffusion": (~ours & ~baseline, {"color": "#8a919b"}),
+        "trivial baseline": (baseline, {"color": ANOMALOUS, "linestyle": "--"}),
+    }
+    figure, axes = _panels(len(tasks), 3.0)
     for axis, task in zip(axes.flat, tasks, strict=False):
-        for name, part in table[table["task"] == task].groupby("method"):
-            axis.plot(part["area"], part["recall"], linewidth=1.2, markersize=5, **styles[name])
+        for name, (rows, style) in styles.items():
+            here = table[rows & (table["task"] == task)]
+            for _, part in here.groupby("method"):
+                axis.plot(part["area"], part["recall"], linewidth=0.7, alpha=0.45, **style)
+            mean = here.groupby("bin")[["area", "recall"]].mean()
+            axis.plot(mean["area"], mean["recall"], marker="o", markersize=4, linewidth=2.2, label=name, **style)
         axis.set(xscale="log", xlabel="defect area, %", title=task, ylim=(-0.03, 1.03))
         ticks = sorted(table.loc[table["task"] == task, "area"].unique())
         axis.set_xticks(ticks, [f"{t:.2g}" for t in ticks])
         axis.minorticks_off()
-    axes[0, 0].set_ylabel("share of defective images found")
-    for name, style in styles.items():
-        axes[0, 0].plot([], [], label=name, **style)
-    _legend_beside(figure, axes[0, 0], "method")
+    for row in axes:
+        row[0].set_ylabel("share of defects found")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8)
     return figure
 
 
