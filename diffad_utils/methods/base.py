@@ -34,7 +34,7 @@ from diffad_utils.io import store
 from diffad_utils.io.files import write_atomically, written_whole
 from diffad_utils.methods.kept import kept
 from diffad_utils.methods.stored import through_store
-from diffad_utils.models.device import in_pieces, pick_device, settled
+from diffad_utils.models.device import in_pieces, pick_device
 
 if TYPE_CHECKING:
     from diffad_utils.weights import Resolved
@@ -266,8 +266,7 @@ class Detector(ABC):
         if record["method"] != cls.name:
             raise ValueError(f"{path} holds a {record['method']!r} detector, not {cls.name!r}")
         detector = cls(**{**cls._settings_of_today(record["hyperparameters"], path), "device": device})
-        tensors = load_file(Path(folder) / "detector.safetensors")
-        detector._set_state({name: settled(tensor) for name, tensor in tensors.items()}, record["values"])
+        detector._set_state(load_file(Path(folder) / "detector.safetensors"), record["values"])
         return detector
 
     @classmethod

@@ -243,11 +243,12 @@ def _take(kept: store.Store, key: str, detector: Any, train_dataset: Any, checkp
     try:
         loaded = type(detector).load(entry.folder / "detector", device=detector.device)
         left = json.loads((entry.folder / "left.json").read_text(encoding="utf-8"))
-        tensors = {n: settled(t) for n, t in load_file(entry.folder / "left.safetensors").items()}
+        tensors = load_file(entry.folder / "left.safetensors")
         vars(filled).update({name: value for name, value in vars(loaded).items() if name not in fields})
         # what `load` brings back stays: of an object it has more than its fields
         wanted = [n for n in left["values"] if n not in vars(loaded) or n in vars(detector)]
         vars(filled).update({name: decode(left["values"][name], tensors) for name in wanted})
+        _settle(filled, vars(detector))
         filled._remember(train_dataset)
         lost = set(left["names"]) - set(vars(filled))
         if lost:
