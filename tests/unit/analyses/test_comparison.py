@@ -386,7 +386,7 @@ def test_the_answer_names_the_best_rival_without_clip(tmp_path):
         "detector without diffusion (clip_knn" in first
         and "; without CLIP's it is better than the best (anomalib:padim" in first
     )
-    assert first.endswith("Either best is picked on these test images, which the intervals do not account for.")
+    assert first.endswith("Both winners were chosen on these test images; the intervals ignore that choice.")
 
 
 @pytest.mark.slow
