@@ -102,7 +102,7 @@ def of_pairs(pairs: pd.DataFrame) -> str:
     least = f" The smallest difference that is clear is {median:.3f}." if np.isfinite(median) else ""
     return (
         f"{unclear} of {len(pairs)} pairs have an interval that contains zero: these images do not show which of the "
-        f"two is better.{least} The intervals are not adjusted for the number of pairs."
+        f"two is better.{least} The intervals are not adjusted for the number of pairs.{over_tasks.left_out(pairs)}"
     )
 
 
@@ -138,7 +138,7 @@ def of_cost(timed: pd.DataFrame, front: pd.Series) -> str:
         f"Between the fastest ({fastest['method']}, {fastest['ms an image']:.3g} ms) and the slowest "
         f"({slowest['method']}, {slowest['ms an image']:.3g} ms) lies a factor of "
         f"{slowest['ms an image'] / fastest['ms an image']:.0f}. {unbeaten} "
-        "Times are of this machine, with other work beside."
+        f"Times are of this machine, with other work beside.{over_tasks.left_out(timed, over_tasks.PANELS)}"
     )
 
 
@@ -147,12 +147,13 @@ def of_localisation(table: pd.DataFrame) -> str:
     correlation = table[["I-AUROC", "AUPRO"]].corr("spearman").iloc[0, 1]
     joint = f"the rank correlation is {correlation:.2f}" if np.isfinite(correlation) else "there is no rank correlation"
     worst = table.loc[(table["I-AUROC"] - table["AUPRO"]).idxmax()]
-    chance = " Its ranking is hardly better than chance." if worst["I-AUROC"] < 0.6 else ""
+    chance = " Its ranking is not shown to be better than chance." if worst.get("I-AUROC low", 1.0) <= 0.5 else ""
     return (
         f"Over {len(table)} results {joint}. Furthest above the diagonal: "
         f"{worst['method']} on {worst['task']}, I-AUROC {worst['I-AUROC']:.3f} with an AUPRO of {worst['AUPRO']:.3f}. "
         f"Its maps do not point at the defects.{chance} The two metrics have different scales and levels of chance, so "
-        "the diagonal is only a guide, and the figure does not say what a method looks at."
+        f"the diagonal is only a guide, and the figure does not say what a method looks at."
+        f"{over_tasks.left_out(table, over_tasks.PANELS)}"
     )
 
 

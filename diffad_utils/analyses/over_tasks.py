@@ -14,6 +14,9 @@ from diffad_utils.metrics import pooling
 MANY = 6
 """Tasks that a figure has room for."""
 
+PANELS = 8
+"""Tasks that a grid of small panels has room for."""
+
 BESIDE_MEAN = 3
 """Tasks that are drawn beside a mean over all."""
 
@@ -25,6 +28,12 @@ def most_methods(table: pd.DataFrame, tasks: int = MANY) -> pd.DataFrame:
     """The rows of the ``tasks`` tasks (column task) with the most rows, in their order."""
     counts = table["task"].value_counts()
     return table[table["task"].isin(counts.head(tasks).index)].reset_index(drop=True)
+
+
+def left_out(table: pd.DataFrame, tasks: int = MANY) -> str:
+    """That `most_methods` leaves tasks out, as a sentence; empty if it leaves none."""
+    count = table["task"].nunique()
+    return f" The figure has the {tasks} of {count} tasks with the most methods." if count > tasks else ""
 
 
 def answer_rows(table: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from diffad_utils.plots.answer import OTHER
 from diffad_utils.plots.style import ANOMALOUS, NORMAL, WIDTH
 
 
@@ -140,7 +141,7 @@ def recall_chart(table: pd.DataFrame) -> Figure:
     ours, baseline = table["family"] == "diffusion", table["family"] == ""
     styles = {
         "diffusion methods": (ours, {"color": NORMAL}),
-        "methods without diffusion": (~ours & ~baseline, {"color": "#8a919b"}),
+        "methods without diffusion": (~ours & ~baseline, {"color": OTHER}),
         "trivial baseline": (baseline, {"color": ANOMALOUS, "linestyle": "--"}),
     }
     figure, axes = _panels(len(tasks), 3.0)

@@ -128,4 +128,4 @@ def _where(reason: str) -> str:
     "some"."""
     if verdicts.above_in_all(reason):
         return "all"
-    return "none" if "none above the margin" in reason else "some"
+    return "none" if verdicts.NONE_ABOVE in reason else "some"

@@ -294,6 +294,7 @@ def _pooled_in_words(variant: Variant, margin: float) -> str:
 
 
 ABOVE_IN_ALL = "above the margin in all"
+NONE_ABOVE = "none above the margin"
 
 
 def above_in_all(reason: str) -> bool:
@@ -306,7 +307,7 @@ def _sides(found: Judgement) -> str:
     above = (effects > found.margin).groupby(level=0).all()  # by every variant or bound
     if above.all():
         return f"{ABOVE_IN_ALL} {len(above)}, but by different amounts; "
-    return f"{int(above.sum())} of {len(above)} above the margin; " if above.any() else "none above the margin; "
+    return f"{int(above.sum())} of {len(above)} above the margin; " if above.any() else f"{NONE_ABOVE}; "
 
 
 def what_would_change(found: Judgement) -> str:

@@ -39,6 +39,7 @@ def against(tasks: int) -> pd.DataFrame:
 
 def test_few_tasks_are_drawn_as_they_are():
     table = against(over_tasks.MANY)
+    assert over_tasks.left_out(table) == "" and "the 6 of 11 tasks" in over_tasks.left_out(against(11))
     assert over_tasks.answer_rows(table) is table and "first panel" not in in_words.of_answer(table)
 
 
