@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from diffad_utils.analyses import over_tasks
 from diffad_utils.analyses.comparison import ABOVE, against_baseline, difference
 from diffad_utils.analyses.method_results import BASELINE, MethodResult, average_of, family_of
 from diffad_utils.study import RunRecord
@@ -93,11 +94,15 @@ def against_controls(measured: Sequence[MethodResult], found: pd.DataFrame) -> p
 def pooled_control(found: pd.DataFrame, method: str) -> tuple[float, float, float, float] | None:
     """(I-AUROC of the control, difference, low, high) of a method, averaged over tasks; None without a control.
 
-    Tasks are independent, so the half width is that of a mean: the root of the sum of squares over their number.
+    Over more than `over_tasks.MANY` tasks the interval is `over_tasks.mean_over_tasks`, as in the figures. Over fewer
+    it is of images alone: tasks are independent, so its half width is the root of the sum of squares over their number.
     """
     rows = found[(found["method"] == method) & (found["kind"] == "no_diffusion")]
     if rows.empty:
         return None
+    if len(rows) > over_tasks.MANY:
+        over = over_tasks.mean_over_tasks(rows["difference"], rows["low"], rows["high"])
+        return float(rows["I-AUROC"].mean()), *over
     half = float(np.sqrt((((rows["high"] - rows["low"]) / 2) ** 2).sum())) / len(rows)
     middle = float(rows["difference"].mean())
     return float(rows["I-AUROC"].mean()), middle, middle - half, middle + half
@@ -117,6 +122,7 @@ def side(low: float, high: float) -> int:
 def summary_table(measured: Sequence[MethodResult], found: pd.DataFrame) -> pd.DataFrame:
     """The table at the end: a row a method, diffusion first, then by I-AUROC; each averaged over the tasks it has.
 
+    Intervals of more than `over_tasks.MANY` tasks are Student's over tasks, of fewer they are of images and seeds.
     Columns method, family, tasks; I-AUROC, low, high; AUPRO, AUPRO low, AUPRO high; without diffusion; trivial baseline
     (over the same tasks); ms an image; follows: a sentence.
     """
@@ -133,16 +139,14 @@ def summary_table(measured: Sequence[MethodResult], found: pd.DataFrame) -> pd.D
         control = pooled_control(found, method)
         times = [row.values["ms an image"] for row in mine if "ms an image" in row.values]
         cells = {"method": method, "family": own.family, "tasks": len(mine), "I-AUROC": own.values["I-AUROC"]}
-        cells |= dict(zip(("low", "high"), own.interval("I-AUROC"), strict=True))
+        cells |= dict(zip(("low", "high"), _ends(mine, "I-AUROC"), strict=True))
         if localised:
-            of_pixels = average_of(localised, "all")
-            ends = of_pixels.interval("AUPRO") or (np.nan, np.nan)  # no maps, no interval
-            cells |= dict(zip(("AUPRO low", "AUPRO high"), ends, strict=True))
-            cells["AUPRO"] = of_pixels.values["AUPRO"]
+            cells |= dict(zip(("AUPRO low", "AUPRO high"), _ends(localised, "AUPRO"), strict=True))
+            cells["AUPRO"] = average_of(localised, "all").values["AUPRO"]
         cells["without diffusion"] = control[0] if control else np.nan
         cells["trivial baseline"] = baseline.values["I-AUROC"] if baseline else np.nan
         cells["ms an image"] = float(np.mean(times)) if times else np.nan
-        over = difference(own, baseline, "I-AUROC") if baseline else None
+        over = _over_baseline(mine, others) if baseline else None
         cells["follows"] = what_follows(own.family, over, control, sides_by_task(found, method))
         rows.append(cells)
     names = ["method", "family", "tasks", "I-AUROC", "low", "high", "AUPRO", "AUPRO low", "AUPRO high"]
@@ -150,6 +154,24 @@ def summary_table(measured: Sequence[MethodResult], found: pd.DataFrame) -> pd.D
     table = pd.DataFrame(rows, columns=names)
     order = table.assign(first=table["family"] != "diffusion", best=-table["I-AUROC"]).sort_values(["first", "best"])
     return table.loc[order.index].reset_index(drop=True)
+
+
+def _ends(rows: Sequence[MethodResult], metric: str) -> tuple[float, float]:
+    """Ends of the interval of a method's mean over tasks; NaN where a task has none, as without maps."""
+    if len(rows) <= over_tasks.MANY:
+        return average_of(rows, "all").interval(metric) or (np.nan, np.nan)
+    ends = np.array([row.interval(metric) or (np.nan, np.nan) for row in rows])
+    return over_tasks.mean_over_tasks([row.values[metric] for row in rows], *ends.T)[1:]
+
+
+def _over_baseline(
+    rows: Sequence[MethodResult], baselines: Sequence[MethodResult]
+) -> tuple[float, float, float] | None:
+    """Mean I-AUROC of a method minus that of the trivial baseline on the same tasks, low, high."""
+    if len(rows) <= over_tasks.MANY:
+        return difference(average_of(rows, "all"), average_of(baselines, "all"), "I-AUROC")
+    by_task = [difference(*pair, "I-AUROC") for pair in zip(rows, baselines, strict=True)]
+    return over_tasks.mean_over_tasks(*np.transpose(by_task)) if all(by_task) else None
 
 
 def what_follows(

@@ -1,13 +1,14 @@
 """What the figures of 08 draw where there are many tasks: means over tasks, and the tasks with the most methods.
 
-Used by notebook 08; entry points: `answer_rows`, `control_rows`, `most_methods`. With few tasks all return their table
-as it is. Intervals of a mean are Student's over tasks (`metrics.pooling`).
+Used by notebook 08; entry points: `answer_rows`, `control_rows`, `most_methods` (with few tasks they return their table
+as it is) and `mean_over_tasks`. Intervals of a mean over many tasks are Student's over tasks (`metrics.pooling`).
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from diffad_utils.metrics import pooling
 
@@ -58,26 +59,31 @@ def control_rows(table: pd.DataFrame) -> pd.DataFrame:
         row = part.iloc[0].copy()
         if len(part) > 1:
             row["task"], row["I-AUROC"] = f"mean of {len(part)} tasks", part["I-AUROC"].mean()
-            row["difference"], row["low"], row["high"] = _mean(part["difference"], part["low"], part["high"])
+            row["difference"], row["low"], row["high"] = mean_over_tasks(part["difference"], part["low"], part["high"])
         rows.append(row)
     return pd.DataFrame(rows, columns=table.columns).sort_values("difference", ascending=False, ignore_index=True)
 
 
 def _mean_answer(part: pd.DataFrame, name: str) -> dict:
     row = {"task": name, "method": part["method"].iloc[0], "family": part["family"].iloc[0], "above both": False}
-    row |= dict(zip(("I-AUROC", "low", "high"), _mean(part["I-AUROC"], part["low"], part["high"]), strict=True))
-    ends = _mean(part["baseline"], part["baseline low"], part["baseline high"])
+    row |= dict(
+        zip(("I-AUROC", "low", "high"), mean_over_tasks(part["I-AUROC"], part["low"], part["high"]), strict=True)
+    )
+    ends = mean_over_tasks(part["baseline"], part["baseline low"], part["baseline high"])
     row |= dict(zip(("baseline", "baseline low", "baseline high"), ends, strict=True))
     gain = part["I-AUROC"] - part["control"]
     half = (part["control high"] - part["control low"]) / 2  # of the paired difference
-    _, low, high = _mean(gain, gain - half, gain + half)
+    _, low, high = mean_over_tasks(gain, gain - half, gain + half)
     row |= {"control": part["control"].mean(skipna=False)}
     return row | {"control low": row["I-AUROC"] - high, "control high": row["I-AUROC"] - low}
 
 
-def _mean(effects: pd.Series, lows: pd.Series, highs: pd.Series) -> tuple[float, float, float]:
-    """Mean over tasks, low, high; NaN where a task's is unknown. Variances over images are those of normal ends."""
-    if effects.isna().any() or lows.isna().any() or highs.isna().any():
+def mean_over_tasks(effects: ArrayLike, lows: ArrayLike, highs: ArrayLike) -> tuple[float, float, float]:
+    """Mean of the effects [K] of K >= 1 tasks, and the ends of its 95 % interval: Student's over tasks, and not
+    narrower than images alone would make it. NaN where a task's effect or interval is unknown. Variances over images
+    are those of normal intervals with these ends."""
+    effects, lows, highs = (np.asarray(values, dtype=np.float64) for values in (effects, lows, highs))
+    if np.isnan([effects, lows, highs]).any():
         return (np.nan,) * 3
-    found = pooling.pool(effects.to_numpy(), ((highs - lows).to_numpy() / 3.92) ** 2)
+    found = pooling.pool(effects, ((highs - lows) / 3.92) ** 2)
     return float(found.effect), float(found.low), float(found.high)

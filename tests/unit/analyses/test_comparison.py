@@ -22,6 +22,7 @@ from diffad_utils.analyses import (
     example_cases,
     in_words,
     method_results,
+    over_tasks,
 )
 from diffad_utils.analyses.published import beside_published, disagreements, published_gaps, published_results
 from diffad_utils.methods import METHODS
@@ -509,6 +510,29 @@ def test_controls_are_read_where_runs_recorded_them(controlled):
     worse = diffusion_controls.against_controls(measured, found.assign(low=-0.1))
     assert not worse["above both"].any() and "In 0 of 4 cases" in in_words.of_answer(worse)
     assert diffusion_controls.controls([]).empty
+
+
+def test_with_many_tasks_the_summary_has_students_intervals(controlled):
+    """As the figures, so that table and figure cannot disagree; with few tasks intervals are of images."""
+    _, measured = controlled
+    many = [
+        dataclasses.replace(row, category=f"t{t}", values=row.values | {"I-AUROC": row.values["I-AUROC"] - 0.05 * t})
+        for t in range(over_tasks.MANY + 1)
+        for row in measured
+        if row.category == "grid" and row.method in ("invad", "trivial")
+    ]
+    tasks = [row.task for row in many if row.method == "invad"]
+    found = pd.DataFrame({"task": tasks, "method": "invad", "kind": "no_diffusion", "what": "w", "I-AUROC": 0.8})
+    found["difference"] = np.linspace(-0.2, 0.4, len(tasks))
+    found = found.assign(low=found["difference"] - 0.01, high=found["difference"] + 0.01)
+    expected = over_tasks.mean_over_tasks(found["difference"], found["low"], found["high"])
+    value, *over = diffusion_controls.pooled_control(found, "invad")
+    assert value == pytest.approx(0.8) and tuple(over) == expected and over[1] < 0 < over[2]
+    row = diffusion_controls.summary_table(many, found).set_index("method").loc["invad"]
+    assert row["high"] - row["low"] > 0.1, "tasks differ, and the interval has it"
+    assert "Not shown to differ from its strongest control" in row["follows"]
+    of_images = diffusion_controls.pooled_control(found.head(over_tasks.MANY), "invad")
+    assert of_images[3] - of_images[2] == pytest.approx(0.02 / np.sqrt(over_tasks.MANY))
 
 
 def test_the_summary_says_what_follows(controlled):
