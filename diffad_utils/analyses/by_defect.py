@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from diffad_utils.analyses.method_results import BASELINE, baseline_scores, family_of, images_of, maps_of
+from diffad_utils.analyses.method_results import BASELINE, areas_of, baseline_scores, family_of, images_of
 from diffad_utils.study import RunRecord
 
 
@@ -22,9 +22,9 @@ def recall_by_size(records: Sequence[RunRecord], false_alarms: float = 0.05, bin
     """
     areas: dict[tuple, pd.Series] = {}
     for record in records:
-        task, found = (record.dataset, record.category), maps_of(record)
-        if found is not None:
-            here = pd.Series(found[2].mean(axis=(1, 2)) * 100, index=found[0])
+        task, here = (record.dataset, record.category), areas_of(record)
+        if here is not None:
+            here = here * 100
             areas[task] = here.combine_first(areas[task]) if task in areas else here
     rows = []
     for record in records:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,8 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from diffad_utils import metrics
-from diffad_utils.analyses.method_results import images_of, maps_of
+from diffad_utils.analyses import map_summaries
+from diffad_utils.analyses.method_results import areas_of, images_of, maps_of, pixel_samples
 from diffad_utils.methods.invad.score import min_max_over_test_set
 from diffad_utils.scoring import top_mean
 from diffad_utils.study import RunRecord
@@ -199,12 +201,14 @@ def centre_crop(values: np.ndarray, share: float = 224 / 256) -> np.ndarray:
     return values[:, top : top + h, left : left + w]
 
 
+CROP = 224 / 256
+"""Share of each side that a centre crop keeps."""
+
+COLUMNS = ["convention", "metric", "ours", "theirs", "change"]
+
+
 def effects_of_conventions(
-    record: RunRecord,
-    batch_sizes: Sequence[int] = (8, 32),
-    crop: float = 224 / 256,
-    top_pixels: int = 100,
-    seed: int = 0,
+    record: RunRecord, batch_sizes: Sequence[int] = (8, 32), crop: float = CROP, top_pixels: int = 100, seed: int = 0
 ) -> pd.DataFrame:
     """Every convention that the run's files allow: convention, metric, ours, theirs, change (theirs minus ours).
 
@@ -214,20 +218,36 @@ def effects_of_conventions(
     images = images_of(record)
     label = images["label"].to_numpy()
     rows: list[tuple] = []
-
-    def add(convention: str, metric: str, ours: float, theirs: float) -> None:
-        if np.isfinite(theirs):
-            rows.append((convention, metric, float(ours), float(theirs), float(theirs - ours)))
-
     parts = {
         name: images[name].to_numpy() for name in images.columns if name not in ("key", "label", "defect", "score")
     }
     if len(parts) > 1 and record.method != "trivial":
         auroc = metrics.image_auroc(images["score"].to_numpy(), label)
-        add("parts scaled over the test set", "I-AUROC", auroc, metrics.image_auroc(scaled_over_test_set(parts), label))
+        scaled = metrics.image_auroc(scaled_over_test_set(parts), label)
+        rows.append(("parts scaled over the test set", "I-AUROC", auroc, scaled))
     if len(parts) > 1:
-        name, reported, honest = chosen_on_test(parts, label, seed=seed)
-        add("part of the score chosen on the test set", "I-AUROC", honest, reported)
+        _, reported, honest = chosen_on_test(parts, label, seed=seed)
+        rows.append(("part of the score chosen on the test set", "I-AUROC", honest, reported))
+    of_scores = _with_changes(rows)
+    of_maps = effects_on_maps(record, batch_sizes, crop, top_pixels, seed)
+    if record.maps() is None:
+        summary = map_summaries.read(record, batch_sizes=batch_sizes, top_pixels=top_pixels, seed=seed)
+        of_maps = of_maps if summary is None else summary.conventions
+    parts_of_table = [part for part in (of_scores, of_maps) if len(part)]
+    return pd.concat(parts_of_table, ignore_index=True) if parts_of_table else of_scores
+
+
+def effects_on_maps(
+    record: RunRecord, batch_sizes: Sequence[int], crop: float, top_pixels: int, seed: int
+) -> pd.DataFrame:
+    """The rows of `effects_of_conventions` that come from the run's maps; none without them."""
+    rows: list[tuple] = []
+
+    def add(*row: Any) -> None:
+        rows.append(row)
+
+    images = images_of(record)
+    label = images["label"].to_numpy()
     found = record.maps()
     if found is not None:
         keys, maps = found
@@ -247,7 +267,36 @@ def effects_of_conventions(
     if both is not None:
         of_pixels = label[np.isin(images["key"].to_numpy(str), both[0])]
         _pixel_conventions(*both[1:], of_pixels, batch_sizes, crop, seed, add)
-    return pd.DataFrame(rows, columns=["convention", "metric", "ours", "theirs", "change"])
+    return _with_changes(rows)
+
+
+def _with_changes(rows: Sequence[tuple]) -> pd.DataFrame:
+    """(convention, metric, ours, theirs) with the change; those whose metric does not exist are left out."""
+    known = [(*names, float(ours), float(theirs), float(theirs - ours)) for *names, ours, theirs in rows]
+    return pd.DataFrame([row for row in known if np.isfinite(row[-1])], columns=COLUMNS)
+
+
+def summarise_maps(
+    record: RunRecord, bootstrap_samples: int, batch_sizes: Sequence[int], top_pixels: int, seed: int
+) -> map_summaries.MapSummary | None:
+    """What 08 takes from the maps of a run with these parameters of its own; None for a run that kept none."""
+    if record.maps() is None:
+        return map_summaries.read(
+            record, bootstrap_samples=bootstrap_samples, batch_sizes=batch_sizes, top_pixels=top_pixels, seed=seed
+        )
+    area = areas_of(record)
+    area = pd.Series(dtype=float) if area is None else area
+    samples = pixel_samples(record, bootstrap_samples, seed) if "AUPRO" in record.metrics else {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="all scores are equal")
+        rows = effects_on_maps(record, batch_sizes, CROP, top_pixels, seed)
+    settings = {
+        "bootstrap_samples": [bootstrap_samples],
+        "batch_sizes": list(batch_sizes),
+        "top_pixels": [top_pixels],
+        "seed": [seed],
+    }
+    return map_summaries.MapSummary(area.index.to_numpy(), area.to_numpy(), samples, rows, settings)
 
 
 SETTINGS = {

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from diffad_utils import metrics
+from diffad_utils.analyses import map_summaries
 from diffad_utils.methods import METHODS
 from diffad_utils.methods.trivial import PARTS, best_statistic
 from diffad_utils.study import RunRecord
@@ -94,6 +95,30 @@ def maps_of(record: RunRecord) -> tuple[np.ndarray, np.ndarray, np.ndarray] | No
     return (keys[order][rows], maps.numpy()[rows], masks[order][rows]) if rows.any() else None
 
 
+def pixel_samples(record: RunRecord, n: int, seed: int) -> dict[str, np.ndarray]:
+    """Bootstrap values [n] of the metrics of pixels, of float32 precision, from the run's maps, or from what a copy
+    without them has in their place (`map_summaries`); empty without either."""
+    maps = maps_of(record)
+    if maps is None:
+        summary = map_summaries.read(record, bootstrap_samples=n, seed=seed)
+        return {} if summary is None else summary.samples
+    images = images_of(record)
+    drawn_from = images.loc[np.isin(images["key"].to_numpy(str), maps[0]), "label"].to_numpy()
+    drawn = np.concatenate(list(metrics.bootstrap_draws(drawn_from == 1, n, seed)))
+    found = metrics.metrics_from_counts(metrics.pixel_counts(*maps[1:]), drawn)
+    return {name: values.astype(np.float32).astype(np.float64) for name, values in found.items()}
+
+
+def areas_of(record: RunRecord) -> pd.Series | None:
+    """Share of the image that is defective, by key, of the images that metrics of pixels are computed over; None for
+    data without masks."""
+    maps = maps_of(record)
+    if maps is not None:
+        return pd.Series(maps[2].mean(axis=(1, 2)), index=maps[0])
+    summary = map_summaries.read(record)
+    return pd.Series(summary.area, index=summary.key) if summary is not None and len(summary.key) else None
+
+
 def family_of(record: RunRecord) -> str:
     """What the method of a run is, one of `methods.base.FAMILIES`: from its manifest, and for runs recorded before that
     said so from its class, which is loaded then. "unknown" if there is no such method here."""
@@ -137,12 +162,8 @@ def _measure_run(
         for name, function in image_metrics.items()
     }
     times = np.concatenate(list(metrics.bootstrap_draws(label == 1, n, seed)))
-    maps = maps_of(record) if "AUPRO" in values else None
-    if maps is not None:
-        marked = np.isin(images["key"].to_numpy(str), maps[0])
-        drawn = times if marked.all() else np.concatenate(list(metrics.bootstrap_draws(label[marked] == 1, n, seed)))
-        of_pixels = metrics.metrics_from_counts(metrics.pixel_counts(*maps[1:]), drawn)
-        samples |= {k: v for k, v in of_pixels.items() if k in values}
+    of_pixels = pixel_samples(record, n, seed) if "AUPRO" in values else {}
+    samples |= {k: v for k, v in of_pixels.items() if k in values}
     rebuilt = record.reconstructions()
     if rebuilt is not None:
         rebuilt = rebuilt.sort_values("key", ignore_index=True)

@@ -93,6 +93,7 @@ def study_command(options: argparse.Namespace) -> int:
         report.write,
         jobs=options.jobs,
         only=tuple(options.only),
+        take=options.take,
         cluster=options.cluster,
         notebooks=options.notebooks,
         profiles=options.profiles,
@@ -293,6 +294,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("-j", "--jobs", type=int, default=2, help="cores to use (default 2)")
     sub.add_argument(
         "--only", nargs="+", default=[], metavar="RUN", help="names of runs, beginnings of them, or patterns"
+    )
+    sub.add_argument(
+        "--take", type=Path, metavar="FOLDER", help="go on from a copy of the study, such as reports/reference/standard"
     )
     sub.add_argument(
         "--cluster", type=Path, metavar="FOLDER", help="Snakemake profile of a batch system: workflow/cluster/slurm"

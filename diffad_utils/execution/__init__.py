@@ -30,6 +30,7 @@ from diffad_utils.execution.profiles import (
     yaml_text,
 )
 from diffad_utils.execution.progress import (
+    TAKEN,
     drop_stale_fingerprints,
     failures,
     fingerprint,
@@ -40,13 +41,16 @@ from diffad_utils.execution.progress import (
 )
 from diffad_utils.execution.reexecute import reexecute
 from diffad_utils.execution.saving import LARGE_NOTEBOOK
+from diffad_utils.execution.taken import FINISHED, finished
 from diffad_utils.execution.workflow import chosen_runs, main, run_study
 from diffad_utils.io.machine import visible_gpus
 
 __all__ = [
     "DEFAULT_MINUTES",
+    "FINISHED",
     "LARGE_NOTEBOOK",
     "PACKAGE",
+    "TAKEN",
     "WORK",
     "PlannedRun",
     "ProfileError",
@@ -61,6 +65,7 @@ __all__ = [
     "drop_stale_fingerprints",
     "failures",
     "fingerprint",
+    "finished",
     "is_current",
     "label_of",
     "last_seconds",

@@ -11,24 +11,36 @@ from diffad_utils.execution.fingerprints import code_digest, data_digest, notebo
 from diffad_utils.execution.notebook import running
 from diffad_utils.execution.profiles import WORK, PlannedRun, RunPlan, yaml_text
 
+TAKEN = "taken.txt"
+"""Note in the folder of a run that was copied from a site, without its executed notebook (`taken`)."""
 
-def is_current(plan: RunPlan, run: PlannedRun) -> bool:
-    """Whether the run's folder, those of the other methods it recorded and the file that it shares with the notebook's
-    other runs are complete, made with the plan's parameters."""
-    if not all((run.folder / name).is_file() for name in ("metrics.json", "manifest.json", "run.ipynb")):
-        return False
+
+def belonging(run: PlannedRun) -> list[Path]:
+    """What a finished run left: its folder, those of the other methods that it recorded, and the file that it shares
+    with the notebook's other runs."""
     manifest = json.loads((run.folder / "manifest.json").read_text(encoding="utf-8"))
     others = [
         study.run_folder(run.notebook.stem, run.parameters, method) for method in manifest.get("other_methods", [])
     ]
     shared = manifest.get("data_independent")
-    needed = [folder / "metrics.json" for folder in others] + ([run.folder / shared] if shared else [])
-    if not all(path.is_file() for path in needed):
+    return [run.folder, *others, *([(run.folder / shared).resolve()] if shared else [])]
+
+
+def made_as_planned(run: PlannedRun) -> bool:
+    """Whether what belongs to the run is complete, made with the plan's parameters."""
+    if not all((run.folder / name).is_file() for name in ("metrics.json", "manifest.json")):
         return False
-    made = manifest["parameters"]
+    if not all(path.is_file() or (path / "metrics.json").is_file() for path in belonging(run)):
+        return False
+    made = json.loads((run.folder / "manifest.json").read_text(encoding="utf-8"))["parameters"]
     folders = ("output_root", "data_root")
     planned = {name: value for name, value in run.parameters.items() if name not in folders}
     return json.loads(study.to_json(planned, "parameters")) == {name: made.get(name) for name in planned}
+
+
+def is_current(plan: RunPlan, run: PlannedRun) -> bool:
+    """`made_as_planned`, and its executed notebook is here, unless the run was taken from a copy."""
+    return any((run.folder / name).is_file() for name in ("run.ipynb", TAKEN)) and made_as_planned(run)
 
 
 def fingerprint(run: PlannedRun) -> str:

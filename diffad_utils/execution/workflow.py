@@ -21,6 +21,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from diffad_utils import study
+from diffad_utils.execution import taken
 from diffad_utils.execution.errors import RunFailed
 from diffad_utils.execution.fingerprints import PACKAGE
 from diffad_utils.execution.gpus import claim_gpus
@@ -63,6 +64,7 @@ def run_study(
     *,
     jobs: int = 2,
     only: tuple[str, ...] = (),
+    take: Path | None = None,
     cluster: Path | None = None,
     notebooks: Path | None = None,
     profiles: Path | None = None,
@@ -79,6 +81,8 @@ def run_study(
         failed, or only some were asked for.
     jobs : cores to use; runs go side by side as far as cores, memory and GPUs allow.
     only : names of runs, beginnings of them, or patterns; the others are left as they are.
+    take : folder of a copy of the study that `diffad site` wrote, such as ``reports/reference/standard``: runs that are
+        finished there and that this code would make in the same way are copied and not run.
     cluster : folder of a Snakemake profile that sends the runs to a batch system (``workflow/cluster/slurm``);
         `jobs` is then what that profile says.
     state : folder for Snakemake's own records (default: the repository).
@@ -104,6 +108,8 @@ def run_study(
     plan.root.mkdir(parents=True, exist_ok=True)
     with _profile_locked(plan.root / WORK):
         _wait_for_orphans(plan)
+        if take is not None:
+            print(f"{len(taken.take(plan, take))} of {len(plan.runs)} runs were taken from {_pretty(take)}")
         before = index.stat().st_mtime_ns if index.is_file() else None
         targets = [str(plan.work(run) / "done") for run in chosen] if only else []
         resources = _cluster_arguments(cluster) if cluster else _local_arguments(jobs, gpus)

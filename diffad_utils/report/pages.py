@@ -198,6 +198,8 @@ def _export_notebook(record: study.RunRecord, root: Path) -> str | None:
     """Write run.html beside run.ipynb; returns its address relative to `root`, or None without a notebook."""
     source, target = record.folder / "run.ipynb", record.folder / "run.html"
     if not source.is_file():
+        if (record.folder / execution.TAKEN).is_file() and target.is_file():
+            return target.relative_to(root).as_posix()  # it came with its page
         target.unlink(missing_ok=True)
         return None
     back = os.path.relpath(root / "index.html", record.folder).replace(os.sep, "/")
@@ -372,6 +374,9 @@ def write(root: str | Path, missing: Sequence[str] | None = None) -> Path:
     for record, run in zip(everything, runs, strict=True):
         entry = notebooks.setdefault(run["notebook"], {"question": "", "pages": {}, "answers": {}})
         entry["question"] = entry["question"] or _question(record.folder / "run.ipynb")
+        entry["question"] = entry["question"] or _question(
+            study.repository() / "notebooks" / f"{run['notebook']}.ipynb"
+        )
         label = run["task"] + (f", seed {run['seed']}" if record.seed else "")
         entry["pages"].setdefault((label, run["page"]), []).append(run["method"])
         if said := _answer(record):

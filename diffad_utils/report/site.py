@@ -1,31 +1,36 @@
-"""A report to pass on: a profile's runs without what only a further computation needs, as a folder or one archive.
+"""A report to pass on: a profile's runs without what only a new computation needs, as a folder or one archive.
 
 Used by ``diffad site``; entry point: `write_site`.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from diffad_utils import execution, study
+from diffad_utils.analyses import conventions, map_summaries, method_results
 from diffad_utils.report import pages
 from diffad_utils.study import data_independent
 
 COMPARED = ("manifest.json", "metrics.json", "claims.json", "scores.parquet", "reconstruction.parquet")
-"""Kept of every run: what `diffad compare`, the claims and notebook 08's tables of accuracy read."""
+"""Kept of every run: with `map_summaries`, what `diffad compare`, the claims and notebook 08 read."""
 
-SHOWN = ("run.ipynb", "figures.json", "strips", "figures/maps.png")
+SHOWN = ("run.ipynb", "run.html", execution.TAKEN, "figures.json", "strips", "figures/maps.png")
 """Kept besides of a run with a page. The notebook itself goes once the page is written."""
 
 
 def write_site(root: str | Path, target: str | Path, most_pages: int | None = None) -> Path:
     """Copy what of a profile's runs can be read or compared, and write its pages there anew.
 
-    Maps, models, checkpoints and the store stay behind, so notebook 08 cannot be run on the copy.
+    Models, checkpoints and the store stay behind. In the place of the maps each run has what notebook 08 takes from
+    them (`map_summaries`); the best diffusion method of each task keeps its maps, from which 08 draws examples. So 08
+    gives the same on the copy, and ``diffad study --take`` can go on from it.
 
     Parameters
     ----------
@@ -69,15 +74,41 @@ def write_site(root: str | Path, target: str | Path, most_pages: int | None = No
 
 def _write(root: Path, target: Path, records: Sequence[study.RunRecord], most_pages: int | None) -> None:
     with_page = {record.folder for record in shown_runs(records, most_pages)}
+    with_maps = _examples(records)
     for record in records:
-        names = COMPARED + SHOWN * (record.folder in with_page)
-        _copy(record.folder, target / record.folder.relative_to(root), names)
+        names = COMPARED + SHOWN * (record.folder in with_page) + ("maps.npz",) * (record.folder in with_maps)
+        copy = target / record.folder.relative_to(root)
+        _copy(record.folder, copy, names)
+        summary = conventions.summarise_maps(record, **_summary_settings(root))
+        if summary is not None:
+            map_summaries.save(summary, copy)
     _copy(root, target, (pages.COMPARISON, data_independent.FOLDER))
+    study.write_atomically(target / execution.FINISHED, study.to_json(execution.finished(root), execution.FINISHED))
     missing = [*study.unfinished_runs(root), *(f"{note['label']} (failed)" for note in execution.failures(root))]
     pages.write(target, missing=missing)
     for notebook in target.rglob("run.ipynb"):
         notebook.unlink()
     study.write_atomically(target / pages.SITE, "Made by `diffad site`, which replaces this folder.\n")
+
+
+def _summary_settings(root: Path) -> dict[str, Any]:
+    """The parameters of notebook 08 that what it takes from maps depends on: as it has them, or as its run here had."""
+    own = study.notebook_parameters(study.repository() / "notebooks" / f"08_{pages.COMPARISON}.ipynb")
+    manifest = root / pages.COMPARISON / "manifest.json"
+    if manifest.is_file():
+        own |= json.loads(manifest.read_text(encoding="utf-8"))["parameters"]
+    return {name: own[name] for name in ("bootstrap_samples", "batch_sizes", "top_pixels", "seed")}
+
+
+def _examples(records: Sequence[study.RunRecord]) -> set[Path]:
+    """Folders of the best diffusion method of each task, by I-AUROC, of its first seed among those with maps."""
+    best: dict[tuple[str, str], tuple] = {}
+    for record in records:
+        if method_results.family_of(record) == "diffusion" and (record.folder / "maps.npz").is_file():
+            rank = (-record.seed, record.metrics.get("I-AUROC", 0.0), str(record.folder))
+            task = record.dataset, record.category
+            best[task] = max(best.get(task, rank), rank)
+    return {Path(rank[-1]) for rank in best.values()}
 
 
 def shown_runs(records: Sequence[study.RunRecord], most: int | None) -> list[study.RunRecord]:
@@ -90,7 +121,7 @@ def shown_runs(records: Sequence[study.RunRecord], most: int | None) -> list[stu
     for dataset, category in tasks:
         rank[dataset, category] = seen[dataset]
         seen[dataset] += 1
-    runs = [record for record in records if (record.folder / "run.ipynb").is_file()]
+    runs = [record for record in records if any((record.folder / name).is_file() for name in ("run.ipynb", "run.html"))]
     runs.sort(key=lambda r: (r.seed, rank[r.dataset, r.category], r.dataset, r.manifest["notebook"]))
     return runs[:most]
 

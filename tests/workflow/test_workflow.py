@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 from small_notebooks import JOIN, PARAMETERS, RECORD, REPOSITORY, START, WORK, write_notebook
 
-from diffad_utils import execution, study
+from diffad_utils import execution, report, study
 from diffad_utils.execution import notebook, saving
 
 
@@ -159,6 +159,32 @@ def test_a_deleted_run_folder_is_made_again(root):
     before = fingerprints(root)
     assert run(root).returncode == 0
     assert changed(before, fingerprints(root)) == {GRID, "comparison"}
+
+
+def test_a_study_goes_on_from_a_copy_of_it(root, tmp_path):
+    """What is finished there and fits code, cells and parameters is taken with its page; the rest runs."""
+    assert run(root).returncode == 0
+    copy = report.write_site(root / "out" / "smoke", root / "copies" / "smoke").parent
+    (root / "out" / "smoke").rename(root / "before")
+    first = run(root, "--take", str(copy))
+    assert first.returncode == 0 and "3 of 4 runs were taken from copies/smoke" in first.stdout, first.stdout
+    there, here = fingerprints(root), root / "out" / "smoke"
+    assert (here / CARPET / "metrics.json").read_bytes() == (root / "before" / CARPET / "metrics.json").read_bytes()
+    assert f"{CARPET}/run.html" in (here / "index.html").read_text(encoding="utf-8")
+    second = run(root, "--take", str(copy))
+    assert (
+        second.returncode == 0 and "0 of 4 runs were taken" in second.stdout and not changed(there, fingerprints(root))
+    )
+    again = report.write_site(here, tmp_path / "smoke").parent
+    assert (again / CARPET / "run.html").is_file() and (again / execution.FINISHED).read_bytes() == (
+        copy / execution.FINISHED
+    ).read_bytes()
+    write_profile(root, {"seed": 0}, **{"01_data": RATE})
+    (root / "out" / "smoke").rename(root / "taken")
+    third = run(root, "--take", str(copy))
+    assert third.returncode == 0 and "2 of 4 runs were taken" in third.stdout, "one has another parameter now"
+    wrong = run(root, "--take", str(root))
+    assert wrong.returncode == 2 and "is no copy of smoke to go on from" in wrong.stderr
 
 
 @pytest.mark.parametrize(

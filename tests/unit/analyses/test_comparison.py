@@ -21,6 +21,7 @@ from diffad_utils.analyses import (
     diffusion_controls,
     example_cases,
     in_words,
+    map_summaries,
     method_results,
     over_tasks,
 )
@@ -473,6 +474,30 @@ def test_an_anomalous_image_without_a_mask_counts_for_no_metric_of_pixels(tmp_pa
     table = conventions.effects_of_conventions(record).set_index("convention")
     assert table.loc["AUPRO on 200 thresholds", "ours"] == pytest.approx(metrics.aupro(maps, masks))
     assert by_defect.recall_by_size([record])["n"].sum() == N // 2 - 1
+
+
+def test_what_the_comparison_takes_from_maps_is_the_same_without_them(tmp_path):
+    """A copy that has the summary in the place of the maps gives the same numbers, and refuses other settings."""
+    recorded(tmp_path / "all", "invad", 0.3, masks=True)
+    (record,) = study.load_runs(tmp_path / "all" / "smoke")
+    settings = {"bootstrap_samples": 50, "seed": 3, "batch_sizes": [4], "top_pixels": 7}
+    shutil.copytree(record.folder, tmp_path / "copy")
+    (tmp_path / "copy" / "maps.npz").unlink()
+    map_summaries.save(conventions.summarise_maps(record, **settings), tmp_path / "copy")
+    copy = study.load_run(tmp_path / "copy")
+    whole, part = (method_results.measure([found], n=50, seed=3)[0] for found in (record, copy))
+    assert "AUPRO" in whole.samples and whole.values == part.values
+    assert all(np.array_equal(whole.samples[name], part.samples[name]) for name in whole.samples | part.samples)
+    of_both = [conventions.effects_of_conventions(found, [4], top_pixels=7, seed=3) for found in (record, copy)]
+    pd.testing.assert_frame_equal(*of_both)
+    assert {"AUPRO", "I-AUROC"} == set(of_both[0]["metric"])
+    pd.testing.assert_frame_equal(*(by_defect.recall_by_size([found]) for found in (record, copy)))
+    again = conventions.summarise_maps(copy, **settings)
+    assert again.samples.keys() == map_summaries.read(copy).samples.keys()
+    with pytest.raises(ValueError, match=r"has no maps, and its map_summary.npz was made with top_pixels = \[7\]"):
+        conventions.effects_of_conventions(copy, [4], top_pixels=9, seed=3)
+    with pytest.raises(ValueError, match="bootstrap_samples"):
+        method_results.measure([copy], n=60, seed=3)
 
 
 # --- controls, the summary, claims between methods --------------------------------------------------------------------

@@ -4,10 +4,12 @@ import dataclasses
 import json
 import zipfile
 
+import numpy as np
 import pytest
 from test_report import finished
 
 from diffad_utils import cli, report, study
+from diffad_utils.analyses import map_summaries
 from diffad_utils.report import site
 
 
@@ -18,7 +20,8 @@ def runs(tmp_path):
     folders.append(finished(tmp_path, "06_d3ad", {"I-AUROC": 0.8}))
     folders.append(finished(tmp_path, "07_invad", {"I-AUROC": 0.7}, category="grid"))
     for folder in folders:
-        (folder / "maps.npz").write_bytes(b"x" * 1000)
+        keys = study.load_run(folder).scores()["key"].to_numpy(str)
+        np.savez(folder / "maps.npz", key=keys, anomaly_map=np.arange(256.0).reshape(4, 8, 8).astype(np.float32))
         (folder / ".hidden").write_text("x")
     return tmp_path / "smoke"
 
@@ -29,7 +32,10 @@ def test_a_site_has_the_numbers_of_every_run_and_as_many_pages_as_asked_for(runs
     assert [record.metrics for record in study.load_runs(target)] == [r.metrics for r in study.load_runs(runs)]
     pages = sorted(path.parent.relative_to(target).as_posix() for path in target.rglob("run.html"))
     assert pages == ["textures/carpet/d3ad/seed-0", "textures/carpet/invad/seed-0"]
-    assert not [path for path in target.rglob("*") if path.name in ("maps.npz", ".hidden", "run.ipynb")]
+    assert not [path for path in target.rglob("*") if path.name in (".hidden", "run.ipynb")]
+    with_maps = sorted(path.parent.relative_to(target).as_posix() for path in target.rglob("maps.npz"))
+    assert with_maps == ["textures/carpet/invad/seed-0", "textures/grid/invad/seed-0"]  # examples are drawn from them
+    assert len(list(target.rglob(map_summaries.FILE))) == 4
     text = front.read_text(encoding="utf-8")
     assert "textures/carpet/invad/seed-0/run.html" in text and "textures/carpet/invad/seed-1/run.html" not in text
     assert [path.name for path in target.parent.iterdir()] == ["smoke"]
