@@ -128,7 +128,8 @@ def test_the_counts_are_those_that_the_reference_runs_recorded(notebook):
 
 @pytest.mark.parametrize("notebook", COUNTS)
 def test_standard_judges_on_enough_images(notebook):
-    """All test images wherever the detection of a category is judged, and never fewer than claims.csv asks for."""
+    """Never fewer than claims.csv asks for: with seed 0 for every claim, with seeds 1 and 2 for those between trainings.
+    Methods are compared on all test images."""
     table = claims.published_claims()
     for run in runs_of("standard", notebook):
         parameters = parameters_of(run)
@@ -136,8 +137,9 @@ def test_standard_judges_on_enough_images(notebook):
         assert (good, bad) == (64, 96)
         for claim, n in expected(notebook, parameters, run.parameters["category"]).items():
             least = int(table.loc[claim, "min_n"])
-            assert n >= least, f"{claim}: n = {n}, claims.csv asks for {least}"
-            if least >= 60 and claim not in ("C45", "C75b", "C77"):  # of defects alone
+            if run.parameters["seed"] == 0 or table.loc[claim, "kind"] == "between trainings":
+                assert n >= least, f"{claim}: n = {n}, claims.csv asks for {least}"
+            if claim in ("C44", "C47a", "C70", "C71", "C98", "C37", "C22"):
                 assert n == good + bad, f"{claim} is judged on {n} of {good + bad} images"
 
 
