@@ -339,6 +339,17 @@ def _describe_agreement(found: agreement.Agreement | None) -> dict | None:
     }
 
 
+def _in_part(root: Path) -> str:
+    """How much of the profile is there, if not all of it, as a sentence; empty for a profile that is not known here."""
+    try:
+        plan = execution.load_plan(root.name)
+    except execution.ProfileError:
+        return ""
+    runs = [root / run.folder.relative_to(plan.root) for run in plan.runs]
+    done = [folder for folder in runs if (folder / "metrics.json").is_file()]
+    return f"{len(done)} of the {len(runs)} runs of the profile are finished." if len(done) < len(runs) else ""
+
+
 def write(root: str | Path, missing: Sequence[str] | None = None) -> Path:
     """Write ``index.html`` and one HTML page an executed notebook from the complete runs in a profile's folder.
 
@@ -399,6 +410,7 @@ def write(root: str | Path, missing: Sequence[str] | None = None) -> Path:
         .get_template("report.html")
         .render(
             profile=root.name,
+            in_part=_in_part(root),
             comparison=joined,
             runs=runs,
             pages=sum(len(entry["pages"]) for entry in notebooks.values()),

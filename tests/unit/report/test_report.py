@@ -15,7 +15,7 @@ import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from diffad_utils import cli, report, study
+from diffad_utils import cli, execution, report, study
 from diffad_utils.io.paths import repository
 from diffad_utils.report import front
 from diffad_utils.study import claims
@@ -88,6 +88,14 @@ def root(tmp_path_factory):
     (root / "smoke/textures/carpet/esm/.seed-0.partial-x").mkdir(parents=True)
     report.write(root / "smoke")
     return root / "smoke"
+
+
+def test_the_front_page_says_how_much_of_the_profile_is_there(root, tmp_path):
+    count = len(execution.load_plan("smoke").runs)
+    assert f"<b>In part:</b> 2 of the {count} runs of the profile are finished." in (root / "index.html").read_text()
+    folder = finished(tmp_path, "07_invad", {"I-AUROC": 0.5}).parents[3]
+    folder.rename(tmp_path / "my-own")
+    assert "In part" not in report.write(tmp_path / "my-own").read_text(), "nobody knows its plan"
 
 
 def finding(claim, low, high):
