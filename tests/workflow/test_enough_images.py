@@ -128,7 +128,7 @@ def test_the_counts_are_those_that_the_reference_runs_recorded(notebook):
 
 @pytest.mark.parametrize("notebook", COUNTS)
 def test_standard_judges_on_enough_images(notebook):
-    """Never fewer than claims.csv asks for: seed 0 for every claim, seeds 1 and 2 for those between trainings. Methods are
+    """Seed 0 never has fewer than claims.csv asks for, seeds 1 and 2 where a claim is between trainings. Methods are
     compared on all test images."""
     table = claims.published_claims()
     for run in runs_of("standard", notebook):
