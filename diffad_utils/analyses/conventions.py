@@ -230,17 +230,26 @@ def effects_of_conventions(
         rows.append(("part of the score chosen on the test set", "I-AUROC", honest, reported))
     of_scores = _with_changes(rows)
     of_maps = effects_on_maps(record, batch_sizes, crop, top_pixels, seed)
-    if record.maps() is None:
-        summary = map_summaries.read(record, batch_sizes=batch_sizes, top_pixels=top_pixels, seed=seed)
-        of_maps = of_maps if summary is None else summary.conventions
-    parts_of_table = [part for part in (of_scores, of_maps) if len(part)]
-    return pd.concat(parts_of_table, ignore_index=True) if parts_of_table else of_scores
+    return pd.concat([of_scores, of_maps], ignore_index=True) if len(of_scores) else of_maps
 
 
 def effects_on_maps(
     record: RunRecord, batch_sizes: Sequence[int], crop: float, top_pixels: int, seed: int
 ) -> pd.DataFrame:
-    """The rows of `effects_of_conventions` that come from the run's maps; none without them."""
+    """The rows of `effects_of_conventions` that come from the run's maps, or from what a copy without them has in their
+    place (`map_summaries`); none without either."""
+    if record.maps() is None:
+        summary = map_summaries.read(record, batch_sizes=batch_sizes, top_pixels=top_pixels, seed=seed)
+        return _with_changes([]) if summary is None else summary.conventions
+    settings = {"batch_sizes": list(batch_sizes), "crop": crop, "top_pixels": top_pixels, "seed": seed}
+
+    def compute() -> dict[str, np.ndarray]:
+        return map_summaries.arrays_of(_on_maps(record, batch_sizes, crop, top_pixels, seed))
+
+    return map_summaries.table_of(map_summaries.kept(record, "conventions", settings, compute), COLUMNS)
+
+
+def _on_maps(record: RunRecord, batch_sizes: Sequence[int], crop: float, top_pixels: int, seed: int) -> pd.DataFrame:
     rows: list[tuple] = []
 
     def add(*row: Any) -> None:
@@ -248,21 +257,15 @@ def effects_on_maps(
 
     images = images_of(record)
     label = images["label"].to_numpy()
-    found = record.maps()
-    if found is not None:
-        keys, maps = found
-        maps = maps[np.argsort(keys)].astype(np.float32)
-        plain = metrics.image_auroc(maps.max(axis=(1, 2)), label)
-        add(
-            f"image score: mean of the top {top_pixels} pixels",
-            "I-AUROC",
-            plain,
-            metrics.image_auroc(top_mean(torch.from_numpy(maps), top_pixels), label),
-        )
-        add("centre crop", "I-AUROC", plain, metrics.image_auroc(centre_crop(maps, crop).max(axis=(1, 2)), label))
-        for name, size, order in _batches(maps, label, batch_sizes, seed):
-            scaled = batch_scaled(maps, size, order).max(axis=(1, 2))
-            add(name, "I-AUROC", plain, metrics.image_auroc(scaled, label))
+    keys, maps = record.maps()
+    maps = maps[np.argsort(keys)].astype(np.float32)
+    plain = metrics.image_auroc(maps.max(axis=(1, 2)), label)
+    top = metrics.image_auroc(top_mean(torch.from_numpy(maps), top_pixels), label)
+    add(f"image score: mean of the top {top_pixels} pixels", "I-AUROC", plain, top)
+    add("centre crop", "I-AUROC", plain, metrics.image_auroc(centre_crop(maps, crop).max(axis=(1, 2)), label))
+    for name, size, order in _batches(maps, label, batch_sizes, seed):
+        scaled = batch_scaled(maps, size, order).max(axis=(1, 2))
+        add(name, "I-AUROC", plain, metrics.image_auroc(scaled, label))
     both = maps_of(record)
     if both is not None:
         of_pixels = label[np.isin(images["key"].to_numpy(str), both[0])]

@@ -7,15 +7,24 @@ numbers on a committed reference as on the runs themselves. Written by `conventi
 from __future__ import annotations
 
 import io
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from diffad_utils.io import store
+from diffad_utils.io.modules import PACKAGE, contents, digest, reachable
 from diffad_utils.study import RunRecord, write_atomically
 
 FILE = "map_summary.npz"
+
+KIND = "results"
+"""Kind of the store's entries."""
+
+Arrays = dict[str, np.ndarray]
 
 
 class MapSummary(NamedTuple):
@@ -30,18 +39,54 @@ class MapSummary(NamedTuple):
     settings: dict[str, list[int]]
 
 
+def kept(record: RunRecord, what: str, settings: dict[str, Any], compute: Callable[[], Arrays]) -> Arrays:
+    """Arrays that are computed from the files of a run alone, from the open store (`io.store`) where they are in it.
+
+    Parameters
+    ----------
+    what : names the computation. settings : JSON values that it depends on besides the run's maps and scores.
+    compute : gives arrays by name, without objects.
+    """
+    place = store.active()
+    if place is None:
+        return compute()
+    files = [store.checksum(record.folder / name) for name in ("maps.npz", "scores.parquet")]
+    code = contents(reachable({Path(__file__).with_name("conventions.py")}, PACKAGE), PACKAGE)
+    key = digest([json.dumps([what, settings, files], sort_keys=True).encode(), *code])
+    entry = place.take(KIND, key)
+    if entry is None:
+        found = compute()
+        place.put(KIND, key, lambda folder: _write(folder / FILE, found), what=f"{what} of {record.method}")
+        return found
+    with np.load(entry.folder / FILE, allow_pickle=False) as file:
+        return dict(file)
+
+
+def table_of(arrays: Arrays, columns: Sequence[str]) -> pd.DataFrame:
+    """A table from its columns as arrays; without rows if it has none."""
+    return pd.DataFrame({name: arrays[name] for name in columns if name in arrays}, columns=list(columns))
+
+
+def arrays_of(table: pd.DataFrame) -> Arrays:
+    """The columns of a table, numbers or text."""
+    return {
+        name: values.to_numpy(float if pd.api.types.is_numeric_dtype(values) else str) for name, values in table.items()
+    }
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_atomically(path, content.getvalue())
+
+
 def save(summary: MapSummary, folder: Path) -> None:
     """Write `FILE` into the folder of a run."""
     arrays: dict[str, Any] = {"key": summary.key.astype(str), "area": summary.area}
     arrays |= {f"sample {name}": values.astype(np.float32) for name, values in summary.samples.items()}
     arrays |= {f"setting {name}": np.array(values) for name, values in summary.settings.items()}
-    arrays |= {
-        f"convention {name}": values.to_numpy(float if pd.api.types.is_numeric_dtype(values) else str)
-        for name, values in summary.conventions.items()
-    }
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
-    write_atomically(folder / FILE, content.getvalue())
+    arrays |= {f"convention {name}": values for name, values in arrays_of(summary.conventions).items()}
+    _write(folder / FILE, arrays)
 
 
 def read(record: RunRecord, **settings: Any) -> MapSummary | None:
@@ -72,7 +117,6 @@ def read(record: RunRecord, **settings: Any) -> MapSummary | None:
                 f"{record.folder} has no maps, and its {FILE} was made with {name} = {made[name]}, not "
                 f"{np.atleast_1d(value).tolist()}: use those, or run the study for its maps"
             )
-    columns = [name for name in ("convention", "metric", "ours", "theirs", "change") if name in parts["convention"]]
-    rows = pd.DataFrame({name: parts["convention"][name] for name in columns})
+    rows = table_of(parts["convention"], ("convention", "metric", "ours", "theirs", "change"))
     samples = {name: values.astype(np.float64) for name, values in sorted(parts["sample"].items())}
     return MapSummary(key, area, samples, rows, made)

@@ -98,15 +98,22 @@ def maps_of(record: RunRecord) -> tuple[np.ndarray, np.ndarray, np.ndarray] | No
 def pixel_samples(record: RunRecord, n: int, seed: int) -> dict[str, np.ndarray]:
     """Bootstrap values [n] of the metrics of pixels, of float32 precision, from the run's maps, or from what a copy
     without them has in their place (`map_summaries`); empty without either."""
-    maps = maps_of(record)
-    if maps is None:
+    if record.maps() is None:
         summary = map_summaries.read(record, bootstrap_samples=n, seed=seed)
         return {} if summary is None else summary.samples
+    arrays = map_summaries.kept(record, "pixel samples", {"n": n, "seed": seed}, lambda: _samples(record, n, seed))
+    return {name: values.astype(np.float64) for name, values in arrays.items()}
+
+
+def _samples(record: RunRecord, n: int, seed: int) -> dict[str, np.ndarray]:
+    maps = maps_of(record)
+    if maps is None:
+        return {}
     images = images_of(record)
     drawn_from = images.loc[np.isin(images["key"].to_numpy(str), maps[0]), "label"].to_numpy()
     drawn = np.concatenate(list(metrics.bootstrap_draws(drawn_from == 1, n, seed)))
     found = metrics.metrics_from_counts(metrics.pixel_counts(*maps[1:]), drawn)
-    return {name: values.astype(np.float32).astype(np.float64) for name, values in found.items()}
+    return {name: values.astype(np.float32) for name, values in found.items()}
 
 
 def areas_of(record: RunRecord) -> pd.Series | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from diffad_utils import execution, study
 from diffad_utils.analyses import conventions, map_summaries, method_results
+from diffad_utils.io import store
 from diffad_utils.report import pages
 from diffad_utils.study import data_independent
 
@@ -74,14 +75,17 @@ def write_site(root: str | Path, target: str | Path, most_pages: int | None = No
 
 def _write(root: Path, target: Path, records: Sequence[study.RunRecord], most_pages: int | None) -> None:
     with_page = {record.folder for record in shown_runs(records, most_pages)}
-    with_maps = _examples(records)
-    for record in records:
-        names = COMPARED + SHOWN * (record.folder in with_page) + ("maps.npz",) * (record.folder in with_maps)
-        copy = target / record.folder.relative_to(root)
-        _copy(record.folder, copy, names)
-        summary = conventions.summarise_maps(record, **_summary_settings(root))
-        if summary is not None:
-            map_summaries.save(summary, copy)
+    with_maps, settings = _examples(records), _summary_settings(root)
+    store.open_run(root)  # 08 has computed the same
+    try:
+        for record in records:
+            copy = target / record.folder.relative_to(root)
+            names = COMPARED + SHOWN * (record.folder in with_page) + ("maps.npz",) * (record.folder in with_maps)
+            _copy(record.folder, copy, names)
+            if summary := conventions.summarise_maps(record, **settings):
+                map_summaries.save(summary, copy)
+    finally:
+        store.close_run()
     _copy(root, target, (pages.COMPARISON, data_independent.FOLDER))
     study.write_atomically(target / execution.FINISHED, study.to_json(execution.finished(root), execution.FINISHED))
     missing = [*study.unfinished_runs(root), *(f"{note['label']} (failed)" for note in execution.failures(root))]

@@ -26,6 +26,7 @@ from diffad_utils.analyses import (
     over_tasks,
 )
 from diffad_utils.analyses.published import beside_published, disagreements, published_gaps, published_results
+from diffad_utils.io import store
 from diffad_utils.methods import METHODS
 from diffad_utils.methods.trivial import PARTS
 from diffad_utils.report import tables
@@ -498,6 +499,24 @@ def test_what_the_comparison_takes_from_maps_is_the_same_without_them(tmp_path):
         conventions.effects_of_conventions(copy, [4], top_pixels=9, seed=3)
     with pytest.raises(ValueError, match="bootstrap_samples"):
         method_results.measure([copy], n=60, seed=3)
+
+
+def test_what_comes_from_maps_is_computed_once(tmp_path, monkeypatch):
+    """It is in the store then, by the content of maps and scores."""
+    recorded(tmp_path, "invad", 0.3, masks=True)
+    (record,) = study.load_runs(tmp_path / "smoke")
+    store.open_run(tmp_path / "smoke")
+    try:
+        first = method_results.measure([record], n=50)[0], conventions.effects_of_conventions(record)
+        monkeypatch.setattr(metrics, "pixel_counts", None)
+        monkeypatch.setattr(metrics, "aupro", None)
+        second = method_results.measure([record], n=50)[0], conventions.effects_of_conventions(record)
+        assert all(np.array_equal(first[0].samples[name], second[0].samples[name]) for name in first[0].samples)
+        pd.testing.assert_frame_equal(first[1], second[1])
+        with pytest.raises(TypeError):
+            method_results.measure([record], n=60)
+    finally:
+        store.close_run()
 
 
 # --- controls, the summary, claims between methods --------------------------------------------------------------------
