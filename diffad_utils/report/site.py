@@ -112,11 +112,12 @@ def _examples(records: Sequence[study.RunRecord]) -> set[Path]:
         if method_results.family_of(record) == "diffusion" and "I-AUROC" in record.metrics:
             of[record.dataset, record.category, record.method].append(record)
     best: dict[tuple[str, str], tuple[float, Path]] = {}
-    for (*task, _), members in of.items():
+    for (dataset, category, _), members in of.items():
+        task = dataset, category
         first = min(members, key=lambda record: record.seed).folder
         mean = sum(record.metrics["I-AUROC"] for record in members) / len(members)
-        if (first / "maps.npz").is_file() and mean > best.get(tuple(task), (-1.0, first))[0]:
-            best[tuple(task)] = mean, first
+        if (first / "maps.npz").is_file() and mean > best.get(task, (-1.0, first))[0]:
+            best[task] = mean, first
     return {folder for _, folder in best.values()}
 
 
