@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from diffad_utils import study
-from diffad_utils.execution.profiles import WORK, ProfileError, RunPlan, yaml_text
+from diffad_utils.execution.profiles import WORK, PlannedRun, ProfileError, RunPlan, yaml_text
 from diffad_utils.execution.progress import TAKEN, belonging, fingerprint, made_as_planned, state
 
 FINISHED = "finished.json"
@@ -54,14 +54,20 @@ def take(plan: RunPlan, copy: Path) -> list[str]:
             continue
         parameters = run.parameters | {"output_root": str(copy.parent)}
         original = dataclasses.replace(run, folder=copy / run.folder.relative_to(plan.root), parameters=parameters)
-        if made_as_planned(original):
+        if made_as_planned(original) and there[run.name].startswith(_made_by(original)):
+            origin = f"Copied by `diffad study --take`; made by cells and code {there[run.name]}"
             for path in belonging(original):
-                _copy(path, plan.root / path.relative_to(copy), f"{copy} ({there[run.name].strip()})\n")
+                _copy(path, plan.root / path.relative_to(copy), origin)
             work = plan.work(run)
             study.write_atomically(work / "parameters.yaml", yaml_text(run.parameters))
             study.write_atomically(work / "done", there[run.name])
             taken.append(run.name)
     return taken
+
+
+def _made_by(run: PlannedRun) -> str:
+    """Checksums of cells and code in the run's manifest, which outlive a note of a run that was replaced since."""
+    return json.loads((run.folder / "manifest.json").read_text(encoding="utf-8")).get("fingerprint") or "-"
 
 
 def _copy(source: Path, target: Path, origin: str) -> None:

@@ -180,6 +180,7 @@ def test_a_study_goes_on_from_a_copy_of_it(root, tmp_path):
         copy / execution.FINISHED
     ).read_bytes()
     write_profile(root, {"seed": 0}, **{"01_data": RATE})
+    assert str(tmp_path) not in (here / CARPET / execution.TAKEN).read_text(encoding="utf-8")
     (root / "out" / "smoke").rename(root / "taken")
     third = run(root, "--take", str(copy))
     assert third.returncode == 0 and "2 of 4 runs were taken" in third.stdout, "one has another parameter now"
