@@ -50,7 +50,7 @@ def take(plan: RunPlan, copy: Path) -> list[str]:
     there = json.loads((copy / FINISHED).read_text(encoding="utf-8"))
     taken = []
     for run in plan.runs:
-        if run.is_summary or there.get(run.name) != fingerprint(run) or state(plan, run) == "done":
+        if run.name not in there or run.is_summary or state(plan, run) == "done" or there[run.name] != fingerprint(run):
             continue
         parameters = run.parameters | {"output_root": str(copy.parent)}
         original = dataclasses.replace(run, folder=copy / run.folder.relative_to(plan.root), parameters=parameters)
