@@ -31,6 +31,7 @@ from scipy import ndimage
 
 from diffad_utils import metrics
 from diffad_utils.analyses import map_summaries
+from diffad_utils.analyses.map_summaries import COLUMNS
 from diffad_utils.analyses.method_results import areas_of, images_of, maps_of, pixel_samples
 from diffad_utils.methods.invad.score import min_max_over_test_set
 from diffad_utils.scoring import top_mean
@@ -193,18 +194,16 @@ def resized_maps(maps: np.ndarray, side: int) -> np.ndarray:
     return F.adaptive_avg_pool2d(torch.from_numpy(maps[:, None]), side)[:, 0].numpy()
 
 
-def centre_crop(values: np.ndarray, share: float = 224 / 256) -> np.ndarray:
+CROP = 224 / 256
+"""Share of each side that a centre crop keeps."""
+
+
+def centre_crop(values: np.ndarray, share: float = CROP) -> np.ndarray:
     """The middle of [N, H, W], ``share`` of each side."""
     height, width = values.shape[1:]
     h, w = round(height * share), round(width * share)
     top, left = (height - h) // 2, (width - w) // 2
     return values[:, top : top + h, left : left + w]
-
-
-CROP = 224 / 256
-"""Share of each side that a centre crop keeps."""
-
-COLUMNS = ["convention", "metric", "ours", "theirs", "change"]
 
 
 def effects_of_conventions(
@@ -346,7 +345,7 @@ def chosen_settings(record: RunRecord) -> pd.DataFrame:
             if len(part) >= 3:
                 ours, theirs = part["I-AUROC"].median(), part["I-AUROC"].max()
                 rows.append((f"{setting} chosen on the test set", "I-AUROC", ours, theirs, theirs - ours))
-    return pd.DataFrame(rows, columns=["convention", "metric", "ours", "theirs", "change"])
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _batches(
