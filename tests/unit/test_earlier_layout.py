@@ -78,8 +78,12 @@ def test_a_training_goes_on_where_it_was(tmp_path):
     log = training.train(network, loss, checkpoint_folder=tmp_path, **settings)
     assert log.resumed_from == 6
     np.testing.assert_allclose(log.losses, expected["losses"], rtol=1e-5)
+    # The normalization takes the first layer's bias away again: its gradient is rounding alone, which Adam makes as
+    # large as a step. So it wanders by up to `lr` a step, with the running mean, as the processor rounds.
+    free = {"0.bias": 6 * 1e-2, "1.running_mean": 6 * 1e-2}
     for name, values in network.state_dict().items():
-        np.testing.assert_allclose(values.numpy(), np.array(expected["state"][name]), rtol=1e-4, atol=1e-6)
+        wanted = np.array(expected["state"][name])
+        np.testing.assert_allclose(values.numpy(), wanted, rtol=1e-4, atol=free.get(name, 1e-6), err_msg=name)
 
 
 def small_training():

@@ -163,6 +163,7 @@ def test_a_deleted_run_folder_is_made_again(root):
 
 def test_a_study_goes_on_from_a_copy_of_it(root, tmp_path):
     """What is finished there and fits code, cells and parameters is taken with its page; the rest runs."""
+    write_profile(root, {})
     assert run(root).returncode == 0
     copy = report.write_site(root / "out" / "smoke", root / "copies" / "smoke").parent
     (root / "out" / "smoke").rename(root / "before")
