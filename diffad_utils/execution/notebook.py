@@ -21,6 +21,7 @@ from diffad_utils.execution.fingerprints import PACKAGE, code_digest, notebook_d
 from diffad_utils.execution.profiles import label_of
 from diffad_utils.execution.saving import published_form
 from diffad_utils.io import checkpoints
+from diffad_utils.io.machine import visible_gpus
 from diffad_utils.io.notebooks import read_cells
 from diffad_utils.study.run import FINGERPRINT
 
@@ -129,6 +130,11 @@ def _stop_children() -> None:
             continue
 
 
+ON_A_GPU = "import torch; torch.use_deterministic_algorithms(True, warn_only=True)"
+"""What a kernel that sees a GPU runs first. On an H200, trainings without it ended in other last digits each time
+(benchmarks/results/gpu.md). Torch warns where it has no deterministic kernel."""
+
+
 def kernel_manager_class() -> type:
     """Kernel manager for kernels that start side by side.
 
@@ -149,7 +155,8 @@ def kernel_manager_class() -> type:
 
         def format_kernel_cmd(self, extra_arguments=None):
             command = [sys.executable, "-m", "ipykernel_launcher", "-f", os.path.realpath(self.connection_file)]
-            return command + list(extra_arguments or [])
+            first = [f"--IPKernelApp.exec_lines={ON_A_GPU}"] if visible_gpus() else []
+            return command + first + list(extra_arguments or [])
 
         async def _async_cleanup_resources(self, restart: bool = False) -> None:
             await super()._async_cleanup_resources(restart=restart)

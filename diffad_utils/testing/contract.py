@@ -6,7 +6,7 @@
     class TestMyDetector(DetectorContract):
         detector = MyDetector
 
-The suite fits ``MyDetector(image_size=64, device="cpu", **MyDetector.contract_settings)`` to twelve small images; give
+The suite fits ``MyDetector(image_size=64, device=device, **MyDetector.contract_settings)`` to twelve small images; give
 the class `contract_settings` that make it small enough for a second or two. ``MyDetector.contract_attributes`` adapts
 the suite:
 
@@ -15,6 +15,8 @@ trained : whether `fit` draws or trains anything, so that a repeated fit is wort
 tolerance : of the comparison of an image alone with the image in a batch; 1e-5 relative to the range of the values.
 gross_auroc : I-AUROC that it has to reach on grossly damaged images against intact ones; None where the small settings
     are too weak to ask for any.
+
+A subclass with ``device = "cuda"`` asks the same on a GPU.
 """
 
 from __future__ import annotations
@@ -66,6 +68,7 @@ def holds_networks(detector: Detector) -> bool:
 
 class DetectorContract:
     detector: ClassVar[type[Detector] | None] = None
+    device: ClassVar[str] = "cpu"
     localises: ClassVar[bool] = True
     trained: ClassVar[bool] = True
     tolerance: ClassVar[float] = 1e-5
@@ -82,7 +85,7 @@ class DetectorContract:
         """An unfitted detector, small enough to be fitted in a second or two."""
         if cls.detector is None:
             raise NotImplementedError("give the suite a class: detector = MyDetector, or override make()")
-        settings: dict[str, Any] = {"image_size": SIZE, "device": "cpu"} | dict(cls.detector.contract_settings)
+        settings: dict[str, Any] = {"image_size": SIZE, "device": cls.device} | dict(cls.detector.contract_settings)
         return cls.detector(**settings)
 
     @pytest.fixture(scope="class", autouse=True)
@@ -202,7 +205,7 @@ class DetectorContract:
         assert not [
             file for file in tmp_path.rglob("*") if file.suffix in {".pkl", ".pt", ".pth", ".bin", ".ckpt", ".tmp"}
         ]
-        loaded = type(fitted).load(tmp_path, device="cpu")
+        loaded = type(fitted).load(tmp_path, device=self.device)
         after = loaded.predict(samples[1]["image"], samples[1]["key"])
         self._same(after, predicted, list(range(6)))
         with pytest.raises(FileNotFoundError, match="detector.json"):

@@ -43,6 +43,33 @@ for _name, _class in METHODS.items():
     globals()[_suite] = type(_suite, (OfTheStudy,), {"detector": _class} | _marks)
 
 
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+class OnAGPU(DetectorContract):
+    """The contract on a GPU, with the deterministic kernels that a headless run asks for there."""
+
+    device = "cuda"
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def deterministic(cls):
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        yield
+        torch.use_deterministic_algorithms(False)
+
+    def test_the_cpu_gives_nearly_the_same(self, fitted, predicted, samples, tmp_path):
+        fitted.save(tmp_path)
+        there = type(fitted).load(tmp_path, device="cpu").predict(samples[1]["image"], samples[1]["key"])
+        self._same(there, predicted, list(range(6)), 1e-3)
+
+
+for _name, _class in METHODS.items():
+    if not _name.startswith("anomalib:"):  # anomalib's own code; PatchCore and PaDiM train no network
+        _suite = f"Test_{_name}_on_a_gpu"
+        globals()[_suite] = type(_suite, (OnAGPU,), {"detector": _class})
+
+
 def _make_winclip(cls) -> Detector:
     return cls.detector(image_size=64, device="cpu", clip=str(_tiny_vit()))
 
