@@ -1,11 +1,13 @@
 """Real examples: what the tasks look like, and which images the best diffusion method finds, misses or invents.
 
-Used by notebook 08 and the front page; entry points: `task_pictures`, `cases`, `case_pictures`.
+Used by notebook 08 and the front page; entry points: `task_pictures`, `cases`, `case_pictures`;
+`save_example_maps` for copies of a run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -70,6 +72,51 @@ def task_pictures(
 CASES = ("found", "missed", "invented")
 """A defective image above the threshold, a defective one below it, a normal one above it."""
 
+EXAMPLE_MAPS = "example_maps.npz"
+"""In a copy of a run that leaves the maps behind: the maps of its `cases`, and what all maps lie between."""
+
+
+class ExampleMaps(NamedTuple):
+    """key [n]; anomaly_map [n, h, w] as the run kept them; bounds: least and largest value over all its test images."""
+
+    key: np.ndarray
+    anomaly_map: np.ndarray
+    bounds: np.ndarray
+
+
+def has_maps(record: RunRecord) -> bool:
+    """Whether a run, or its copy, can show examples."""
+    return any((record.folder / name).is_file() for name in ("maps.npz", EXAMPLE_MAPS))
+
+
+def example_maps(record: RunRecord) -> ExampleMaps:
+    """A run's maps; in a copy those of the cases it was made for. ``FileNotFoundError`` without either (`has_maps`)."""
+    if (kept := record.maps()) is not None:
+        return ExampleMaps(*kept, np.array([kept[1].min(), kept[1].max()], dtype=float))
+    with np.load(record.folder / EXAMPLE_MAPS, allow_pickle=False) as file:
+        return ExampleMaps(*(file[name] for name in ExampleMaps._fields))
+
+
+def save_example_maps(record: RunRecord, folder: Path, false_alarms: float, count: int) -> None:
+    """Write `EXAMPLE_MAPS` into a copy's folder, for `cases` with these arguments."""
+    maps = example_maps(record)
+    shown = pd.concat(_of_case(images_of(record), false_alarms)[0].values(), keys=CASES)
+    keys = shown.groupby(level=0).head(count)["key"]
+    rows = np.isin(maps.key, keys.to_numpy(dtype=maps.key.dtype))
+    np.savez_compressed(
+        folder / EXAMPLE_MAPS, key=maps.key[rows], anomaly_map=maps.anomaly_map[rows], bounds=maps.bounds
+    )
+
+
+def _of_case(images: pd.DataFrame, false_alarms: float) -> tuple[dict[str, pd.DataFrame], float]:
+    """Rows of a score table for each of `CASES`, most telling first, and the threshold."""
+    threshold = np.quantile(images.loc[images["label"] == 0, "score"], 1 - false_alarms, method="higher")
+    flagged, defective = images["score"] >= threshold, images["label"] == 1
+    found = images[flagged & defective].sort_values("score", ascending=False)
+    missed = images[~flagged & defective].sort_values("score")
+    invented = images[flagged & ~defective].sort_values("score", ascending=False)
+    return dict(zip(CASES, (found, missed, invented), strict=True)), float(threshold)
+
 
 def cases(
     records: Sequence[RunRecord], measured: Sequence[MethodResult], false_alarms: float = 0.05, count: int = 7
@@ -88,21 +135,14 @@ def cases(
     rows = []
     for task in dict.fromkeys(row.task for row in measured):
         ours = [r for r in measured if r.task == task and r.family == "diffusion" and "I-AUROC" in r.values]
-        ours = [r for r in ours if (first[task, r.method].folder / "maps.npz").is_file()]
+        ours = [r for r in ours if has_maps(first[task, r.method])]
         if not ours:
             continue
         best = max(ours, key=lambda r: r.values["I-AUROC"])
-        images = images_of(first[task, best.method])
-        threshold = np.quantile(images.loc[images["label"] == 0, "score"], 1 - false_alarms, method="higher")
-        flagged, defective = images["score"] >= threshold, images["label"] == 1
-        of_case = {
-            "found": images[flagged & defective].sort_values("score", ascending=False),
-            "missed": images[~flagged & defective].sort_values("score"),
-            "invented": images[flagged & ~defective].sort_values("score", ascending=False),
-        }
+        of_case, threshold = _of_case(images_of(first[task, best.method]), false_alarms)
         for case, part in of_case.items():
             for rank, row in enumerate(part.head(count).itertuples()):
-                rows.append([case, task, best.method, row.key, row.score, float(threshold), rank])
+                rows.append([case, task, best.method, row.key, row.score, threshold, rank])
     found = pd.DataFrame(rows, columns=["case", "task", "method", "key", "score", "threshold", "rank"])
     return found.sort_values(["rank", "task"], kind="stable").groupby("case", sort=False).head(count)
 
@@ -133,14 +173,15 @@ def case_pictures(
     for row in rows.sort_values(["task", "rank"]).itertuples():
         record = by_run[row.task, row.method]
         index = _test_rows(record, data_root)
-        keys, values = record.maps()
+        maps_of_run = example_maps(record)
         if index is None:
             continue
         here = index[[data.sample_key(sample) == row.key for _, sample in index.iterrows()]]
         pictures.append(_load(here, [f"{row.task}\n{defect_of(row.key)}\n{row.method}"]))
-        own = torch.from_numpy(values[keys.tolist().index(row.key)].astype(np.float32))[None, None]
+        own = maps_of_run.anomaly_map[maps_of_run.key.tolist().index(row.key)].astype(np.float32)
+        own = torch.from_numpy(own)[None, None]
         own = torch.nn.functional.interpolate(own, size=(SIDE, SIDE), mode="bilinear", align_corners=False)[0, 0]
-        low, high = float(values.min()), float(values.max())
+        low, high = maps_of_run.bounds.tolist()
         maps.append(((own.numpy() - low) / max(high - low, 1e-12)).clip(0, 1))
     if not pictures:
         return None

@@ -16,12 +16,13 @@ Known = dict[tuple[str, str | None], list[str]]
 
 
 def check_categories(where: str, parameters: Mapping[str, Any], known: Known | None = None) -> None:
-    """Check that the data set of ``parameters`` is there and has the categories that they name.
+    """Check that the data sets of ``parameters`` are there and have the categories that they name.
 
     Parameters
     ----------
     where : begins the message.
-    parameters : ``dataset``, ``category``, and where they are ``data_root`` and ``categories`` (further ones).
+    parameters : ``dataset``, ``category``, and where they are ``data_root``, ``categories`` (further ones), and
+        ``other_dataset`` and ``other_category`` (of images that a model did not see; an empty one is chosen later).
     known : what was looked up already, which this adds to.
 
     Raises
@@ -33,13 +34,22 @@ def check_categories(where: str, parameters: Mapping[str, Any], known: Known | N
 
     known = {} if known is None else known
     dataset, root = parameters["dataset"], parameters.get("data_root") or None
-    if (dataset, root) not in known:
-        known[dataset, root] = list(data.categories(dataset, root))
-    there = known[dataset, root]
-    for name in [parameters["category"], *(parameters.get("categories") or ())]:
+    own = dataset, parameters["category"]
+    other = parameters.get("other_dataset"), parameters.get("other_category")
+    if other == own:
+        raise ProfileError(
+            f"{where}: other_category is {other[1]}, the category that is trained on: name another one, or none for "
+            "the one that follows in the list"
+        )
+    named = [(dataset, root, name) for name in [own[1], *(parameters.get("categories") or ())]]
+    named += [(other[0], root if other[0] == dataset else None, other[1])] if all(other) else []
+    for of, place, name in named:
+        if (of, place) not in known:
+            known[of, place] = list(data.categories(of, place))
+        there = known[of, place]
         if name not in there:
             hint = did_you_mean(name, there)
-            raise ProfileError(f"{where}: {dataset} has no category {name!r}{hint}; known: {', '.join(there)}")
+            raise ProfileError(f"{where}: {of} has no category {name!r}{hint}; known: {', '.join(there)}")
 
 
 def check_weights(where: str, parameters: Mapping[str, Any], *, here: bool) -> None:
@@ -79,5 +89,6 @@ def check_data(plan: RunPlan) -> None:
     """Check the categories of all runs of a plan, and the names of their weights. Raises as the two checks do."""
     known: Known = {}
     for run in (run for run in plan.runs if not run.is_summary):
-        check_categories(run.name, run.parameters, known)
-        check_weights(run.name, study.notebook_parameters(run.notebook) | run.parameters, here=False)
+        parameters = study.notebook_parameters(run.notebook) | run.parameters
+        check_categories(run.name, parameters, known)
+        check_weights(run.name, parameters, here=False)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diffad_utils import execution, study
-from diffad_utils.analyses import conventions, map_summaries, method_results
+from diffad_utils.analyses import conventions, example_cases, map_summaries, method_results
 from diffad_utils.io import store
 from diffad_utils.report import pages
 from diffad_utils.study import data_independent
@@ -30,7 +30,7 @@ def write_site(root: str | Path, target: str | Path, most_pages: int | None = No
     """Copy what of a profile's runs can be read or compared, and write its pages there anew.
 
     Models, checkpoints and the store stay behind. In the place of the maps each run has what notebook 08 takes from
-    them (`map_summaries`); the best diffusion method of each task keeps its maps, from which 08 draws examples. So 08
+    them (`map_summaries`), and the best diffusion method of each task the maps of the examples that 08 draws. So 08
     gives the same on the copy, and ``diffad study --take`` can go on from it.
 
     Parameters
@@ -75,13 +75,16 @@ def write_site(root: str | Path, target: str | Path, most_pages: int | None = No
 
 def _write(root: Path, target: Path, records: Sequence[study.RunRecord], most_pages: int | None) -> None:
     with_page = {record.folder for record in shown_runs(records, most_pages)}
-    with_maps, settings = _examples(records), _summary_settings(root)
+    with_maps, own = _examples(records), _comparison_parameters(root)
+    settings = {name: own[name] for name in ("bootstrap_samples", "batch_sizes", "top_pixels", "seed")}
     store.open_run(root)  # 08 has computed the same
     try:
         for record in records:
             copy = target / record.folder.relative_to(root)
-            names = COMPARED + SHOWN * (record.folder in with_page) + ("maps.npz",) * (record.folder in with_maps)
-            _copy(record.folder, copy, names)
+            _copy(record.folder, copy, COMPARED + SHOWN * (record.folder in with_page))
+            _a_line_an_entry(copy / "manifest.json")
+            if record.folder in with_maps:
+                example_cases.save_example_maps(record, copy, own["false_alarms"], own["wall_images"])
             if summary := conventions.summarise_maps(record, **settings):
                 map_summaries.save(summary, copy)
     finally:
@@ -95,13 +98,20 @@ def _write(root: Path, target: Path, records: Sequence[study.RunRecord], most_pa
     study.write_atomically(target / pages.SITE, "Made by `diffad site`, which replaces this folder.\n")
 
 
-def _summary_settings(root: Path) -> dict[str, Any]:
-    """The parameters of notebook 08 that what it takes from maps depends on: as it has them, or as its run here had."""
+def _a_line_an_entry(file: Path) -> None:
+    """Manifests are a third of a large study's numbers, and more than half of them is indentation."""
+    entries = json.loads(file.read_text(encoding="utf-8")).items()
+    lines = [f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in entries]
+    study.write_atomically(file, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def _comparison_parameters(root: Path) -> dict[str, Any]:
+    """The parameters of notebook 08 as it has them, or as its run here had."""
     own = study.notebook_parameters(study.repository() / "notebooks" / f"08_{pages.COMPARISON}.ipynb")
     manifest = root / pages.COMPARISON / "manifest.json"
     if manifest.is_file():
         own |= json.loads(manifest.read_text(encoding="utf-8"))["parameters"]
-    return {name: own[name] for name in ("bootstrap_samples", "batch_sizes", "top_pixels", "seed")}
+    return own
 
 
 def _examples(records: Sequence[study.RunRecord]) -> set[Path]:
@@ -114,10 +124,10 @@ def _examples(records: Sequence[study.RunRecord]) -> set[Path]:
     best: dict[tuple[str, str], tuple[float, Path]] = {}
     for (dataset, category, _), members in of.items():
         task = dataset, category
-        first = min(members, key=lambda record: record.seed).folder
+        first = min(members, key=lambda record: record.seed)
         mean = sum(record.metrics["I-AUROC"] for record in members) / len(members)
-        if (first / "maps.npz").is_file() and mean > best.get(task, (-1.0, first))[0]:
-            best[task] = mean, first
+        if example_cases.has_maps(first) and mean > best.get(task, (-1.0, first.folder))[0]:
+            best[task] = mean, first.folder
     return {folder for _, folder in best.values()}
 
 

@@ -300,6 +300,25 @@ def test_found_missed_and_invented_are_told_by_the_threshold(root, measured):
     assert ((found["case"] != "missed").to_numpy() == flagged).all()
 
 
+def test_a_copy_has_the_maps_of_the_cases_and_what_all_lie_between(tmp_path):
+    recorded(tmp_path / "all", "invad", 0.3, masks=True)
+    (record,) = study.load_runs(tmp_path / "all" / "smoke")
+    shutil.copytree(record.folder, tmp_path / "copy")
+    (tmp_path / "copy" / "maps.npz").unlink()
+    copy = study.load_run(tmp_path / "copy")
+    assert example_cases.has_maps(record) and not example_cases.has_maps(copy)
+    with pytest.raises(FileNotFoundError, match=example_cases.EXAMPLE_MAPS):
+        example_cases.example_maps(copy)
+    example_cases.save_example_maps(record, copy.folder, 0.2, 2)
+    measured = method_results.measure([record], n=20)
+    found = [example_cases.cases([runs], measured, 0.2, 2) for runs in (record, copy)]
+    pd.testing.assert_frame_equal(*found)
+    whole, part = example_cases.example_maps(record), example_cases.example_maps(copy)
+    assert sorted(part.key) == sorted(found[0]["key"]) and part.anomaly_map.dtype == whole.anomaly_map.dtype
+    here = [whole.key.tolist().index(key) for key in part.key]
+    assert np.array_equal(part.anomaly_map, whole.anomaly_map[here]) and np.array_equal(part.bounds, whole.bounds)
+
+
 def test_pictures_of_tasks_and_cases_come_from_the_data(root, measured):
     records = [r for r in study.load_runs(study.reference_folder() / "smoke") if r.category == "leather"]
     record = next(r for r in records if r.method == "invad")

@@ -41,6 +41,26 @@ def test_what_is_not_there_is_refused_before_anything_runs(changed, message, mon
         inputs.check_run(ROOT / "notebooks/07_invad.ipynb", PARAMETERS | changed)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"category": "tile"}, "04_lora: other_category is tile, the category that is trained on: name another one"),
+        ({"other_category": "tle"}, "04_lora: textures has no category 'tle' .did you mean 'tile'"),
+        ({"other_dataset": "mtd", "other_category": ""}, None),
+        ({"other_category": ""}, None),
+    ],
+)
+def test_the_category_that_may_be_forgotten_is_another_one(changed, message):
+    """04 compares it near its end, after minutes of training."""
+    notebook = ROOT / "notebooks/04_lora.ipynb"
+    parameters = study.notebook_parameters(notebook) | PARAMETERS | changed
+    if message is None:
+        inputs.check_run(notebook, parameters)
+        return
+    with pytest.raises(ValueError, match=message):
+        inputs.check_run(notebook, parameters)
+
+
 def test_where_a_small_model_stands_in_absent_weights_are_no_error():
     inputs.check_run(ROOT / "notebooks/01_data.ipynb", PARAMETERS | {"backbone": "dino-vits8"})
 
@@ -57,3 +77,6 @@ def test_every_profile_names_weights_that_are_known(profile):
     for run in execution.load_plan(profile).runs:
         parameters = study.notebook_parameters(run.notebook) | run.parameters
         inputs.check_weights(run.name, parameters, here=False)
+        if "other_category" in parameters:
+            other = [parameters["other_dataset"], parameters["other_category"]]
+            assert other != [parameters["dataset"], parameters["category"]], run.name

@@ -9,7 +9,7 @@ import pytest
 from test_report import finished
 
 from diffad_utils import cli, report, study
-from diffad_utils.analyses import map_summaries
+from diffad_utils.analyses import example_cases, map_summaries
 from diffad_utils.report import site
 
 
@@ -33,9 +33,14 @@ def test_a_site_has_the_numbers_of_every_run_and_as_many_pages_as_asked_for(runs
     pages = sorted(path.parent.relative_to(target).as_posix() for path in target.rglob("run.html"))
     assert pages == ["textures/carpet/d3ad/seed-0", "textures/carpet/invad/seed-0"]
     assert not [path for path in target.rglob("*") if path.name in (".hidden", "run.ipynb")]
-    with_maps = sorted(path.parent.relative_to(target).as_posix() for path in target.rglob("maps.npz"))
+    assert not list(target.rglob("maps.npz"))
+    with_maps = sorted(path.parent.relative_to(target).as_posix() for path in target.rglob(example_cases.EXAMPLE_MAPS))
     assert with_maps == ["textures/carpet/invad/seed-0", "textures/grid/invad/seed-0"]  # examples are drawn from them
     assert len(list(target.rglob(map_summaries.FILE))) == 4
+    for manifest in target.rglob("manifest.json"):
+        original = (runs / manifest.relative_to(target)).read_text(encoding="utf-8")
+        assert json.loads(manifest.read_text(encoding="utf-8")) == json.loads(original)
+        assert len(manifest.read_text(encoding="utf-8").splitlines()) == len(json.loads(original)) + 2
     text = front.read_text(encoding="utf-8")
     assert "textures/carpet/invad/seed-0/run.html" in text and "textures/carpet/invad/seed-1/run.html" not in text
     assert [path.name for path in target.parent.iterdir()] == ["smoke"]
