@@ -48,6 +48,24 @@ def test_a_site_has_the_numbers_of_every_run_and_as_many_pages_as_asked_for(runs
     assert len(list(target.rglob("run.html"))) == 4 and len(list(runs.rglob("run.ipynb"))) == 4
 
 
+def test_a_run_that_was_taken_from_a_site_keeps_its_examples_in_the_next(runs, tmp_path):
+    def kept(target):
+        return {path.relative_to(target): dict(np.load(path)) for path in target.rglob("*.npz")}
+
+    target = report.write_site(runs, tmp_path / "out" / "smoke").parent
+    before = kept(target)
+    assert {path.name for path in before} == {example_cases.EXAMPLE_MAPS, map_summaries.FILE}
+    for folder in [path.parent for path in runs.rglob("maps.npz")]:  # as `diffad study --take` leaves it
+        (folder / "maps.npz").unlink()
+    for path in before:
+        (runs / path).write_bytes((target / path).read_bytes())
+    report.write_site(runs, target)
+    after = kept(target)
+    assert after.keys() == before.keys()
+    for path, arrays in before.items():
+        np.testing.assert_equal(after[path], arrays)
+
+
 def test_what_is_no_site_is_left_alone(runs, tmp_path):
     """Other runs of one's own have a front page, too, and maps that a copy has not."""
     report.write(runs)
