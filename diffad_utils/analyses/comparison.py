@@ -30,23 +30,39 @@ def difference(a: MethodResult, b: MethodResult, name: str, level: float = 0.95)
     """
     if name not in a.samples or name not in b.samples:
         return None
-    if not a.scores.index.equals(b.scores.index):
+    if not same_images(a, b):
         return _on_shared_images(a, b, name, level)
     return a.values[name] - b.values[name], *metrics.percentile_interval(a.samples[name] - b.samples[name], level)
 
 
+def same_images(a: MethodResult, b: MethodResult) -> bool:
+    """Whether two methods were measured on the same test images, of every seed where seeds have images of their own."""
+    ours, theirs = (row.scores.drop(columns="label").notna() for row in (a, b))
+    if not ours.index.equals(theirs.index):
+        return False
+    return bool(ours.all(axis=None) and theirs.all(axis=None)) or ours.equals(theirs)
+
+
 def _on_shared_images(a: MethodResult, b: MethodResult, name: str, level: float) -> tuple[float, float, float] | None:
-    """`difference` on the images of both, for image metrics; None for others, and with fewer than ten images of a
-    class."""
-    shared = a.scores.index.intersection(b.scores.index)
-    label = a.scores.loc[shared, "label"].to_numpy() if len(shared) else np.zeros(0)
-    if name not in metrics.IMAGE_METRICS or a.scores.shape[1] < 2 or min((label == 0).sum(), (label == 1).sum()) < 10:
+    """`difference` on the images of both, seed by seed where they share seeds, for image metrics; None for others, and
+    with fewer than ten images of a class."""
+    if name not in metrics.IMAGE_METRICS:
         return None
-    n, function = len(a.samples[name]), metrics.IMAGE_METRICS[name]
-    seeds = [row.scores.loc[shared].drop(columns="label").to_numpy().T for row in (a, b)]
-    rows = [
-        metrics.paired_bootstrap_difference(function, x, y, label, n, level=level) for x, y in zip(*seeds, strict=False)
-    ]
+    mine, theirs = ([column for column in row.scores if column != "label"] for row in (a, b))
+    shared = [seed for seed in mine if seed in theirs]
+    rows, n, function = [], len(a.samples[name]), metrics.IMAGE_METRICS[name]
+    for x, y in zip(shared or mine, shared or theirs, strict=False):
+        both = pd.concat([a.scores["label"], a.scores[x].rename("a"), b.scores[y].rename("b")], axis=1, join="inner")
+        both = both.dropna()
+        label = both["label"].to_numpy()
+        if min((label == 0).sum(), (label == 1).sum()) < 10:
+            return None
+        found = metrics.paired_bootstrap_difference(
+            function, both["a"].to_numpy(), both["b"].to_numpy(), label, n, level=level
+        )
+        rows.append(found)
+    if not rows:
+        return None
     change, low, high = np.mean(rows, axis=0)
     return float(change), float(low), float(high)
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from diffad_utils import metrics, plots
 from diffad_utils.analyses import shown_ledger
-from diffad_utils.analyses.comparison import ABOVE, against_baseline, difference
+from diffad_utils.analyses.comparison import ABOVE, against_baseline, difference, same_images
 from diffad_utils.analyses.method_results import BASELINE, MethodResult
 from diffad_utils.study import Run, RunRecord, claims, write_atomically
 
@@ -60,7 +60,7 @@ def findings_between_methods(measured: Sequence[MethodResult], section: str) -> 
 def _finding(
     claim: str, effect: tuple[float, float, float], row: MethodResult, measure: str, section: str, note: str = ""
 ) -> dict:
-    found = claims.finding(claim, *effect, len(row.scores), measure=measure, section=section, note=note)
+    found = claims.finding(claim, *effect, int(row.values["images"]), measure=measure, section=section, note=note)
     return found | {"dataset": row.dataset, "category": row.category}
 
 
@@ -143,7 +143,7 @@ def localisation_findings(measured: Sequence[MethodResult], section: str, datase
 def difference_samples(a: MethodResult, b: MethodResult, name: str) -> tuple[float, np.ndarray] | None:
     """a minus b of a metric, and the same of each resample [n]; None where it is not known of both on the same
     images."""
-    if name not in a.samples or name not in b.samples or not a.scores.index.equals(b.scores.index):
+    if name not in a.samples or name not in b.samples or not same_images(a, b):
         return None
     return a.values[name] - b.values[name], a.samples[name] - b.samples[name]
 

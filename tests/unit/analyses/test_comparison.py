@@ -37,9 +37,20 @@ N = 40
 
 
 def recorded(
-    root, method: str, strength: float, category="carpet", seed=0, masks=False, rebuilt=False, n=N, bare=(), **more
+    root,
+    method: str,
+    strength: float,
+    category="carpet",
+    seed=0,
+    masks=False,
+    rebuilt=False,
+    n=N,
+    bare=(),
+    first=0,
+    **more,
 ):
-    """A run whose scores separate the classes by ``strength`` standard deviations; the images ``bare`` lack masks."""
+    """A run whose scores separate the classes by ``strength`` standard deviations; the images ``bare`` lack masks, and
+    the numbers in the keys begin with ``first``."""
     notebook = "01_data" if method == "trivial" else "07_invad"
     parameters = study.Parameters(
         profile="smoke", dataset="textures", category=category, seed=seed, device="cpu", output_root=str(root)
@@ -48,7 +59,7 @@ def recorded(
     generator = np.random.default_rng([seed, len(method), *map(ord, category)])
     label = (np.arange(n) % 2).astype(int)
     noise = generator.normal(size=n)
-    keys = [f"textures/{category}/test/{'hole' if label[i] else 'good'}/{i:03d}" for i in range(n)]
+    keys = [f"textures/{category}/test/{'hole' if label[i] else 'good'}/{first + i:03d}" for i in range(n)]
     batch = {"key": keys, "label": torch.from_numpy(label)}
     parts = {name: torch.from_numpy(generator.normal(size=n)) for name in PARTS} if method == "trivial" else {}
     prediction = types.SimpleNamespace(
@@ -206,11 +217,34 @@ def test_methods_on_different_images_are_compared_on_those_they_share(tmp_path):
     assert set(comparison.pairwise(few)["b"]) == {"esm"} and comparison.clear_winners(few) == set()
 
 
-def test_seeds_on_different_images_are_not_averaged(tmp_path):
+def test_seeds_on_other_numbers_of_images_are_not_averaged(tmp_path):
     recorded(tmp_path, "invad", 1.0)
     recorded(tmp_path, "invad", 1.0, n=30, seed=1)
-    with pytest.raises(ValueError, match="different test images"):
+    with pytest.raises(ValueError, match="different numbers of test images"):
         method_results.measure(study.load_runs(tmp_path / "smoke"), 50)
+
+
+def test_seeds_may_have_test_images_of_their_own(tmp_path):
+    """As ELPV's, whose split depends on the seed: methods are compared on the images of each seed that both have."""
+    for seed in range(3):
+        for method, strength in (("invad", 1.0), ("esm", 0.4)):
+            recorded(tmp_path, method, strength, seed=seed, first=10 * seed)
+    recorded(tmp_path, "trivial", 0.1)  # the first seed alone
+    records = study.load_runs(tmp_path / "smoke")
+    measured = method_results.measure(records, 200)
+    a, b, baseline = (row(measured, name) for name in ("invad", "esm", "trivial"))
+    assert len(a.scores) == N + 20 and a.scores["label"].notna().all() and a.values["images"] == N
+    assert a.values["I-AUROC"] == pytest.approx(np.mean([r.metrics["I-AUROC"] for r in records if r.method == "invad"]))
+    assert comparison.same_images(a, b) and not comparison.same_images(a, baseline)
+    change, low, high = comparison.difference(a, b, "I-AUROC")
+    assert change == pytest.approx(a.values["I-AUROC"] - b.values["I-AUROC"]) and low < change < high
+    labels = baseline.scores["label"].to_numpy()
+    mine = a.scores[0].dropna()
+    expected = metrics.paired_bootstrap_difference(
+        metrics.image_auroc, mine.to_numpy(), baseline.scores[0].to_numpy(), labels, 200
+    )
+    assert mine.index.equals(baseline.scores.index)
+    assert comparison.difference(a, baseline, "I-AUROC") == pytest.approx(expected)
 
 
 def test_several_seeds_have_students_interval(tmp_path):
