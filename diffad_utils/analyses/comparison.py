@@ -36,16 +36,15 @@ def difference(a: MethodResult, b: MethodResult, name: str, level: float = 0.95)
 
 
 def same_images(a: MethodResult, b: MethodResult) -> bool:
-    """Whether two methods were measured on the same test images, of every seed where seeds have images of their own."""
-    ours, theirs = (row.scores.drop(columns="label").notna() for row in (a, b))
-    if not ours.index.equals(theirs.index):
-        return False
-    return bool(ours.all(axis=None) and theirs.all(axis=None)) or ours.equals(theirs)
+    """Whether two methods were measured on the same test images, every seed of both."""
+    complete = all(row.scores.notna().all(axis=None) for row in (a, b))
+    return complete and a.scores.index.equals(b.scores.index)
 
 
 def _on_shared_images(a: MethodResult, b: MethodResult, name: str, level: float) -> tuple[float, float, float] | None:
     """`difference` on the images of both, seed by seed where they share seeds, for image metrics; None for others, and
-    with fewer than ten images of a class."""
+    with fewer than ten images of a class. The bounds are means over seeds, as wide as those of one seed: seeds may
+    share images."""
     if name not in metrics.IMAGE_METRICS:
         return None
     mine, theirs = ([column for column in row.scores if column != "label"] for row in (a, b))

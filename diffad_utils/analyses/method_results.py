@@ -191,7 +191,7 @@ def measure(records: Sequence[RunRecord], n: int = 1000, seed: int = 0) -> list[
     """One `MethodResult` a data set, category and method, with ``n`` bootstrap resamples of the test images.
 
     Where a data set's split depends on the seed, each seed has test images of its own. Their bootstrap values are
-    averaged draw by draw, as if the images were the same, which makes intervals wider than independent draws would.
+    averaged draw by draw, which ignores the images that seeds share; `comparison.difference` does not use them then.
 
     Raises ``ValueError`` if the seeds of a method were measured on different numbers of test images.
     """
