@@ -416,10 +416,25 @@ def write_ledger(run: Run, ledger: pd.DataFrame, findings: pd.DataFrame) -> None
     write_atomically(run.path("beside_printed.csv"), shown_ledger.beside_printed(ledger).to_csv(index=False))
 
 
+FOREST_ROWS = 40
+"""A forest plot with more cannot be read, and a page with eighty of them is too large for a phone."""
+
+
+def drawn_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the rows of a forest plot (`shown_ledger.forest_rows`) those that are drawn: beyond `FOREST_ROWS` of them no
+    single seeds, and if they are still more, only the pooled effects, all variants in one panel."""
+    if len(rows) > FOREST_ROWS:
+        rows = rows[rows["level"] != "seed"]
+    if len(rows) > FOREST_ROWS:
+        pooled = rows[rows["level"] == "pooled"]
+        rows = pooled.assign(label=pooled["variant"], variant="all categories together")
+    return rows
+
+
 def draw_forests(run: Run, records: Sequence[RunRecord], findings: pd.DataFrame) -> None:
     """``figures/claim_<id>.png`` for each claim with two categories or more, for the report's ledger."""
     for name, judgement in claims.judgements(records).items():
-        rows = shown_ledger.forest_rows(judgement, findings)
+        rows = drawn_rows(shown_ledger.forest_rows(judgement, findings))
         if (rows["level"] == "pooled").any():
             figure = plots.claim_forest(rows, judgement.margin)
             figure.savefig(run.path(f"figures/claim_{name}.png"), dpi=70, metadata={"Software": None})

@@ -5,6 +5,7 @@ Used by ``diffad site``; entry point: `write_site`.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import tempfile
@@ -13,9 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from diffad_utils import execution, study
 from diffad_utils.analyses import conventions, example_cases, map_summaries, method_results
 from diffad_utils.io import store
+from diffad_utils.io.png import small_png
 from diffad_utils.report import pages
 from diffad_utils.study import data_independent
 
@@ -82,7 +87,9 @@ def _write(root: Path, target: Path, records: Sequence[study.RunRecord], most_pa
         for record in records:
             copy = target / record.folder.relative_to(root)
             _copy(record.folder, copy, COMPARED + SHOWN * (record.folder in with_page))
-            _a_line_an_entry(copy / "manifest.json")
+            _shorten_manifest(copy / "manifest.json")
+            for table in copy.glob("*.parquet"):
+                _shorten_table(table)
             if record.folder in with_maps:
                 example_cases.save_example_maps(record, copy, own["false_alarms"], own["wall_images"])
             if summary := conventions.summarise_maps(record, **settings):
@@ -90,6 +97,8 @@ def _write(root: Path, target: Path, records: Sequence[study.RunRecord], most_pa
     finally:
         store.close_run()
     _copy(root, target, (pages.COMPARISON, data_independent.FOLDER))
+    for figure in (target / pages.COMPARISON / "figures").glob("*.png"):
+        study.write_atomically(figure, small_png(figure.read_bytes()))
     study.write_atomically(target / execution.FINISHED, study.to_json(execution.finished(root), execution.FINISHED))
     missing = [*study.unfinished_runs(root), *(f"{note['label']} (failed)" for note in execution.failures(root))]
     pages.write(target, missing=missing)
@@ -98,11 +107,33 @@ def _write(root: Path, target: Path, records: Sequence[study.RunRecord], most_pa
     study.write_atomically(target / pages.SITE, "Made by `diffad site`, which replaces this folder.\n")
 
 
-def _a_line_an_entry(file: Path) -> None:
-    """Manifests are a third of a large study's numbers, and more than half of them is indentation."""
-    entries = json.loads(file.read_text(encoding="utf-8")).items()
-    lines = [f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in entries]
+def _shorten_manifest(file: Path) -> None:
+    """Manifests are a fourth of a large study's numbers. Here they have a line an entry, and what came from the store
+    (hundreds of entries) stands in the manifest of the notebook's own method alone, without the store's keys."""
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    own = manifest["method"] in (study.method_of(manifest["notebook"]), None)
+    taken = manifest.get("from_store", []) if own else []
+    manifest["from_store"] = [{name: value for name, value in entry.items() if name != "key"} for entry in taken]
+    lines = [f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in manifest.items()]
     study.write_atomically(file, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def _shorten_table(file: Path) -> None:
+    """A table of some hundred images is half headers: the same columns and values, packed more tightly."""
+    table = pq.read_table(file)
+    words = [field.name for field in table.schema if not pa.types.is_primitive(field.type)]
+    small = io.BytesIO()
+    pq.write_table(
+        table,
+        small,
+        compression="zstd",
+        compression_level=19,
+        use_dictionary=words,
+        use_byte_stream_split=True,
+        write_statistics=False,
+        store_schema=False,
+    )
+    study.write_atomically(file, small.getvalue())
 
 
 def _comparison_parameters(root: Path) -> dict[str, Any]:

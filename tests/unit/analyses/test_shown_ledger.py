@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffad_utils.analyses import shown_ledger
+from diffad_utils.analyses import conclusion, shown_ledger
 from diffad_utils.study import claims, numbers
 
 
@@ -63,3 +63,27 @@ def test_a_forest_draws_no_interval_that_tells_nothing(monkeypatch):
     assert shown["low"].tolist() == [0.1, 0.5, 0.4, -21.0, -21.0] and shown["high"][1] == 0.5
     assert shown["label"][1] == "2 categories together:\nno useful interval"
     assert shown["label"].drop(1).equals(rows["label"].drop(1))
+
+
+def _forest(variants: int, categories: int, seeds: int) -> pd.DataFrame:
+    """The rows of a forest plot: of each variant a row a seed, a category, and the pooled effect."""
+    levels = ((["seed"] * seeds if seeds > 1 else []) + ["category"]) * categories + ["pooled"]
+    rows = [(f"variant {i}", level, level) for i in range(variants) for level in levels]
+    return pd.DataFrame(rows, columns=["variant", "label", "level"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "levels"),
+    [
+        ((1, 9, 3), {"seed", "category", "pooled"}),  # 37 rows
+        ((1, 11, 3), {"category", "pooled"}),  # 45, then 12
+        ((4, 11, 3), {"pooled"}),  # 180, then 48
+    ],
+)
+def test_a_forest_plot_drops_seeds_and_then_categories_before_it_is_too_long_to_read(shape, levels):
+    rows = _forest(*shape)
+    drawn = conclusion.drawn_rows(rows)
+    assert set(drawn["level"]) == levels and len(drawn) <= conclusion.FOREST_ROWS
+    if levels == {"pooled"}:
+        assert drawn["label"].tolist() == [f"variant {i}" for i in range(shape[0])]
+        assert set(drawn["variant"]) == {"all categories together"}  # one panel

@@ -5,7 +5,9 @@ import json
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 from test_report import finished
 
 from diffad_utils import cli, report, study
@@ -41,6 +43,11 @@ def test_a_site_has_the_numbers_of_every_run_and_as_many_pages_as_asked_for(runs
         original = (runs / manifest.relative_to(target)).read_text(encoding="utf-8")
         assert json.loads(manifest.read_text(encoding="utf-8")) == json.loads(original)
         assert len(manifest.read_text(encoding="utf-8").splitlines()) == len(json.loads(original)) + 2
+    tables = sorted(path.relative_to(runs) for path in runs.rglob("*.parquet"))
+    assert tables and tables == sorted(path.relative_to(target) for path in target.rglob("*.parquet"))
+    for table in tables:
+        pd.testing.assert_frame_equal(pd.read_parquet(target / table), pd.read_parquet(runs / table))
+        assert (target / table).stat().st_size < (runs / table).stat().st_size
     text = front.read_text(encoding="utf-8")
     assert "textures/carpet/invad/seed-0/run.html" in text and "textures/carpet/invad/seed-1/run.html" not in text
     assert [path.name for path in target.parent.iterdir()] == ["smoke"]
@@ -64,6 +71,38 @@ def test_a_run_that_was_taken_from_a_site_keeps_its_examples_in_the_next(runs, t
     assert after.keys() == before.keys()
     for path, arrays in before.items():
         np.testing.assert_equal(after[path], arrays)
+
+
+def test_what_came_from_the_store_is_said_once_a_run(runs, tmp_path):
+    """`workflow/cost.py` reads it from the manifest of the notebook's own method."""
+    entry = {"kind": "results", "seconds": 2.5, "trainings": 1, "what": "toy", "written": "2026-11-29T18:39:35+00:00"}
+    for file in runs.rglob("manifest.json"):
+        manifest = json.loads(file.read_text(encoding="utf-8")) | {"from_store": [entry | {"key": "ab" * 32}]}
+        file.write_text(json.dumps(manifest), encoding="utf-8")
+    beside = runs / "textures" / "carpet" / "invad" / "seed-1"
+    manifest = json.loads((beside / "manifest.json").read_text(encoding="utf-8"))
+    (beside / "manifest.json").write_text(json.dumps(manifest | {"method": "another"}), encoding="utf-8")
+    target = report.write_site(runs, tmp_path / "out" / "smoke").parent
+    said = {
+        file.parent.relative_to(target).as_posix(): json.loads(file.read_text(encoding="utf-8"))["from_store"]
+        for file in target.rglob("manifest.json")
+    }
+    assert said.pop("textures/carpet/invad/seed-1") == []
+    assert len(said) == 3 and all(entries == [entry] for entries in said.values())
+
+
+def test_figures_of_the_comparison_are_palette_pictures(runs, tmp_path):
+    """The colours of a plot, in a third of the bytes."""
+    picture = np.zeros((40, 60, 4), np.uint8)
+    picture[..., 3], picture[8:20, :30, 0], picture[20:, 30:, 2] = 255, 200, 120
+    figures = runs / "comparison" / "figures"
+    figures.mkdir(parents=True)
+    Image.fromarray(picture).save(figures / "answer.png")
+    target = report.write_site(runs, tmp_path / "out" / "smoke").parent
+    with Image.open(target / "comparison" / "figures" / "answer.png") as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), picture[..., :3])
+    assert Image.open(figures / "answer.png").mode == "RGBA"  # the run's own stays
 
 
 def test_what_is_no_site_is_left_alone(runs, tmp_path):
