@@ -1,6 +1,6 @@
 """The study's answer in sentences, from the ledger and the comparison.
 
-Used by notebook 08; entry points: `findings_between_methods`, `short_answer`, `answer`.
+Used by notebook 08; entry points: `short_answer`, `answer`.
 """
 
 from __future__ import annotations
@@ -13,168 +13,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from diffad_utils import metrics, plots
+from diffad_utils import plots
 from diffad_utils.analyses import shown_ledger
-from diffad_utils.analyses.comparison import ABOVE, against_baseline, difference, same_images
+from diffad_utils.analyses.comparison import ABOVE, against_baseline, difference
 from diffad_utils.analyses.method_results import BASELINE, MethodResult
 from diffad_utils.study import Run, RunRecord, claims, write_atomically
 
-CLAIMS_BETWEEN_METHODS = (
-    ("C15a", "autoencoder", "img2img", "I-AUROC"),
-    ("C30", "anomalib:patchcore", "img2img", "I-AUROC"),
-    ("C30", "anomalib:patchcore", "img2img", "AUPRO"),
-    ("C15b", "anomalib:ganomaly", "img2img", "I-AUROC"),
-    ("C87a", "d3ad", "anomalib:draem", "P-AUROC"),
-    ("C87a", "d3ad", "anomalib:draem", "AUPRO"),
-    ("C87b", "anomalib:draem", "d3ad", "I-AUROC"),
-)
-"""Claims that compare methods of different notebooks: the claim says that the first is better by the metric."""
-
-CALLED = {"d3ad": "D3AD", "anomalib:ganomaly": "GANomaly", "anomalib:draem": "DRAEM"}
-"""The name of a method in the measures of claims.csv, where it is not its own."""
-
-SLIDES_RIVALS = ("anomalib:patchcore", "anomalib:padim", "autoencoder")
-"""What C30 says is better suited than img2img; claims.csv judges by PatchCore, the others are shown beside it."""
-
 FEWEST_IMAGES = 30
 """Findings from fewer images are not quoted as a reason."""
-
-
-def findings_between_methods(measured: Sequence[MethodResult], section: str) -> list[dict]:
-    """Every finding of the claims that compare methods of different notebooks: C15a, C15b, C30, C40, C85 and C87.
-
-    Each is from `claims.finding`, with dataset and category, for each task that has the methods.
-    """
-    at = {(row.task, row.method): row for row in measured}
-    found = []
-    for claim, better, worse, name in CLAIMS_BETWEEN_METHODS:
-        for task in dict.fromkeys(row.task for row in measured):
-            a, b = at.get((task, better)), at.get((task, worse))
-            effect = difference(a, b, name) if a is not None and b is not None else None
-            if effect is not None:
-                measure = f"{name} of {CALLED.get(better, better)} minus {CALLED.get(worse, worse)}"
-                found.append(_finding(claim, effect, a, measure, section))
-    return found + speed_findings(measured, section) + localisation_findings(measured, section)
-
-
-def _finding(
-    claim: str, effect: tuple[float, float, float], row: MethodResult, measure: str, section: str, note: str = ""
-) -> dict:
-    found = claims.finding(claim, *effect, int(row.values["images"]), measure=measure, section=section, note=note)
-    return found | {"dataset": row.dataset, "category": row.category}
-
-
-def rivals(measured: Sequence[MethodResult], method: str, task: str) -> list[MethodResult]:
-    """The other diffusion methods of a task that are above the trivial baseline by the paired interval."""
-    verdicts = {(row.task, row.method): row.verdict for row in against_baseline(measured).itertuples()}
-    return [
-        row
-        for row in measured
-        if (row.task, row.family) == (task, "diffusion")
-        and row.method != method
-        and not row.method.endswith("_inversion")  # InvAD's inference, no method of a paper
-        and verdicts.get((task, row.method)) == ABOVE
-    ]
-
-
-def speed_findings(measured: Sequence[MethodResult], section: str) -> list[dict]:
-    """C40: time an image of the fastest other diffusion method that is not worse, over InvAD's, for each task.
-
-    Not worse: by no more than `claims.MARGIN` of I-AUROC. The interval is from `timing_error`; without it, no finding.
-    """
-    found, error = [], timing_error(measured)
-    for row in measured:
-        if row.method != "invad" or "ms an image" not in row.values or error is None:
-            continue
-        least = row.values["I-AUROC"] - claims.MARGIN
-        others = [
-            other
-            for other in rivals(measured, "invad", row.task)
-            if other.values["I-AUROC"] >= least and "ms an image" in other.values
-        ]
-        if others:
-            fastest = min(others, key=lambda other: other.values["ms an image"])
-            ratio = fastest.values["ms an image"] / row.values["ms an image"]
-            measure = f"time an image of the fastest other diffusion method ({fastest.method}) over InvAD's"
-            note = "a time holds as well as those of one method on several tasks agree"
-            width = float(np.exp(1.96 * np.sqrt(2) * error))
-            found.append(_finding("C40", (ratio, ratio / width, ratio * width), row, measure, section, note))
-    return found
-
-
-def timing_error(measured: Sequence[MethodResult]) -> float | None:
-    """Standard deviation of the logarithm of a method's time an image, from methods that ran on several tasks.
-
-    A method sees images of one size on every task of a profile, so its times differ by what else the machine did. None
-    where no method has two tasks.
-    """
-    times = pd.Series(
-        [np.log(row.values["ms an image"]) for row in measured if "ms an image" in row.values],
-        [row.method for row in measured if "ms an image" in row.values],
-        dtype=float,
-    )
-    groups = times.groupby(level=0)
-    freedom = int((groups.size() - 1).sum())
-    return float(np.sqrt(((times - groups.transform("mean")) ** 2).sum() / freedom)) if freedom else None
-
-
-def localisation_findings(measured: Sequence[MethodResult], section: str, datasets: Sequence[str] = ("visa",)) -> list:
-    """C85: mean of P-AUROC and AUPRO, D3AD minus the best other diffusion method that is above the trivial baseline, on
-    the data that the claim names."""
-    found = []
-    for row in measured:
-        if row.method != "d3ad" or row.dataset not in datasets:
-            continue
-        gaps = {
-            other.method: [difference_samples(row, other, name) for name in ("P-AUROC", "AUPRO")]
-            for other in rivals(measured, "d3ad", row.task)
-        }
-        gaps = {name: pair for name, pair in gaps.items() if all(gap is not None for gap in pair)}
-        if gaps:
-            best = min(gaps, key=lambda name: sum(gap[0] for gap in gaps[name]))
-            middle = float(np.mean([gap[0] for gap in gaps[best]]))
-            low, high = metrics.percentile_interval(np.mean([gap[1] for gap in gaps[best]], axis=0))
-            measure = f"mean of P-AUROC and AUPRO: D3AD minus the best other diffusion method ({best})"
-            note = "the best is picked on these images, which favours it"
-            found.append(_finding("C85", (middle, low, high), row, measure, section, note))
-    return found
-
-
-def difference_samples(a: MethodResult, b: MethodResult, name: str) -> tuple[float, np.ndarray] | None:
-    """a minus b of a metric, and the same of each resample [n]; None where it is not known of both on the same
-    images."""
-    if name not in a.samples or name not in b.samples or not same_images(a, b):
-        return None
-    return a.values[name] - b.values[name], a.samples[name] - b.samples[name]
-
-
-def slides_table(measured: Sequence[MethodResult], records: Sequence[RunRecord]) -> pd.DataFrame:
-    """C30 beside its rivals: each of `SLIDES_RIVALS` minus img2img, and the identity error of img2img.
-
-    Columns task, compared, value, low, high. The identity error is a number without an interval: how far the
-    reconstruction of a normal image is from it, over the same of the autoencoder alone (log2 of squared errors; 0 is no
-    further).
-    """
-    at = {(row.task, row.method): row for row in measured}
-    rows = []
-    for (task, method), ours in at.items():
-        for name in ("I-AUROC", "AUPRO") if method == "img2img" else ():
-            for rival in SLIDES_RIVALS:
-                other = at.get((task, rival))
-                effect = difference(other, ours, name) if other is not None else None
-                if effect is not None:
-                    rows.append([task, f"{name}: {rival} minus img2img", *effect])
-    for record in records:
-        identity = record.experiments.get("identity")
-        if record.method == "img2img" and isinstance(identity, dict):
-            value = identity.get(IDENTITY)
-            if value is not None:
-                rows.append([f"{record.dataset}/{record.category}", IDENTITY, value, np.nan, np.nan])
-    return pd.DataFrame(rows, columns=["task", "compared", "value", "low", "high"]).sort_values("task")
-
-
-IDENTITY = "log2 squared error over the autoencoder's"
-"""The name under which img2img's run records its identity error."""
 
 
 def summary_record(records: Sequence[RunRecord], found: list[dict], folder: Path) -> RunRecord:

@@ -31,8 +31,8 @@ def published_results(path: str | Path | None = None) -> pd.DataFrame:
 def beside_published(found: pd.DataFrame, published: pd.DataFrame, profile: str) -> pd.DataFrame:
     """Our values beside the published ones of the same method, data set, category, metric and setting.
 
-    Only the profiles with the papers' data and backbones are comparable (``kaggle``, ``paper``); for others, and for
-    data that no paper used, the result is empty.
+    Only the profiles with the papers' data and backbones are comparable (``kaggle``, ``kaggle-others``, ``paper``); for
+    others, and for data that no paper used, the result is empty.
     """
     columns = [
         "dataset",
@@ -47,7 +47,7 @@ def beside_published(found: pd.DataFrame, published: pd.DataFrame, profile: str)
         "table",
         "setting",
     ]
-    if profile not in ("kaggle", "paper"):
+    if profile not in ("kaggle", "kaggle-others", "paper"):
         return pd.DataFrame(columns=columns)
     rows = []
     for _, row in found.iterrows():
