@@ -21,6 +21,7 @@ import pandas as pd
 
 from diffad_utils import execution, study
 from diffad_utils.analyses import agreement, shown_ledger
+from diffad_utils.analyses import ledger as judged
 from diffad_utils.io.notebooks import read_cells
 from diffad_utils.io.png import small_png
 from diffad_utils.report import benchmarks, front, narrow, strips
@@ -260,7 +261,7 @@ def ledger_rows(records: Sequence[study.RunRecord], root: Path) -> list[dict]:
     found = claims.findings(records)
     pages = {str(record.folder): _run_page(record, root) for record in records}
     rows = []
-    for row in shown_ledger.for_readers(claims.ledger(records)).to_dict("records"):
+    for row in shown_ledger.for_readers(judged.ledger(records)).to_dict("records"):
         evidence = []
         for item in found[found["claim_id"] == row["claim_id"]].to_dict("records"):
             page = pages[item["folder"]]

@@ -28,7 +28,7 @@ COMPARED = ("manifest.json", "metrics.json", "claims.json", "scores.parquet", "r
 """Kept of every run: with `map_summaries`, what `diffad compare`, the claims and notebook 08 read."""
 
 SHOWN = ("run.ipynb", "run.html", execution.TAKEN, "figures.json", "strips", "figures/maps.png")
-"""Kept besides of a run with a page. The notebook itself goes once the page is written."""
+"""Kept besides of a run with a page. The notebook itself goes once the page is written, as forest plots do."""
 
 
 def write_site(root: str | Path, target: str | Path, most_pages: int | None = None) -> Path:
@@ -102,8 +102,8 @@ def _write(root: Path, target: Path, records: Sequence[study.RunRecord], most_pa
     study.write_atomically(target / execution.FINISHED, study.to_json(execution.finished(root), execution.FINISHED))
     missing = [*study.unfinished_runs(root), *(f"{note['label']} (failed)" for note in execution.failures(root))]
     pages.write(target, missing=missing)
-    for notebook in target.rglob("run.ipynb"):
-        notebook.unlink()
+    for shown in [*target.rglob("run.ipynb"), *(target / pages.COMPARISON / "figures").glob("claim_*.png")]:
+        shown.unlink()  # the pages have them: a notebook's own, the front page every forest plot
     study.write_atomically(target / pages.SITE, "Made by `diffad site`, which replaces this folder.\n")
 
 

@@ -98,11 +98,14 @@ def test_figures_of_the_comparison_are_palette_pictures(runs, tmp_path):
     figures = runs / "comparison" / "figures"
     figures.mkdir(parents=True)
     Image.fromarray(picture).save(figures / "answer.png")
+    Image.fromarray(picture).save(figures / "claim_C01.png")
     target = report.write_site(runs, tmp_path / "out" / "smoke").parent
     with Image.open(target / "comparison" / "figures" / "answer.png") as image:
         assert image.mode == "P"
         np.testing.assert_array_equal(np.asarray(image.convert("RGB")), picture[..., :3])
     assert Image.open(figures / "answer.png").mode == "RGBA"  # the run's own stays
+    kept = sorted(path.name for path in (target / "comparison" / "figures").iterdir())
+    assert kept == ["answer.png"] and (figures / "claim_C01.png").is_file()  # the front page has forest plots
 
 
 def test_what_is_no_site_is_left_alone(runs, tmp_path):
