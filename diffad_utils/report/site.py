@@ -121,15 +121,15 @@ def _shorten_manifest(file: Path) -> None:
 def _shorten_table(file: Path) -> None:
     """A table of some hundred images is half headers: the same columns and values, packed more tightly."""
     table = pq.read_table(file)
-    words = [field.name for field in table.schema if not pa.types.is_primitive(field.type)]
+    scores = [field.name for field in table.schema if pa.types.is_floating(field.type)]
     small = io.BytesIO()
     pq.write_table(
         table,
         small,
         compression="zstd",
         compression_level=19,
-        use_dictionary=words,
-        use_byte_stream_split=True,
+        use_dictionary=[name for name in table.schema.names if name not in scores],
+        use_byte_stream_split=scores,
         write_statistics=False,
         store_schema=False,
     )

@@ -73,6 +73,15 @@ def test_a_run_that_was_taken_from_a_site_keeps_its_examples_in_the_next(runs, t
         np.testing.assert_equal(after[path], arrays)
 
 
+def test_a_table_of_any_columns_keeps_its_values_and_types(tmp_path):
+    """A detector of one's own may record parts of other types."""
+    table = pd.DataFrame({"key": ["a", "b"], "score": [0.1, np.nan], "half": np.float32([1, 2]), "label": [0, 1]})
+    table = table.assign(flag=[True, False], step=np.int8([3, -4]), gone=[None, "x"])
+    table.to_parquet(tmp_path / "scores.parquet")
+    site._shorten_table(tmp_path / "scores.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "scores.parquet"), table)
+
+
 def test_what_came_from_the_store_is_said_once_a_run(runs, tmp_path):
     """`workflow/cost.py` reads it from the manifest of the notebook's own method."""
     entry = {"kind": "results", "seconds": 2.5, "trainings": 1, "what": "toy", "written": "2026-11-29T18:39:35+00:00"}
