@@ -131,3 +131,11 @@ def test_the_committed_notebooks_keep_the_rules(notebook):
 def test_a_notebook_too_large_for_a_web_page_is_named(tmp_path):
     notebook = write(tmp_path / "a.ipynb", text="#" * 1_500_000)
     assert any("1.50 MB, at most 1.5 MB" in fault for fault in check_notebooks.faults(notebook))
+
+
+def test_the_committed_summary_shows_what_is_drawn_from_maps():
+    """Executed again on a copy of the runs without maps, 08 leaves these pictures out and ends without an error."""
+    notebook = nbformat.read(Path(__file__).parents[2] / "notebooks" / "08_comparison.ipynb", as_version=4)
+    for name in ("plots.case_strip", "by_defect.recall_by_size"):
+        (cell,) = [cell for cell in notebook.cells if cell.cell_type == "code" and name in cell.source]
+        assert any("image/png" in output.get("data", {}) for output in cell.outputs), name

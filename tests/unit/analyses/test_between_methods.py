@@ -25,9 +25,9 @@ def two_tasks(tmp_path_factory):
     return records, method_results.measure(records, n=100)
 
 
-def found_in(root, n=200, **about):
+def found_in(root, n=200):
     records = study.load_runs(root / "smoke")
-    return records, between_methods.findings(records, method_results.measure(records, n), SECTION, n, **about)
+    return records, between_methods.findings(records, method_results.measure(records, n), SECTION, n)
 
 
 def ledger_of(records, found, root):
