@@ -25,6 +25,9 @@ def runs(tmp_path):
         keys = study.load_run(folder).scores()["key"].to_numpy(str)
         np.savez(folder / "maps.npz", key=keys, anomaly_map=np.arange(256.0).reshape(4, 8, 8).astype(np.float32))
         (folder / ".hidden").write_text("x")
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest["from_store"] = [{"key": "4007dbad", "kind": "fitted", "seconds": 2.0, "trainings": 1}]
+        (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return tmp_path / "smoke"
 
 
@@ -40,9 +43,10 @@ def test_a_site_has_the_numbers_of_every_run_and_as_many_pages_as_asked_for(runs
     assert with_maps == ["textures/carpet/invad/seed-0", "textures/grid/invad/seed-0"]  # examples are drawn from them
     assert len(list(target.rglob(map_summaries.FILE))) == 4
     for manifest in target.rglob("manifest.json"):
-        original = (runs / manifest.relative_to(target)).read_text(encoding="utf-8")
-        assert json.loads(manifest.read_text(encoding="utf-8")) == json.loads(original)
-        assert len(manifest.read_text(encoding="utf-8").splitlines()) == len(json.loads(original)) + 2
+        original = json.loads((runs / manifest.relative_to(target)).read_text(encoding="utf-8"))
+        assert original["from_store"][0].pop("key") == "4007dbad"  # the store's own name for it is left out
+        assert json.loads(manifest.read_text(encoding="utf-8")) == original
+        assert len(manifest.read_text(encoding="utf-8").splitlines()) == len(original) + 2
     tables = sorted(path.relative_to(runs) for path in runs.rglob("*.parquet"))
     assert tables and tables == sorted(path.relative_to(target) for path in target.rglob("*.parquet"))
     for table in tables:
