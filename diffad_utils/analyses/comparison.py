@@ -6,13 +6,14 @@ Used by notebook 08 and the report; entry points: `table`, `pairwise`, `against_
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from diffad_utils import metrics
+from diffad_utils import metrics, study
 from diffad_utils.analyses.method_results import BASELINE, COST, LOWER_IS_BETTER, QUALITY, MethodResult
 from diffad_utils.metrics.pareto import pareto_front
 
@@ -21,6 +22,24 @@ FEWEST_CATEGORIES = 5
 
 ABOVE = "above the baseline"
 """Verdict of `against_baseline`."""
+
+
+def finished_runs(profile_folder: Path) -> list[study.RunRecord]:
+    """The finished runs below a profile's folder; where there are none, those of ``reports/reference`` for the profile.
+
+    Raises
+    ------
+    FileNotFoundError
+        neither has a finished run.
+    """
+    committed = study.reference_folder() / profile_folder.name
+    records = study.load_runs(profile_folder) or study.load_runs(committed)
+    if not records:
+        raise FileNotFoundError(
+            f"no finished run in {profile_folder} or {committed}: run the other notebooks first "
+            f"(make report PROFILE={profile_folder.name})"
+        )
+    return records
 
 
 def difference(a: MethodResult, b: MethodResult, name: str, level: float = 0.95) -> tuple[float, float, float] | None:

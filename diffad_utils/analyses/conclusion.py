@@ -53,7 +53,7 @@ YES = "Yes, here."
 def answer(ledger: pd.DataFrame, measured: Sequence[MethodResult], found: pd.DataFrame) -> list[str]:
     """Four paragraphs from the ledger (`claims.ledger`), the measurements and the findings (`claims.findings`): how
     good, at what cost, why, and what became of the claims."""
-    return [_how_good(measured), _cost(measured), _reasons(ledger, found), _count_of_claims(ledger)]
+    return [_how_good(measured), _cost(measured), _reasons(ledger, found), _count_of_claims(ledger, found)]
 
 
 def _cost(measured: Sequence[MethodResult]) -> str:
@@ -108,12 +108,13 @@ def short_answer(
 
 
 def _why_not(ledger: pd.DataFrame, found: pd.DataFrame, words: int) -> str:
-    """The reasons against diffusion that are supported and `quotable`, as many as ``words`` words have room for."""
-    supported = set(ledger.loc[ledger["verdict"] == claims.SUPPORTED, "claim_id"])
+    """The reasons against diffusion that hold here (`side`), as many as ``words`` words have room for."""
+    verdicts = ledger.set_index("claim_id")["verdict"].to_dict()
     text = ""
     for claim, reason in REASONS.items():
         longer = f"{text}; {reason} ({claim})" if text else f"Why not: {reason} ({claim})"
-        if reason and claim in supported and quotable(claim, claims.SUPPORTED, found) and len(longer.split()) <= words:
+        holds = side(claim, verdicts.get(claim, claims.NOT_TESTED), found) == claims.SUPPORTED
+        if reason and holds and len(longer.split()) <= words:
             text = longer
     return f"{text or 'Why (not) is not decided here'}."
 
@@ -190,48 +191,68 @@ def _against_the_best_without_clip(ours: MethodResult, others: Sequence[MethodRe
     )
 
 
-def quotable(claim: str, verdict: str, found: pd.DataFrame) -> bool:
-    """Whether a decided claim may be quoted as a reason: its evidence is from `FEWEST_IMAGES` images at least and lies
-    on the verdict's side of the margin in every one of two or more tasks."""
+def side(claim: str, verdict: str, found: pd.DataFrame) -> str:
+    """On which side of its margin a claim may be quoted as a reason: "supported", "not supported", or empty.
+
+    Its evidence must be from `FEWEST_IMAGES` images at least, in two or more tasks. If its verdict is one of the two,
+    all findings must lie on that side. If it varies, categories may differ in size only: in every task, for every part
+    of the claim, the mean over seeds of the interval's nearer end must lie beyond the margin.
+    """
     rows = found[(found["claim_id"] == claim) & (found["objection"] == "") & (found["variant"] != "")]
     if rows.empty or (rows["n"] < FEWEST_IMAGES).any() or rows["dataset_category"].nunique() < 2:
-        return False
-    sides = rows["effect"] > rows["margin"] if verdict == claims.SUPPORTED else rows["effect"] < rows["margin"]
-    return bool(sides.all())
+        return ""
+    nearer = {claims.SUPPORTED: ("low", 1), claims.NOT_SUPPORTED: ("high", -1)}
+    if verdict in nearer:
+        _, sign = nearer[verdict]
+        return verdict if (sign * (rows["effect"] - rows["margin"]) > 0).all() else ""
+    if verdict == claims.VARIES:
+        for name, (end, sign) in nearer.items():
+            distance = sign * (rows[end] - rows["margin"])
+            if (distance.groupby([rows["variant"], rows["dataset_category"]]).mean() > 0).all():
+                return name
+    return ""
 
 
 def _reasons(ledger: pd.DataFrame, found: pd.DataFrame) -> str:
     rows = ledger[ledger["claim_id"].isin(REASONS)]
-
-    def quoted(verdict):
-        part = [row for row in rows[rows["verdict"] == verdict].itertuples() if quotable(row.claim_id, verdict, found)]
-        return [f"“{row.statement.rstrip('.')}” ({row.claim_id})" for row in part]
-
-    supported, refuted = (quoted(verdict) for verdict in claims.DECIDED)
-    named = (("supported here", supported), ("not supported here", refuted))
-    pieces = [f"{name}: {'; '.join(part)}" for name, part in named if part]
+    quoted: dict[str, list[str]] = {
+        "supported here": [],
+        "not supported here": [],
+        "clearly above the margin in every task, by different amounts": [],
+        "clearly below the margin in every task, by different amounts": [],
+    }
+    for row in rows.itertuples():
+        if on := side(row.claim_id, row.verdict, found):
+            where = "above" if on == claims.SUPPORTED else "below"
+            name = f"clearly {where} the margin in every task, by different amounts"
+            name = name if row.verdict == claims.VARIES else f"{on} here"
+            quoted[name].append(f"“{row.statement.rstrip('.')}” ({row.claim_id})")
+    pieces = [f"{name}: {'; '.join(part)}" for name, part in quoted.items() if part]
     if not pieces:
         return (
             f"The sources give {len(rows)} reasons for success or failure. None can be decided here: that takes two "
             f"tasks that agree, with {FEWEST_IMAGES} images or more each."
         )
-    rest = len(rows) - len(supported) - len(refuted)
+    rest = len(rows) - sum(map(len, quoted.values()))
     tail = f"; {rest} of {len(rows)} reasons are undecided, rest on too little, or are not tested" if rest else ""
     return "Of the reasons that the sources give for success or failure, " + "; ".join(pieces) + tail + "."
 
 
-def _count_of_claims(ledger: pd.DataFrame) -> str:
+def _count_of_claims(ledger: pd.DataFrame, found: pd.DataFrame) -> str:
     count = ledger["verdict"].value_counts()
 
     def of(verdict):
         return int(count.get(verdict, 0))
 
+    vary = ledger.loc[ledger["verdict"] == claims.VARIES, "claim_id"]
+    in_size = sum(side(claim, claims.VARIES, found) != "" for claim in vary)
+    only = f" ({in_size} of them in size only: clearly on one side of the margin in every one)" if in_size else ""
     untested = of(claims.NOT_TESTED) + of(claims.OUT_OF_SCOPE)
     rest = f", and {of(claims.NOT_TESTED)} need an experiment that these runs lack" if of(claims.NOT_TESTED) else ""
     return (
         f"Of {len(ledger)} falsifiable claims of the sources, {len(ledger) - untested} were judged here: "
         f"{of(claims.SUPPORTED)} are supported, {of(claims.NOT_SUPPORTED)} are not, {of(claims.VARIES)} vary between "
-        f"categories, {of(claims.OPEN)} that say “some” are open, and {of(claims.INCONCLUSIVE)} stay inconclusive; "
+        f"categories{only}, {of(claims.OPEN)} that say “some” are open, and {of(claims.INCONCLUSIVE)} stay inconclusive; "
         f"{of(claims.OUT_OF_SCOPE)} name data that are not here{rest}."
     )
 

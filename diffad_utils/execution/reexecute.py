@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from diffad_utils import study
 from diffad_utils.execution.errors import RunFailed
 from diffad_utils.execution.notebook import Progress, headings, kernel_manager_class, prepare_environment
-from diffad_utils.execution.profiles import DEFAULT_MINUTES, WORK
+from diffad_utils.execution.profiles import DEFAULT_MINUTES
 from diffad_utils.execution.saving import drop_progress_bars, fit_pictures
 from diffad_utils.io import store
 
@@ -19,8 +18,8 @@ from diffad_utils.io import store
 def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT_MINUTES) -> None:
     """Run committed notebooks in place, with their parameters as they stand, and save them with outputs.
 
-    Their run folders go to a temporary copy of the smoke profile's, or without these of the reference's, so ``reports``
-    stays as the workflow left it, and the comparison still finds all runs.
+    Their run folders are temporary, so ``reports`` stays as the workflow left it. The comparison finds no run there and
+    reads the committed ones.
 
     Raises
     ------
@@ -32,11 +31,7 @@ def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT
     from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
     with tempfile.TemporaryDirectory(prefix="diffad-reports-") as scratch:
-        own = study.reports_folder() / "smoke"
-        finished = own if own.is_dir() else study.reference_folder() / "smoke"
-        if finished.is_dir():
-            shutil.copytree(finished, Path(scratch) / "smoke", ignore=shutil.ignore_patterns(WORK, store.FOLDER))
-        os.environ.setdefault(store.ROOT, str(finished / store.FOLDER))
+        os.environ.setdefault(store.ROOT, str(study.reports_folder() / "smoke" / store.FOLDER))
         prepare_environment(threads)
         os.environ["DIFFAD_REPORTS"] = scratch
         for path in sorted(map(Path, notebooks)):

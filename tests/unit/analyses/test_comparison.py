@@ -676,7 +676,7 @@ def test_the_short_answer_is_short_and_computed(controlled, measured):
 def test_the_short_answer_names_reasons_that_are_supported_and_have_room(controlled):
     records, measured = controlled
     found = diffusion_controls.controls(records).assign(low=-0.1, high=0.1)
-    common = {"objection": "", "variant": "r", "effect": 0.2, "margin": 0.0}
+    common = {"objection": "", "variant": "r", "effect": 0.2, "low": -0.1, "high": 0.5, "margin": 0.0}
     rows = [
         common | {"claim_id": claim, "n": n, "dataset_category": task}
         for claim, n in (("C09", 64), ("C14", 64), ("C03", 20), ("C31", 64))
@@ -735,11 +735,30 @@ def test_reasons_are_quoted_only_from_enough_images_on_two_tasks_that_agree():
 
     def quoted(**changed):
         two = pd.DataFrame([row | {"dataset_category": "a/b"}, row | {"dataset_category": "c/d"} | changed])
-        return conclusion.quotable("C37", "supported", two)
+        return conclusion.side("C37", "supported", two)
 
-    assert quoted()
+    assert quoted() == "supported"
     assert not quoted(n=29) and not quoted(effect=0.05) and not quoted(dataset_category="a/b")
-    assert not conclusion.quotable("C37", "supported", pd.DataFrame([row | {"dataset_category": "a/b"}]))
+    assert not conclusion.side("C37", "supported", pd.DataFrame([row | {"dataset_category": "a/b"}]))
+
+
+def test_a_claim_that_varies_in_size_alone_is_quoted_where_every_task_is_clear():
+    """Amounts that differ beyond chance make a claim vary; on which side of the margin it lies is known all the same."""
+    row = {"claim_id": "C14", "n": 40, "margin": 0.1, "objection": "", "variant": "v", "effect": 0.3, "seed": 0}
+    row |= {"low": 0.2, "high": 0.4, "dataset_category": "a/b"}
+    other = row | {"dataset_category": "c/d", "effect": 2.0, "low": 1.8, "high": 2.2}
+
+    def quoted(*more):
+        return conclusion.side("C14", "varies", pd.DataFrame([row, other, *more]))
+
+    assert quoted() == "supported"
+    assert quoted(row | {"seed": 1, "low": 0.05}) == "supported"  # its mean over seeds is above
+    assert not quoted(row | {"seed": 1, "low": -0.05})
+    assert not quoted(row | {"variant": "w", "low": 0.05})  # every part of the claim
+    assert not quoted(row | {"dataset_category": "e/f", "effect": 0.0, "low": -0.1, "high": 0.1})
+    below = [each | {"effect": -0.5, "low": -0.6, "high": -0.4} for each in (row, other)]
+    assert conclusion.side("C14", "varies", pd.DataFrame(below)) == "not supported"
+    assert not conclusion.side("C14", "inconclusive", pd.DataFrame([row, other]))
 
 
 def test_every_figure_has_its_sentence(controlled):
