@@ -36,8 +36,8 @@ def finished_runs(profile_folder: Path) -> list[study.RunRecord]:
     records = study.load_runs(profile_folder) or study.load_runs(committed)
     if not records:
         raise FileNotFoundError(
-            f"no finished run in {profile_folder} or {committed}: run the other notebooks first "
-            f"(make report PROFILE={profile_folder.name})"
+            f"no finished run in {profile_folder} or {committed}: run the other notebooks first: "
+            f"make report PROFILE={profile_folder.name}"
         )
     return records
 

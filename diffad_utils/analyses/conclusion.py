@@ -14,13 +14,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from diffad_utils import plots
+from diffad_utils.analyses import ledger as judged
 from diffad_utils.analyses import shown_ledger
 from diffad_utils.analyses.comparison import ABOVE, against_baseline, difference
 from diffad_utils.analyses.method_results import BASELINE, MethodResult
 from diffad_utils.study import Run, RunRecord, claims, write_atomically
-
-FEWEST_IMAGES = 30
-"""Findings from fewer images are not quoted as a reason."""
 
 
 def summary_record(records: Sequence[RunRecord], found: list[dict], folder: Path) -> RunRecord:
@@ -50,10 +48,10 @@ MOST_WORDS = 60
 YES = "Yes, here."
 
 
-def answer(ledger: pd.DataFrame, measured: Sequence[MethodResult], found: pd.DataFrame) -> list[str]:
-    """Four paragraphs from the ledger (`claims.ledger`), the measurements and the findings (`claims.findings`): how
-    good, at what cost, why, and what became of the claims."""
-    return [_how_good(measured), _cost(measured), _reasons(ledger, found), _count_of_claims(ledger, found)]
+def answer(ledger: pd.DataFrame, measured: Sequence[MethodResult]) -> list[str]:
+    """Four paragraphs from the ledger (`ledger.ledger`) and the measurements: how good, at what cost, why, and what
+    became of the claims."""
+    return [_how_good(measured), _cost(measured), _reasons(ledger), _count_of_claims(ledger)]
 
 
 def _cost(measured: Sequence[MethodResult]) -> str:
@@ -71,11 +69,9 @@ def _cost(measured: Sequence[MethodResult]) -> str:
     )
 
 
-def short_answer(
-    measured: Sequence[MethodResult], controls: pd.DataFrame, ledger: pd.DataFrame, found: pd.DataFrame
-) -> str:
-    """The study's answer in at most `MOST_WORDS` words, from the measurements, `diffusion_controls.controls`, the
-    ledger (`claims.ledger`) and the findings (`claims.findings`)."""
+def short_answer(measured: Sequence[MethodResult], controls: pd.DataFrame, ledger: pd.DataFrame) -> str:
+    """The study's answer in at most `MOST_WORDS` words, from the measurements, `diffusion_controls.controls` and the
+    ledger (`ledger.ledger`)."""
     ours = [row for row in against_baseline(measured).itertuples() if _is_diffusion(measured, row.task, row.method)]
     above = {(row.task, row.method) for row in ours if row.verdict == ABOVE}
     own = controls[controls["kind"] == "no_diffusion"]
@@ -104,17 +100,16 @@ def short_answer(
         )
     if opening == YES:
         return f"{text}."
-    return f"{text}. {_why_not(ledger, found, MOST_WORDS - len(text.split()))}"
+    return f"{text}. {_why_not(ledger, MOST_WORDS - len(text.split()))}"
 
 
-def _why_not(ledger: pd.DataFrame, found: pd.DataFrame, words: int) -> str:
-    """The reasons against diffusion that hold here (`side`), as many as ``words`` words have room for."""
-    verdicts = ledger.set_index("claim_id")["verdict"].to_dict()
+def _why_not(ledger: pd.DataFrame, words: int) -> str:
+    """The reasons against diffusion that hold in every task, as many as ``words`` words have room for."""
+    hold = set(ledger.loc[ledger["in_every_task"] == claims.SUPPORTED, "claim_id"])
     text = ""
     for claim, reason in REASONS.items():
         longer = f"{text}; {reason} ({claim})" if text else f"Why not: {reason} ({claim})"
-        holds = side(claim, verdicts.get(claim, claims.NOT_TESTED), found) == claims.SUPPORTED
-        if reason and holds and len(longer.split()) <= words:
+        if reason and claim in hold and len(longer.split()) <= words:
             text = longer
     return f"{text or 'Why (not) is not decided here'}."
 
@@ -191,29 +186,7 @@ def _against_the_best_without_clip(ours: MethodResult, others: Sequence[MethodRe
     )
 
 
-def side(claim: str, verdict: str, found: pd.DataFrame) -> str:
-    """On which side of its margin a claim may be quoted as a reason: "supported", "not supported", or empty.
-
-    Its evidence must be from `FEWEST_IMAGES` images at least, in two or more tasks. If its verdict is one of the two,
-    all findings must lie on that side. If it varies, categories may differ in size only: in every task, for every part
-    of the claim, the mean over seeds of the interval's nearer end must lie beyond the margin.
-    """
-    rows = found[(found["claim_id"] == claim) & (found["objection"] == "") & (found["variant"] != "")]
-    if rows.empty or (rows["n"] < FEWEST_IMAGES).any() or rows["dataset_category"].nunique() < 2:
-        return ""
-    nearer = {claims.SUPPORTED: ("low", 1), claims.NOT_SUPPORTED: ("high", -1)}
-    if verdict in nearer:
-        _, sign = nearer[verdict]
-        return verdict if (sign * (rows["effect"] - rows["margin"]) > 0).all() else ""
-    if verdict == claims.VARIES:
-        for name, (end, sign) in nearer.items():
-            distance = sign * (rows[end] - rows["margin"])
-            if (distance.groupby([rows["variant"], rows["dataset_category"]]).mean() > 0).all():
-                return name
-    return ""
-
-
-def _reasons(ledger: pd.DataFrame, found: pd.DataFrame) -> str:
+def _reasons(ledger: pd.DataFrame) -> str:
     rows = ledger[ledger["claim_id"].isin(REASONS)]
     quoted: dict[str, list[str]] = {
         "supported here": [],
@@ -222,38 +195,37 @@ def _reasons(ledger: pd.DataFrame, found: pd.DataFrame) -> str:
         "clearly below the margin in every task, by different amounts": [],
     }
     for row in rows.itertuples():
-        if on := side(row.claim_id, row.verdict, found):
-            where = "above" if on == claims.SUPPORTED else "below"
+        if row.in_every_task:
+            where = "above" if row.in_every_task == claims.SUPPORTED else "below"
             name = f"clearly {where} the margin in every task, by different amounts"
-            name = name if row.verdict == claims.VARIES else f"{on} here"
+            name = name if row.verdict == claims.VARIES else f"{row.verdict} here"
             quoted[name].append(f"“{row.statement.rstrip('.')}” ({row.claim_id})")
     pieces = [f"{name}: {'; '.join(part)}" for name, part in quoted.items() if part]
     if not pieces:
         return (
             f"The sources give {len(rows)} reasons for success or failure. None can be decided here: that takes two "
-            f"tasks that agree, with {FEWEST_IMAGES} images or more each."
+            f"tasks that agree, with {judged.FEWEST_IMAGES} images or more each."
         )
     rest = len(rows) - sum(map(len, quoted.values()))
     tail = f"; {rest} of {len(rows)} reasons are undecided, rest on too little, or are not tested" if rest else ""
     return "Of the reasons that the sources give for success or failure, " + "; ".join(pieces) + tail + "."
 
 
-def _count_of_claims(ledger: pd.DataFrame, found: pd.DataFrame) -> str:
+def _count_of_claims(ledger: pd.DataFrame) -> str:
     count = ledger["verdict"].value_counts()
 
     def of(verdict):
         return int(count.get(verdict, 0))
 
-    vary = ledger.loc[ledger["verdict"] == claims.VARIES, "claim_id"]
-    in_size = sum(side(claim, claims.VARIES, found) != "" for claim in vary)
+    in_size = int(((ledger["verdict"] == claims.VARIES) & (ledger["in_every_task"] != "")).sum())
     only = f" ({in_size} of them in size only: clearly on one side of the margin in every one)" if in_size else ""
     untested = of(claims.NOT_TESTED) + of(claims.OUT_OF_SCOPE)
     rest = f", and {of(claims.NOT_TESTED)} need an experiment that these runs lack" if of(claims.NOT_TESTED) else ""
     return (
         f"Of {len(ledger)} falsifiable claims of the sources, {len(ledger) - untested} were judged here: "
         f"{of(claims.SUPPORTED)} are supported, {of(claims.NOT_SUPPORTED)} are not, {of(claims.VARIES)} vary between "
-        f"categories{only}, {of(claims.OPEN)} that say “some” are open, and {of(claims.INCONCLUSIVE)} stay inconclusive; "
-        f"{of(claims.OUT_OF_SCOPE)} name data that are not here{rest}."
+        f"categories{only}, {of(claims.OPEN)} that say “some” are open, and {of(claims.INCONCLUSIVE)} stay "
+        f"inconclusive; {of(claims.OUT_OF_SCOPE)} name data that are not here{rest}."
     )
 
 

@@ -13,7 +13,7 @@ from diffad_utils import study
 from diffad_utils.io.paths import repository
 from diffad_utils.io.png import data_uri
 from diffad_utils.report import narrow
-from diffad_utils.study import claims, verdicts
+from diffad_utils.study import claims
 
 ANSWER, STRIPS, FURTHER = "answer", ("found", "missed", "invented"), ("pareto", "conventions")
 """Figures of the summary notebook on the front page; the others are on its own page."""
@@ -81,7 +81,8 @@ def cards(ledger: Sequence[dict]) -> list[dict]:
             return [row for row in rows if row["verdict"] in verdicts]
 
         held, failed, varied = (
-            [row for row in of(claims.VARIES) if _where(row["reason"]) == where] for where in ("all", "none", "some")
+            [row for row in of(claims.VARIES) if row["in_every_task"] == side]
+            for side in (claims.SUPPORTED, claims.NOT_SUPPORTED, "")
         )
         kinds = [
             ("Stands", "supported", of(claims.SUPPORTED)),
@@ -121,11 +122,3 @@ def summary(record: study.RunRecord) -> markupsafe.Markup | None:
 
     path = record.folder / "summary.csv"
     return markupsafe.Markup(tables.summary_html(pd.read_csv(path))) if path.is_file() else None
-
-
-def _where(reason: str) -> str:
-    """Where a claim that varies is above its margin, by the reason of its verdict: in "all" categories, "none" or
-    "some"."""
-    if verdicts.above_in_all(reason):
-        return "all"
-    return "none" if verdicts.NONE_ABOVE in reason else "some"

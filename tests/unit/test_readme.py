@@ -12,6 +12,7 @@ from pathlib import Path
 import cost
 import pytest
 
+from diffad_utils import execution, study
 from diffad_utils.methods import Detector
 
 ROOT = Path(__file__).parents[2]
@@ -83,10 +84,9 @@ ANSWER = """
 import sys
 import numpy as np, torch
 from diffad_utils import metrics, study
-from diffad_utils.analyses import conclusion, method_results
+from diffad_utils.analyses import conclusion, ledger, method_results
 from diffad_utils.methods import METHODS, Prediction
 from diffad_utils.methods.trivial import PARTS
-from diffad_utils.study import claims
 
 root, n = sys.argv[1], 40
 label = np.arange(n) % 2
@@ -102,7 +102,7 @@ for method, strength in (("trivial", 0.1), ("eigen_images", 3.0)):
     prediction = Prediction(torch.from_numpy(strength * label + generator.normal(size=n)), parts=parts)
     run.record(prediction, batch, metrics.evaluate(prediction, batch), detector=METHODS[method]())
 measured = method_results.measure(study.load_runs(f"{root}/smoke"), 100)
-print(conclusion.answer(claims.ledger([]), measured, claims.findings([]))[0])
+print(conclusion.answer(ledger.ledger([]), measured)[0])
 """
 
 
@@ -161,6 +161,16 @@ def test_the_time_of_the_whole_study_is_that_of_the_shipped_report():
     assert abs(int(said) - minutes) < 1.5
 
 
-def test_the_answer_is_that_of_the_shipped_report():
-    metrics = json.loads((ROOT / "reports" / "reference" / "smoke" / "comparison" / "metrics.json").read_text())
-    assert f"**In short** (of the reference run, small models): {metrics['experiments']['short_answer']}\n" in README
+def test_the_answer_is_that_of_the_committed_study_and_of_08():
+    folder = ROOT / "reports" / "reference" / "standard"
+    answer = json.loads((folder / "comparison" / "metrics.json").read_text())["experiments"]["short_answer"]
+    tasks = {(run.dataset, run.category) for run in study.load_runs(folder)}
+    planned = {
+        (run.parameters["dataset"], run.parameters["category"])
+        for run in execution.load_plan("standard").runs
+        if run.notebook.stem != "08_comparison"
+    }
+    so_far = f"{len(tasks)} of its {len(planned)} tasks so far" if tasks < planned else f"{len(planned)} tasks"
+    assert f"**In short** (standard study, {so_far}, small models): {answer}\n" in README
+    notebook = json.loads((ROOT / "notebooks" / "08_comparison.ipynb").read_text(encoding="utf-8"))
+    assert f"**{answer}**" in "".join(str(cell.get("outputs", "")) for cell in notebook["cells"])

@@ -25,6 +25,7 @@ from diffad_utils.analyses import (
     method_results,
     over_tasks,
 )
+from diffad_utils.analyses import ledger as judged
 from diffad_utils.analyses.published import beside_published, disagreements, published_gaps, published_results
 from diffad_utils.io import store
 from diffad_utils.methods import METHODS
@@ -301,7 +302,7 @@ class TestOverCategories:
         assert np.ptp(average.interval("I-AUROC")) < np.mean(width)  # six categories know more than one
 
     def test_the_answer_counts_where_there_are_many(self, many):
-        first, *_ = conclusion.answer(claims.ledger([]), many, claims.findings([]))
+        first, *_ = conclusion.answer(judged.ledger([]), many)
         assert first.startswith("No diffusion") is False
 
 
@@ -406,9 +407,7 @@ def test_published_numbers():
 def test_the_answer_names_the_best_rival_without_clip(tmp_path):
     for method, strength in (("invad", 2.5), ("clip_knn", 4.0), ("anomalib:padim", 0.0), ("trivial", 0.1)):
         recorded(tmp_path, method, strength)
-    first, *_ = conclusion.answer(
-        claims.ledger([]), method_results.measure(study.load_runs(tmp_path / "smoke"), 200), claims.findings([])
-    )
+    first, *_ = conclusion.answer(judged.ledger([]), method_results.measure(study.load_runs(tmp_path / "smoke"), 200))
     assert (
         "detector without diffusion (clip_knn" in first
         and "; without CLIP's it is better than the best (anomalib:padim" in first
@@ -425,14 +424,27 @@ def test_the_family_is_the_manifest_s_and_for_older_runs_the_class_s(tmp_path):
     measured = method_results.measure(study.load_runs(tmp_path / "smoke"), 100)
     found = {row.method: row.family for row in measured}
     assert found == {"ours": "diffusion", "invad": "diffusion", "trivial": "classical", "elsewhere": "unknown"}
-    first, *_ = conclusion.answer(claims.ledger([]), measured, claims.findings([]))
+    first, *_ = conclusion.answer(judged.ledger([]), measured)
     assert "of 2 diffusion methods" in first and "elsewhere" not in first
 
 
+def test_own_runs_are_compared_and_without_any_the_committed_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "reference_folder", lambda: tmp_path / "reference")
+    recorded(tmp_path / "reference", "invad", 3.0)
+    ours = tmp_path / "ours" / "smoke"
+    (committed,) = comparison.finished_runs(ours)
+    assert committed.folder.is_relative_to(tmp_path / "reference" / "smoke")
+    recorded(tmp_path / "ours", "invad", 3.0)
+    (own,) = comparison.finished_runs(ours)
+    assert own.folder.is_relative_to(ours)
+    with pytest.raises(FileNotFoundError, match="no finished run in .*nowhere.* make report PROFILE=nowhere"):
+        comparison.finished_runs(tmp_path / "nowhere")
+
+
 def test_the_answer_follows_the_ledger(measured):
-    ledger = claims.ledger([])
+    ledger = judged.ledger([])
     arithmetic = claims.published_claims().query("kind == 'arithmetic'")
-    first, cost, second, third = conclusion.answer(ledger, measured, claims.findings([]))
+    first, cost, second, third = conclusion.answer(ledger, measured)
     assert (
         "1 of 1 diffusion methods are above the trivial baseline" in first
         and "better than the best detector without diffusion" in first
@@ -442,28 +454,19 @@ def test_the_answer_follows_the_ledger(measured):
     decided = ledger.assign(
         verdict=ledger["claim_id"].map({"C07": "supported", "C30": "not supported"}).fillna("not tested here")
     )
-    evidence = pd.DataFrame(
-        [
-            {
-                "claim_id": claim,
-                "n": 40,
-                "dataset_category": task,
-                "effect": effect,
-                "margin": 0.0,
-                "objection": "",
-                "variant": "v",
-            }
-            for claim, effect in (("C07", 0.1), ("C30", -0.1))
-            for task in ("a/b", "c/d")
-        ]
-    )
-    _, _, second, third = conclusion.answer(decided, measured, evidence)
+    sides = {"C07": "supported", "C30": "not supported"}
+    decided["in_every_task"] = decided["claim_id"].map(sides).fillna("")
+    _, _, second, third = conclusion.answer(decided, measured)
     assert (
         "supported here: “No strength" in second
         and "(C07)" in second
         and "not supported here: “Latent diffusion" in second
     )
     assert "2 were judged here: 1 are supported, 1 are not" in third
+    vary = decided.assign(verdict=decided["verdict"].replace("not supported", "varies"))
+    *_, second, third = conclusion.answer(vary, measured)
+    assert "clearly below the margin in every task, by different amounts: “Latent" in second
+    assert "1 vary between categories (1 of them in size only: clearly on one side" in third
 
 
 def test_no_result_stands_in_the_text_of_the_comparison_or_of_the_pages():
@@ -660,34 +663,28 @@ def test_what_follows_counts_the_tasks_behind_an_average():
 def test_the_short_answer_is_short_and_computed(controlled, measured):
     records, many = controlled
     found = diffusion_controls.controls(records)
-    judged = claims.ledger([]), claims.findings([])
-    text = conclusion.short_answer(many, found, *judged)
+    nothing = judged.ledger([])
+    text = conclusion.short_answer(many, found, nothing)
     assert len(text.split()) <= 60 and "Of 4 cases" in text and "in 2 (of 2), and both in 2." in text
     assert text.endswith("tasks and loses on 0.") and "Why not" not in text
     none = found.assign(low=-0.1, high=0.1)
-    said = conclusion.short_answer(many, none, *judged)
+    said = conclusion.short_answer(many, none, nothing)
     assert said.startswith("They find defects, but diffusion is not shown to be why.")
     assert said.endswith("Why (not) is not decided here.")
-    assert conclusion.short_answer([], found, *judged).startswith("No diffusion method")
+    assert conclusion.short_answer([], found, nothing).startswith("No diffusion method")
     others = found.assign(method="anomalib:padim", low=-0.2, high=-0.1)  # a control of a method without diffusion
-    assert conclusion.short_answer(many, pd.concat([found, others]), *judged) == text
+    assert conclusion.short_answer(many, pd.concat([found, others]), nothing) == text
 
 
-def test_the_short_answer_names_reasons_that_are_supported_and_have_room(controlled):
+def test_the_short_answer_names_reasons_that_hold_in_every_task_and_have_room(controlled):
     records, measured = controlled
     found = diffusion_controls.controls(records).assign(low=-0.1, high=0.1)
-    common = {"objection": "", "variant": "r", "effect": 0.2, "low": -0.1, "high": 0.5, "margin": 0.0}
-    rows = [
-        common | {"claim_id": claim, "n": n, "dataset_category": task}
-        for claim, n in (("C09", 64), ("C14", 64), ("C03", 20), ("C31", 64))
-        for task in ("textures/carpet", "textures/grid")
-    ]
-    verdicts = {"C09": "supported", "C14": "varies", "C03": "supported", "C31": "supported"}
-    ledger = pd.DataFrame({"claim_id": list(verdicts), "verdict": list(verdicts.values())})
-    text = conclusion.short_answer(measured, found, ledger, pd.DataFrame(rows))
+    sides = {"C09": "supported", "C14": "", "C03": "not supported", "C31": "supported"}
+    ledger = pd.DataFrame({"claim_id": list(sides), "verdict": "varies", "in_every_task": list(sides.values())})
+    text = conclusion.short_answer(measured, found, ledger)
     assert text.endswith("Why not: img2img's residuals show drift, not defects (C09).") and len(text.split()) <= 60
     alone = ledger[ledger["claim_id"] != "C09"]
-    said = conclusion.short_answer(measured, found, alone, pd.DataFrame(rows))
+    said = conclusion.short_answer(measured, found, alone)
     assert said.endswith("Why not: D3AD's denoising is no reconstruction (C31).")
 
 
@@ -724,41 +721,10 @@ def test_methods_that_share_no_images_are_not_compared(controlled):
         else row
         for row in measured
     ]
-    others = diffusion_controls.controls(records), claims.ledger([]), claims.findings([])
+    others = diffusion_controls.controls(records), judged.ledger([])
     assert "Its best method beats" not in conclusion.short_answer(apart, *others)
     assert "Its best method beats" in conclusion.short_answer(measured, *others)
-    assert conclusion.OTHER_IMAGES in conclusion.answer(claims.ledger([]), apart, claims.findings([]))[0]
-
-
-def test_reasons_are_quoted_only_from_enough_images_on_two_tasks_that_agree():
-    row = {"claim_id": "C37", "n": 40, "effect": 0.2, "margin": 0.1, "objection": "", "variant": "v"}
-
-    def quoted(**changed):
-        two = pd.DataFrame([row | {"dataset_category": "a/b"}, row | {"dataset_category": "c/d"} | changed])
-        return conclusion.side("C37", "supported", two)
-
-    assert quoted() == "supported"
-    assert not quoted(n=29) and not quoted(effect=0.05) and not quoted(dataset_category="a/b")
-    assert not conclusion.side("C37", "supported", pd.DataFrame([row | {"dataset_category": "a/b"}]))
-
-
-def test_a_claim_that_varies_in_size_alone_is_quoted_where_every_task_is_clear():
-    """Amounts that differ beyond chance make a claim vary; on which side of the margin it lies is known all the same."""
-    row = {"claim_id": "C14", "n": 40, "margin": 0.1, "objection": "", "variant": "v", "effect": 0.3, "seed": 0}
-    row |= {"low": 0.2, "high": 0.4, "dataset_category": "a/b"}
-    other = row | {"dataset_category": "c/d", "effect": 2.0, "low": 1.8, "high": 2.2}
-
-    def quoted(*more):
-        return conclusion.side("C14", "varies", pd.DataFrame([row, other, *more]))
-
-    assert quoted() == "supported"
-    assert quoted(row | {"seed": 1, "low": 0.05}) == "supported"  # its mean over seeds is above
-    assert not quoted(row | {"seed": 1, "low": -0.05})
-    assert not quoted(row | {"variant": "w", "low": 0.05})  # every part of the claim
-    assert not quoted(row | {"dataset_category": "e/f", "effect": 0.0, "low": -0.1, "high": 0.1})
-    below = [each | {"effect": -0.5, "low": -0.6, "high": -0.4} for each in (row, other)]
-    assert conclusion.side("C14", "varies", pd.DataFrame(below)) == "not supported"
-    assert not conclusion.side("C14", "inconclusive", pd.DataFrame([row, other]))
+    assert conclusion.OTHER_IMAGES in conclusion.answer(judged.ledger([]), apart)[0]
 
 
 def test_every_figure_has_its_sentence(controlled):

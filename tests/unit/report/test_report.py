@@ -16,6 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from diffad_utils import cli, execution, report, study
+from diffad_utils.analyses import ledger as judged
 from diffad_utils.io.paths import repository
 from diffad_utils.report import front
 from diffad_utils.study import claims
@@ -272,7 +273,7 @@ class TestCommandLine:
 
 
 def test_a_card_a_source_says_what_stands_and_what_falls():
-    ledger = claims.ledger([]).to_dict("records")
+    ledger = judged.ledger([]).to_dict("records")
     changed = [
         row
         | {"verdict": {"C37": claims.SUPPORTED, "C39": claims.NOT_SUPPORTED}.get(row["claim_id"], claims.NOT_TESTED)}
@@ -283,13 +284,9 @@ def test_a_card_a_source_says_what_stands_and_what_falls():
     kinds = {label: [row["claim_id"] for row in rows] for label, _, rows in cards["InvAD"]["measured"]}
     held, failed = (f"{word} in every category, by different amounts" for word in ("Holds", "Fails"))
     assert kinds == {"Stands": ["C37"], "Falls": ["C39"], held: [], failed: [], "Varies": []}
-    reasons = {
-        "C37": "categories differ beyond chance: above the margin in all 2, but by different amounts",
-        "C38": "categories differ beyond chance: 1 of 2 above the margin; ",
-        "C39": "categories differ beyond chance: none above the margin; ",
-    }
+    sides = {"C37": claims.SUPPORTED, "C38": "", "C39": claims.NOT_SUPPORTED}
     varied = [
-        row | {"verdict": claims.VARIES, "reason": reasons[row["claim_id"]]} if row["claim_id"] in reasons else row
+        row | {"verdict": claims.VARIES, "in_every_task": sides[row["claim_id"]]} if row["claim_id"] in sides else row
         for row in ledger
     ]
     (card,) = (card for card in front.cards(varied) if card["name"] == "InvAD")
@@ -302,7 +299,7 @@ def test_a_card_parts_what_was_measured_on_images_from_formulas_and_printed_tabl
     stands = {"C44", "C50b", "C65"}  # trainings, printed numbers, a formula
     changed = [
         row | {"verdict": claims.SUPPORTED if row["claim_id"] in stands else claims.NOT_TESTED}
-        for row in claims.ledger([]).sort_values("claim_id", ascending=False).to_dict("records")
+        for row in judged.ledger([]).sort_values("claim_id", ascending=False).to_dict("records")
     ]
     for part, expected in (("measured", {"C44"}), ("by_itself", {"C50b", "C65"})):
         (rows,) = (rows for card in front.cards(changed) for label, _, rows in card[part] if rows)
