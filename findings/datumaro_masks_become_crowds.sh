@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # datumaro 1.13.12: defects that are given as masks become crowds in COCO: no evaluation counts them, found or missed.
 #
-# Behaviour: the COCO export writes "iscrowd": 1 for every annotation that it stores as a mask. Its documentation says that
-# is_crowd means "covers multiple instances"; a mask read from an MVTec AD folder or a brush stroke from CVAT has no such attribute, and
-# is a crowd none the less. pycocotools ignores crowds and what is found on them. If all defects are masks, AP is -1. If some are
+# Behaviour: the COCO export writes "iscrowd": 1 for every annotation that it stores as a mask. Its documentation says that is_crowd
+# means "covers multiple instances"; a mask from an MVTec AD folder or a brush stroke from CVAT has no such attribute, and is a
+# crowd none the less. pycocotools ignores crowds and what is found on them. If all defects are masks, AP is -1. If some are
 # masks and some are polygons, nothing looks wrong: a detector that finds the polygons only has AP 1. A training that leaves out
 # crowds, as is usual, has these images without their defects. segmentation_mode="mask" makes crowds of polygons as well. No warning.
 # What to do: set "iscrowd": 0 in the file afterwards (pycocotools reads masks all the same); or segmentation_mode="polygons",
@@ -57,7 +57,8 @@ for number in range(4):
         shape = f'<polygon label="scratch" occluded="0" points="{corners}" z_order="0"/>'
     shapes += f'<image id="{number}" name="{number:03}.png" width="64" height="64">{shape}</image>'
 labels = "<labels><label><name>scratch</name><attributes></attributes></label></labels>"
-Path("cvat/train.xml").write_text(f"<annotations><version>1.1</version><meta><task><id>1</id><name>parts</name>{labels}</task></meta>{shapes}</annotations>")
+meta = f"<meta><task><id>1</id><name>parts</name>{labels}</task></meta>"
+Path("cvat/train.xml").write_text(f"<annotations><version>1.1</version>{meta}{shapes}</annotations>")
 
 
 def export(source, kind, subset, **options):
@@ -97,7 +98,8 @@ for one in content["annotations"]:
 mended_path = Path("mended.json")
 mended_path.write_text(json.dumps(content))
 mended = show('CVAT, "iscrowd" set to 0 afterwards:', mended_path)
-areas = [one["area"] for one in json.loads(export("mvtec", "mvtec_segmentation", "test", segmentation_mode="polygons").read_text())["annotations"]]
+outlines = export("mvtec", "mvtec_segmentation", "test", segmentation_mode="polygons")
+areas = [one["area"] for one in json.loads(outlines.read_text())["annotations"]]
 print('area of each with segmentation_mode="polygons":', *areas, "instead of 200")
 assert all_masks == ([1, 1, 1, 1], -1, -1) and only_masks == all_masks
 assert mixed == ([1, 1, 0, 0], 1, 1)

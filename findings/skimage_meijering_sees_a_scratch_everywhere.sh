@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# scikit-image 0.26.0: meijering's answer to an image without a scratch is as high as to the strongest scratch: image AUROC 0.5, sato's 1.0.
+# scikit-image 0.26.0: meijering answers noise as strongly as the clearest scratch: image AUROC 0.5, with sato 1.0.
 #
 # Behaviour: the filter for lines divides its answer by the largest of the image, for each sigma. So the maximum of every image is
 # exactly 1, be it noise alone, and a scratch is worth what it is beside the strongest line: twice the contrast changes nothing,
@@ -27,7 +27,8 @@ import numpy as np
 from skimage.filters import frangi, meijering, sato
 from sklearn.metrics import roc_auc_score
 
-FILTERS = {"meijering": (meijering, {}), "frangi": (frangi, {}), "frangi, gamma=1": (frangi, {"gamma": 1}), "sato": (sato, {})}
+FILTERS = {"meijering": (meijering, {}), "frangi": (frangi, {}), "frangi, gamma=1": (frangi, {"gamma": 1}),
+           "sato": (sato, {})}
 SCRATCH, LINE = (slice(20, 108), slice(30, 33)), (slice(20, 108), slice(90, 93))
 
 
@@ -42,17 +43,18 @@ def answer(name, contrast, seed, line=0):
 
 print(" " * 36, "   ".join(FILTERS))
 seen = {}
-for text, contrast, line in (("no scratch, whole image:", 0, 0), ("contrast 5:", 5, 0), ("contrast 10:", 10, 0), ("contrast 40:", 40, 0),
-                             ("contrast 5 and a line of 200 beside:", 5, 200)):
+for text, contrast, line in (("no scratch, whole image:", 0, 0), ("contrast 5:", 5, 0), ("contrast 10:", 10, 0),
+                             ("contrast 40:", 40, 0), ("contrast 5 and a line of 200 beside:", 5, 200)):
     answers = [answer(name, contrast, 0, line) for name in FILTERS]
     values = seen[contrast, line] = [one[SCRATCH].max() if contrast else one.max() for one in answers]
-    print(f"{text:<36}", *(f"{value:<{len(name) + 2}.3f}" for name, value in zip(FILTERS, values)).rstrip())
+    print(f"{text:<36}", *(f"{value:<{len(name) + 2}.3f}" for name, value in zip(FILTERS, values)))
 aurocs = {}
 for name in FILTERS:
     normal = [answer(name, 0, seed).max() for seed in range(20)]
     bad = [answer(name, contrast, seed).max() for seed, contrast in enumerate(np.linspace(5, 40, 20), 20)]
     aurocs[name] = roc_auc_score([0] * 20 + [1] * 20, normal + bad)
-print("AUROC of 20 images with a scratch and 20 without, by the maximum:", ", ".join(f"{name} {value:.3f}" for name, value in aurocs.items()))
+print("AUROC of 20 images with a scratch and 20 without, by the maximum:",
+      ", ".join(f"{name} {value:.3f}" for name, value in aurocs.items()))
 assert all(seen[contrast, 0][0] == 1 for contrast in (0, 5, 10, 40)) and seen[5, 200][0] < 0.1 and seen[5, 200][1] < 0.1
 assert 3 * seen[5, 0][3] < seen[40, 0][3] and abs(seen[5, 200][3] - seen[5, 0][3]) < 0.01
 assert aurocs["meijering"] == 0.5 and aurocs["sato"] == 1

@@ -20,8 +20,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv venv
-venv/bin/pip install --quiet --no-compile --disable-pip-version-check torch==2.14.1 torchvision==0.29.1 torchmetrics==1.9.0 piq==0.8.0 \
-    sewar==0.4.10 scipy==1.17.1 numpy==2.4.6
+venv/bin/pip install --quiet --no-compile --disable-pip-version-check torch==2.14.1 torchvision==0.29.1 torchmetrics==1.9.0 \
+    piq==0.8.0 sewar==0.4.10 scipy==1.17.1 numpy==2.4.6
 OMP_NUM_THREADS=1 venv/bin/python -W ignore - <<'PY'
 import numpy as np
 import piq
@@ -33,7 +33,8 @@ from torchmetrics.image import VisualInformationFidelity
 random = np.random.default_rng(0)
 texture = gaussian_filter(random.normal(size=(128, 128)), 1.5)
 true = (0.5 + 0.15 * texture / texture.std()).clip(0, 1)
-images = {"the same": true, "noise of 0.02": true + random.normal(0, 0.02, true.shape), "noise of 0.1": true + random.normal(0, 0.1, true.shape),
+images = {"the same": true, "noise of 0.02": true + random.normal(0, 0.02, true.shape),
+          "noise of 0.1": true + random.normal(0, 0.1, true.shape),
           "blurred by a pixel": gaussian_filter(true, 1), "half the contrast": (true + 0.5) / 2}
 
 
