@@ -31,7 +31,8 @@ test: lint ## run lint and all tests, then the notebooks through nbval
 	$(PY) -m pytest --doctest-modules $(DOCTESTED)
 	scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && export DIFFAD_REPORTS="$$scratch" && \
 	  printf '%s\n' $(filter-out $(LAST),$(NOTEBOOKS)) | xargs -n 1 -P $(JOBS) $(NBVAL) && \
-	  sed 's/profile = \\"standard\\"/profile = \\"smoke\\"/' $(LAST) > "$$scratch/$(notdir $(LAST))" && $(NBVAL) "$$scratch/$(notdir $(LAST))"
+	  sed 's/profile = \\"standard\\"/profile = \\"smoke\\"/' $(LAST) > "$$scratch/$(notdir $(LAST))" && \
+	  grep -q 'profile = \\"smoke\\"' "$$scratch/$(notdir $(LAST))" && $(NBVAL) "$$scratch/$(notdir $(LAST))"
 
 # Under a minute; .pre-commit-config.yaml calls the same tools.
 lint: $(READY) ## style, formatting, layers of imports, types, and rules for notebooks

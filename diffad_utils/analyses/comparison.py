@@ -24,22 +24,25 @@ ABOVE = "above the baseline"
 """Verdict of `against_baseline`."""
 
 
-def finished_runs(profile_folder: Path) -> list[study.RunRecord]:
+def finished_runs(profile_folder: Path) -> tuple[Path, list[study.RunRecord]]:
     """The finished runs below a profile's folder; where there are none, those of ``reports/reference`` for the profile.
+
+    Returns
+    -------
+    The folder that they are in, and the runs.
 
     Raises
     ------
     FileNotFoundError
         neither has a finished run.
     """
-    committed = study.reference_folder() / profile_folder.name
-    records = study.load_runs(profile_folder) or study.load_runs(committed)
-    if not records:
-        raise FileNotFoundError(
-            f"no finished run in {profile_folder} or {committed}: run the other notebooks first: "
-            f"make report PROFILE={profile_folder.name}"
-        )
-    return records
+    folders = profile_folder, study.reference_folder() / profile_folder.name
+    for folder in folders:
+        if records := study.load_runs(folder):
+            return folder, records
+    raise FileNotFoundError(
+        f"no finished run in {folders[0]} or {folders[1]}: run the other notebooks with this profile first"
+    )
 
 
 def difference(a: MethodResult, b: MethodResult, name: str, level: float = 0.95) -> tuple[float, float, float] | None:

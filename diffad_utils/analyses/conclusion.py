@@ -5,6 +5,7 @@ Used by notebook 08; entry points: `short_answer`, `answer`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,16 +32,17 @@ def summary_record(records: Sequence[RunRecord], found: list[dict], folder: Path
 REASONS = {
     "C09": "img2img's residuals show drift, not defects",
     "C07": "img2img has no strength that removes defects and keeps texture",
-    "C14": "autoencoders keep normal images better",
+    "C14": "an autoencoder rebuilds normal images better than img2img",
     "C03": "the autoencoder of latents loses small defects",
     "C26": "img2img's scores see style, not defects",
-    "C31": "D3AD's denoising is no reconstruction",
+    "C31": "D3AD's denoising adds reconstruction error",
     "C30": "",
     "C37": "",
     "C47a": "",
     "C68": "",
 }
-"""Claims about *why* diffusion models find defects or do not; in few words, where the claim says why not."""
+"""Claims that the sources give as reasons why diffusion models find defects or do not; in few words what was measured,
+where the claim says why not."""
 
 MOST_WORDS = 60
 """Of the short answer."""
@@ -95,21 +97,23 @@ def short_answer(measured: Sequence[MethodResult], controls: pd.DataFrame, ledge
         out_of = f" (of {len(own)})" * (len(own) != len(ours))
         text += f", its strongest control without diffusion in {len(adds)}{out_of}, and both in {len(above & adds)}"
     if outcomes:
-        text += (
-            f". Its best method beats the best other detector on {wins} of {len(outcomes)} tasks and loses on {losses}"
-        )
+        text += f". Its best method beats the best other detector on {wins} of {len(outcomes)} tasks, loses on {losses}"
     if opening == YES:
         return f"{text}."
     return f"{text}. {_why_not(ledger, MOST_WORDS - len(text.split()))}"
 
 
 def _why_not(ledger: pd.DataFrame, words: int) -> str:
-    """The reasons against diffusion that hold in every task, as many as ``words`` words have room for."""
+    """The sources' reasons against diffusion that hold in every task where they were measured, as many as ``words``
+    words have room for."""
     hold = set(ledger.loc[ledger["in_every_task"] == claims.SUPPORTED, "claim_id"])
     text = ""
     for claim, reason in REASONS.items():
-        longer = f"{text}; {reason} ({claim})" if text else f"Why not: {reason} ({claim})"
-        if reason and claim in hold and len(longer.split()) <= words:
+        if not (reason and claim in hold):
+            continue
+        said = f"{reason} ({claim})"
+        longer = f"{text}; {said}" if text else f"Reasons that hold: {said}"
+        if len(longer.split()) <= words:
             text = longer
     return f"{text or 'Why (not) is not decided here'}."
 
@@ -191,15 +195,15 @@ def _reasons(ledger: pd.DataFrame) -> str:
     quoted: dict[str, list[str]] = {
         "supported here": [],
         "not supported here": [],
-        "clearly above the margin in every task, by different amounts": [],
-        "clearly below the margin in every task, by different amounts": [],
+        "clearly above the margin in every task where measured, by different amounts": [],
+        "clearly below the margin in every task where measured, by different amounts": [],
     }
     for row in rows.itertuples():
         if row.in_every_task:
             where = "above" if row.in_every_task == claims.SUPPORTED else "below"
-            name = f"clearly {where} the margin in every task, by different amounts"
+            name = f"clearly {where} the margin in every task where measured, by different amounts"
             name = name if row.verdict == claims.VARIES else f"{row.verdict} here"
-            quoted[name].append(f"“{row.statement.rstrip('.')}” ({row.claim_id})")
+            quoted[name].append(f"“{row.statement.rstrip('.')}” ({row.claim_id}, {row.categories} tasks)")
     pieces = [f"{name}: {'; '.join(part)}" for name, part in quoted.items() if part]
     if not pieces:
         return (
@@ -207,8 +211,9 @@ def _reasons(ledger: pd.DataFrame) -> str:
             f"tasks that agree, with {judged.FEWEST_IMAGES} images or more each."
         )
     rest = len(rows) - sum(map(len, quoted.values()))
-    tail = f"; {rest} of {len(rows)} reasons are undecided, rest on too little, or are not tested" if rest else ""
-    return "Of the reasons that the sources give for success or failure, " + "; ".join(pieces) + tail + "."
+    tail = f"; {rest} of {len(rows)} reasons vary between tasks, are undecided, or rest on too little" if rest else ""
+    said = "Of the reasons that the sources give for success or failure, " + "; ".join(pieces) + tail + "."
+    return f"{said} That a reason holds does not say how much detection it costs: claims on I-AUROC say that."
 
 
 def _count_of_claims(ledger: pd.DataFrame) -> str:
@@ -218,7 +223,7 @@ def _count_of_claims(ledger: pd.DataFrame) -> str:
         return int(count.get(verdict, 0))
 
     in_size = int(((ledger["verdict"] == claims.VARIES) & (ledger["in_every_task"] != "")).sum())
-    only = f" ({in_size} of them in size only: clearly on one side of the margin in every one)" if in_size else ""
+    only = f" ({in_size} of them in size only: clearly on one side of the margin in each)" if in_size else ""
     untested = of(claims.NOT_TESTED) + of(claims.OUT_OF_SCOPE)
     rest = f", and {of(claims.NOT_TESTED)} need an experiment that these runs lack" if of(claims.NOT_TESTED) else ""
     return (
@@ -266,7 +271,10 @@ def drawn_rows(rows: pd.DataFrame) -> pd.DataFrame:
         rows = rows[rows["level"] != "seed"]
     if len(rows) > FOREST_ROWS:
         pooled = rows[rows["level"] == "pooled"]
-        rows = pooled.assign(label=pooled["variant"], variant="all categories together")
+        labels = pooled["variant"].tolist()
+        common = os.path.commonprefix(labels).split(" ")[:-2]  # noqa: RUF071 (no paths: what all labels begin with)
+        short = [label.removeprefix(" ".join(common)).strip() for label in labels]
+        rows = pooled.assign(label=short, variant="all categories together")
     return rows
 
 

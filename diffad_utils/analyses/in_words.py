@@ -13,7 +13,7 @@ import pandas as pd
 from diffad_utils.analyses import over_tasks
 from diffad_utils.analyses.comparison import Ranks
 from diffad_utils.analyses.method_results import MethodResult
-from diffad_utils.study import claims
+from diffad_utils.study import RunRecord, claims
 
 
 def _counted(names: Sequence[str]) -> str:
@@ -30,6 +30,24 @@ def of_tasks(measured: Sequence[MethodResult]) -> str:
     return (
         f"{len(methods)} methods on {len(images)} tasks: {named}. A red line is the outline of the defect, where the "
         "data set has masks. Not every method was run on every task."
+    )
+
+
+def of_image_sizes(records: Sequence[RunRecord]) -> str:
+    """How large the images are that each method sees: with a difference in size, two methods differ in more than
+    themselves."""
+    methods: dict[int, set[str]] = {}
+    for record in records:
+        if (size := record.manifest["parameters"].get("image_size")) and record.method != "trivial":
+            methods.setdefault(int(size), set()).add(record.method)
+    if len(methods) < 2:
+        return f"All methods see images of {next(iter(methods), 0)} pixels a side." if methods else ""
+    most = max(methods, key=lambda size: len(methods[size]))
+    others = [f"{size} for {_counted(sorted(methods[size]))}" for size in sorted(methods) if size != most]
+    return (
+        f"Images have {most} pixels a side for most methods, {'; '.join(others)}. A larger image shows smaller "
+        "defects, so between methods of different sizes not only the method differs. A control has the size of its "
+        "method."
     )
 
 
@@ -64,10 +82,12 @@ def of_controls(found: pd.DataFrame) -> str:
     rest = found.drop(index=[*up.index, *down.index])
 
     if len(found) > over_tasks.MOST_ROWS:
+        untrained = (found["kind"] == "untrained").sum()
         return (
             f"Of {len(found)} comparisons of a method with its strongest control on a task, the method is above in "
-            f"{len(up)} and below in {len(down)}; in {len(rest)} no difference is shown. The figure has the mean over "
-            "tasks, with Student's intervals over tasks; the table has each. What a control leaves out is there, too."
+            f"{len(up)} and below in {len(down)}; in {len(rest)} no difference is shown. {int(untrained)} of them are "
+            "of a method with its own untrained network. Of several tasks the figure has the mean, with Student's "
+            "intervals over tasks; the table has each. What a control leaves out is there, too."
         )
 
     def named(part):
@@ -205,9 +225,10 @@ def of_ledger(ledger: pd.DataFrame) -> str:
     """How many claims the figure shows and on which side of the margin."""
     shown = ledger[ledger["low"].notna()]
     count = shown["verdict"].value_counts()
-    sides = ", ".join(f"{count.get(verdict, 0)} {verdict}" for verdict in (*claims.DECIDED, claims.VARIES))
+    sides = ", ".join(f"{count.get(verdict, 0)} {verdict}" for verdict in claims.DECIDED)
+    sides += f", {count.get(claims.VARIES, 0)} that vary"
     return (
-        f"{len(shown)} claims have a pooled interval: {sides}, the others undecided. An interval clear of the margin "
-        "decides nothing by itself: Holm's correction, categories and seeds count as well. The forest plot of each "
-        "claim is in the report, beside its row."
+        f"{len(shown)} claims have an interval pooled over categories: {sides}, the others undecided. An interval "
+        "clear of the margin decides nothing by itself: Holm's correction, categories and seeds count as well. The "
+        "forest plot of each claim is in the report."
     )

@@ -2,11 +2,13 @@
 
 `claims.ledger` counts a category as above the margin where every part of a claim is. Of a claim for which one part of
 each setting is enough (``combine`` is "either"; C07) or one part at all ("any"; C74b), this is too strict; here the
-count follows the claim. Verdicts are the same.
+count follows the claim. What a run measured on all categories of a data set counts once (`distinct`).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Sequence
 
 import pandas as pd
@@ -17,9 +19,32 @@ FEWEST_IMAGES = 30
 """Findings from fewer images do not count for `side`."""
 
 
+SURVEYED = "categories surveyed"
+"""In the note of a finding that a run measured on all categories of its data set."""
+
+
+def distinct(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The records without findings that another has already.
+
+    02 surveys all categories of a data set in every run (C01 to C04), so its runs on several categories record the same
+    numbers. They are evidence once a data set and seed, and not once a category.
+    """
+    seen, kept = set(), []
+    for record in records:
+        own = []
+        for entry in record.claims:
+            key = json.dumps([record.dataset, record.seed, entry], sort_keys=True, default=str)
+            if SURVEYED not in entry.get("note", "") or key not in seen:
+                own.append(entry)
+            seen.add(key)
+        kept.append(dataclasses.replace(record, claims=own))
+    return kept
+
+
 def ledger(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """`claims.ledger`, its reasons with the categories in which the claim, as it is combined, is above the margin; a
-    column ``in_every_task`` has `side`."""
+    """`claims.ledger` of the `distinct` findings, its reasons with the categories in which the claim, as it is
+    combined, is above the margin; a column ``in_every_task`` has `side`."""
+    records = distinct(records)
     table, found = claims.ledger(records), claims.findings(records)
     table["in_every_task"] = [side(row.claim_id, row.verdict, found) for row in table.itertuples()]
     combine = claims.published_claims()["combine"]
@@ -27,6 +52,10 @@ def ledger(records: Sequence[RunRecord]) -> pd.DataFrame:
         if combine[name] in ("either", "any") and judged.verdict == claims.VARIES:
             reason = judged.reason.replace(verdicts._sides(judged), sides(judged, combine[name]), 1)
             table.loc[table["claim_id"] == name, "reason"] = reason
+    unclear = (table["verdict"] == claims.VARIES) & (table["in_every_task"] == "")
+    table.loc[unclear, "reason"] = table.loc[unclear, "reason"].str.replace(
+        "but by different amounts", "by different amounts, but not clearly in each", regex=False
+    )
     return table
 
 
@@ -47,22 +76,20 @@ def sides(judged: verdicts.Judgement, combine: str) -> str:
 
 
 def side(claim: str, verdict: str, found: pd.DataFrame) -> str:
-    """On which side of its margin a claim lies in every task: "supported" (above), "not supported", or empty.
+    """On which side of its margin a claim lies in every task where it was measured: "supported" (above), "not
+    supported", or empty.
 
-    Its evidence must be from `FEWEST_IMAGES` images at least, in two or more tasks. If its verdict is one of the two,
-    all findings must lie on that side. If it varies, categories may differ in size only: in every task, for every part
-    of the claim, the mean over seeds of the interval's nearer end must lie beyond the margin.
+    Its evidence must be from `FEWEST_IMAGES` images at least, in two or more tasks. In each, for every part of the
+    claim, the mean over seeds of the interval's nearer end must lie beyond the margin. A claim with one of these two
+    verdicts must lie on that side; one that varies may lie on either, so that its tasks differ in size only.
     """
     rows = found[(found["claim_id"] == claim) & (found["objection"] == "") & (found["variant"] != "")]
     if rows.empty or (rows["n"] < FEWEST_IMAGES).any() or rows["dataset_category"].nunique() < 2:
         return ""
     nearer = {claims.SUPPORTED: ("low", 1), claims.NOT_SUPPORTED: ("high", -1)}
-    if verdict in nearer:
-        _, sign = nearer[verdict]
-        return verdict if (sign * (rows["effect"] - rows["margin"]) > 0).all() else ""
-    if verdict == claims.VARIES:
-        for name, (end, sign) in nearer.items():
-            distance = sign * (rows[end] - rows["margin"])
-            if (distance.groupby([rows["variant"], rows["dataset_category"]]).mean() > 0).all():
-                return name
+    for name, (end, sign) in nearer.items():
+        distance = sign * (rows[end] - rows["margin"])
+        clear = (distance.groupby([rows["variant"], rows["dataset_category"]]).mean() > 0).all()
+        if clear and verdict in (name, claims.VARIES):
+            return name
     return ""

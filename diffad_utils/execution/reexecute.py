@@ -18,8 +18,8 @@ from diffad_utils.io import store
 def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT_MINUTES) -> None:
     """Run committed notebooks in place, with their parameters as they stand, and save them with outputs.
 
-    Their run folders are temporary, so ``reports`` stays as the workflow left it. The comparison finds no run there and
-    reads the committed ones.
+    Their run folders are temporary, so ``reports`` stays as the workflow left it. The comparison, whose profile is
+    another than theirs, finds no run there and reads the committed ones.
 
     Raises
     ------
@@ -31,7 +31,8 @@ def reexecute(notebooks: list[Path], *, threads: int = 2, minutes: int = DEFAULT
     from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
     with tempfile.TemporaryDirectory(prefix="diffad-reports-") as scratch:
-        os.environ.setdefault(store.ROOT, str(study.reports_folder() / "smoke" / store.FOLDER))
+        own = study.reports_folder() / "smoke"
+        os.environ.setdefault(store.ROOT, str((own if own.is_dir() else Path(scratch)) / store.FOLDER))
         prepare_environment(threads)
         os.environ["DIFFAD_REPORTS"] = scratch
         for path in sorted(map(Path, notebooks)):

@@ -13,6 +13,7 @@ from diffad_utils import study
 from diffad_utils.io.paths import repository
 from diffad_utils.io.png import data_uri
 from diffad_utils.report import narrow
+from diffad_utils.report.environment import environment
 from diffad_utils.study import claims
 
 ANSWER, STRIPS, FURTHER = "answer", ("found", "missed", "invented"), ("pareto", "conventions")
@@ -87,8 +88,8 @@ def cards(ledger: Sequence[dict]) -> list[dict]:
         kinds = [
             ("Stands", "supported", of(claims.SUPPORTED)),
             ("Falls", "not-supported", of(claims.NOT_SUPPORTED)),
-            ("Holds in every category, by different amounts", "varies", held),
-            ("Fails in every category, by different amounts", "varies", failed),
+            ("Holds in every task where measured, by different amounts", "varies", held),
+            ("Fails in every task where measured, by different amounts", "varies", failed),
             ("Varies", "varies", varied),
         ]
         parts = {
@@ -114,6 +115,21 @@ def forest(record: study.RunRecord | None, claim: str, reason: str) -> markupsaf
         return None
     label = f"Forest plot of {claim}"
     return _shown(path, FOREST_DPI, f"{label}: {reason}", label)
+
+
+FORESTS = "forests.html"
+
+
+def write_forests(root: Path, record: study.RunRecord | None, ledger: Sequence[dict]) -> set[str]:
+    """Write the page of forest plots into a report's folder, where the summary drew any; returns the claims on it.
+
+    They have a page of their own since with many categories the front page would be too large for a phone.
+    """
+    pictures = {row["claim_id"]: forest(record, row["claim_id"], row["reason"]) for row in ledger}
+    shown = [row | {"forest": pictures[row["claim_id"]]} for row in ledger if pictures[row["claim_id"]]]
+    if shown:
+        study.write_atomically(root / FORESTS, environment().get_template(FORESTS).render(shown=shown))
+    return {row["claim_id"] for row in shown}
 
 
 def summary(record: study.RunRecord) -> markupsafe.Markup | None:

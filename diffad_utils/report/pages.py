@@ -258,7 +258,7 @@ def anchor(heading: str) -> str:
 def ledger_rows(records: Sequence[study.RunRecord], root: Path) -> list[dict]:
     """One row a claim, those with findings first: the columns of `claims.ledger` and ``evidence``, one entry a
     finding."""
-    found = claims.findings(records)
+    found = claims.findings(judged.distinct(records))
     pages = {str(record.folder): _run_page(record, root) for record in records}
     rows = []
     for row in shown_ledger.for_readers(judged.ledger(records)).to_dict("records"):
@@ -404,7 +404,6 @@ def write(root: str | Path, missing: Sequence[str] | None = None) -> Path:
     agreed = agreement.with_reference(root)
     if agreed is not None:
         agreed.write(root)
-    summary = joined["record"] if joined else None
     ledger = ledger_rows(everything, root)
     text = (
         environment()
@@ -423,11 +422,8 @@ def write(root: str | Path, missing: Sequence[str] | None = None) -> Path:
             failed=failed,
             ignored=study.unfinished_runs(root) if missing is None else missing,
             cards=front.cards(ledger),
-            ledger=[
-                row | {"forest": front.forest(summary, row["claim_id"], row["reason"])}
-                for row in ledger
-                if row["evidence"]
-            ],
+            ledger=[row for row in ledger if row["evidence"]],
+            forests=front.write_forests(root, joined["record"] if joined else None, ledger),
             untested=[row for row in ledger if row["verdict"] in (claims.NOT_TESTED, claims.OUT_OF_SCOPE)],
             printed=[row for row in ledger if not row["evidence"] and row["verdict"] in claims.DECIDED],
             weights=unique("weights", "name"),

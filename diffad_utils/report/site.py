@@ -103,7 +103,7 @@ def _write(root: Path, target: Path, records: Sequence[study.RunRecord], most_pa
     missing = [*study.unfinished_runs(root), *(f"{note['label']} (failed)" for note in execution.failures(root))]
     pages.write(target, missing=missing)
     for shown in [*target.rglob("run.ipynb"), *(target / pages.COMPARISON / "figures").glob("claim_*.png")]:
-        shown.unlink()  # the pages have them: a notebook's own, the front page every forest plot
+        shown.unlink()  # the pages have them: a notebook's own, forests.html every forest plot
     study.write_atomically(target / pages.SITE, "Made by `diffad site`, which replaces this folder.\n")
 
 

@@ -432,12 +432,12 @@ def test_own_runs_are_compared_and_without_any_the_committed_ones(tmp_path, monk
     monkeypatch.setattr(study, "reference_folder", lambda: tmp_path / "reference")
     recorded(tmp_path / "reference", "invad", 3.0)
     ours = tmp_path / "ours" / "smoke"
-    (committed,) = comparison.finished_runs(ours)
-    assert committed.folder.is_relative_to(tmp_path / "reference" / "smoke")
+    folder, (committed,) = comparison.finished_runs(ours)
+    assert folder == tmp_path / "reference" / "smoke" and committed.folder.is_relative_to(folder)
     recorded(tmp_path / "ours", "invad", 3.0)
-    (own,) = comparison.finished_runs(ours)
-    assert own.folder.is_relative_to(ours)
-    with pytest.raises(FileNotFoundError, match="no finished run in .*nowhere.* make report PROFILE=nowhere"):
+    folder, (own,) = comparison.finished_runs(ours)
+    assert folder == ours and own.folder.is_relative_to(ours)
+    with pytest.raises(FileNotFoundError, match="no finished run in .*nowhere.* run the other notebooks"):
         comparison.finished_runs(tmp_path / "nowhere")
 
 
@@ -459,13 +459,13 @@ def test_the_answer_follows_the_ledger(measured):
     _, _, second, third = conclusion.answer(decided, measured)
     assert (
         "supported here: “No strength" in second
-        and "(C07)" in second
+        and "(C07, " in second
         and "not supported here: “Latent diffusion" in second
     )
     assert "2 were judged here: 1 are supported, 1 are not" in third
     vary = decided.assign(verdict=decided["verdict"].replace("not supported", "varies"))
     *_, second, third = conclusion.answer(vary, measured)
-    assert "clearly below the margin in every task, by different amounts: “Latent" in second
+    assert "clearly below the margin in every task where measured, by different amounts: “Latent" in second
     assert "1 vary between categories (1 of them in size only: clearly on one side" in third
 
 
@@ -666,7 +666,7 @@ def test_the_short_answer_is_short_and_computed(controlled, measured):
     nothing = judged.ledger([])
     text = conclusion.short_answer(many, found, nothing)
     assert len(text.split()) <= 60 and "Of 4 cases" in text and "in 2 (of 2), and both in 2." in text
-    assert text.endswith("tasks and loses on 0.") and "Why not" not in text
+    assert text.endswith("tasks, loses on 0.") and "Reasons that hold" not in text
     none = found.assign(low=-0.1, high=0.1)
     said = conclusion.short_answer(many, none, nothing)
     assert said.startswith("They find defects, but diffusion is not shown to be why.")
@@ -682,10 +682,10 @@ def test_the_short_answer_names_reasons_that_hold_in_every_task_and_have_room(co
     sides = {"C09": "supported", "C14": "", "C03": "not supported", "C31": "supported"}
     ledger = pd.DataFrame({"claim_id": list(sides), "verdict": "varies", "in_every_task": list(sides.values())})
     text = conclusion.short_answer(measured, found, ledger)
-    assert text.endswith("Why not: img2img's residuals show drift, not defects (C09).") and len(text.split()) <= 60
+    assert text.endswith("hold: img2img's residuals show drift, not defects (C09).") and len(text.split()) <= 60
     alone = ledger[ledger["claim_id"] != "C09"]
     said = conclusion.short_answer(measured, found, alone)
-    assert said.endswith("Why not: D3AD's denoising is no reconstruction (C31).")
+    assert said.endswith("hold: D3AD's denoising adds reconstruction error (C31).")
 
 
 def test_of_several_controls_the_strongest_stands_for_all(tmp_path):

@@ -282,7 +282,7 @@ def test_a_card_a_source_says_what_stands_and_what_falls():
     cards = {card["name"]: card for card in front.cards(changed)}
     assert sum(card["claims"] for card in cards.values()) == len(ledger)
     kinds = {label: [row["claim_id"] for row in rows] for label, _, rows in cards["InvAD"]["measured"]}
-    held, failed = (f"{word} in every category, by different amounts" for word in ("Holds", "Fails"))
+    held, failed = (f"{word} in every task where measured, by different amounts" for word in ("Holds", "Fails"))
     assert kinds == {"Stands": ["C37"], "Falls": ["C39"], held: [], failed: [], "Varies": []}
     sides = {"C37": claims.SUPPORTED, "C38": "", "C39": claims.NOT_SUPPORTED}
     varied = [
