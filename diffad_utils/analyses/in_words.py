@@ -22,14 +22,14 @@ def _counted(names: Sequence[str]) -> str:
     return "none" if not names else names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def of_tasks(measured: Sequence[MethodResult]) -> str:
-    """How many tasks, methods and images the comparison has."""
+def of_tasks(measured: Sequence[MethodResult], records: Sequence[RunRecord] = ()) -> str:
+    """How many tasks, methods and images the comparison has, and by the runs how large the images are."""
     images = {row.task: int(row.values["images"]) for row in measured}
     named = ", ".join(f"{task} ({count} test images)" for task, count in images.items())
     methods = {row.method for row in measured}
     return (
         f"{len(methods)} methods on {len(images)} tasks: {named}. A red line is the outline of the defect, where the "
-        "data set has masks. Not every method was run on every task."
+        f"data set has masks. Not every method was run on every task. {of_image_sizes(records)}".rstrip()
     )
 
 
