@@ -295,6 +295,17 @@ def test_a_card_a_source_says_what_stands_and_what_falls():
     assert all(card["address"].startswith("https://") and card["says"].endswith(".") for card in cards.values())
 
 
+def test_forest_plots_have_a_page_of_their_own(tmp_path):
+    ledger = judged.ledger([]).to_dict("records")
+    record = types.SimpleNamespace(folder=tmp_path / "comparison")
+    assert front.write_forests(tmp_path, record, ledger) == set() and not (tmp_path / front.FORESTS).exists()
+    (tmp_path / "comparison" / "figures").mkdir(parents=True)
+    Image.new("RGB", (40, 20)).save(tmp_path / "comparison" / "figures" / "claim_C14.png")
+    assert front.write_forests(tmp_path, record, ledger) == {"C14"}
+    page = (tmp_path / front.FORESTS).read_text(encoding="utf-8")
+    assert page.count("<img") == 1 and 'id="C14"' in page and 'alt="Forest plot of C14' in page
+
+
 def test_a_card_parts_what_was_measured_on_images_from_formulas_and_printed_tables():
     stands = {"C44", "C50b", "C65"}  # trainings, printed numbers, a formula
     changed = [

@@ -118,7 +118,7 @@ def test_figures_of_the_comparison_are_palette_pictures(runs, tmp_path):
         np.testing.assert_array_equal(np.asarray(image.convert("RGB")), picture[..., :3])
     assert Image.open(figures / "answer.png").mode == "RGBA"  # the run's own stays
     kept = sorted(path.name for path in (target / "comparison" / "figures").iterdir())
-    assert kept == ["answer.png"] and (figures / "claim_C01.png").is_file()  # the front page has forest plots
+    assert kept == ["answer.png"] and (figures / "claim_C01.png").is_file()  # forests.html has them
 
 
 def test_what_is_no_site_is_left_alone(runs, tmp_path):
