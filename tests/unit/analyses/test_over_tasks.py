@@ -77,4 +77,4 @@ def test_many_controls_are_averaged_over_tasks():
     assert shown["difference"].tolist() == pytest.approx([0.9, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0])
     assert ((shown["high"] - shown["low"]).iloc[1:] < 0.06).all()
     said = in_words.of_controls(table)
-    assert "Of 67 comparisons" in said and "mean over tasks" in said
+    assert "Of 67 comparisons" in said and "the mean, with Student's intervals over tasks" in said
