@@ -44,7 +44,7 @@ REASONS = {
 """Claims that the sources give as reasons why diffusion models find defects or do not; in few words what was measured,
 where the claim says why not."""
 
-MOST_WORDS = 60
+MOST_WORDS = 64
 """Of the short answer."""
 
 YES = "Yes, here."
@@ -104,14 +104,14 @@ def short_answer(measured: Sequence[MethodResult], controls: pd.DataFrame, ledge
 
 
 def _why_not(ledger: pd.DataFrame, words: int) -> str:
-    """The sources' reasons against diffusion that hold in every task where they were measured, as many as ``words``
-    words have room for."""
-    hold = set(ledger.loc[ledger["in_every_task"] == claims.SUPPORTED, "claim_id"])
+    """The sources' reasons against diffusion that hold in every task where they were measured, each with the number of
+    these tasks, as many as ``words`` words have room for."""
+    held = ledger[ledger["in_every_task"] == claims.SUPPORTED].set_index("claim_id")
     text = ""
     for claim, reason in REASONS.items():
-        if not (reason and claim in hold):
+        if not (reason and claim in held.index):
             continue
-        said = f"{reason} ({claim})"
+        said = f"{reason} ({claim}, {held['categories'][claim]} tasks)"
         longer = f"{text}; {said}" if text else f"Reasons that hold: {said}"
         if len(longer.split()) <= words:
             text = longer

@@ -38,7 +38,7 @@ def of_image_sizes(records: Sequence[RunRecord]) -> str:
     themselves."""
     methods: dict[int, set[str]] = {}
     for record in records:
-        if (size := record.manifest["parameters"].get("image_size")) and record.method != "trivial":
+        if size := record.manifest["parameters"].get("image_size"):
             methods.setdefault(int(size), set()).add(record.method)
     if len(methods) < 2:
         return f"All methods see images of {next(iter(methods), 0)} pixels a side." if methods else ""

@@ -10,9 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from diffad_utils.io.paths import repository
+from diffad_utils.report.environment import environment
 from diffad_utils.study import write_atomically
 
 PAGE = "benchmarks.html"
@@ -46,8 +45,6 @@ TEXTS = {
 }
 """Page -> its title and what it says first (HTML)."""
 
-TEMPLATES = Path(__file__).resolve().parent / "templates"
-
 
 def result_files(folder: str | Path | None = None) -> list[Path]:
     """The result files of a folder (``benchmarks/results`` if None), sorted."""
@@ -78,16 +75,13 @@ def cell(value: Any) -> str:
 def write(root: str | Path, folder: str | Path | None = None) -> dict[str, str]:
     """Write the pages that have results into a report's folder; returns {name of the page: title}."""
     results = load_results(folder)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["cell"] = cell
-    css = (TEMPLATES / "page.css").read_text(encoding="utf-8")
+    templates = environment()
+    templates.filters["cell"] = cell
     written = {}
     for page, (title, text) in TEXTS.items():
         shown = [result for result in results if (result["topic"] == "evaluation") == (page == EVALUATION)]
         if shown:
-            html = environment.get_template("benchmarks.html").render(results=shown, css=css, title=title, text=text)
+            html = templates.get_template("benchmarks.html").render(results=shown, title=title, text=text)
             write_atomically(Path(root) / page, html)
             written[page] = title
     return written

@@ -665,7 +665,7 @@ def test_the_short_answer_is_short_and_computed(controlled, measured):
     found = diffusion_controls.controls(records)
     nothing = judged.ledger([])
     text = conclusion.short_answer(many, found, nothing)
-    assert len(text.split()) <= 60 and "Of 4 cases" in text and "in 2 (of 2), and both in 2." in text
+    assert len(text.split()) <= conclusion.MOST_WORDS and "Of 4 cases" in text and "in 2 (of 2), and both in 2." in text
     assert text.endswith("tasks, loses on 0.") and "Reasons that hold" not in text
     none = found.assign(low=-0.1, high=0.1)
     said = conclusion.short_answer(many, none, nothing)
@@ -681,11 +681,12 @@ def test_the_short_answer_names_reasons_that_hold_in_every_task_and_have_room(co
     found = diffusion_controls.controls(records).assign(low=-0.1, high=0.1)
     sides = {"C09": "supported", "C14": "", "C03": "not supported", "C31": "supported"}
     ledger = pd.DataFrame({"claim_id": list(sides), "verdict": "varies", "in_every_task": list(sides.values())})
+    ledger["categories"] = [5, 5, 5, 3]
     text = conclusion.short_answer(measured, found, ledger)
-    assert text.endswith("hold: img2img's residuals show drift, not defects (C09).") and len(text.split()) <= 60
+    assert text.endswith("hold: img2img's residuals show drift, not defects (C09, 5 tasks).") and len(text.split()) <= conclusion.MOST_WORDS
     alone = ledger[ledger["claim_id"] != "C09"]
     said = conclusion.short_answer(measured, found, alone)
-    assert said.endswith("hold: D3AD's denoising adds reconstruction error (C31).")
+    assert said.endswith("hold: D3AD's denoising adds reconstruction error (C31, 3 tasks).")
 
 
 def test_of_several_controls_the_strongest_stands_for_all(tmp_path):

@@ -1,11 +1,14 @@
 """Figures of 08 with many tasks: means over all, and the tasks with the most methods."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from diffad_utils import plots
 from diffad_utils.analyses import in_words, over_tasks
+from diffad_utils.study import RunRecord
 
 
 def against(tasks: int) -> pd.DataFrame:
@@ -78,3 +81,15 @@ def test_many_controls_are_averaged_over_tasks():
     assert ((shown["high"] - shown["low"]).iloc[1:] < 0.06).all()
     said = in_words.of_controls(table)
     assert "Of 67 comparisons" in said and "the mean, with Student's intervals over tasks" in said
+
+
+def test_image_sizes_are_said_of_all_methods():
+    def record(method, size):
+        return RunRecord(Path(), "", "", method, 0, {}, {}, {}, {}, {"parameters": {"image_size": size}}, [], [])
+
+    records = [record("trivial", 256), record("esm", 128), record("sgm", 128), record("invad", 256)]
+    assert "have 256 pixels a side for most methods" in in_words.of_image_sizes([*records, record("patchcore", 256)])
+    said = in_words.of_image_sizes([*records, record("d3ad", 128)])
+    assert "128 pixels a side for most methods, 256 for invad and trivial." in said
+    assert in_words.of_image_sizes(records[1:3]) == "All methods see images of 128 pixels a side."
+    assert in_words.of_image_sizes([]) == ""
