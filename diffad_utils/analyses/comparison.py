@@ -14,7 +14,16 @@ import pandas as pd
 from scipy import stats
 
 from diffad_utils import metrics, study
-from diffad_utils.analyses.method_results import BASELINE, COST, LOWER_IS_BETTER, QUALITY, MethodResult
+from diffad_utils.analyses.method_results import (
+    BASELINE,
+    COST,
+    LOWER_IS_BETTER,
+    QUALITY,
+    MethodResult,
+    mean_of_independent,
+    seed_error,
+    with_seeds,
+)
 from diffad_utils.metrics.pareto import pareto_front
 
 FEWEST_CATEGORIES = 5
@@ -48,13 +57,24 @@ def finished_runs(profile_folder: Path) -> tuple[Path, list[study.RunRecord]]:
 def difference(a: MethodResult, b: MethodResult, name: str, level: float = 0.95) -> tuple[float, float, float] | None:
     """a minus b of a metric on the same resampled images: (difference, low, high); None where it is not known.
 
-    Methods that were measured on different test images are compared on those that they share (`_on_shared_images`).
+    The interval is over images, and over seeds where one of them has several: of the difference seed by seed if they
+    have the same seeds. Methods that were measured on different test images are compared on those that they share
+    (`_on_shared_images`). Averages over the same tasks are compared task by task.
     """
     if name not in a.samples or name not in b.samples:
         return None
+    if a.parts:
+        by_task = [difference(x, y, name, level) for x, y in zip(a.parts, b.parts, strict=True)]
+        return None if None in by_task else mean_of_independent(*np.transpose(by_task))
     if not same_images(a, b):
         return _on_shared_images(a, b, name, level)
-    return a.values[name] - b.values[name], *metrics.percentile_interval(a.samples[name] - b.samples[name], level)
+    value = a.values[name] - b.values[name]
+    ends = metrics.percentile_interval(a.samples[name] - b.samples[name], level)
+    if a.seeds == b.seeds:
+        error = seed_error(a.per_seed[name] - b.per_seed[name], level)
+    else:
+        error = np.hypot(*(seed_error(row.per_seed[name], level) for row in (a, b)))
+    return value, *map(float, with_seeds(value, *ends, error))
 
 
 def same_images(a: MethodResult, b: MethodResult) -> bool:
@@ -65,8 +85,8 @@ def same_images(a: MethodResult, b: MethodResult) -> bool:
 
 def _on_shared_images(a: MethodResult, b: MethodResult, name: str, level: float) -> tuple[float, float, float] | None:
     """`difference` on the images of both, seed by seed where they share seeds, for image metrics; None for others, and
-    with fewer than ten images of a class. The bounds are means over seeds, as wide as those of one seed: seeds may
-    share images."""
+    with fewer than ten images of a class. The bounds over images are means over seeds, as wide as those of one seed:
+    seeds may share images."""
     if name not in metrics.IMAGE_METRICS:
         return None
     mine, theirs = ([column for column in row.scores if column != "label"] for row in (a, b))
@@ -85,6 +105,7 @@ def _on_shared_images(a: MethodResult, b: MethodResult, name: str, level: float)
     if not rows:
         return None
     change, low, high = np.mean(rows, axis=0)
+    low, high = with_seeds(change, low, high, seed_error([row[0] for row in rows], level))
     return float(change), float(low), float(high)
 
 

@@ -44,7 +44,7 @@ REASONS = {
 """Claims that the sources give as reasons why diffusion models find defects or do not; in few words what was measured,
 where the claim says why not."""
 
-MOST_WORDS = 64
+MOST_WORDS = 70
 """Of the short answer."""
 
 YES = "Yes, here."
@@ -60,7 +60,7 @@ def _cost(measured: Sequence[MethodResult]) -> str:
     """Milliseconds an image of both kinds of detectors."""
     times: dict[str, list[float]] = {"diffusion": [], "other": []}
     for row in measured:
-        if row.method not in (BASELINE, "trivial") and "ms an image" in row.values:
+        if row.method != BASELINE and "ms an image" in row.values:
             times["diffusion" if row.family == "diffusion" else "other"].append(row.values["ms an image"])
     if not times["diffusion"]:
         return "No diffusion method has a time here, so nothing can be said about their cost."
@@ -111,8 +111,9 @@ def _why_not(ledger: pd.DataFrame, words: int) -> str:
     for claim, reason in REASONS.items():
         if not (reason and claim in held.index):
             continue
-        said = f"{reason} ({claim}, {held['categories'][claim]} tasks)"
-        longer = f"{text}; {said}" if text else f"Reasons that hold: {said}"
+        amounts = ", by varying amounts" * (held["verdict"][claim] == claims.VARIES)
+        said = f"{reason}{amounts} ({claim}, {held['categories'][claim]} tasks)"
+        longer = f"{text}; {said}" if text else f"Reasons that hold in every task measured: {said}"
         if len(longer.split()) <= words:
             text = longer
     return f"{text or 'Why (not) is not decided here'}."

@@ -12,7 +12,15 @@ import pandas as pd
 
 from diffad_utils.analyses import over_tasks
 from diffad_utils.analyses.comparison import ABOVE, against_baseline, difference
-from diffad_utils.analyses.method_results import BASELINE, MethodResult, average_of, family_of
+from diffad_utils.analyses.method_results import (
+    BASELINE,
+    MethodResult,
+    average_of,
+    family_of,
+    mean_of_independent,
+    seed_error,
+    with_seeds,
+)
 from diffad_utils.study import RunRecord
 
 KINDS = {"no_diffusion": "the same features scored without diffusion", "untrained": "the same method, untrained"}
@@ -40,7 +48,7 @@ def controls(records: Sequence[RunRecord]) -> pd.DataFrame:
 
     Of several controls of one kind on a task the strongest, by I-AUROC, stands for all. It is picked on the test
     images, which is in the control's favour; the interval is against that one. Over several seeds the difference and
-    the ends of its interval are means, so the interval is of images alone.
+    the ends of its interval over images are means, and the spread over seeds is added (`method_results.with_seeds`).
     """
     rows = []
     for record in (record for record in records if family_of(record) == "diffusion"):
@@ -52,8 +60,10 @@ def controls(records: Sequence[RunRecord]) -> pd.DataFrame:
                 rows.append([key, task, record.method, kind, entry.get("what", KINDS[kind]), *numbers])
     found = pd.DataFrame(rows, columns=["key", *CONTROL_COLUMNS])
     one = ["key", *CONTROL_COLUMNS[:3]]
+    error = found.groupby(one, sort=False)["difference"].agg(seed_error).to_numpy()
     how = {"what": "last"} | dict.fromkeys(CONTROL_COLUMNS[4:], "mean")
     found = found.groupby(one, as_index=False, sort=False).agg(how)
+    found["low"], found["high"] = with_seeds(found["difference"], found["low"], found["high"], error)
     strongest = found.groupby(CONTROL_COLUMNS[:3], sort=False)["I-AUROC"].idxmax()
     return found.loc[strongest, CONTROL_COLUMNS].reset_index(drop=True)
 
@@ -95,17 +105,13 @@ def pooled_control(found: pd.DataFrame, method: str) -> tuple[float, float, floa
     """(I-AUROC of the control, difference, low, high) of a method, averaged over tasks; None without a control.
 
     Over more than `over_tasks.MANY` tasks the interval is `over_tasks.mean_over_tasks`, as in the figures. Over fewer
-    it is of images alone: tasks are independent, so its half width is the root of the sum of squares over their number.
+    it is of images and seeds (`method_results.mean_of_independent`).
     """
     rows = found[(found["method"] == method) & (found["kind"] == "no_diffusion")]
     if rows.empty:
         return None
-    if len(rows) > over_tasks.MANY:
-        over = over_tasks.mean_over_tasks(rows["difference"], rows["low"], rows["high"])
-        return float(rows["I-AUROC"].mean()), *over
-    half = float(np.sqrt((((rows["high"] - rows["low"]) / 2) ** 2).sum())) / len(rows)
-    middle = float(rows["difference"].mean())
-    return float(rows["I-AUROC"].mean()), middle, middle - half, middle + half
+    mean = over_tasks.mean_over_tasks if len(rows) > over_tasks.MANY else mean_of_independent
+    return float(rows["I-AUROC"].mean()), *mean(rows["difference"], rows["low"], rows["high"])
 
 
 def sides_by_task(found: pd.DataFrame, method: str) -> list[int]:
@@ -167,11 +173,11 @@ def _ends(rows: Sequence[MethodResult], metric: str) -> tuple[float, float]:
 def _over_baseline(
     rows: Sequence[MethodResult], baselines: Sequence[MethodResult]
 ) -> tuple[float, float, float] | None:
-    """Mean I-AUROC of a method minus that of the trivial baseline on the same tasks, low, high."""
-    if len(rows) <= over_tasks.MANY:
-        return difference(average_of(rows, "all"), average_of(baselines, "all"), "I-AUROC")
+    """Mean I-AUROC of a method minus that of the trivial baseline on the same tasks, low, high; None if it is not known
+    on one."""
     by_task = [difference(*pair, "I-AUROC") for pair in zip(rows, baselines, strict=True)]
-    return over_tasks.mean_over_tasks(*np.transpose(by_task)) if all(by_task) else None
+    mean = over_tasks.mean_over_tasks if len(rows) > over_tasks.MANY else mean_of_independent
+    return None if None in by_task else mean(*np.transpose(by_task))
 
 
 def what_follows(
@@ -185,7 +191,7 @@ def what_follows(
     Of the controls it says whether the method is above or below the strongest.
     """
     beats = {1: "Better than", -1: "Worse than", 0: "Not shown to differ from"}
-    first = "No baseline here."
+    first = "Not compared with the trivial baseline."
     if over_baseline is not None:
         first = f"{beats[side(*over_baseline[1:])]} the trivial baseline."
     if family != "diffusion":

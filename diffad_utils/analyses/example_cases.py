@@ -111,7 +111,7 @@ def save_example_maps(record: RunRecord, folder: Path, false_alarms: float, coun
 def _of_case(images: pd.DataFrame, false_alarms: float) -> tuple[dict[str, pd.DataFrame], float]:
     """Rows of a score table for each of `CASES`, most telling first, and the threshold."""
     threshold = np.quantile(images.loc[images["label"] == 0, "score"], 1 - false_alarms, method="higher")
-    flagged, defective = images["score"] >= threshold, images["label"] == 1
+    flagged, defective = images["score"] > threshold, images["label"] == 1
     found = images[flagged & defective].sort_values("score", ascending=False)
     missed = images[~flagged & defective].sort_values("score")
     invented = images[flagged & ~defective].sort_values("score", ascending=False)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from diffad_utils.analyses import over_tasks
+from diffad_utils.analyses import by_defect, over_tasks
 from diffad_utils.analyses.comparison import Ranks
 from diffad_utils.analyses.method_results import MethodResult
 from diffad_utils.study import RunRecord, claims
@@ -85,9 +85,9 @@ def of_controls(found: pd.DataFrame) -> str:
         untrained = (found["kind"] == "untrained").sum()
         return (
             f"Of {len(found)} comparisons of a method with its strongest control on a task, the method is above in "
-            f"{len(up)} and below in {len(down)}; in {len(rest)} no difference is shown. {int(untrained)} of them are "
-            "of a method with its own untrained network. Of several tasks the figure has the mean, with Student's "
-            "intervals over tasks; the table has each. What a control leaves out is there, too."
+            f"{len(up)} and below in {len(down)}; in {len(rest)} no difference is shown. In {int(untrained)} of the "
+            f"{len(found)} the control is the method's own untrained network. Of several tasks the figure has the "
+            "mean, with Student's intervals over tasks; the table has each. What a control leaves out is there, too."
         )
 
     def named(part):
@@ -108,7 +108,7 @@ def of_case(case: str, rows: pd.DataFrame) -> str:
     """One strip of `example_cases.cases`; how a strip is read stands above the first, as it holds for all."""
     meaning = {
         "found": "Defective images above the threshold, those that the method is surest of",
-        "missed": "Defective images below the threshold, those that look most normal to the method",
+        "missed": "Defective images not above the threshold, those that look most normal to the method",
         "invented": "Normal images above the threshold, the false alarms with the highest scores",
     }[case]
     methods = _counted([f"{row.method} on {row.task}" for row in rows.itertuples()])
@@ -118,11 +118,12 @@ def of_case(case: str, rows: pd.DataFrame) -> str:
 def of_pairs(pairs: pd.DataFrame) -> str:
     """`comparison.pairwise`: how many pairs differ beyond their interval."""
     unclear = int(((pairs["low"] <= 0) & (pairs["high"] >= 0)).sum())
-    median = float(pairs.loc[(pairs["low"] > 0) | (pairs["high"] < 0), "difference"].abs().min())
-    least = f" The smallest difference that is clear is {median:.3f}." if np.isfinite(median) else ""
+    smallest = float(pairs.loc[(pairs["low"] > 0) | (pairs["high"] < 0), "difference"].abs().min())
+    least = f" The smallest difference that is clear is {smallest:.3f}." if np.isfinite(smallest) else ""
     return (
-        f"{unclear} of {len(pairs)} pairs have an interval that contains zero: these images do not show which of the "
-        f"two is better.{least} The intervals are not adjusted for the number of pairs.{over_tasks.left_out(pairs)}"
+        f"{unclear} of {len(pairs)} pairs have an interval that contains zero: these images and trainings do not "
+        f"show which of the two is better.{least} The intervals are not adjusted for the number of pairs."
+        f"{over_tasks.left_out(pairs)}"
     )
 
 
@@ -167,19 +168,20 @@ def of_localisation(table: pd.DataFrame) -> str:
     correlation = table[["I-AUROC", "AUPRO"]].corr("spearman").iloc[0, 1]
     joint = f"the rank correlation is {correlation:.2f}" if np.isfinite(correlation) else "there is no rank correlation"
     worst = table.loc[(table["I-AUROC"] - table["AUPRO"]).idxmax()]
-    chance = " Its ranking is not shown to be better than chance." if worst.get("I-AUROC low", 1.0) <= 0.5 else ""
+    chance = "Its ranking is not shown to be better than chance. " if worst.get("I-AUROC low", 1.0) <= 0.5 else ""
     return (
         f"Over {len(table)} results {joint}. Furthest above the diagonal: "
         f"{worst['method']} on {worst['task']}, I-AUROC {worst['I-AUROC']:.3f} with an AUPRO of {worst['AUPRO']:.3f}. "
-        f"Its maps do not point at the defects.{chance} The two metrics have different scales and levels of chance, so "
+        f"{chance}The two metrics have different scales and levels of chance, so "
         f"the diagonal is only a guide, and the figure does not say what a method looks at."
         f"{over_tasks.left_out(table, over_tasks.PANELS)}"
     )
 
 
 def of_sizes(sizes: pd.DataFrame, false_alarms: float) -> str:
-    """`by_defect.recall_by_size`: mean recall of the smallest, the middle and the largest defects."""
-    mean = sizes.groupby("bin")["recall"].mean()
+    """`by_defect.recall_by_size`: recall of the smallest, the middle and the largest defects, the mean over methods but
+    the trivial baseline."""
+    mean = by_defect.over_seeds(sizes[sizes["family"] != ""]).groupby("bin")["recall"].mean()
     error = 1.96 * (0.25 / sizes["n"].min()) ** 0.5
     rest = [f"{share:.0%} of the {name}" for name, share in zip(("middle", "largest"), mean.iloc[1:], strict=False)]
     easier = (
@@ -189,7 +191,7 @@ def of_sizes(sizes: pd.DataFrame, false_alarms: float) -> str:
     )
     return (
         f"With {false_alarms:.0%} of normal images flagged, {mean.iloc[0]:.0%} of the smallest third of the defects "
-        f"are found, {' and '.join(rest)}, averaged over methods.{easier} A group has {sizes['n'].min()} "
+        f"are found, {' and '.join(rest)}, averaged over methods and tasks.{easier} A group has {sizes['n'].min()} "
         f"images or more, so a share of one half is known to within {error:.0%}, the threshold's own error not counted."
     )
 

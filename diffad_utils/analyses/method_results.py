@@ -1,17 +1,25 @@
 """What each method reached on each category: values, costs and bootstrap samples, from finished runs and nothing else.
 
-Values are the exact ones that the runs recorded; only the *intervals* of pixel metrics use a grid of thresholds
-(`metrics.PixelCounts`), since a resample of exact curves takes seconds. Used by notebook 08 and the report; entry
-points: `measure`, `averages`.
+Values are the exact ones that the runs recorded. The bootstrap samples of pixel metrics are from maps at the size at
+which a run keeps them and from a grid of thresholds (`metrics.PixelCounts`), since a resample of exact curves takes
+seconds. Both move the level of a metric, so only the spread of these samples is used: they are laid around the exact
+value. Used by notebook 08 and the report; entry points: `measure`, `averages`.
+
+Sources
+    Zou and Donner, "Construction of confidence limits about effect measures: a general approach", Statistics in
+    Medicine 27 (2008): the interval of a sum of independent parts from their intervals (`mean_of_independent`,
+    `with_seeds`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from diffad_utils import metrics
@@ -27,6 +35,9 @@ QUALITY = ("I-AUROC", "I-AP", "I-F1max", "P-AUROC", "P-AP", "P-F1max", "AUPRO", 
 
 COST = ("NFE", "parameters", "training s", "ms an image", "memory GiB")
 
+SHARES = frozenset(QUALITY[:7])
+"""Metrics from 0 to 1."""
+
 LOWER_IS_BETTER = frozenset({"drift", *COST})
 
 
@@ -34,11 +45,12 @@ LOWER_IS_BETTER = frozenset({"drift", *COST})
 class MethodResult:
     """A method on a category, over its seeds.
 
-    values : metric or cost -> mean over seeds. per_seed : metric -> values [S]. samples : metric -> bootstrap values
-    [n], mean over seeds, from the same draws of images for every method with the same test images. statistic : the
-    baseline's.
+    values : metric or cost -> mean over seeds. per_seed : metric -> values [S]; empty for averages over tasks.
+    samples : metric -> bootstrap values [n], mean over seeds, from the same draws of images for every method with the
+    same test images. statistic : the baseline's.
     family : one of `methods.base.FAMILIES` (`family_of`).
-    scores : label [N] and one column of scores a seed, by key; averages over categories have no scores.
+    scores : label [N] and one column of scores a seed, by key; averages over tasks have no scores.
+    parts : of an average over tasks, the results that it is made of.
     """
 
     dataset: str
@@ -51,23 +63,46 @@ class MethodResult:
     statistic: str = ""
     family: str = ""
     scores: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    parts: tuple[MethodResult, ...] = field(default=(), repr=False)
 
     @property
     def task(self) -> str:
         return f"{self.dataset}/{self.category}"
 
     def interval(self, name: str) -> tuple[float, float] | None:
-        """95 % interval: over seeds (Student's t) where there are several, else over images; None for costs and what is
-        unknown."""
-        return interval(self.per_seed.get(name), self.samples.get(name))
+        """95 % interval over images, and over seeds where there are several; of an average over tasks from theirs. None
+        for costs and what is unknown."""
+        if self.parts:
+            ends = [part.interval(name) for part in self.parts]
+            if name not in self.values or None in ends:
+                return None
+            return mean_of_independent([part.values[name] for part in self.parts], *np.transpose(ends))[1:]
+        if name not in self.samples:
+            return None
+        ends = metrics.percentile_interval(self.samples[name])
+        low, high = with_seeds(self.values[name], *ends, seed_error(self.per_seed.get(name, ())))
+        return (max(low, 0.0), min(high, 1.0)) if name in SHARES else (low, high)
 
 
-def interval(per_seed: np.ndarray | None, samples: np.ndarray | None) -> tuple[float, float] | None:
-    """See `MethodResult.interval`."""
-    if per_seed is not None and len(per_seed) > 1:
-        half = stats.t.ppf(0.975, len(per_seed) - 1) * per_seed.std(ddof=1) / np.sqrt(len(per_seed))
-        return float(per_seed.mean() - half), float(per_seed.mean() + half)
-    return None if samples is None else metrics.percentile_interval(samples)
+def seed_error(per_seed: ArrayLike, level: float = 0.95) -> float:
+    """Half the width of Student's interval of the mean of values [S] over seeds; 0 for one."""
+    values = np.asarray(per_seed, dtype=np.float64)
+    if len(values) < 2:
+        return 0.0
+    return float(stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def with_seeds(value: ArrayLike, low: ArrayLike, high: ArrayLike, error: ArrayLike) -> tuple[Any, Any]:
+    """Ends of the interval of a value with two independent errors: that over images (low, high) and `seed_error`; each
+    a number or an array of one shape."""
+    return value - np.hypot(value - low, error), value + np.hypot(high - value, error)
+
+
+def mean_of_independent(effects: ArrayLike, lows: ArrayLike, highs: ArrayLike) -> tuple[float, float, float]:
+    """Mean of independent effects [K], and the ends of its interval from theirs."""
+    effects, lows, highs = (np.asarray(part, dtype=np.float64) for part in (effects, lows, highs))
+    mean, k = float(effects.mean()), len(effects)
+    return mean, mean - float(np.linalg.norm(effects - lows)) / k, mean + float(np.linalg.norm(highs - effects)) / k
 
 
 def images_of(record: RunRecord) -> pd.DataFrame:
@@ -170,7 +205,7 @@ def _measure_run(
     }
     times = np.concatenate(list(metrics.bootstrap_draws(label == 1, n, seed)))
     of_pixels = pixel_samples(record, n, seed) if "AUPRO" in values else {}
-    samples |= {k: v for k, v in of_pixels.items() if k in values}
+    samples |= {name: values[name] + drawn - drawn.mean() for name, drawn in of_pixels.items() if name in values}
     rebuilt = record.reconstructions()
     if rebuilt is not None:
         rebuilt = rebuilt.sort_values("key", ignore_index=True)
@@ -190,8 +225,8 @@ def _measure_run(
 def measure(records: Sequence[RunRecord], n: int = 1000, seed: int = 0) -> list[MethodResult]:
     """One `MethodResult` a data set, category and method, with ``n`` bootstrap resamples of the test images.
 
-    Where a data set's split depends on the seed, each seed has test images of its own. Their bootstrap values are
-    averaged draw by draw, which ignores the images that seeds share; `comparison.difference` does not use them then.
+    Where a data set's split depends on the seed, each seed has test images of its own, of which it shares some with the
+    others. The bootstrap values are as far spread then as those of one seed.
 
     Raises ``ValueError`` if the seeds of a method were measured on different numbers of test images.
     """
@@ -213,8 +248,9 @@ def measure(records: Sequence[RunRecord], n: int = 1000, seed: int = 0) -> list[
             )
         shared = [name for name in QUALITY if all(name in run[0] for run in runs)]
         per_seed = {name: np.array([run[0][name] for run in runs]) for name in shared}
+        same = all(table.index.equals(tables[0].index) for table in tables)
         samples = {
-            name: np.mean([run[1][name] for run in runs], axis=0)
+            name: _over_seeds(np.stack([run[1][name] for run in runs]), same)
             for name in shared
             if all(name in run[1] for run in runs)
         }
@@ -237,30 +273,33 @@ def measure(records: Sequence[RunRecord], n: int = 1000, seed: int = 0) -> list[
     return found
 
 
+def _over_seeds(samples: np.ndarray, same_images: bool) -> np.ndarray:
+    """Bootstrap values [n] of the mean over seeds from [S, n]; of other images a seed as far spread as those of one."""
+    mean = samples.mean(axis=0)
+    if same_images or not mean.std():
+        return mean
+    return mean.mean() + (mean - mean.mean()) * samples.std(axis=1).mean() / mean.std()
+
+
 def average_of(rows: Sequence[MethodResult], dataset: str) -> MethodResult:
     """The mean of one method's results over tasks (category "average"), of what is known in every one.
 
-    Images are resampled within each task, so an interval of the mean is narrower than that of one task. It can be
-    compared with the average of another method over the same images only.
+    Tasks are independent, so an interval of the mean is narrower than that of one task. ``seeds`` are the fewest that
+    a task has.
     """
     shared = [name for name in rows[0].values if all(name in row.values for row in rows)]
-    same = len({row.seeds for row in rows}) == 1
-
-    def means(part: str) -> dict[str, np.ndarray]:
-        known = [name for name in shared if all(name in getattr(row, part) for row in rows)]
-        return {name: np.mean([getattr(row, part)[name] for row in rows], axis=0) for name in known}
-
+    sampled = [name for name in shared if all(name in row.samples for row in rows)]
     return MethodResult(
         dataset,
         "average",
         rows[0].method,
-        rows[0].seeds,
+        min((row.seeds for row in rows), key=len),
         {name: float(np.mean([row.values[name] for row in rows])) for name in shared}
         | {"images": sum(row.values["images"] for row in rows)},
-        means("per_seed") if same else {},
-        means("samples"),
+        {},
+        {name: np.mean([row.samples[name] for row in rows], axis=0) for name in sampled},
         family=rows[0].family,
-        scores=pd.concat([row.scores[["label"]] for row in rows]),
+        parts=tuple(rows),
     )
 
 

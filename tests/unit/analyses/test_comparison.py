@@ -246,7 +246,13 @@ def test_seeds_may_have_test_images_of_their_own(tmp_path):
         for seed in range(3)
         for both in [[r.scores[["label", seed]].dropna() for r in (a, b)]]
     ]
-    assert (low, high) == pytest.approx(np.mean(own, axis=0)[1:])  # as wide as one seed's
+    _, least, most = np.mean(own, axis=0)  # as wide as one seed's, and the spread over seeds
+    error = student([one[0] for one in own])
+    assert change - low == pytest.approx(np.hypot(change - least, error))
+    assert high - change == pytest.approx(np.hypot(most - change, error))
+    ends = metrics.percentile_interval(a.samples["I-AUROC"])
+    single = method_results.measure(records[:1], 200)[0].samples["I-AUROC"]
+    assert np.diff(ends) == pytest.approx(np.diff(metrics.percentile_interval(single)), rel=0.5), "not a third of it"
     labels = baseline.scores["label"].to_numpy()
     mine = a.scores[0].dropna()
     expected = metrics.paired_bootstrap_difference(
@@ -256,15 +262,61 @@ def test_seeds_may_have_test_images_of_their_own(tmp_path):
     assert comparison.difference(a, baseline, "I-AUROC") == pytest.approx(expected)
 
 
-def test_several_seeds_have_students_interval(tmp_path):
+def student(values) -> float:
+    """Half of Student's interval of three seeds."""
+    return 4.302653 * np.std(values, ddof=1) / np.sqrt(3)
+
+
+def test_an_interval_of_several_seeds_is_of_images_and_seeds(tmp_path):
     for seed in range(3):
         recorded(tmp_path, "invad", 1.0, seed=seed)
+        recorded(tmp_path, "esm", 0.5, seed=seed)
+    recorded(tmp_path, "trivial", 0.1)
     records = study.load_runs(tmp_path / "smoke")
-    (found,) = method_results.measure(records, 50)
-    values = np.array([r.metrics["I-AUROC"] for r in records])
-    low, high = found.interval("I-AUROC")
+    measured = method_results.measure(records, 50)
+    found, other, baseline = (row(measured, name) for name in ("invad", "esm", "trivial"))
+    values = np.array([r.metrics["I-AUROC"] for r in records if r.method == "invad"])
     assert found.seeds == (0, 1, 2) and found.values["I-AUROC"] == pytest.approx(values.mean())
-    assert (high - low) / 2 == pytest.approx(4.302653 * values.std(ddof=1) / np.sqrt(3), rel=1e-5)
+    least, most = metrics.percentile_interval(found.samples["I-AUROC"])
+    low, high = found.interval("I-AUROC")
+    assert values.mean() - low == pytest.approx(np.hypot(values.mean() - least, student(values)), rel=1e-5)
+    assert high == 1.0 < values.mean() + np.hypot(most - values.mean(), student(values)), "an AUROC ends at 1"
+    pairs = {"esm": (other, values - other.per_seed["I-AUROC"]), "trivial": (baseline, values)}
+    for rival, seeds in pairs.values():  # seed by seed; a baseline with one seed adds nothing
+        change, low, high = comparison.difference(found, rival, "I-AUROC")
+        gaps = found.samples["I-AUROC"] - rival.samples["I-AUROC"]
+        assert high - change == pytest.approx(np.hypot(np.quantile(gaps, 0.975) - change, student(seeds)), rel=1e-5)
+
+
+def test_samples_of_pixel_metrics_lie_around_the_exact_value(tmp_path, monkeypatch):
+    """Maps are kept smaller than they were measured, which moves the level of a metric."""
+    recorded(tmp_path, "invad", 1.5, masks=True)
+    (record,) = study.load_runs(tmp_path / "smoke")
+    shifted = {name: 0.2 + 0.1 * np.linspace(-1, 1, 101) for name in ("P-AUROC", "P-AP", "AUPRO")}
+    monkeypatch.setattr(method_results, "pixel_samples", lambda record, n, seed: shifted)
+    (found,) = method_results.measure([record], 101)
+    for name in shifted:
+        low, high = found.interval(name)
+        assert (low, high) == pytest.approx((max(found.values[name] - 0.095, 0), min(found.values[name] + 0.095, 1)))
+
+
+def test_averages_over_tasks_are_compared_task_by_task(tmp_path):
+    """As on ELPV, where a baseline has more seeds, and so more images, than a method."""
+    for category in ("carpet", "grid"):
+        recorded(tmp_path, "invad", 2.0, category)
+        for seed in range(2):
+            recorded(tmp_path, "trivial", 0.1, category, seed=seed, first=10 * seed)
+    records = study.load_runs(tmp_path / "smoke")
+    measured = method_results.measure(records, 100)
+    average, baseline = (row(method_results.averages(measured), name) for name in ("invad", "trivial"))
+    by_task = [comparison.difference(*pair, "I-AUROC") for pair in zip(average.parts, baseline.parts, strict=True)]
+    change, low, high = comparison.difference(average, baseline, "I-AUROC")
+    effects, lows, highs = np.transpose(by_task)
+    assert change == pytest.approx(effects.mean()) and change - low < (effects - lows).max()
+    assert (change - low) ** 2 == pytest.approx(((effects - lows) ** 2).sum() / 4)
+    assert (high - change) ** 2 == pytest.approx(((highs - effects) ** 2).sum() / 4)
+    summary = diffusion_controls.summary_table(measured, diffusion_controls.controls(records))
+    assert summary["follows"][0] == "Better than the trivial baseline. No control without diffusion was recorded."
 
 
 class TestOverCategories:
@@ -645,7 +697,7 @@ def test_long_tables_of_the_comparison_are_behind_a_click_and_scroll_there(contr
         ((0.1, 0.05, 0.2), (0.8, 0.1, 0.05, 0.2), "Better than the trivial baseline. Above its strongest"),
         ((0.1, -0.05, 0.2), (0.8, -0.1, -0.2, -0.05), "Not shown to differ from the trivial baseline. Below its"),
         ((-0.1, -0.2, -0.05), (0.8, 0.0, -0.1, 0.1), "Worse than the trivial baseline. Not shown to differ"),
-        (None, None, "No baseline here. No control"),
+        (None, None, "Not compared with the trivial baseline. No control"),
     ],
 )
 def test_what_follows_goes_by_the_intervals(over, control, said):
@@ -683,10 +735,11 @@ def test_the_short_answer_names_reasons_that_hold_in_every_task_and_have_room(co
     ledger = pd.DataFrame({"claim_id": list(sides), "verdict": "varies", "in_every_task": list(sides.values())})
     ledger["categories"] = [5, 5, 5, 3]
     text = conclusion.short_answer(measured, found, ledger)
-    assert text.endswith("hold: img2img's residuals show drift, not defects (C09, 5 tasks).") and len(text.split()) <= conclusion.MOST_WORDS
+    assert text.endswith("measured: img2img's residuals show drift, not defects, by varying amounts (C09, 5 tasks).")
+    assert len(text.split()) <= conclusion.MOST_WORDS
     alone = ledger[ledger["claim_id"] != "C09"]
     said = conclusion.short_answer(measured, found, alone)
-    assert said.endswith("hold: D3AD's denoising adds reconstruction error (C31, 3 tasks).")
+    assert said.endswith("measured: D3AD's denoising adds reconstruction error, by varying amounts (C31, 3 tasks).")
 
 
 def test_of_several_controls_the_strongest_stands_for_all(tmp_path):
@@ -746,11 +799,13 @@ def test_every_figure_has_its_sentence(controlled):
     assert all(text.endswith(".") and "nan" not in text for text in sentences)
     assert "the method is above in 2: invad (textures/carpet, textures/grid). It is below in" in sentences[2]
     assert comparison.known(table, "no such column").empty
-    sizes = pd.DataFrame({"bin": [0, 1, 2], "recall": [0.2, 0.6, 0.4], "n": 20})
-    assert "20% of the smallest third of the defects are found, 60% of the middle and 40% of the largest" in (
-        in_words.of_sizes(sizes, 0.05)
-    )
-    assert "larger is not always easier" in in_words.of_sizes(sizes, 0.05)
+    sizes = pd.DataFrame({"bin": [0, 1, 2], "recall": [0.2, 0.6, 0.4], "n": 20, "area": 1.0})
+    sizes = sizes.assign(task="textures/carpet", method="invad", family="diffusion")
+    of_baseline = sizes.assign(method="trivial", family="", recall=1.0)
+    seeds = pd.concat([sizes.assign(method="esm", recall=0.0)] * 3)  # a method counts once, with its mean over seeds
+    said = in_words.of_sizes(pd.concat([sizes, of_baseline, seeds]), 0.05)
+    assert "10% of the smallest third of the defects are found, 30% of the middle and 20% of the largest" in said
+    assert "larger is not always easier" in said
     beaten = in_words.of_cost(timed, pd.Series(timed["family"] != "diffusion", index=timed.index))
     assert "On every task each diffusion method has another" in beaten and "none" not in beaten
 
