@@ -74,7 +74,8 @@ def difference(a: MethodResult, b: MethodResult, name: str, level: float = 0.95)
         error = seed_error(a.per_seed[name] - b.per_seed[name], level)
     else:
         error = np.hypot(*(seed_error(row.per_seed[name], level) for row in (a, b)))
-    return value, *map(float, with_seeds(value, *ends, error))
+    low, high = with_seeds(value, *ends, error)
+    return value, float(low), float(high)
 
 
 def same_images(a: MethodResult, b: MethodResult) -> bool:

@@ -79,8 +79,8 @@ class MethodResult:
             return mean_of_independent([part.values[name] for part in self.parts], *np.transpose(ends))[1:]
         if name not in self.samples:
             return None
-        ends = metrics.percentile_interval(self.samples[name])
-        low, high = with_seeds(self.values[name], *ends, seed_error(self.per_seed.get(name, ())))
+        over_images = metrics.percentile_interval(self.samples[name])
+        low, high = with_seeds(self.values[name], *over_images, seed_error(self.per_seed.get(name, ())))
         return (max(low, 0.0), min(high, 1.0)) if name in SHARES else (low, high)
 
 

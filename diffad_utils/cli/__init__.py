@@ -61,6 +61,11 @@ def _typed(given: dict, defaults: dict) -> dict:
     return {name: value[1] if name in texts else value[0] for name, value in given.items()}
 
 
+def _absolute(folder: str) -> str:
+    """A folder as the user sees it from here; a kernel sees it from the notebook's folder. "" stays."""
+    return str(Path(folder).expanduser().resolve()) if folder else folder
+
+
 def run(options: argparse.Namespace) -> int:
     """Run one notebook headless with other parameters."""
     notebook = _find_notebook(options.notebook, options.notebooks)
@@ -68,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
     pairs = [(text, *_assignment(text)) for text in options.parameter]
     parameters = _typed({name: (value, text.partition("=")[2]) for text, name, value in pairs}, defaults)
     study.check_parameters(notebook.name, parameters, defaults)
+    parameters |= {name: _absolute(parameters[name]) for name in ("data_root", "output_root") if name in parameters}
     together = study.with_category_names(defaults | parameters)
     execution.check_run(notebook, together)
     root = study.profile_folder(together)
@@ -138,6 +144,10 @@ def kaggle_build(options: argparse.Namespace) -> int:
     if needed and not options.internet:
         print("They need these weights; attach them (--model-source, --dataset-source), or use --internet:")
         print("\n".join(f"  {name}: {', '.join(notebooks)}" for name, notebooks in needed.items()))
+    if unknown := kaggle.data_to_attach(folder):
+        print("They read these data sets, and nothing that is attached is known to have them. Attach a Kaggle data set")
+        print("for each, in a layout of data/README.md: --dataset-source OWNER/SLUG")
+        print("\n".join(f"  {name}: {', '.join(notebooks)}" for name, notebooks in unknown.items()))
     print("A session ends after 12 hours, a week has 30 hours of GPU: see workflow/README.md for what they need.")
     return 0
 
@@ -203,7 +213,7 @@ def compare(options: argparse.Namespace) -> int:
     found = agreement.compare(options.ours, options.reference)
     if options.output:
         found.write(options.output, options.tolerance)
-        print(f"agreement.md and agreement.csv are in {options.output}")
+        print(f"agreement.md, agreement.csv and agreement-verdicts.csv are in {options.output}")
     print(found.runs.to_csv(index=False, float_format="%.6g") if options.csv else found.markdown(options.tolerance))
     return 0 if found.holds(options.tolerance) else 1
 
@@ -334,7 +344,12 @@ def _parser() -> argparse.ArgumentParser:
         "--tolerance", type=_tolerance, default=1e-3, help="relative difference of a metric (default 0.001)"
     )
     sub.add_argument("--csv", action="store_true", help="print the table as CSV instead of Markdown")
-    sub.add_argument("--output", type=Path, metavar="FOLDER", help="also write agreement.md and agreement.csv there")
+    sub.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="also write agreement.md, agreement.csv and agreement-verdicts.csv there",
+    )
 
     sub = command("notebooks", reexecute)
     may_be_fresh(sub)
@@ -394,6 +409,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if getattr(options, "fresh", False):
         os.environ[store.FRESH] = "1"  # kernels and the workflow's processes inherit it
+    for name in ("DIFFAD_DATA", "DIFFAD_WEIGHTS", "DIFFAD_REPORTS"):  # these, too, and from other folders
+        if name in os.environ:
+            parts = [os.environ[name]] if name == "DIFFAD_REPORTS" else os.environ[name].split(os.pathsep)
+            os.environ[name] = os.pathsep.join(map(_absolute, parts))
     try:
         return options.function(options)
     except (ValueError, OSError) as error:  # what the package raises for bad input; anything else is a bug

@@ -208,9 +208,8 @@ def _lacking_data(data: ModuleType, parameters: dict) -> list[str]:
     except (OSError, ValueError) as error:
         return [f"data {task}: {_first_line(error)}"]
     lacks = []
-    least, found = needs.least_train_images(parameters), int((index["split"] == "train").sum())
-    if found < least:
-        lacks.append(f"{least} training images of {task} (k nearest neighbours and the image itself), it has {found}")
+    if few := needs.too_few_train_images(parameters, int((index["split"] == "train").sum())):
+        lacks.append(f"data {task}: {few}")
     labels = set(index.loc[index["split"] == "test", "label"])
     return lacks + [
         f"{kind} test images of {task}" for kind, label in (("normal", 0), ("defective", 1)) if label not in labels

@@ -15,7 +15,7 @@ A profile (``workflow/profiles/<name>.yaml``) has one section a notebook::
 
 A user's own profile is such a file anywhere, its output is called after it. With ``extends: smoke`` (a name, or a path
 beside the file) it says only what differs: mappings are merged key by key, everything else replaces, and a section that
-is ``false`` is left out.
+is ``false`` is left out. A ``data_root`` that is a relative path is relative to the folder of the file that names it.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def _merged(base, over):
 
 
 def read_profile(file: Path, profiles: Path, seen: tuple[Path, ...] = ()) -> dict:
-    """A profile's content with what it extends filled in.
+    """A profile's content with what it extends filled in, and each ``data_root`` from the folder of its file on.
 
     Raises
     ------
@@ -250,6 +250,7 @@ def read_profile(file: Path, profiles: Path, seen: tuple[Path, ...] = ()) -> dic
         content = read_yaml(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{file.name} is not valid YAML: {error}") from error
+    content = _with_absolute_roots(content, file.parent)
     if not isinstance(content, dict) or "extends" not in content:
         return content
     base = content.pop("extends")
@@ -259,6 +260,20 @@ def read_profile(file: Path, profiles: Path, seen: tuple[Path, ...] = ()) -> dic
     found = beside.resolve() if beside.is_file() else profile_file(base, profiles)[1]
     merged = _merged(read_profile(found, profiles, (*seen, file)) or {}, content)
     return {name: section for name, section in merged.items() if section is not False}
+
+
+def _with_absolute_roots(content: Any, folder: Path) -> Any:
+    """A profile's content with each ``data_root`` as an absolute path: a kernel runs in the folder of its notebook."""
+    if isinstance(content, list):
+        return [_with_absolute_roots(item, folder) for item in content]
+    if not isinstance(content, dict):
+        return content
+    return {
+        key: str((folder / Path(value).expanduser()).resolve())
+        if key == "data_root" and isinstance(value, str) and value
+        else _with_absolute_roots(value, folder)
+        for key, value in content.items()
+    }
 
 
 def load_plan(

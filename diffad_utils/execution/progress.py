@@ -38,7 +38,7 @@ def made_as_planned(run: PlannedRun) -> bool:
     return json.loads(study.to_json(planned, "parameters")) == {name: made.get(name) for name in planned}
 
 
-def is_current(plan: RunPlan, run: PlannedRun) -> bool:
+def is_current(run: PlannedRun) -> bool:
     """`made_as_planned`, and its executed notebook is here, unless the run was taken from a copy."""
     return any((run.folder / name).is_file() for name in ("run.ipynb", TAKEN)) and made_as_planned(run)
 
@@ -57,7 +57,7 @@ def state(plan: RunPlan, run: PlannedRun) -> str:
         return "running"
     if (work / "failed.json").is_file():
         return "failed"
-    if not is_current(plan, run):
+    if not is_current(run):
         return "changed" if (run.folder / "metrics.json").is_file() else "missing"
     done = work / "done"
     return "done" if done.is_file() and done.read_text(encoding="utf-8") == fingerprint(run) else "changed"
@@ -107,7 +107,7 @@ def drop_stale_fingerprints(plan: RunPlan) -> None:
     for run in plan.runs:
         work = plan.work(run)
         done, parameters = work / "done", work / "parameters.yaml"
-        if done.is_file() and not (is_current(plan, run) and done.read_text(encoding="utf-8") == fingerprint(run)):
+        if done.is_file() and not (is_current(run) and done.read_text(encoding="utf-8") == fingerprint(run)):
             done.unlink()
         if parameters.is_file() and parameters.read_text(encoding="utf-8") != yaml_text(run.parameters):
             parameters.unlink()

@@ -25,7 +25,7 @@ from diffad_utils.execution import taken
 from diffad_utils.execution.errors import RunFailed
 from diffad_utils.execution.fingerprints import PACKAGE
 from diffad_utils.execution.gpus import claim_gpus
-from diffad_utils.execution.inputs import check_data
+from diffad_utils.execution.inputs import check_data, check_weights_here
 from diffad_utils.execution.notebook import run_notebook, running
 from diffad_utils.execution.profiles import (
     DEFAULT_MINUTES,
@@ -95,11 +95,13 @@ def run_study(
     Raises
     ------
     ProfileError, FileNotFoundError
-        before anything runs.
+        before anything runs: also where data of the chosen runs are lacking, or on this machine (not with ``cluster``)
+        the weights of those that are not done. A summary runs what is missing of the others, so it asks for all.
     """
     plan = load_plan(profile, notebooks=notebooks, profiles=profiles, output_root=output_root)
     chosen = chosen_runs(plan, tuple(only))
-    check_data(plan)
+    asked = plan.runs if any(run.is_summary for run in chosen) else chosen
+    check_data(asked)
     gpus = [] if cluster else visible_gpus()
     for run in chosen if gpus else []:
         if run.gpus > len(gpus):
@@ -110,6 +112,8 @@ def run_study(
         _wait_for_orphans(plan)
         if take is not None:
             print(f"{len(taken.take(plan, take))} of {len(plan.runs)} runs were taken from {_pretty(take)}")
+        if cluster is None:
+            check_weights_here(plan, asked)
         before = index.stat().st_mtime_ns if index.is_file() else None
         targets = [str(plan.work(run) / "done") for run in chosen] if only else []
         resources = _cluster_arguments(cluster) if cluster else _local_arguments(jobs, gpus)
@@ -126,6 +130,9 @@ def run_study(
         if code != 0:
             _print_failures(failed, index, profile)
             return 1
+    if not index.is_file():  # Snakemake was asked for something else, such as -n
+        print(f"There is no report yet at {_pretty(index)}")
+        return 0
     _print_agreement(plan.root)
     if before == index.stat().st_mtime_ns:
         print(f"nothing to do: {_pretty(index)} is up to date")

@@ -10,6 +10,7 @@ from diffad_utils.kaggle.build import (
     build,
     build_wheel,
     check_metadata,
+    data_to_attach,
     weights_needed,
 )
 from diffad_utils.kaggle.client import KaggleError, push
@@ -25,6 +26,7 @@ __all__ = [
     "build",
     "build_wheel",
     "check_metadata",
+    "data_to_attach",
     "finish",
     "push",
     "take_over",

@@ -20,12 +20,16 @@ from diffad_utils import study
 from diffad_utils.execution import profiles
 from diffad_utils.io.notebooks import read_cells
 from diffad_utils.kaggle import wheels as wheels_of_image
+from diffad_utils.kaggle.client import PUSHED, pushed_before
 from diffad_utils.weights import needs
 
 PREFIX = "diffad"
 DATASET = "diffad-utils"
 KAGGLE_DATASETS = {"mvtec_ad": "ipythonx/mvtec-ad"}
 """Public copies of data sets on Kaggle; others are attached with ``--dataset-source``."""
+
+CARRIED = {"textures", "elpv"}
+"""Data sets that need no attaching: rendered, or in a wheel."""
 
 MACHINE = "NvidiaTeslaT4"  # two GPUs with 16 GB; Kaggle's other one, the P100, is retired
 
@@ -136,15 +140,17 @@ def build(
         output: folder, default ``dist/kaggle``; an earlier build in it is replaced.
         dataset_sources: further Kaggle data sets ``owner/slug`` to attach to every kernel.
         model_sources: Kaggle models ``owner/model/framework/variation/version`` to attach, such as Stable Diffusion
-        v1.5. wheels: folder with the wheels of packages that Kaggle's image lacks; default: they are fetched from the
-        package index, as `requirements.kaggle.lock` has them. They go into the data set and are installed.
+            v1.5.
+        wheels: folder with the wheels of packages that Kaggle's image lacks; default: they are fetched from the
+            package index, as `requirements.kaggle.lock` has them. They go into the data set and are installed.
         internet: let the kernels use the network, for these packages and for weights from the Hugging Face hub.
-        resume: attach each kernel's own last output, to go on where that version stopped.
+        resume: attach each kernel's own last output, to go on where that version stopped. The next push runs these
+            kernels also where nothing else changed.
 
     Raises:
-        ProfileError, ParameterError: as `profiles.load_plan`. FileNotFoundError: as `build_wheel`.
+        ProfileError, ParameterError: as `profiles.load_plan`. FileNotFoundError: as `build_wheel`; no folder `wheels`.
         ValueError: a notebook that the profile does not have, an owner or source that Kaggle's client refuses, a title
-            too long for Kaggle, or an `output` with other files in it.
+            too long for Kaggle, an `output` with other files in it, or `wheels` that lack one.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", owner):
         raise ValueError(f"owner {owner!r} is not a Kaggle user name: letters, digits, - and _")
@@ -156,6 +162,8 @@ def build(
     output = Path(output or study.repository() / "dist" / "kaggle")
     if output.exists() and any(output.iterdir()) and not (output / "dataset" / "dataset-metadata.json").is_file():
         raise ValueError(f"{output} has other files in it; give an empty folder as output")
+    if wheels is not None:
+        wheels_of_image.check_given(Path(wheels), wheels_of_image.lacking(plan))
     ids = {name: f"{owner}/{_slug(name, plan.profile)}" for name in runs}
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".kaggle-") as folder:
@@ -189,6 +197,10 @@ def build(
             text = _kernel(runs[name], plan, f"{owner}/{DATASET}", internet)
             (new / name / f"{name}.ipynb").write_text(text, encoding="utf-8")
             _write_json(new / name / "kernel-metadata.json", metadata)
+        again = {ids[name] for name in chosen} if resume else set()
+        pushed = {name: built for name, built in pushed_before(output).items() if name not in again}
+        if pushed:
+            _write_json(new / PUSHED, pushed)
         if output.exists():
             output.rename(Path(folder, "old"))
         new.rename(output)
@@ -261,7 +273,7 @@ def _write_dataset(
         text = wheels_of_image.locked(lacking)
         (folder / "requirements.txt").write_text(text, encoding="utf-8")
     else:
-        source = Path(wheels) if wheels is not None else wheels_of_image.fetch(lacking)
+        source = wheels_of_image.fetch(lacking) if wheels is None else Path(wheels)
         for wheel in sorted(source.glob("*.whl")):
             _copy(wheel, folder / "wheels" / wheel.name)
     metadata = {"title": DATASET, "id": f"{owner}/{DATASET}", "licenses": [{"name": "MIT"}]}
@@ -323,3 +335,29 @@ def weights_needed(folder: str | Path) -> dict[str, list[str]]:
             if weight not in weights.PACKAGED:
                 found.setdefault(weight, []).append(path.stem)
     return dict(sorted(found.items()))
+
+
+def data_to_attach(folder: str | Path) -> dict[str, list[str]]:
+    """Data sets that the built kernels' runs read and that nothing attached is known to have -> the notebooks that do.
+
+    Attached are `KAGGLE_DATASETS` where they are used, and what ``--dataset-source`` added; of the latter those count
+    whose slug has the data set's name in it (``owner/visa-anomaly``), since what is inside is not known here.
+    """
+    folder = Path(folder)
+    (profile,) = (folder / "dataset" / "workflow" / "profiles").glob("*.yaml")
+    plan = profiles.load_plan(profile.stem, profiles=profile.parent, notebooks=folder / "dataset" / "notebooks")
+    found: dict[str, list[str]] = {}
+    for file in sorted(folder.glob("*/kernel-metadata.json")):
+        sources = json.loads(file.read_text(encoding="utf-8"))["dataset_sources"]
+        slugs = [_letters(source.split("/")[1]) for source in sources]
+        runs = [run for run in plan.runs if run.notebook.stem == file.parent.name and not run.is_summary]
+        read = {run.parameters.get(name) for run in runs for name in ("dataset", "other_dataset")} - {None, ""}
+        for dataset in sorted(read - CARRIED):
+            public = KAGGLE_DATASETS.get(dataset) in sources
+            if not public and not any(_letters(dataset) in slug for slug in slugs):
+                found.setdefault(dataset, []).append(file.parent.name)
+    return dict(sorted(found.items()))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())

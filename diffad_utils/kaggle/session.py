@@ -62,9 +62,9 @@ def finish(notebook: str, profile: str, namespace: dict | None = None) -> list[s
     """Compute the notebook's other runs of the profile's grid, one after the other, until the session's time is up.
 
     Args:
-        notebook, profile: names. namespace: the calling notebook's ``globals()``; cleared, so that its models leave the
-        GPU
-            to the runs that follow.
+        notebook, profile: names.
+        namespace: the calling notebook's ``globals()``; cleared, so that its models leave the GPU to the runs that
+            follow.
 
     Returns:
         Names of the runs that are still to do.

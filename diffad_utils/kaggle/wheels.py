@@ -19,7 +19,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from diffad_utils import weights
-from diffad_utils.doctor.page import FOR_DATA, NOT_NEEDED
+from diffad_utils.doctor.page import FOR_DATA, NOT_NEEDED, canonical
 from diffad_utils.execution import profiles
 from diffad_utils.io import paths
 from diffad_utils.study import notebook_parameters
@@ -90,6 +90,22 @@ def fetch(names: Iterable[str]) -> Path:
         if not folder.is_dir():
             new.rename(folder)
     return folder
+
+
+def check_given(folder: Path, names: Iterable[str]) -> None:
+    """Check that a folder of one's own has the wheels of `names`, told by the files' names.
+
+    Raises:
+        FileNotFoundError: there is no such folder. ValueError: it lacks some, which are named.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder of wheels; without --wheels they are fetched")
+    there = {canonical(file.name.partition("-")[0]) for file in folder.glob("*.whl")}
+    if absent := [name for name in names if canonical(name) not in there]:
+        raise ValueError(
+            f"{folder} has no wheel of {', '.join(absent)}, which Kaggle's image lacks; add what is missing (versions "
+            f"in {LOCK}), or leave out --wheels, which fetches all"
+        )
 
 
 def _pip(command: list[str], names: Iterable[str]) -> None:

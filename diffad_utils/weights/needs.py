@@ -7,6 +7,7 @@ into `WEIGHTS`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count
 
 from diffad_utils.weights import MINI_NAMES
 
@@ -59,9 +60,37 @@ def packages_of(parameters: Mapping) -> list[str]:
     return needed
 
 
+def held_out(images: int, fraction: float) -> int:
+    """How many of so many training images (at least 4) `scoring.holdout_split` holds out."""
+    return min(max(round(images * fraction), 2), images - 2)
+
+
 def least_train_images(parameters: Mapping) -> int:
-    """Normal training images that a run needs at least: with K nearest neighbours, K and the image itself."""
-    return int(parameters["k"]) + 1 if "k" in parameters else 1
+    """Normal training images that a run needs at least: with K nearest neighbours K, the image itself, and those that
+    are held out.
+
+    >>> least_train_images({"k": 20, "holdout_fraction": 0.05}), least_train_images({})
+    (23, 1)
+    """
+    if "k" not in parameters:
+        return 1
+    k, fraction = int(parameters["k"]), parameters.get("holdout_fraction", 0.1)
+    return next(images for images in count(max(4, k + 1)) if images - held_out(images, fraction) - 1 >= k)
+
+
+def too_few_train_images(parameters: Mapping, images: int) -> str:
+    """What a run with these `parameters` lacks that has so many normal training images, and what to do; "" for nothing.
+
+    >>> print(too_few_train_images({"k": 20, "holdout_fraction": 0.05}, 22).partition("; ")[2])
+    add some, or set k to 19 or less (-p k=19)
+    """
+    least = least_train_images(parameters)
+    if images >= least:
+        return ""
+    most = images - held_out(images, parameters.get("holdout_fraction", 0.1)) - 1 if images >= 4 and least > 1 else 0
+    smaller = f", or set k to {most} or less (-p k={most})" if most else ""
+    why = f" (k = {parameters['k']} nearest neighbours, the image itself, and those held out)" if least > 1 else ""
+    return f"{least} training images{why}, it has {images}; add some{smaller}"
 
 
 def needs_gpu(parameters: Mapping) -> str:

@@ -75,6 +75,8 @@ class FakeKaggle(ThreadingHTTPServer):
             }
         if call == "GetKernelSessionStatus":
             name = f"{body['userName']}/{body['kernelSlug']}"
+            if name not in self.kernels:
+                return 404, {"code": 404, "message": "Not found"}
             self.polls[name] += 1
             if self.polls[name] < 2:
                 return 200, {"status": "RUNNING"}

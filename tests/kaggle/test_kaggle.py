@@ -13,15 +13,17 @@ import tempfile
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import requests
 import yaml
 from fake_server import KEY, USER, FakeKaggle
 from packaging.requirements import Requirement
 
-from diffad_utils import kaggle, study, weights
+from diffad_utils import cli, kaggle, study, weights
 from diffad_utils.execution import profiles
-from diffad_utils.kaggle import session, wheels
+from diffad_utils.kaggle import client, session, wheels
 from diffad_utils.weights import needs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -54,11 +56,20 @@ def write_profile(folder: Path) -> Path:
     return folder / "tiny.yaml"
 
 
+def write_wheels(folder: Path, profile: str) -> Path:
+    """Files with the names of the wheels that the image lacks: fetching them needs the network."""
+    folder.mkdir(exist_ok=True)
+    for name in wheels.lacking(profiles.load_plan(profile)):
+        (folder / f"{name.replace('-', '_')}-1.0-py3-none-any.whl").write_bytes(b"wheel")
+    return folder
+
+
 def build(**options) -> Path:
-    """A build without the wheels that the image lacks: fetching them needs the network."""
+    """A build whose wheels are those of `write_wheels`."""
     options["output"].parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as none:
-        return kaggle.build(options.pop("owner", USER), wheels=none, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        own = write_wheels(Path(folder), options.get("profile", "kaggle"))
+        return kaggle.build(options.pop("owner", USER), wheels=own, **options)
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +138,9 @@ def test_what_to_attach_has_clip_the_ddpm_and_every_autoencoder(tmp_path):
 
 
 def test_wheels_are_those_of_the_lock_and_a_network_takes_their_place(tmp_path):
-    (tmp_path / "wheels").mkdir()
-    (tmp_path / "wheels" / "ftfy-6.3.1-py3-none-any.whl").write_bytes(b"wheel")
-    folder = kaggle.build(USER, notebooks=["07"], output=tmp_path / "a", wheels=tmp_path / "wheels")
-    assert [path.name for path in (folder / "dataset/wheels").iterdir()] == ["ftfy-6.3.1-py3-none-any.whl"]
+    own = write_wheels(tmp_path / "wheels", "kaggle")
+    folder = kaggle.build(USER, notebooks=["07"], output=tmp_path / "a", wheels=own)
+    assert contents(folder / "dataset/wheels") == contents(own)
     text = (folder / "07_invad/07_invad.ipynb").read_text()
     assert "diffad_utils.doctor" in text and "--no-index" in text and "--internet" not in text
     folder = kaggle.build(USER, notebooks=["07"], output=tmp_path / "b", internet=True)
@@ -138,6 +148,25 @@ def test_wheels_are_those_of_the_lock_and_a_network_takes_their_place(tmp_path):
     assert not (folder / "dataset/wheels").exists() and "ftfy==" in listed and "--hash=sha256:" in listed
     text = (folder / "07_invad/07_invad.ipynb").read_text()
     assert "--internet" in text and "--requirements" in text and "--require-hashes" in text
+
+
+def test_a_folder_without_the_wheels_that_kernels_need_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere is no folder of wheels"):
+        kaggle.build(USER, output=tmp_path / "kaggle", wheels=tmp_path / "nowhere")
+    next(write_wheels(tmp_path / "wheels", "kaggle").glob("ftfy-*")).unlink()
+    with pytest.raises(ValueError, match="wheels has no wheel of ftfy, which Kaggle's image lacks; add"):
+        kaggle.build(USER, output=tmp_path / "kaggle", wheels=tmp_path / "wheels")
+    assert not (tmp_path / "kaggle").exists()
+
+
+def test_data_sets_that_nothing_attached_is_known_to_have_are_named(tmp_path, capsys):
+    own = write_wheels(tmp_path / "wheels", "kaggle-others")
+    command = ["kaggle", "build", "--owner", USER, "--profile", "kaggle-others", "--notebooks", "07", "--wheels"]
+    sources = ["--dataset-source", "a/VisA-anomaly"]
+    assert cli.main([*command, str(own), "--output", str(tmp_path / "kaggle"), *sources]) == 0
+    said = capsys.readouterr().out
+    assert "  bmad: 07_invad\n  mpdd: 07_invad\n" in said and "  visa" not in said
+    assert "--dataset-source OWNER/SLUG" in said
 
 
 def test_wheels_that_cannot_be_fetched_are_explained(monkeypatch, tmp_path):
@@ -199,6 +228,12 @@ def test_other_peoples_folders_are_left_alone(tmp_path):
 # --- push ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def to_push(bundle, tmp_path):
+    """A copy of the bundle: a push notes in it what was pushed."""
+    return shutil.copytree(bundle, tmp_path / "kaggle")
+
+
 def push(server: FakeKaggle, bundle: Path, home: Path, **more) -> subprocess.CompletedProcess:
     pytest.importorskip("slugify", reason="Kaggle's client is not installed")
     command = [sys.executable, "-m", "diffad_utils.cli", "kaggle", "push", str(bundle), "--poll", "0.05"]
@@ -206,9 +241,14 @@ def push(server: FakeKaggle, bundle: Path, home: Path, **more) -> subprocess.Com
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_push_uploads_the_data_set_then_the_kernels_in_order_and_waits(bundle, tmp_path):
+def versions(server: FakeKaggle) -> set[int]:
+    """How often the data set and each kernel were pushed."""
+    return {len(pushed) for pushed in (*server.datasets.values(), *server.kernels.values())}
+
+
+def test_push_uploads_the_data_set_then_the_kernels_in_order_and_waits(to_push, tmp_path):
     server = FakeKaggle()
-    done = push(server, bundle, tmp_path)
+    done = push(server, to_push, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     first, joined = f"{USER}/diffad-07-invad-tiny", f"{USER}/diffad-08-comparison-tiny"
     assert list(server.kernels) == [first, joined]
@@ -219,28 +259,136 @@ def test_push_uploads_the_data_set_then_the_kernels_in_order_and_waits(bundle, t
     assert "does not resolve" not in done.stdout  # the client's check of title against slug
     assert KEY not in done.stdout + done.stderr
     (files,) = server.datasets[f"{USER}/diffad-utils"]
-    assert set(files) == {"data.zip", "notebooks.zip", "workflow.zip", next((bundle / "dataset").glob("*.whl")).name}
+    (wheel,) = (to_push / "dataset").glob("*.whl")
+    assert set(files) == {"data.zip", "notebooks.zip", "wheels.zip", "workflow.zip", wheel.name}
     with zipfile.ZipFile(io.BytesIO(server.blobs["data.zip"])) as file:
         assert "mini/sd/model_index.json" in file.namelist()
     assert "# Parameters" in server.kernels[first][0]["text"]
     assert server.kernels[joined][0]["kernelDataSources"] == [first]
 
-    again = push(server, bundle, tmp_path)
+    again = push(server, to_push, tmp_path)
+    assert again.returncode == 0 and "diffad-07-invad-tiny: complete, as built; not run again" in again.stdout
+    assert versions(server) == {1}
+
+    (to_push / "dataset/data/published/claims.csv").write_text("another build")
+    again = push(server, to_push, tmp_path)
     assert again.returncode == 0 and "new version" in again.stdout
-    assert len(server.datasets[f"{USER}/diffad-utils"]) == 2 and len(server.kernels[first]) == 2
+    assert versions(server) == {2}
 
 
-def test_push_reports_a_failed_kernel_and_goes_on(bundle, tmp_path):
+def test_push_reports_a_failed_kernel_and_goes_on(to_push, tmp_path):
     server = FakeKaggle(failing=(f"{USER}/diffad-07-invad-tiny",))
-    done = push(server, bundle, tmp_path)
+    done = push(server, to_push, tmp_path)
     assert done.returncode == 1
     assert "diffad-07-invad-tiny: out of memory" in done.stdout and len(server.kernels) == 2
 
 
-def test_push_without_credentials_says_so(bundle, tmp_path):
-    done = push(FakeKaggle(), bundle, tmp_path, KAGGLE_USERNAME="", KAGGLE_KEY="")
+def test_push_without_credentials_says_so(to_push, tmp_path):
+    done = push(FakeKaggle(), to_push, tmp_path, KAGGLE_USERNAME="", KAGGLE_KEY="")
     assert done.returncode in (1, 2) and not re.search("Traceback", done.stderr)
     assert "signed in" in done.stderr or "Unauthenticated" in done.stderr
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes by sleeping alone, in no time: [seconds]."""
+    now = [0.0]
+    passing = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(client, "time", passing)
+    return now
+
+
+def failing_until(clock, end: float, error: Exception):
+    def call(name):
+        if clock[0] < end:
+            raise error
+        return name
+
+    return call
+
+
+def test_a_gap_of_the_network_is_waited_for_and_a_refusal_is_not(clock):
+    gap = requests.exceptions.ConnectionError()
+    assert client._retried(failing_until(clock, 3000, gap), "a") == "a"
+    with pytest.raises(kaggle.KaggleError, match="does not answer: ConnectionError.*push` again goes on from here"):
+        client._retried(failing_until(clock, 1e9, gap), "a")
+    assert 6600 < clock[0] < 6800
+    refusal = requests.exceptions.HTTPError(response=SimpleNamespace(status_code=404))
+    with pytest.raises(kaggle.KaggleError, match="refuses: HTTPError"):
+        client._retried(failing_until(clock, 1e9, refusal), "a")
+    assert clock[0] < 6900
+
+
+class FakeApi:
+    """Kaggle's client: each kernel takes ten minutes; the network is gone for good after `gone` seconds."""
+
+    def __init__(self, clock):
+        self.clock, self.gone, self.began, self.pushed, self.uploads = clock, 1e9, {}, [], 0
+
+    def dataset_status(self, name):
+        if not self.uploads:
+            raise requests.exceptions.HTTPError(response=SimpleNamespace(status_code=404))
+        return "ready"
+
+    def dataset_create_new(self, *_, **__):
+        self.uploads += 1
+        return SimpleNamespace(error="")
+
+    dataset_create_version = dataset_create_new
+
+    def kernels_push(self, folder):
+        name = Path(folder).name
+        self.pushed.append(name)
+        self.began[f"me/{name}"] = self.clock[0]
+        sources = dict.fromkeys(("invalid_dataset_sources", "invalid_kernel_sources", "invalid_model_sources"))
+        return SimpleNamespace(error="", version_number=1, **sources)
+
+    def kernels_status(self, name):
+        if self.clock[0] > self.gone:
+            raise requests.exceptions.ConnectionError
+        state = "RUNNING" if self.clock[0] < self.began[name] + 600 else "COMPLETE"
+        return SimpleNamespace(failure_message="", status=SimpleNamespace(name=state))
+
+
+def test_a_push_after_a_gap_joins_what_runs_and_runs_nothing_twice(clock, monkeypatch, tmp_path):
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset/dataset-metadata.json").write_text('{"id": "me/data"}')
+    for name, sources in {"a": [], "b": [], "c": [], "joins": ["me/a", "me/b", "me/c"]}.items():
+        (tmp_path / name).mkdir()
+        content = {"id": f"me/{name}", "kernel_sources": sources}
+        (tmp_path / name / "kernel-metadata.json").write_text(json.dumps(content))
+    api = FakeApi(clock)
+    monkeypatch.setattr(client, "_client", lambda: api)
+    api.gone = 700  # c began after a and b, at 600 s
+    with pytest.raises(kaggle.KaggleError, match="does not answer"):
+        kaggle.push(tmp_path)
+    assert api.pushed == ["a", "b", "c"]
+    api.gone, api.began["me/c"] = 1e9, clock[0]
+    assert kaggle.push(tmp_path) == {f"me/{name}": "complete" for name in ("a", "b", "c", "joins")}
+    assert api.pushed == ["a", "b", "c", "joins"] and api.uploads == 1
+    (tmp_path / "b/b.ipynb").write_text("{}")  # built anew: b runs again, and what reads it
+    kaggle.push(tmp_path)
+    assert api.pushed[4:] == ["b", "joins"]
+    api.began["me/c"] = 1e9
+    kaggle.push(tmp_path, wait=False)
+    assert api.pushed[6:] == []
+
+
+def test_a_build_keeps_what_was_pushed_and_going_on_runs_it_again(bundle, tmp_path):
+    folder = shutil.copytree(bundle, tmp_path / "kaggle")
+    first, joined = f"{USER}/diffad-07-invad-tiny", f"{USER}/diffad-08-comparison-tiny"
+    (folder / client.PUSHED).write_text(json.dumps({first: "1", joined: "2"}))
+    options = {"profile": str(bundle.parent / "tiny.yaml"), "output": folder}
+    build(**options)
+    assert client.pushed_before(folder) == {first: "1", joined: "2"}
+    build(**options, notebooks=["07"], resume=True)
+    assert client.pushed_before(folder) == {joined: "2"}
+
+
+def test_the_absent_client_is_installed_from_the_checkout(monkeypatch):
+    monkeypatch.setitem(sys.modules, "kaggle.api.kaggle_api_extended", None)
+    with pytest.raises(kaggle.KaggleError, match=re.escape(".venv/bin/pip install -e '.[kaggle]'")):
+        client._client()
 
 
 # --- a session -------------------------------------------------------------------------------------------------------
@@ -298,9 +446,8 @@ class Session:
         (root / "input").mkdir(parents=True)
         self.python = make_environment(root / "venv")
         slug = json.loads((bundle / "dataset/dataset-metadata.json").read_text())["id"].split("/")[1]
-        shutil.copytree(
-            bundle / "dataset", root / "input" / slug, ignore=shutil.ignore_patterns("dataset-metadata.json")
-        )
+        left_out = shutil.ignore_patterns("dataset-metadata.json", "wheels")  # of these only the names are real
+        shutil.copytree(bundle / "dataset", root / "input" / slug, ignore=left_out)
 
     def run(self, name: str, attach: tuple[Path, ...] = (), change=lambda text: text) -> Path:
         """Execute a kernel like Kaggle's own papermill does; returns the folder of its output."""

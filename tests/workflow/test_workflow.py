@@ -231,7 +231,7 @@ def test_an_unknown_category_stops_before_anything_runs(root, tmp_path):
     write_profile(tmp_path, {}, **{"07_invad": {"grid": [{"dataset": "textures", "category": "carpets"}]}})
     plan = execution.load_plan("smoke", notebooks=root / "notebooks", profiles=tmp_path / "profiles")
     with pytest.raises(ValueError, match="carpets"):
-        execution.check_data(plan)
+        execution.check_data(plan.runs)
 
 
 def test_a_dying_kernel_is_reported_and_both_attempts_are_in_the_log(tmp_path):

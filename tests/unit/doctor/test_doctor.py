@@ -12,6 +12,7 @@ from diffad_utils import cli, study, weights
 from diffad_utils.doctor import page as doctor
 from diffad_utils.execution import profiles
 from diffad_utils.io import machine
+from diffad_utils.scoring import holdout_split
 from diffad_utils.study import rules
 from diffad_utils.weights import needs
 
@@ -106,7 +107,20 @@ def test_weights_of_a_run():
     assert "ViT-B-16-plus-240/laion400m_e31" in needs.weights_of(parameters | {"baselines": ["winclip"]})
     assert needs.packages_of({"baselines": ["padim"], "search_trials": 3}) == ["anomalib", "optuna"]
     assert needs.packages_of({"baselines": [], "search_trials": 0}) == []
-    assert needs.least_train_images({"k": 20}) == 21 and needs.least_train_images({}) == 1
+    assert needs.least_train_images({"k": 20}) == 23 and needs.least_train_images({}) == 1
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.5])
+def test_images_that_are_held_out_are_counted(fraction):
+    """Against the split of the methods, and the rule of `D3AD.fit`: k others are left for each image."""
+    for images in range(4, 120):
+        fitted, held_out = holdout_split(images, fraction, seed=0)
+        assert needs.held_out(images, fraction) == len(held_out)
+        most = len(fitted) - 1
+        assert needs.too_few_train_images({"k": most, "holdout_fraction": fraction}, images) == ""
+        text = needs.too_few_train_images({"k": most + 1, "holdout_fraction": fraction}, images)
+        assert f"it has {images};" in text and f"(-p k={most})" in text
+    assert "-p k" not in needs.too_few_train_images({"k": 20}, 3)
 
 
 def test_packages_are_followed_to_the_requirements_of_requirements(monkeypatch):
@@ -220,7 +234,7 @@ def test_too_few_training_images_are_said_before_training(bare, capsys, monkeypa
     grid = [{"dataset": "folder", "category": "part"}]
     file = profile(bare, **{"06_d3ad": {"grid": grid, "parameters": {"data_root": str(root)}}})
     assert cli.main(["doctor", "--profile", file]) == 1
-    assert "21 training images of folder/part (k nearest neighbours and the image itself)" in capsys.readouterr().out
+    assert "data folder/part: 23 training images (k = 20 nearest neighbours" in capsys.readouterr().out
 
 
 def test_an_unknown_profile_is_a_sentence(capsys):

@@ -110,9 +110,9 @@ def test_a_run_without_its_shared_file_is_not_current(tmp_path):
     run = record(tmp_path, "leather")
     (run.folder / "run.ipynb").write_text("{}")
     planned = SimpleNamespace(folder=run.folder, notebook=Path("05_esm.ipynb"), parameters=dict(run.parameters))
-    assert is_current(None, planned)
+    assert is_current(planned)
     shared_file(tmp_path).unlink()
-    assert not is_current(None, planned)
+    assert not is_current(planned)
 
 
 def test_the_report_is_written_anew_when_the_reference_changes(tmp_path, monkeypatch):
