@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from diffad_utils.analyses import over_tasks
 from diffad_utils.analyses.comparison import ABOVE, against_baseline, difference
@@ -110,8 +111,7 @@ def pooled_control(found: pd.DataFrame, method: str) -> tuple[float, float, floa
     rows = found[(found["method"] == method) & (found["kind"] == "no_diffusion")]
     if rows.empty:
         return None
-    mean = over_tasks.mean_over_tasks if len(rows) > over_tasks.MANY else mean_of_independent
-    return float(rows["I-AUROC"].mean()), *mean(rows["difference"], rows["low"], rows["high"])
+    return float(rows["I-AUROC"].mean()), *_mean_of_tasks(rows["difference"], rows["low"], rows["high"])
 
 
 def sides_by_task(found: pd.DataFrame, method: str) -> list[int]:
@@ -164,10 +164,15 @@ def summary_table(measured: Sequence[MethodResult], found: pd.DataFrame) -> pd.D
 
 def _ends(rows: Sequence[MethodResult], metric: str) -> tuple[float, float]:
     """Ends of the interval of a method's mean over tasks; NaN where a task has none, as without maps."""
-    if len(rows) <= over_tasks.MANY:
-        return average_of(rows, "all").interval(metric) or (np.nan, np.nan)
     ends = np.array([row.interval(metric) or (np.nan, np.nan) for row in rows])
-    return over_tasks.mean_over_tasks([row.values[metric] for row in rows], *ends.T)[1:]
+    return _mean_of_tasks([row.values[metric] for row in rows], *ends.T)[1:]
+
+
+def _mean_of_tasks(effects: Sequence[float], lows: ArrayLike, highs: ArrayLike) -> tuple[float, float, float]:
+    """Mean over tasks, low, high: `over_tasks.mean_over_tasks` of more than `over_tasks.MANY`, else
+    `method_results.mean_of_independent`."""
+    mean = over_tasks.mean_over_tasks if len(effects) > over_tasks.MANY else mean_of_independent
+    return mean(effects, lows, highs)
 
 
 def _over_baseline(
@@ -176,8 +181,7 @@ def _over_baseline(
     """Mean I-AUROC of a method minus that of the trivial baseline on the same tasks, low, high; None if it is not known
     on one."""
     by_task = [difference(*pair, "I-AUROC") for pair in zip(rows, baselines, strict=True)]
-    mean = over_tasks.mean_over_tasks if len(rows) > over_tasks.MANY else mean_of_independent
-    return None if None in by_task else mean(*np.transpose(by_task))
+    return None if None in by_task else _mean_of_tasks(*np.transpose(by_task))
 
 
 def what_follows(

@@ -80,8 +80,8 @@ def _mean_answer(part: pd.DataFrame, name: str) -> dict:
 
 def mean_over_tasks(effects: ArrayLike, lows: ArrayLike, highs: ArrayLike) -> tuple[float, float, float]:
     """Mean of the effects [K] of K >= 1 tasks, and the ends of its 95 % interval: Student's over tasks, and not
-    narrower than images alone would make it. NaN where a task's effect or interval is unknown. Variances over images
-    are those of normal intervals with these ends."""
+    narrower than images and seeds would make it. NaN where a task's effect or interval is unknown. The variances of
+    single tasks are those of normal intervals with these ends."""
     effects, lows, highs = (np.asarray(values, dtype=np.float64) for values in (effects, lows, highs))
     if np.isnan([effects, lows, highs]).any():
         return (np.nan,) * 3
