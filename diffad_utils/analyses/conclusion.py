@@ -252,12 +252,12 @@ def save_narrow(run: Run, name: str, figure: Figure) -> None:
 
 
 def write_ledger(run: Run, ledger: pd.DataFrame, findings: pd.DataFrame) -> None:
-    """``ledger.csv`` with every interval (a column ``interval`` says which tell nothing), ``findings.csv`` and
-    ``beside_printed.csv`` in the summary's folder."""
+    """``ledger.csv`` with every interval (a column ``interval`` says which tell nothing), ``findings.parquet``
+    (thousands of rows) and ``beside_printed.csv`` in the summary's folder."""
     shown = shown_ledger.for_readers(ledger)
     write_atomically(run.path("ledger.csv"), shown.to_csv(index=False, float_format="%.10g"))
     rows = findings.drop(columns="folder")
-    write_atomically(run.path("findings.csv"), rows.to_csv(index=False, float_format="%.10g"))
+    rows.to_parquet(run.path("findings.parquet"), index=False, compression="zstd")
     write_atomically(run.path("beside_printed.csv"), shown_ledger.beside_printed(ledger).to_csv(index=False))
 
 

@@ -24,7 +24,7 @@ from diffad_utils.analyses import agreement, shown_ledger
 from diffad_utils.analyses import ledger as judged
 from diffad_utils.io.notebooks import read_cells
 from diffad_utils.io.png import small_png
-from diffad_utils.report import benchmarks, front, narrow, strips
+from diffad_utils.report import benchmarks, evidence, front, narrow, strips
 from diffad_utils.report.environment import environment
 from diffad_utils.study import claims, data_independent
 
@@ -256,22 +256,20 @@ def anchor(heading: str) -> str:
 
 
 def ledger_rows(records: Sequence[study.RunRecord], root: Path) -> list[dict]:
-    """One row a claim, those with findings first: the columns of `claims.ledger` and ``evidence``, one entry a
-    finding."""
+    """One row a claim, those with findings first: the columns of `claims.ledger` and ``evidence``, its findings in
+    groups (`evidence.grouped`)."""
     found = claims.findings(judged.distinct(records))
     pages = {str(record.folder): _run_page(record, root) for record in records}
     rows = []
     for row in shown_ledger.for_readers(judged.ledger(records)).to_dict("records"):
-        evidence = []
+        found_here = []
         for item in found[found["claim_id"] == row["claim_id"]].to_dict("records"):
             page = pages[item["folder"]]
             address = f"{page.relative_to(root).as_posix()}#{anchor(item['section'])}" if page.is_file() else None
             text, note = claims.effect_and_note(item)
-            evidence.append(
-                item
-                | {"text": shown_ledger.zeros(text), "note": note, "page": address, "task": item["dataset_category"]}
-            )
-        rows.append(row | {"evidence": evidence})
+            notes = [note] * bool(note) + [f"no evidence: {item['objection']}"] * bool(item["objection"])
+            found_here.append(item | {"text": shown_ledger.zeros(text), "notes": notes, "page": address})
+        rows.append(row | {"evidence": evidence.grouped(found_here)})
     return sorted(rows, key=lambda row: not row["evidence"])
 
 

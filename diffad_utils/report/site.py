@@ -27,7 +27,7 @@ from diffad_utils.study import data_independent
 COMPARED = ("manifest.json", "metrics.json", "claims.json", "scores.parquet", "reconstruction.parquet")
 """Kept of every run: with `map_summaries`, what `diffad compare`, the claims and notebook 08 read."""
 
-SHOWN = ("run.ipynb", "run.html", execution.TAKEN, "figures.json", "strips", "figures/maps.png")
+SHOWN = ("run.ipynb", "run.html", execution.TAKEN, "figures.json", "strips")
 """Kept besides of a run with a page. The notebook itself goes once the page is written, as forest plots do."""
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from diffad_utils import cli, execution, report, study
 from diffad_utils.analyses import ledger as judged
 from diffad_utils.io.paths import repository
-from diffad_utils.report import front
+from diffad_utils.report import evidence, front
 from diffad_utils.study import claims
 
 
@@ -187,12 +187,30 @@ def test_the_front_page_has_the_answer_the_table_and_the_figure_of_the_compariso
 def test_the_ledger_links_each_finding_to_its_section(root):
     text = (root / "index.html").read_text(encoding="utf-8")
     supported = re.search(r'<tr id="C37">.*?</tr>', text, re.DOTALL).group()
-    assert 'class="verdict inconclusive"' in supported and supported.count('class="finding"') == 2
-    assert "+0.055 [+0.010, +0.100]</b> I-AUROC of this minus &lt;that&gt;; textures/carpet, n = 40" in supported
+    assert 'class="verdict inconclusive"' in supported and supported.count('class="finding"') == 1
+    assert supported.count("<div>textures/") == 2 and "(no evidence: another measure than the one fixed" in supported
+    assert "I-AUROC of this minus &lt;that&gt;" in supported
+    assert re.search(r"textures/carpet: <b><a [^>]*>\+0.055 \[\+0.010, \+0.100\]</a></b>, n = 40", supported)
     assert 'class="verdict inconclusive"' in re.search(r'<tr id="C39">.*?</tr>', text, re.DOTALL).group()
     page, fragment = re.search(r'href="(textures/carpet[^"#]*)#([^"]*)"', supported).groups()
     assert f'id="{urllib.parse.unquote(fragment)}"' in (root / page).read_text(encoding="utf-8")
     assert len(re.findall(r'<li id="C\d+[a-c]?">', text)) == len(claims.published_claims()) - 2
+
+
+def test_findings_of_a_measure_are_a_line_a_task_with_a_note_once():
+    def finding(category, seed, *notes, measure="change of AP"):
+        shared = {"measure": measure, "margin": 0.0, "weights": "w", "notebook": "04_lora", "section": "s"}
+        return shared | {"dataset_category": category, "seed": seed, "notes": list(notes)}
+
+    rows = [finding("a", 0, "all", "few"), finding("b", 0, "all", "x"), finding("a", 1, "all", "few")]
+    group, other = evidence.grouped([*rows, finding("b", 1, "all"), finding("a", 0, "few", measure="change of PSNR")])
+    assert [group["measure"], other["measure"]] == ["change of AP", "change of PSNR"]
+    assert group["notes"] == ["all"] and other["notes"] == ["few"]
+    assert [(task["task"], task["notes"]) for task in group["tasks"]] == [("a", ["few"]), ("b", [])]
+    assert [(f["seed"], f["notes"]) for task in group["tasks"] for f in task["findings"]] == [
+        *[(0, []), (1, [])],
+        *[(0, ["x"]), (1, [])],
+    ]
 
 
 def test_without_the_comparison_the_page_says_so(tmp_path):
