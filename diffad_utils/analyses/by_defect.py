@@ -1,4 +1,7 @@
-"""Which defects each method finds, by their size. Used by notebook 08; entry point: `recall_by_size`."""
+"""How many defective images each method finds at a share of false alarms: of all, by size and by kind of defect.
+
+Used by notebook 08; entry points: `recall`, `recall_by_kind`, `recall_by_size`.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ def recall_by_size(records: Sequence[RunRecord], false_alarms: float = 0.05, bin
     """Share of defective images found, by the area of their defects, where ``false_alarms`` of the normal ones are
     flagged.
 
-    Columns task, method, family ("" for the trivial baseline), seed, bin (0 is smallest), area (median, percent of the
-    image), recall, low, high (Wilson), n. The threshold is the quantile of the normal test images, as in any ROC point;
-    no method knows it in use. Places without masks are left out; the areas are those of any run with masks there.
+    Columns task, method, family (`recall`), seed, bin (0 is smallest), area (median, percent of the
+    image), recall, low, high (Wilson), n. Places without masks are left out; the areas are those of any run with masks
+    there.
     """
     areas: dict[tuple, pd.Series] = {}
     for record in records:
@@ -31,14 +34,8 @@ def recall_by_size(records: Sequence[RunRecord], false_alarms: float = 0.05, bin
         area = areas.get((record.dataset, record.category))
         if area is None or not (record.folder / "scores.parquet").is_file():
             continue
-        images = images_of(record).set_index("key")
-        score = (
-            pd.Series(baseline_scores(images.reset_index())[1], images.index)
-            if record.method == BASELINE
-            else images["score"]
-        )
-        threshold = np.quantile(score[images["label"] == 0], 1 - false_alarms, method="higher")
-        hit = (score > threshold)[(images["label"] == 1) & images.index.isin(area.index)]
+        hit = _hits(record, false_alarms)["hit"]
+        hit = hit[hit.index.isin(area.index)]
         group = pd.qcut(area[hit.index].rank(method="first"), bins, labels=False)
         for b, part in hit.groupby(group):
             low, high = stats.binomtest(int(part.sum()), len(part)).proportion_ci(method="wilson")
@@ -46,7 +43,7 @@ def recall_by_size(records: Sequence[RunRecord], false_alarms: float = 0.05, bin
                 [
                     f"{record.dataset}/{record.category}",
                     record.method,
-                    "" if record.method == BASELINE else family_of(record),
+                    _family(record),
                     record.seed,
                     int(b),
                     float(area[part.index].median()),
@@ -57,6 +54,58 @@ def recall_by_size(records: Sequence[RunRecord], false_alarms: float = 0.05, bin
                 ]
             )
     return pd.DataFrame(rows, columns=["task", "method", "family", "seed", "bin", "area", "recall", "low", "high", "n"])
+
+
+def _hits(record: RunRecord, false_alarms: float) -> pd.DataFrame:
+    """The defective test images of a run by key: hit, whether the score is above the threshold, and defect."""
+    images = images_of(record).set_index("key")
+    score = images["score"] if record.method != BASELINE else baseline_scores(images.reset_index())[1]
+    images = images.assign(score=score)
+    threshold = np.quantile(images.loc[images["label"] == 0, "score"], 1 - false_alarms, method="higher")
+    return images.assign(hit=images["score"] > threshold).loc[images["label"] == 1, ["hit", "defect"]]
+
+
+def recall(records: Sequence[RunRecord], false_alarms: float = 0.05) -> pd.DataFrame:
+    """Share of defective images found where ``false_alarms`` of the normal ones are flagged: task, method, family
+    ("" for the trivial baseline), recall (mean over seeds), n (defective images of a seed).
+
+    The threshold is the quantile of the normal test images, as in any ROC point; no method knows it in use.
+    """
+    rows = [
+        [f"{record.dataset}/{record.category}", record.method, _family(record), hit["hit"].mean(), len(hit)]
+        for record in records
+        if (record.folder / "scores.parquet").is_file()
+        for hit in [_hits(record, false_alarms)]
+    ]
+    found = pd.DataFrame(rows, columns=["task", "method", "family", "recall", "n"])
+    return found.groupby(["task", "method", "family"], as_index=False, sort=False).agg({"recall": "mean", "n": "min"})
+
+
+def recall_by_kind(records: Sequence[RunRecord], false_alarms: float = 0.05) -> pd.DataFrame:
+    """`recall` by kind of defect: task, method, family, defect, recall (mean over seeds), n. Data sets that do not name
+    kinds have one."""
+    rows = []
+    for record in records:
+        if (record.folder / "scores.parquet").is_file():
+            where = [f"{record.dataset}/{record.category}", record.method, _family(record)]
+            for defect, part in _hits(record, false_alarms).groupby("defect"):
+                rows.append([*where, defect, part["hit"].mean(), len(part)])
+    found = pd.DataFrame(rows, columns=["task", "method", "family", "defect", "recall", "n"])
+    keys = ["task", "method", "family", "defect"]
+    return found.groupby(keys, as_index=False, sort=False).agg({"recall": "mean", "n": "min"})
+
+
+def _family(record: RunRecord) -> str:
+    return "" if record.method == BASELINE else family_of(record)
+
+
+def by_method(found: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A table of recall: a row a method, those of diffusion first, best mean first; a column each value of ``column``
+    (task or defect), averaged over tasks, and last the mean of these columns where a method has all of them."""
+    table = found.pivot_table("recall", ["family", "method"], column, aggfunc="mean", sort=False)
+    table["mean"] = table.mean(axis="columns", skipna=False)
+    order = table.assign(first=table.index.get_level_values("family") == "diffusion")
+    return table.loc[order.sort_values(["first", "mean"], ascending=False).index].reset_index().drop(columns="family")
 
 
 def over_seeds(sizes: pd.DataFrame) -> pd.DataFrame:

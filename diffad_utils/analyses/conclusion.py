@@ -6,8 +6,10 @@ Used by notebook 08; entry points: `short_answer`, `answer`.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +18,7 @@ from matplotlib.figure import Figure
 
 from diffad_utils import plots
 from diffad_utils.analyses import ledger as judged
-from diffad_utils.analyses import shown_ledger
+from diffad_utils.analyses import method_list, over_tasks, shown_ledger
 from diffad_utils.analyses.comparison import ABOVE, against_baseline, difference
 from diffad_utils.analyses.method_results import BASELINE, MethodResult
 from diffad_utils.study import Run, RunRecord, claims, write_atomically
@@ -29,31 +31,23 @@ def summary_record(records: Sequence[RunRecord], found: list[dict], folder: Path
     return RunRecord(folder, "", "", "comparison", 0, {}, {}, {}, {}, manifest, [], found)
 
 
-REASONS = {
-    "C09": "img2img's residuals show drift, not defects",
-    "C07": "img2img has no strength that removes defects and keeps texture",
-    "C14": "an autoencoder rebuilds normal images better than img2img",
-    "C03": "the autoencoder of latents loses small defects",
-    "C26": "img2img's scores see style, not defects",
-    "C31": "D3AD's denoising adds reconstruction error",
-    "C30": "",
-    "C37": "",
-    "C47a": "",
-    "C68": "",
-}
-"""Claims that the sources give as reasons why diffusion models find defects or do not; in few words what was measured,
-where the claim says why not."""
+REASONS = ("C09", "C07", "C14", "C03", "C26", "C31", "C30", "C37", "C47a", "C68")
+"""Claims that the sources give as reasons why diffusion models find defects or do not."""
 
-MOST_WORDS = 70
+MOST_WORDS = 75
 """Of the short answer."""
+
+SHOWN_AS = {"textures": "procedural textures"}
+"""Data set -> what the answer calls it, where its name does not say that it is not of real images."""
 
 YES = "Yes, here."
 
 
-def answer(ledger: pd.DataFrame, measured: Sequence[MethodResult]) -> list[str]:
-    """Four paragraphs from the ledger (`ledger.ledger`) and the measurements: how good, at what cost, why, and what
-    became of the claims."""
-    return [_how_good(measured), _cost(measured), _reasons(ledger), _count_of_claims(ledger)]
+def answer(ledger: pd.DataFrame, measured: Sequence[MethodResult], controls: pd.DataFrame) -> list[str]:
+    """Five paragraphs from the ledger (`ledger.ledger`), the measurements and `diffusion_controls.controls`: how good,
+    what stands behind the counts, at what cost, why, and what became of the claims."""
+    counts = _behind_the_counts(measured, controls)
+    return [_how_good(measured), *counts, _cost(measured), _reasons(ledger), _count_of_claims(ledger)]
 
 
 def _cost(measured: Sequence[MethodResult]) -> str:
@@ -71,52 +65,144 @@ def _cost(measured: Sequence[MethodResult]) -> str:
     )
 
 
-def short_answer(measured: Sequence[MethodResult], controls: pd.DataFrame, ledger: pd.DataFrame) -> str:
-    """The study's answer in at most `MOST_WORDS` words, from the measurements, `diffusion_controls.controls` and the
-    ledger (`ledger.ledger`)."""
+class Cases(NamedTuple):
+    """(task, method) of diffusion methods: all with a trivial baseline, those above it, those with a control without
+    diffusion, and those above it."""
+
+    all: set[tuple[str, str]]
+    above: set[tuple[str, str]]
+    controlled: set[tuple[str, str]]
+    adds: set[tuple[str, str]]
+
+
+def cases(measured: Sequence[MethodResult], controls: pd.DataFrame) -> Cases:
+    """The cases that the answer counts, by paired intervals; ``controls`` are `diffusion_controls.controls`."""
     ours = [row for row in against_baseline(measured).itertuples() if _is_diffusion(measured, row.task, row.method)]
-    above = {(row.task, row.method) for row in ours if row.verdict == ABOVE}
-    own = controls[controls["kind"] == "no_diffusion"]
-    own = own[[_is_diffusion(measured, row.task, row.method) for row in own.itertuples()]]
-    adds = {(row.task, row.method) for row in own.itertuples() if row.low > 0}
+    own = controls[controls["kind"] == "no_diffusion"].itertuples()
+    own = [row for row in own if _is_diffusion(measured, row.task, row.method)]
+    return Cases(
+        {(row.task, row.method) for row in ours},
+        {(row.task, row.method) for row in ours if row.verdict == ABOVE},
+        {(row.task, row.method) for row in own},
+        {(row.task, row.method) for row in own if row.low > 0},
+    )
+
+
+def short_answer(measured: Sequence[MethodResult], controls: pd.DataFrame) -> str:
+    """The study's answer in at most `MOST_WORDS` words, from the measurements and `diffusion_controls.controls`."""
+    found = cases(measured, controls)
     duels = [_duel(measured, task) for task in dict.fromkeys(row.task for row in measured)]
     outcomes = [outcome for outcome in duels if outcome]
     wins, losses = outcomes.count("better than"), outcomes.count("worse than")
-    if not ours:
+    if not found.all:
         return "No diffusion method has a finished run and a trivial baseline here, so there is no answer yet."
-    if not above:
+    if not found.above:
         opening = "No, not here."
     elif outcomes and losses == len(outcomes):
         opening = "They find defects, but detectors without diffusion find more."
-    elif len(own) and not adds:
+    elif found.controlled and not found.adds:
         opening = "They find defects, but diffusion is not shown to be why."
     else:
-        opening = YES if outcomes and wins == len(outcomes) else "Sometimes."
-    text = f"{opening} Of {len(ours)} cases, diffusion beats the trivial baseline in {len(above)}"
-    if len(own):
-        out_of = f" (of {len(own)})" * (len(own) != len(ours))
-        text += f", its strongest control without diffusion in {len(adds)}{out_of}, and both in {len(above & adds)}"
+        opening = "Yes, here." if outcomes and wins == len(outcomes) else "Sometimes."
+    text = f"{opening} Of {len(found.all)} cases (a method on a task), diffusion beats the trivial baseline in "
+    text += f"{len(found.above)}"
+    if found.controlled:
+        of = f" (of {len(found.controlled)})" * (len(found.controlled) != len(found.all))
+        text += f", its strongest control without diffusion in {len(found.adds)}{of}"
+        text += f", both in {len(found.above & found.adds)}{_by_data_set(found)}"
+    text += f". {_best_on_average(measured)}"
     if outcomes:
-        text += f". Its best method beats the best other detector on {wins} of {len(outcomes)} tasks, loses on {losses}"
-    if opening == YES:
-        return f"{text}."
-    return f"{text}. {_why_not(ledger, MOST_WORDS - len(text.split()))}"
+        text += f"Its best method of a task beats the best other detector on {wins} of {len(outcomes)} tasks"
+        text += f", loses on {losses}."
+    return text.strip()
 
 
-def _why_not(ledger: pd.DataFrame, words: int) -> str:
-    """The sources' reasons against diffusion that hold in every task where they were measured, each with the number of
-    these tasks, as many as ``words`` words have room for."""
-    held = ledger[ledger["in_every_task"] == claims.SUPPORTED].set_index("claim_id")
-    text = ""
-    for claim, reason in REASONS.items():
-        if not (reason and claim in held.index):
-            continue
-        amounts = ", by varying amounts" * (held["verdict"][claim] == claims.VARIES)
-        said = f"{reason}{amounts} ({claim}, {held['categories'][claim]} tasks)"
-        longer = f"{text}; {said}" if text else f"Reasons that hold in every task measured: {said}"
-        if len(longer.split()) <= words:
-            text = longer
-    return f"{text or 'Why (not) is not decided here'}."
+def _by_data_set(found: Cases) -> str:
+    """In how many cases of each data set both are beaten, in brackets; empty with one data set."""
+
+    def of(chosen: set[tuple[str, str]]) -> Counter:
+        return Counter(task.split("/")[0] for task, _ in chosen)
+
+    total, both = of(found.all), of(found.above & found.adds)
+    named = [f"{both[name]} of {total[name]} on {SHOWN_AS.get(name, name)}" for name in sorted(total)]
+    return f" ({', '.join(named)})" if len(named) > 1 else ""
+
+
+def _best_everywhere(measured: Sequence[MethodResult]) -> dict[bool, list[MethodResult]]:
+    """The results of the best method by mean I-AUROC among those measured on every task: of diffusion (True), and of
+    the others but the trivial baseline (False)."""
+    known = [row for row in measured if "I-AUROC" in row.samples and row.method != BASELINE]
+    tasks = {row.task for row in known}
+    best: dict[bool, list[MethodResult]] = {}
+    for method in dict.fromkeys(row.method for row in known):
+        mine = sorted((row for row in known if row.method == method), key=lambda row: row.task)
+        kind = mine[0].family == "diffusion"
+        if {row.task for row in mine} == tasks and (kind not in best or _mean(mine) > _mean(best[kind])):
+            best[kind] = mine
+    return best
+
+
+def _mean(rows: Sequence[MethodResult]) -> float:
+    return float(np.mean([row.values["I-AUROC"] for row in rows]))
+
+
+def _best_on_average(measured: Sequence[MethodResult]) -> str:
+    """The best diffusion method and the best other detector over all tasks; empty without both."""
+    best = _best_everywhere(measured)
+    if len(best) < 2:
+        return ""
+    ours, other = best[True], best[False]
+    over = f"Averaged over {len(ours)} tasks, the" if len(ours) > 1 else "The"
+    return (
+        f"{over} best diffusion method, {ours[0].method}, has I-AUROC {_mean(ours):.3f}, the best other detector, "
+        f"{other[0].method}, {_mean(other):.3f}. "
+    )
+
+
+def _behind_the_counts(measured: Sequence[MethodResult], controls: pd.DataFrame) -> list[str]:
+    """What a reader must know of the counts of the short answer: whose methods they are, how strong the controls were,
+    and that intervals are not adjusted; and the difference of the best two detectors. Empty without a case."""
+    found = cases(measured, controls)
+    if not found.all:
+        return []
+    sentences = []
+    own = {case for case in found.all if not method_list.is_published(case[1])}
+    for cases_of, what in ((found.all - own, "of published methods"), (own, "of combinations made in this study")):
+        if own and cases_of:
+            counts = [len(cases_of & part) for part in (found.above, found.adds, found.above & found.adds)]
+            sentences.append(
+                f"{len(cases_of)} cases are {what}: above the trivial baseline in {counts[0]}, above the control in "
+                f"{counts[1]}, above both in {counts[2]}."
+            )
+    baseline = {row.task: row.values["I-AUROC"] for row in measured if row.method == BASELINE}
+    rows = controls[controls["kind"] == "no_diffusion"].to_dict("records")
+    weak = {(row["task"], row["method"]) for row in rows if row["I-AUROC"] <= baseline.get(row["task"], -1)}
+    weak &= found.adds
+    if found.adds:
+        sentences.append(
+            f"In {len(weak)} of the {len(found.adds)} cases above a control, that control's I-AUROC is not above the "
+            "trivial baseline's, so there the win alone says little."
+        )
+    sentences.append(
+        f"The intervals are not adjusted for their number: if no method differed from the baseline, about "
+        f"{0.025 * len(found.all):.0f} of {len(found.all)} would lie above it by chance."
+    )
+    return [" ".join([*sentences, *_best_two(_best_everywhere(measured))])]
+
+
+def _best_two(best: Mapping[bool, Sequence[MethodResult]]) -> list[str]:
+    """The difference of `_best_everywhere`, as a sentence; none without both, or with fewer than three tasks, of which
+    Student's interval says nothing."""
+    if len(best) < 2 or len(best[True]) < 3:
+        return []
+    by_task = [difference(*pair, "I-AUROC") for pair in zip(best[True], best[False], strict=True)]
+    if None in by_task:
+        return []
+    change, low, high = over_tasks.mean_over_tasks(*np.transpose(by_task))
+    return [
+        f"Averaged over tasks, {best[True][0].method} minus {best[False][0].method} is {change:+.3f} [{low:+.3f}, "
+        f"{high:+.3f}], Student's interval over {len(by_task)} tasks; both were chosen on these images."
+    ]
 
 
 def _is_diffusion(measured: Sequence[MethodResult], task: str, method: str) -> bool:
@@ -214,7 +300,12 @@ def _reasons(ledger: pd.DataFrame) -> str:
     rest = len(rows) - sum(map(len, quoted.values()))
     tail = f"; {rest} of {len(rows)} reasons vary between tasks, are undecided, or rest on too little" if rest else ""
     said = "Of the reasons that the sources give for success or failure, " + "; ".join(pieces) + tail + "."
-    return f"{said} That a reason holds does not say how much detection it costs: claims on I-AUROC say that."
+    own = ledger.set_index("claim_id")["verdict"].get("C15a")
+    rival = f" Whether the autoencoder of C14 also detects better is C15a: {own}." if isinstance(own, str) else ""
+    return (
+        f"{said} That a reason holds does not say how much detection it costs: claims on I-AUROC say that.{rival} A "
+        "claim is held against the rival that it names, which need not be the strongest."
+    )
 
 
 def _count_of_claims(ledger: pd.DataFrame) -> str:
@@ -231,7 +322,19 @@ def _count_of_claims(ledger: pd.DataFrame) -> str:
         f"Of {len(ledger)} falsifiable claims of the sources, {len(ledger) - untested} were judged here: "
         f"{of(claims.SUPPORTED)} are supported, {of(claims.NOT_SUPPORTED)} are not, {of(claims.VARIES)} vary between "
         f"categories{only}, {of(claims.OPEN)} that say “some” are open, and {of(claims.INCONCLUSIVE)} stay "
-        f"inconclusive; {of(claims.OUT_OF_SCOPE)} name data that are not here{rest}."
+        f"inconclusive; {of(claims.OUT_OF_SCOPE)} name data that are not here{rest}. {_exploratory(ledger)}".strip()
+    )
+
+
+def _exploratory(ledger: pd.DataFrame) -> str:
+    """How many of the claims with a verdict are exploratory (`ledger.EXPLORATORY`); empty without any."""
+    decided = ledger[ledger["verdict"].isin([*claims.DECIDED, claims.VARIES])]
+    names = [name for name in decided["claim_id"] if name in judged.EXPLORATORY]
+    if not names:
+        return ""
+    return (
+        f"Of those that are supported, not supported or vary, {len(names)} are exploratory, since their measure was "
+        f"changed after runs had been seen: {', '.join(names)}."
     )
 
 
@@ -255,6 +358,7 @@ def write_ledger(run: Run, ledger: pd.DataFrame, findings: pd.DataFrame) -> None
     """``ledger.csv`` with every interval (a column ``interval`` says which tell nothing), ``findings.parquet``
     (thousands of rows) and ``beside_printed.csv`` in the summary's folder."""
     shown = shown_ledger.for_readers(ledger)
+    shown["exploratory"] = shown["claim_id"].isin(judged.EXPLORATORY)
     write_atomically(run.path("ledger.csv"), shown.to_csv(index=False, float_format="%.10g"))
     rows = findings.drop(columns="folder")
     rows.to_parquet(run.path("findings.parquet"), index=False, compression="zstd")

@@ -9,19 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from diffad_utils.analyses import over_tasks
 from diffad_utils.analyses.comparison import ABOVE, against_baseline, difference
-from diffad_utils.analyses.method_results import (
-    BASELINE,
-    MethodResult,
-    average_of,
-    family_of,
-    mean_of_independent,
-    seed_error,
-    with_seeds,
-)
+from diffad_utils.analyses.method_results import BASELINE, MethodResult, average_of, family_of, seed_error, with_seeds
 from diffad_utils.study import RunRecord
 
 KINDS = {"no_diffusion": "the same features scored without diffusion", "untrained": "the same method, untrained"}
@@ -103,15 +94,12 @@ def against_controls(measured: Sequence[MethodResult], found: pd.DataFrame) -> p
 
 
 def pooled_control(found: pd.DataFrame, method: str) -> tuple[float, float, float, float] | None:
-    """(I-AUROC of the control, difference, low, high) of a method, averaged over tasks; None without a control.
-
-    Over more than `over_tasks.MANY` tasks the interval is `over_tasks.mean_over_tasks`, as in the figures. Over fewer
-    it is of images and seeds (`method_results.mean_of_independent`).
-    """
+    """(I-AUROC of the control, difference, low, high) of a method, averaged over tasks, with the interval of
+    `over_tasks.mean_over_tasks`, as in the figures; None without a control."""
     rows = found[(found["method"] == method) & (found["kind"] == "no_diffusion")]
     if rows.empty:
         return None
-    return float(rows["I-AUROC"].mean()), *_mean_of_tasks(rows["difference"], rows["low"], rows["high"])
+    return float(rows["I-AUROC"].mean()), *over_tasks.mean_over_tasks(rows["difference"], rows["low"], rows["high"])
 
 
 def sides_by_task(found: pd.DataFrame, method: str) -> list[int]:
@@ -125,14 +113,18 @@ def side(low: float, high: float) -> int:
     return 1 if low > 0 else -1 if high < 0 else 0
 
 
-def summary_table(measured: Sequence[MethodResult], found: pd.DataFrame) -> pd.DataFrame:
-    """The table at the end: a row a method, diffusion first, then by I-AUROC; each averaged over the tasks it has.
+def summary_table(measured: Sequence[MethodResult], found: pd.DataFrame, recall: pd.DataFrame) -> pd.DataFrame:
+    """The table at the end: a row a method, diffusion first, then those with the most tasks, then by I-AUROC; each
+    averaged over the tasks it has, with intervals of `over_tasks.mean_over_tasks`; of two tasks none, since Student's
+    would say nothing.
 
-    Intervals of more than `over_tasks.MANY` tasks are Student's over tasks, of fewer they are of images and seeds.
-    Columns method, family, tasks; I-AUROC, low, high; AUPRO, AUPRO low, AUPRO high; without diffusion; trivial baseline
-    (over the same tasks); ms an image; follows: a sentence.
+    Of ``found`` (`controls`) and ``recall`` (`by_defect.recall`). Columns method, family, tasks; I-AUROC, low, high;
+    recall; AUPRO, AUPRO low, AUPRO high; without diffusion; trivial baseline (over the same tasks); ms an image;
+    follows: a sentence.
     """
+    found_share = recall.groupby("method")["recall"].mean()
     baselines = {row.task: row for row in measured if row.method == BASELINE}
+    against = against_baseline(measured)
     rows = []
     for method in dict.fromkeys(row.method for row in measured if row.method != BASELINE):
         mine = [row for row in measured if row.method == method and "I-AUROC" in row.samples]
@@ -146,6 +138,7 @@ def summary_table(measured: Sequence[MethodResult], found: pd.DataFrame) -> pd.D
         times = [row.values["ms an image"] for row in mine if "ms an image" in row.values]
         cells = {"method": method, "family": own.family, "tasks": len(mine), "I-AUROC": own.values["I-AUROC"]}
         cells |= dict(zip(("low", "high"), _ends(mine, "I-AUROC"), strict=True))
+        cells["recall"] = found_share.get(method, np.nan)
         if localised:
             cells |= dict(zip(("AUPRO low", "AUPRO high"), _ends(localised, "AUPRO"), strict=True))
             cells["AUPRO"] = average_of(localised, "all").values["AUPRO"]
@@ -153,26 +146,24 @@ def summary_table(measured: Sequence[MethodResult], found: pd.DataFrame) -> pd.D
         cells["trivial baseline"] = baseline.values["I-AUROC"] if baseline else np.nan
         cells["ms an image"] = float(np.mean(times)) if times else np.nan
         over = _over_baseline(mine, others) if baseline else None
-        cells["follows"] = what_follows(own.family, over, control, sides_by_task(found, method))
+        by_task = sides_by_task(found, method)
+        cells["follows"] = what_follows(own.family, over, control, _sides_of_baseline(against, method), by_task)
         rows.append(cells)
-    names = ["method", "family", "tasks", "I-AUROC", "low", "high", "AUPRO", "AUPRO low", "AUPRO high"]
+    names = ["method", "family", "tasks", "I-AUROC", "low", "high", "recall", "AUPRO", "AUPRO low", "AUPRO high"]
     names += ["without diffusion", "trivial baseline", "ms an image", "follows"]
     table = pd.DataFrame(rows, columns=names)
-    order = table.assign(first=table["family"] != "diffusion", best=-table["I-AUROC"]).sort_values(["first", "best"])
-    return table.loc[order.index].reset_index(drop=True)
+    order = table.assign(first=table["family"] == "diffusion").sort_values(["first", "tasks", "I-AUROC"])
+    return table.loc[order.index[::-1]].reset_index(drop=True)
 
 
 def _ends(rows: Sequence[MethodResult], metric: str) -> tuple[float, float]:
-    """Ends of the interval of a method's mean over tasks; NaN where a task has none, as without maps."""
+    """Ends of the interval of a method's mean over tasks, of a metric in [0, 1]; NaN where a task has none, as without
+    maps."""
+    if len(rows) == 2:
+        return np.nan, np.nan
     ends = np.array([row.interval(metric) or (np.nan, np.nan) for row in rows])
-    return _mean_of_tasks([row.values[metric] for row in rows], *ends.T)[1:]
-
-
-def _mean_of_tasks(effects: Sequence[float], lows: ArrayLike, highs: ArrayLike) -> tuple[float, float, float]:
-    """Mean over tasks, low, high: `over_tasks.mean_over_tasks` of more than `over_tasks.MANY`, else
-    `method_results.mean_of_independent`."""
-    mean = over_tasks.mean_over_tasks if len(effects) > over_tasks.MANY else mean_of_independent
-    return mean(effects, lows, highs)
+    _, low, high = over_tasks.mean_over_tasks([row.values[metric] for row in rows], *ends.T)
+    return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
 
 
 def _over_baseline(
@@ -181,32 +172,42 @@ def _over_baseline(
     """Mean I-AUROC of a method minus that of the trivial baseline on the same tasks, low, high; None if it is not known
     on one."""
     by_task = [difference(*pair, "I-AUROC") for pair in zip(rows, baselines, strict=True)]
-    return None if None in by_task else _mean_of_tasks(*np.transpose(by_task))
+    return None if None in by_task else over_tasks.mean_over_tasks(*np.transpose(by_task))
+
+
+def _sides_of_baseline(against: pd.DataFrame, method: str) -> list[int]:
+    """`side` of a method against the trivial baseline on each task (`comparison.against_baseline`)."""
+    return [side(row.low, row.high) for row in against[against["method"] == method].itertuples()]
 
 
 def what_follows(
     family: str,
     over_baseline: tuple[float, float, float] | None,
     control: tuple[float, float, float, float] | None,
-    by_task: Sequence[int] = (),
+    of_baseline: Sequence[int] = (),
+    of_control: Sequence[int] = (),
 ) -> str:
-    """What the intervals say: (difference, low, high) to the baseline, `pooled_control`, and `sides_by_task`.
+    """What the intervals say: (difference, low, high) to the baseline, `pooled_control`, and `side` by task of both.
 
     Of the controls it says whether the method is above or below the strongest.
     """
-    beats = {1: "Better than", -1: "Worse than", 0: "Not shown to differ from"}
     first = "Not compared with the trivial baseline."
     if over_baseline is not None:
-        first = f"{beats[side(*over_baseline[1:])]} the trivial baseline."
+        first = _compared(over_baseline[1:], of_baseline, "the trivial baseline")
     if family != "diffusion":
         return first
     if control is None:
         return f"{first} No control without diffusion was recorded."
-    against = {1: "Above", -1: "Below", 0: "Not shown to differ from"}[side(*control[2:])]
+    return f"{first} {_compared(control[2:], of_control, 'its strongest control')}"
+
+
+def _compared(ends: Sequence[float], by_task: Sequence[int], rival: str) -> str:
+    """How a method compares with a rival on average, by the ends of the interval, and on how many tasks, since one may
+    carry an average; of two tasks the average is left out, since Student's interval would say nothing."""
+    counts = f"of {len(by_task)} tasks better in {by_task.count(1)}, worse in {by_task.count(-1)}"
+    if len(by_task) == 2:
+        return f"Against {rival}: {counts}."
+    verdict = {1: "better than", -1: "worse than", 0: "not shown to differ from"}[side(*ends)]
     if len(by_task) < 2:
-        return f"{first} {against} its strongest control, on one task."
-    above, below = by_task.count(1), by_task.count(-1)
-    return (
-        f"{first} {against} its strongest control on average; of {len(by_task)} tasks, better in {above} and worse in "
-        f"{below}."
-    )
+        return f"{verdict.capitalize()} {rival}{', on one task' * len(by_task)}."
+    return f"On average {verdict} {rival}: {counts}."

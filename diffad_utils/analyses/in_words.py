@@ -12,7 +12,7 @@ import pandas as pd
 
 from diffad_utils.analyses import by_defect, over_tasks
 from diffad_utils.analyses.comparison import Ranks
-from diffad_utils.analyses.method_results import MethodResult
+from diffad_utils.analyses.method_results import BASELINE, MethodResult
 from diffad_utils.study import RunRecord, claims
 
 
@@ -57,6 +57,8 @@ def of_answer(table: pd.DataFrame) -> str:
     best = [table.loc[part.index[0]] for _, part in table.groupby("task", sort=False)]
     leaders = [f"{row['method']} on {row['task']} ({row['I-AUROC']:.3f})" for row in best]
     won = sum(row["family"] == "diffusion" for row in best)
+    beaten = ours[ours["control high"] < ours["I-AUROC"]]
+    weak = int((beaten["control"] <= beaten["baseline"]).sum())
     drawn = (
         f" The first panel is the mean over {len(best)} tasks, of the methods that were run on all, with Student's "
         f"intervals over tasks; of the tasks the {over_tasks.BESIDE_MEAN} with the most methods are drawn."
@@ -66,42 +68,42 @@ def of_answer(table: pd.DataFrame) -> str:
     return (
         f"Highest on its task: {_counted(leaders)}; {won} of {len(best)} are diffusion methods. In "
         f"{int(ours['above both'].sum())} of {len(ours)} cases a diffusion method is above the trivial baseline and "
-        "above its control, both by paired intervals. The black line at a diamond is the paired interval of method "
-        "minus control, laid around the control: a line wholly left of its blue point says that the method is better "
-        "than the control, one wholly right of it that it is worse. The other intervals of the picture are not paired, "
-        f"so they may overlap and still belong to a real difference.{drawn}"
+        f"above its control, both by paired intervals. In {weak} of the {len(beaten)} cases above a control, the "
+        "control's I-AUROC is not above the trivial baseline's. The black line at a diamond is the paired interval of "
+        "method minus control, laid around the control: a line wholly left of its blue point says that the method is "
+        "better than the control, one wholly right of it that it is worse. The other intervals of the picture are not "
+        f"paired, so they may overlap and still belong to a real difference.{drawn}"
     )
 
 
 def of_controls(found: pd.DataFrame) -> str:
     """`diffusion_controls.controls`: where the method is above, below, or not shown to differ from its strongest
-    control."""
+    control without diffusion, and from itself untrained."""
     if found.empty:
         return "No run recorded a control without diffusion, so these runs cannot say what diffusion adds."
-    up, down = found[found["low"] > 0], found[found["high"] < 0]
-    rest = found.drop(index=[*up.index, *down.index])
-
-    if len(found) > over_tasks.MOST_ROWS:
-        untrained = (found["kind"] == "untrained").sum()
-        return (
-            f"Of {len(found)} comparisons of a method with its strongest control on a task, the method is above in "
-            f"{len(up)} and below in {len(down)}; in {len(rest)} no difference is shown. In {int(untrained)} of the "
-            f"{len(found)} the control is the method's own untrained network. Of several tasks the figure has the "
-            "mean, with Student's intervals over tasks; the table has each. What a control leaves out is there, too."
-        )
-
-    def named(part):
-        suffix = {"untrained": " against itself untrained"}
-        tasks: dict[str, list[str]] = {}
-        for row in part.itertuples():
-            tasks.setdefault(f"{row.method}{suffix.get(row.kind, '')}", []).append(row.task)
-        return _counted([f"{name} ({', '.join(on)})" for name, on in tasks.items()])
-
-    return (
-        f"Of {len(found)} comparisons with the strongest control, the method is above in {len(up)}: {named(up)}. It is "
-        f"below in {len(down)}: {named(down)}. In the other {len(rest)} no difference is shown. What a control leaves "
-        "out is in the table below. Methods without one are not shown."
+    own = found[found["kind"] == "no_diffusion"]
+    few = len(found) <= over_tasks.MOST_ROWS
+    up, down = own[own["low"] > 0], own[own["high"] < 0]
+    said = (
+        f"Of {len(own)} comparisons of a method with its strongest control on a task, the method is above in {len(up)}"
+        f"{_named(up) * few} and below in {len(down)}{_named(down) * few}; in {len(own) - len(up) - len(down)} no "
+        "difference is shown."
     )
+    untrained = found[found["kind"] == "untrained"]
+    if len(untrained):
+        said += f" Against itself untrained a method is above in {(untrained['low'] > 0).sum()} of {len(untrained)}."
+    if few:
+        return f"{said} What a control leaves out is in the table below. Methods without one are not shown."
+    return (
+        f"{said} Of several tasks the figure has the mean, with Student's intervals over tasks; the table has each. "
+        "What a control leaves out is there, too."
+    )
+
+
+def _named(rows: pd.DataFrame) -> str:
+    """The methods of some controls with their tasks, after a colon in brackets; empty without any."""
+    tasks = rows.groupby("method", sort=False)["task"].agg(", ".join)
+    return f" ({'; '.join(f'{method} on {on}' for method, on in tasks.items())})" if len(tasks) else ""
 
 
 def of_case(case: str, rows: pd.DataFrame) -> str:
@@ -123,7 +125,7 @@ def of_pairs(pairs: pd.DataFrame) -> str:
     return (
         f"{unclear} of {len(pairs)} pairs have an interval that contains zero: these images and trainings do not "
         f"show which of the two is better.{least} The intervals are not adjusted for the number of pairs."
-        f"{over_tasks.left_out(pairs)}"
+        f"{over_tasks.left_out(pairs, over_tasks.MATRICES)}"
     )
 
 
@@ -159,40 +161,91 @@ def of_cost(timed: pd.DataFrame, front: pd.Series) -> str:
         f"Between the fastest ({fastest['method']}, {fastest['ms an image']:.3g} ms) and the slowest "
         f"({slowest['method']}, {slowest['ms an image']:.3g} ms) lies a factor of "
         f"{slowest['ms an image'] / fastest['ms an image']:.0f}. {unbeaten} "
-        f"Times are of this machine, with other work beside.{over_tasks.left_out(timed, over_tasks.PANELS)}"
+        f"Times are of this machine, with other work beside, and have no interval: close ones may change places."
+        f"{over_tasks.left_out(timed, over_tasks.PANELS)}"
     )
 
 
 def of_localisation(table: pd.DataFrame) -> str:
-    """Rank correlation of I-AUROC and AUPRO over methods, and the method whose localisation lags furthest behind."""
-    correlation = table[["I-AUROC", "AUPRO"]].corr("spearman").iloc[0, 1]
-    joint = f"the rank correlation is {correlation:.2f}" if np.isfinite(correlation) else "there is no rank correlation"
+    """Rank correlation of I-AUROC and AUPRO over methods, by task, and the method whose localisation lags furthest
+    behind, the trivial baseline left out."""
+    table = table[table["method"] != BASELINE]
+    by_task = [part[["I-AUROC", "AUPRO"]].corr("spearman").iloc[0, 1] for _, part in table.groupby("task")]
+    known = [value for value in by_task if np.isfinite(value)]
+    joint = (
+        f"over the methods of a task the rank correlation is {min(known):.2f} to {max(known):.2f}"
+        if known
+        else "there is no rank correlation"
+    )
     worst = table.loc[(table["I-AUROC"] - table["AUPRO"]).idxmax()]
     chance = "Its ranking is not shown to be better than chance. " if worst.get("I-AUROC low", 1.0) <= 0.5 else ""
     return (
-        f"Over {len(table)} results {joint}. Furthest above the diagonal: "
-        f"{worst['method']} on {worst['task']}, I-AUROC {worst['I-AUROC']:.3f} with an AUPRO of {worst['AUPRO']:.3f}. "
-        f"{chance}The two metrics have different scales and levels of chance, so "
+        f"Of {len(table)} results: {joint}. Furthest above the diagonal: "
+        f"{worst['method']} on {worst['task']}, I-AUROC {worst['I-AUROC']:.3f} with an AUPRO of "
+        f"{worst['AUPRO']:.3f}. {chance}The two metrics have different scales and levels of chance, so "
         f"the diagonal is only a guide, and the figure does not say what a method looks at."
         f"{over_tasks.left_out(table, over_tasks.PANELS)}"
     )
 
 
-def of_sizes(sizes: pd.DataFrame, false_alarms: float) -> str:
-    """`by_defect.recall_by_size`: recall of the smallest, the middle and the largest defects, the mean over methods but
-    the trivial baseline."""
-    mean = by_defect.over_seeds(sizes[sizes["family"] != ""]).groupby("bin")["recall"].mean()
-    error = 1.96 * (0.25 / sizes["n"].min()) ** 0.5
-    rest = [f"{share:.0%} of the {name}" for name, share in zip(("middle", "largest"), mean.iloc[1:], strict=False)]
-    easier = (
-        ""
-        if mean.is_monotonic_increasing
-        else " In these runs larger is not always easier; the difference has no interval here."
-    )
+def of_recall(found: pd.DataFrame, false_alarms: float) -> str:
+    """`by_defect.recall`: the best diffusion method and the best other detector by mean over all tasks."""
+    count = found["task"].nunique()
+    said = []
+    for kind, name in ((True, "diffusion method"), (False, "other detector")):
+        mean = _over_all(found[(found["family"] == "diffusion") == kind], ["task"])
+        if len(mean):
+            said.append(f"the best {name}, {mean.index[0]}, finds {mean.iloc[0]:.0%}")
     return (
-        f"With {false_alarms:.0%} of normal images flagged, {mean.iloc[0]:.0%} of the smallest third of the defects "
-        f"are found, {' and '.join(rest)}, averaged over methods and tasks.{easier} A group has {sizes['n'].min()} "
-        f"images or more, so a share of one half is known to within {error:.0%}, the threshold's own error not counted."
+        f"With {false_alarms:.0%} of normal images flagged, {_counted(said)} of the defective images, averaged over "
+        f"{count} task{'s' * (count > 1)}. A threshold in use is not set on test images, so it would do worse."
+    )
+
+
+def of_kinds(found: pd.DataFrame, false_alarms: float) -> str:
+    """`by_defect.recall_by_kind` of data with several kinds: where the best diffusion method falls behind the best
+    other detector, and the kind that is hardest for both."""
+    table = found.groupby(["method", "family", "defect"])["recall"].mean().unstack()
+    rows = {}
+    for kind in (True, False):
+        mean = _over_all(found[(found["family"] == "diffusion") == kind], ["defect"])
+        if len(mean):
+            rows[kind] = table.xs(mean.index[0]).iloc[0].rename(mean.index[0])
+    if len(rows) < 2:
+        return "Without a diffusion method and another detector on every kind there is nothing to compare."
+    ours, other = rows[True], rows[False]
+    gap, hardest = (other - ours).idxmax(), pd.concat([ours, other], axis="columns").max(axis="columns").idxmin()
+    return (
+        f"With {false_alarms:.0%} of normal images flagged, {ours.name} falls furthest behind {other.name} on {gap}: "
+        f"{ours[gap]:.0%} against {other[gap]:.0%} found. Hardest for both is {hardest}: {ours[hardest]:.0%} and "
+        f"{other[hardest]:.0%}. A kind has {found['n'].min()} images or more on a task, so shares of single kinds are "
+        "rough."
+    )
+
+
+def _over_all(found: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+    """Mean recall of the methods that have every value of ``columns``, best first; the trivial baseline left out."""
+    found = found[found["method"] != BASELINE]
+    table = found.pivot_table("recall", "method", columns, aggfunc="mean").dropna()
+    return table.mean(axis="columns").sort_values(ascending=False)
+
+
+def of_sizes(sizes: pd.DataFrame, false_alarms: float) -> str:
+    """`by_defect.recall_by_size`: recall of the smallest, the middle and the largest defects, by the best diffusion
+    method and the best other detector of those on all tasks."""
+    sizes = by_defect.over_seeds(sizes).assign(n=sizes["n"].min())
+    said = []
+    for kind in (True, False):
+        own = sizes[(sizes["family"] == "diffusion") == kind]
+        mean = _over_all(own, ["task", "bin"])
+        if len(mean):
+            name = mean.index[0]
+            by_size = own[own["method"] == name].groupby("bin")["recall"].mean()
+            said.append(f"{name} finds {', '.join(f'{share:.0%}' for share in by_size)}")
+    return (
+        f"With {false_alarms:.0%} of normal images flagged, of the smallest, the middle and the largest third of the "
+        f"defects {'; '.join(said)}, averaged over tasks. A group has {sizes['n'].min()} images or more on a task. "
+        "Size is not all that differs between the groups: small defects are also of other kinds."
     )
 
 
@@ -231,6 +284,6 @@ def of_ledger(ledger: pd.DataFrame) -> str:
     sides += f", {count.get(claims.VARIES, 0)} that vary"
     return (
         f"{len(shown)} claims have an interval pooled over categories: {sides}, the others undecided. An interval "
-        "clear of the margin decides nothing by itself: Holm's correction, categories and seeds count as well. The "
-        "forest plot of each claim is in the report."
+        "clear of the margin decides nothing by itself: Holm's correction, categories and seeds count as well. What "
+        "lies far outside is drawn at the edge. The forest plot of each claim is in the report."
     )

@@ -19,6 +19,10 @@ FEWEST_IMAGES = 30
 """Findings from fewer images do not count for `side`."""
 
 
+EXPLORATORY = ("C07", "C13", "C23", "C32a", "C38", "C62", "C67", "C74a", "C74b", "C85", "C88", "C94")
+"""Claims whose measure or scope was changed after runs had been seen (data/published/README.md)."""
+
+
 SURVEYED = "categories surveyed"
 """In the note of a finding that a run measured on all categories of its data set."""
 

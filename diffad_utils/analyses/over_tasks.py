@@ -1,7 +1,8 @@
 """What the figures of 08 draw where there are many tasks: means over tasks, and the tasks with the most methods.
 
 Used by notebook 08; entry points: `answer_rows`, `control_rows`, `most_methods` (with few tasks they return their table
-as it is) and `mean_over_tasks`. Intervals of a mean over many tasks are Student's over tasks (`metrics.pooling`).
+as it is) and `mean_over_tasks`. Intervals of a mean over tasks are Student's over tasks (`metrics.pooling`): they say
+what to expect of another task of the kind, not of these alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ MANY = 6
 
 PANELS = 8
 """Tasks that a grid of small panels has room for."""
+
+MATRICES = 2
+"""Tasks whose pairs of methods a figure has room for."""
 
 BESIDE_MEAN = 3
 """Tasks that are drawn beside a mean over all."""
@@ -80,10 +84,12 @@ def _mean_answer(part: pd.DataFrame, name: str) -> dict:
 
 def mean_over_tasks(effects: ArrayLike, lows: ArrayLike, highs: ArrayLike) -> tuple[float, float, float]:
     """Mean of the effects [K] of K >= 1 tasks, and the ends of its 95 % interval: Student's over tasks, and not
-    narrower than images and seeds would make it. NaN where a task's effect or interval is unknown. The variances of
-    single tasks are those of normal intervals with these ends."""
+    narrower than images and seeds would make it; of one task its own. NaN where a task's effect or interval is unknown.
+    The variances of single tasks are those of normal intervals with these ends."""
     effects, lows, highs = (np.asarray(values, dtype=np.float64) for values in (effects, lows, highs))
     if np.isnan([effects, lows, highs]).any():
         return (np.nan,) * 3
+    if len(effects) == 1:
+        return float(effects[0]), float(lows[0]), float(highs[0])
     found = pooling.pool(effects, ((highs - lows) / 3.92) ** 2)
     return float(found.effect), float(found.low), float(found.high)

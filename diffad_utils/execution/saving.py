@@ -36,22 +36,27 @@ def drop_progress_bars(cell: dict) -> None:
         ]
 
 
-def fit_pictures(content: nbformat.NotebookNode) -> None:
-    """Give the notebook's pictures fewer and fewer colours, as long as it is larger than `LARGE_NOTEBOOK`.
+LARGE_PICTURE = 50_000  # bytes; mostly photographs, which stay readable with fewer pixels
 
-    256 make a figure a third of its size and are not seen; 64 and 16 are for notebooks with dozens of charts.
+
+def fit_pictures(content: nbformat.NotebookNode) -> None:
+    """Make the notebook's pictures smaller, step by step, as long as it is larger than `LARGE_NOTEBOOK`.
+
+    256 colours make a figure a third of its size and are not seen. Then large pictures lose pixels, since a chart with
+    few colours can no longer be read by them; 64 and 16 colours are for notebooks with dozens of charts.
     """
-    for colours in (256, 64, 16):
+    for colours, scale in ((256, 1.0), (256, 0.8), (256, 0.8), (64, 1.0), (16, 1.0)):
         if len(nbformat.writes(content)) <= LARGE_NOTEBOOK:
             return
-        reduce_colours(content.cells, colours)
+        shrink_pictures(content.cells, colours, scale)
 
 
-def reduce_colours(cells: list[dict], colours: int = 256) -> None:
-    """Every PNG among the outputs as `io.png.small_png` makes it."""
+def shrink_pictures(cells: list[dict], colours: int = 256, scale: float = 1.0) -> None:
+    """Every PNG among the outputs as `io.png.small_png` makes it; ``scale`` is for those above `LARGE_PICTURE`."""
     from diffad_utils.io.png import small_png
 
     for output in (output for cell in cells for output in cell.get("outputs", [])):
         if "image/png" in output.get("data", {}):
-            content = small_png(base64.b64decode(output["data"]["image/png"]), colours=colours)
+            content = base64.b64decode(output["data"]["image/png"])
+            content = small_png(content, scale if len(content) > LARGE_PICTURE else 1.0, colours)
             output["data"]["image/png"] = base64.b64encode(content).decode("ascii")

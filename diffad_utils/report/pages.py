@@ -256,8 +256,8 @@ def anchor(heading: str) -> str:
 
 
 def ledger_rows(records: Sequence[study.RunRecord], root: Path) -> list[dict]:
-    """One row a claim, those with findings first: the columns of `claims.ledger` and ``evidence``, its findings in
-    groups (`evidence.grouped`)."""
+    """One row a claim, those with findings first: the columns of `claims.ledger`, ``exploratory``, and ``evidence``,
+    its findings in groups (`evidence.grouped`)."""
     found = claims.findings(judged.distinct(records))
     pages = {str(record.folder): _run_page(record, root) for record in records}
     rows = []
@@ -269,7 +269,8 @@ def ledger_rows(records: Sequence[study.RunRecord], root: Path) -> list[dict]:
             text, note = claims.effect_and_note(item)
             notes = [note] * bool(note) + [f"no evidence: {item['objection']}"] * bool(item["objection"])
             found_here.append(item | {"text": shown_ledger.zeros(text), "notes": notes, "page": address})
-        rows.append(row | {"evidence": evidence.grouped(found_here)})
+        exploratory = row["claim_id"] in judged.EXPLORATORY
+        rows.append(row | {"exploratory": exploratory, "evidence": evidence.grouped(found_here)})
     return sorted(rows, key=lambda row: not row["evidence"])
 
 
@@ -287,6 +288,7 @@ def _read_comparison(root: Path) -> dict | None:
         "strips": front.figures(record, front.STRIPS),
         "further": front.figures(record, front.FURTHER),
         "summary": front.summary(record),
+        "false_alarms": f"{record.manifest['parameters'].get('false_alarms', 0):.0%}",
         "table": None,
     }
     path = record.folder / "table.csv"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from diffad_utils.analyses import ledger as judged
 from diffad_utils.analyses import shown_ledger
 from diffad_utils.analyses.method_results import BASELINE, COST, QUALITY
 from diffad_utils.study import Run, claims, numbers, write_atomically
@@ -123,6 +124,7 @@ def summary_html(summary: pd.DataFrame) -> str:
         "Method",
         "Tasks",
         "I-AUROC",
+        "Defects found",
         "AUPRO",
         "I-AUROC of its control",
         "I-AUROC of the baseline",
@@ -134,6 +136,7 @@ def summary_html(summary: pd.DataFrame) -> str:
     for row in summary.to_dict("records"):
         bounds = [
             _with_interval(row, "I-AUROC", "low", "high"),
+            _number(row.get("recall"), ".0%"),
             _with_interval(row, "AUPRO", "AUPRO low", "AUPRO high"),
         ]
         plain = [_number(row[name], ".3f") for name in ("without diffusion", "trivial baseline")]
@@ -176,6 +179,9 @@ CLAIM_HEADS = {"claim_id": "claim", "would_change": "what would change it"}
 def judged_claims(ledger: pd.DataFrame) -> Any:
     """Claims with a verdict (`claims.ledger`), its reason and what would change it."""
     rows = shown_ledger.for_readers(ledger[~ledger["verdict"].isin([claims.NOT_TESTED, claims.OUT_OF_SCOPE])])
+    rows = rows.assign(
+        verdict=rows["verdict"] + rows["claim_id"].isin(judged.EXPLORATORY).map({True: ", exploratory", False: ""})
+    )
     shown = rows[["claim_id", "statement", "verdict", "reason", "would_change", "data"]].rename(columns=CLAIM_HEADS)
     return _shown(f"{len(rows)} judged claims", shown.to_html(index=False, border=0))
 
@@ -186,6 +192,17 @@ def untested_claims(ledger: pd.DataFrame) -> Any:
     shown = rows[["claim_id", "statement", "verdict", "would_change"]].rename(columns=CLAIM_HEADS)
     title = f"{len(rows)} claims that are not tested, and what each needs"
     return _shown(title, shown.to_html(index=False, border=0))
+
+
+def methods(listed: pd.DataFrame) -> Any:
+    """`method_list.table` behind a click."""
+    return _shown(f"{len(listed)} methods, and where each is from", listed.to_html(index=False, border=0))
+
+
+def shares(found: pd.DataFrame, title: str) -> Any:
+    """`by_defect.by_method` behind a click, in percent."""
+    numbers_of = {name: (lambda value: _number(value, ".0%")) for name in found.columns.drop("method")}
+    return _shown(title, found.to_html(index=False, border=0, formatters=numbers_of))
 
 
 def claims_beside_printed(ledger: pd.DataFrame) -> Any:

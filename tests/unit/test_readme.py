@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import cost
+import pandas as pd
 import pytest
 
 from diffad_utils import execution, study
@@ -84,7 +85,7 @@ ANSWER = """
 import sys
 import numpy as np, torch
 from diffad_utils import metrics, study
-from diffad_utils.analyses import conclusion, ledger, method_results
+from diffad_utils.analyses import conclusion, diffusion_controls, ledger, method_results
 from diffad_utils.methods import METHODS, Prediction
 from diffad_utils.methods.trivial import PARTS
 
@@ -102,7 +103,7 @@ for method, strength in (("trivial", 0.1), ("eigen_images", 3.0)):
     prediction = Prediction(torch.from_numpy(strength * label + generator.normal(size=n)), parts=parts)
     run.record(prediction, batch, metrics.evaluate(prediction, batch), detector=METHODS[method]())
 measured = method_results.measure(study.load_runs(f"{root}/smoke"), 100)
-print(conclusion.answer(ledger.ledger([]), measured)[0])
+print(conclusion.answer(ledger.ledger([]), measured, diffusion_controls.controls([]))[0])
 """
 
 
@@ -161,9 +162,20 @@ def test_the_time_of_the_whole_study_is_that_of_the_shipped_report():
     assert abs(int(said) - minutes) < 1.5
 
 
+def test_parameters_of_shown_runs_exist():
+    """`diffad run 06 -p eta=7` once stood here, and 06 has no eta."""
+    shown = re.findall(r"diffad run (\d\d)((?: +-p +\"?\w+=[^ \n#]*)+)", TEXT)
+    assert len(shown) > 3
+    for number, given in shown:
+        (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+        names = re.findall(r"-p +\"?(\w+)=", given)
+        assert set(names) <= study.notebook_parameters(path).keys(), (number, names)
+
+
 def test_the_answer_is_that_of_the_committed_study_and_of_08():
     folder = ROOT / "reports" / "reference" / "standard"
-    answer = json.loads((folder / "comparison" / "metrics.json").read_text())["experiments"]["short_answer"]
+    recorded = json.loads((folder / "comparison" / "metrics.json").read_text())["experiments"]
+    answer = recorded["short_answer"]
     tasks = {(run.dataset, run.category) for run in study.load_runs(folder)}
     planned = {
         (run.parameters["dataset"], run.parameters["category"])
@@ -173,4 +185,16 @@ def test_the_answer_is_that_of_the_committed_study_and_of_08():
     so_far = f"{len(tasks)} of its {len(planned)} tasks so far" if tasks < planned else f"{len(planned)} tasks"
     assert f"**In short** (standard study, {so_far}, small models): {answer}\n" in README
     notebook = json.loads((ROOT / "notebooks" / "08_comparison.ipynb").read_text(encoding="utf-8"))
-    assert f"**{answer}**" in "".join(str(cell.get("outputs", "")) for cell in notebook["cells"])
+    outputs = [
+        "".join(text) for cell in notebook["cells"] for output in cell.get("outputs", []) for text in _texts(output)
+    ]
+    assert any(f"**{answer}**" in text and all(part in text for part in recorded["answer"]) for text in outputs), (
+        "the times in them show whether both are of the same runs"
+    )
+    summary = pd.read_csv(folder / "comparison" / "summary.csv")
+    shown = next(text for text in outputs if "class='summary" in text)
+    assert all(f"{value:.3g}</td>" in shown for value in summary["ms an image"].dropna())
+
+
+def _texts(output: dict) -> list:
+    return [text for kind, text in output.get("data", {}).items() if kind in ("text/markdown", "text/html")]

@@ -21,9 +21,9 @@ def run(method, category="leather", seed=0, gap=0.0, part=None, **experiments):
     table = pd.DataFrame({"key": KEYS, "label": LABELS, "score": 0.0})
     if part:
         table[part] = gap * LABELS + rng.standard_normal(len(LABELS))
-    return SimpleNamespace(
-        dataset="textures", category=category, method=method, seed=seed, experiments=experiments, scores=lambda: table
-    )
+    where = {"dataset": "textures", "category": category, "method": method, "seed": seed}
+    manifest = {"parameters": {"sweep_images": 60} if method == "invad" else {}}
+    return SimpleNamespace(**where, experiments=experiments, scores=lambda: table, manifest=manifest)
 
 
 def rival(t, steps, value, group="textures/leather"):
@@ -48,10 +48,12 @@ def test_one_score_in_three_spaces():
     ]
     found = joint_claims.spaces(records)
     assert found["training"].tolist() == ["textures, unified", "textures/leather", "textures/leather"]
-    assert found["space"].tolist() == ["features", "latents", "pixels"] and (found["images"] == 80).all()
+    assert found["space"].tolist() == ["features", "latents", "pixels"]
+    assert found["images"].tolist() == [60, 80, 80], "rivals of InvAD are measured on the images of its sweeps"
     assert found.loc[0, "method"].endswith("t = 500, 10 steps")  # the middle level, not the best of them
     assert found.loc[1, "low"] < found.loc[1, "I-AUROC"] < found.loc[1, "high"]
     (row,) = joint_claims.space_findings(found, "Spaces")
+    assert row["n"] == 60
     assert row["effect"] == pytest.approx(0.9 - found.loc[2, "I-AUROC"]) and row["verdict"] == "supported"
     assert (row["dataset"], row["category"], row["seed"]) == ("textures", "leather", 0)
     assert row["training"] == "textures, unified"
@@ -59,7 +61,7 @@ def test_one_score_in_three_spaces():
     assert verdicts.variant_of(claim, row["measure"]) == claim["variants"]
     half = (row["interval"][1] - row["interval"][0]) / 2
     assert half > 0.05 and half > (found.loc[2, "high"] - found.loc[2, "low"]) / 2
-    assert "in 1 of 1 runs, and below it in 0. Networks" in joint_claims.spaces_in_words(found)
+    assert "in 1 of 1 runs (on 1 task), and below it in 0. The images" in joint_claims.spaces_in_words(found)
     wide = found.assign(low=found["I-AUROC"] - 0.5, high=found["I-AUROC"] + 0.5)
     assert joint_claims.spaces_in_words(wide).startswith("No difference between features and pixels is shown in the")
     assert "cannot be compared" in joint_claims.spaces_in_words(joint_claims.spaces(records[:2]))
