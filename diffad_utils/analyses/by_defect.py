@@ -82,8 +82,8 @@ def recall(records: Sequence[RunRecord], false_alarms: float = 0.05) -> pd.DataF
 
 
 def recall_by_kind(records: Sequence[RunRecord], false_alarms: float = 0.05) -> pd.DataFrame:
-    """`recall` by kind of defect: task, method, family, defect, recall (mean over seeds), n. Data sets that do not name
-    kinds have one."""
+    """`recall` by kind of defect, on the tasks that have several: task, method, family, defect, recall (mean over
+    seeds), n."""
     rows = []
     for record in records:
         if (record.folder / "scores.parquet").is_file():
@@ -91,6 +91,7 @@ def recall_by_kind(records: Sequence[RunRecord], false_alarms: float = 0.05) -> 
             for defect, part in _hits(record, false_alarms).groupby("defect"):
                 rows.append([*where, defect, part["hit"].mean(), len(part)])
     found = pd.DataFrame(rows, columns=["task", "method", "family", "defect", "recall", "n"])
+    found = found[found.groupby("task")["defect"].transform("nunique") > 1]
     keys = ["task", "method", "family", "defect"]
     return found.groupby(keys, as_index=False, sort=False).agg({"recall": "mean", "n": "min"})
 
