@@ -29,7 +29,23 @@ def of_tasks(measured: Sequence[MethodResult], records: Sequence[RunRecord] = ()
     methods = {row.method for row in measured}
     return (
         f"{len(methods)} methods on {len(images)} tasks: {named}. A red line is the outline of the defect, where the "
-        f"data set has masks. Not every method was run on every task. {of_image_sizes(records)}".rstrip()
+        f"data set has masks. Not every method was run on every task. {of_image_sizes(records)} {of_training(records)}"
+    ).rstrip()
+
+
+def of_training(records: Sequence[RunRecord]) -> str:
+    """Which methods learn from the normal images of several categories at once, by their ``setting``; empty if none
+    does."""
+    most: dict[str, tuple[int, int]] = {}
+    for record in records:
+        setting = record.experiments.get("setting")
+        if isinstance(setting, dict) and len(setting.get("categories", ())) > 1:
+            size = len(setting["categories"]), int(setting["training images"])
+            most[record.method] = max(most.get(record.method, size), size)
+    return " ".join(
+        f"{method} learns one network from the normal images of up to {categories} categories together ({images} "
+        "images), others that learn do so from one."
+        for method, (categories, images) in most.items()
     )
 
 

@@ -32,7 +32,7 @@ ABOUT = {
     "d3ad_masked": (HERE, "d3ad twice; the second pass redraws only where the first found something"),
     "d3ad_inversion": (HERE, "network of d3ad, scored as InvAD scores"),
     "glad": ("GLAD", "training with pasted anomalies; the image chooses its denoising step"),
-    "invad": ("InvAD", "DDIM inversion of backbone features, no reconstruction; one network for all categories"),
+    "invad": ("InvAD", "DDIM inversion of backbone features, no reconstruction"),
     "clip_knn": ("PatchCore on CLIP", "distance of CLIP's features to the nearest normal ones"),
     "clip_zero_shot": ("WinCLIP without windows", "prompts “flawless” against “damaged”"),
     "clip_probe": ("slides, future work; CutPaste, DRAEM", "linear classifier on CLIP's features; pasted defects"),

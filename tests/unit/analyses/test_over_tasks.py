@@ -93,3 +93,15 @@ def test_image_sizes_are_said_of_all_methods():
     assert "128 pixels a side for most methods, 256 for invad and trivial." in said
     assert in_words.of_image_sizes(records[1:3]) == "All methods see images of 128 pixels a side."
     assert in_words.of_image_sizes([]) == ""
+
+
+def test_a_network_for_several_categories_is_said():
+    def record(*categories):
+        setting = {"name": "s", "categories": list(categories), "training images": 200 * len(categories)}
+        return RunRecord(Path(), "", "", "invad", 0, {}, {}, {"setting": setting}, {}, {}, [], [])
+
+    assert in_words.of_training([record("a"), record()]) == ""
+    said = in_words.of_training([record("a", "b"), record("a", "b", "c")])
+    assert said.startswith(
+        "invad learns one network from the normal images of up to 3 categories together (600 images)"
+    )
