@@ -98,7 +98,7 @@ def test_image_sizes_are_said_of_all_methods():
 def test_a_network_for_several_categories_is_said():
     def record(*categories):
         setting = {"name": "s", "categories": list(categories), "training images": 200 * len(categories)}
-        return RunRecord(Path(), "", "", "invad", 0, {}, {}, {"setting": setting}, {}, {}, [], [])
+        return RunRecord(Path(), "", "", "invad", 0, {}, {}, {}, {"setting": setting}, {}, [], [])
 
     assert in_words.of_training([record("a"), record()]) == ""
     said = in_words.of_training([record("a", "b"), record("a", "b", "c")])
