@@ -42,10 +42,10 @@ LARGE_PICTURE = 50_000  # bytes; mostly photographs, which stay readable with fe
 def fit_pictures(content: nbformat.NotebookNode) -> None:
     """Make the notebook's pictures smaller, step by step, as long as it is larger than `LARGE_NOTEBOOK`.
 
-    256 colours make a figure a third of its size and are not seen. Then large pictures lose pixels, since a chart with
-    few colours can no longer be read by them; 64 and 16 colours are for notebooks with dozens of charts.
+    256 colours make a figure a third of its size and are not seen. Then large pictures lose pixels. 64 colours are for
+    notebooks with dozens of charts; with 16, two of 25 methods would share one.
     """
-    for colours, scale in ((256, 1.0), (256, 0.8), (256, 0.8), (64, 1.0), (16, 1.0)):
+    for colours, scale in ((256, 1.0), (256, 0.8), (256, 0.8), (64, 1.0), (256, 0.8), (256, 0.8)):
         if len(nbformat.writes(content)) <= LARGE_NOTEBOOK:
             return
         shrink_pictures(content.cells, colours, scale)

@@ -169,7 +169,7 @@ def every_value(found: pd.DataFrame, winners: set[tuple[str, str, str]]) -> Any:
 def every_control(controls: pd.DataFrame) -> Any:
     """`diffusion_controls.controls` behind a click."""
     shown = controls.assign(kind=controls["kind"].str.replace("_", " "))
-    return _shown(f"{len(shown)} controls", shown.style.format(precision=3).hide(axis="index").to_html())
+    return _shown(f"{len(shown)} controls", shown.to_html(index=False, border=0, float_format="{:.3f}".format))
 
 
 CLAIM_HEADS = {"claim_id": "claim", "would_change": "what would change it"}
