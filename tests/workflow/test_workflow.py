@@ -294,6 +294,28 @@ PIL.Image.fromarray(pixels).save(file := io.BytesIO(), "PNG")
 IPython.display.Image(data=file.getvalue())"""
 
 
+def test_of_a_large_notebook_photographs_lose_pixels_and_charts_keep_their_colours(monkeypatch):
+    """With 16 colours, methods of a chart shared one."""
+
+    def output(pixels):
+        Image.fromarray(pixels.astype("uint8")).save(file := io.BytesIO(), "PNG")
+        data = {"image/png": base64.b64encode(file.getvalue()).decode()}
+        return nbformat.v4.new_output("display_data", data=data)
+
+    photograph = np.random.default_rng(0).integers(0, 256, (200, 200, 3))
+    chart = np.repeat(np.stack([np.arange(40) * 6, np.arange(40)[::-1] * 6, np.full(40, 90)], -1)[None], 30, 0)
+    cell = nbformat.v4.new_code_cell(outputs=[output(photograph), output(chart)])
+    content = nbformat.v4.new_notebook(cells=[cell])
+    monkeypatch.setattr(saving, "LARGE_NOTEBOOK", 100)
+    monkeypatch.setattr(saving, "LARGE_PICTURE", 10_000)
+    saving.fit_pictures(content)
+    large, small = (
+        Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))).convert("RGB") for output in cell.outputs
+    )
+    assert large.width < 160 and small.size == (40, 30)
+    assert len(small.getcolors()) == 40
+
+
 def test_large_notebooks_are_saved_with_smaller_pictures(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFAD_REPORTS", str(tmp_path / "reports"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
