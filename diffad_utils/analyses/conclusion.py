@@ -34,7 +34,7 @@ def summary_record(records: Sequence[RunRecord], found: list[dict], folder: Path
 REASONS = ("C09", "C07", "C14", "C03", "C26", "C31", "C30", "C37", "C47a", "C68")
 """Claims that the sources give as reasons why diffusion models find defects or do not."""
 
-MOST_WORDS = 75
+MOST_WORDS = 80
 """Of the short answer."""
 
 SHOWN_AS = {"textures": "procedural textures"}
@@ -109,12 +109,17 @@ def short_answer(measured: Sequence[MethodResult], controls: pd.DataFrame) -> st
     if found.controlled:
         of = f" (of {len(found.controlled)})" * (len(found.controlled) != len(found.all))
         text += f", its strongest control without diffusion in {len(found.adds)}{of}"
-        text += f", both in {len(found.above & found.adds)}{_by_data_set(found)}"
-    text += f". {_best_on_average(measured)}"
+        text += f", both in {len(found.above & found.adds)}"
+    rest = f". {_best_on_average(measured)}"
     if outcomes:
-        text += f"Its best method of a task beats the best other detector on {wins} of {len(outcomes)} tasks"
-        text += f", loses on {losses}."
-    return text.strip()
+        tasks = f"task{'s' * (len(outcomes) > 1)}"
+        rest += (
+            f"The best diffusion method of a task beats the best other detector on {wins} of {len(outcomes)} {tasks}"
+        )
+        rest += f", loses on {losses}."
+    where = _by_data_set(found) if found.controlled else ""
+    room = len(f"{text}{where}{rest}".split()) <= MOST_WORDS
+    return f"{text}{where * room}{rest}".strip()
 
 
 def _by_data_set(found: Cases) -> str:
@@ -167,7 +172,7 @@ def _behind_the_counts(measured: Sequence[MethodResult], controls: pd.DataFrame)
         return []
     sentences = []
     own = {case for case in found.all if not method_list.is_published(case[1])}
-    for cases_of, what in ((found.all - own, "of published methods"), (own, "of combinations made in this study")):
+    for cases_of, what in ((found.all - own, "of methods from elsewhere"), (own, "of combinations made in this study")):
         if own and cases_of:
             counts = [len(cases_of & part) for part in (found.above, found.adds, found.above & found.adds)]
             sentences.append(
@@ -178,22 +183,22 @@ def _behind_the_counts(measured: Sequence[MethodResult], controls: pd.DataFrame)
     rows = controls[controls["kind"] == "no_diffusion"].to_dict("records")
     weak = {(row["task"], row["method"]) for row in rows if row["I-AUROC"] <= baseline.get(row["task"], -1)}
     weak &= found.adds
-    if found.adds:
+    if weak:
         sentences.append(
             f"In {len(weak)} of the {len(found.adds)} cases above a control, that control's I-AUROC is not above the "
             "trivial baseline's, so there the win alone says little."
         )
-    sentences.append(
-        f"The intervals are not adjusted for their number: if no method differed from the baseline, about "
-        f"{0.025 * len(found.all):.0f} of {len(found.all)} would lie above it by chance."
-    )
+    chance = 0.025 * len(found.all)
+    many = f": if no method differed from the baseline, about {chance:.0f} of {len(found.all)} would lie above it"
+    many = f"{many} by chance" if chance >= 0.5 else ""
+    sentences.append(f"The intervals are not adjusted for their number{many}.")
     return [" ".join([*sentences, *_best_two(_best_everywhere(measured))])]
 
 
 def _best_two(best: Mapping[bool, Sequence[MethodResult]]) -> list[str]:
-    """The difference of `_best_everywhere`, as a sentence; none without both, or with fewer than three tasks, of which
-    Student's interval says nothing."""
-    if len(best) < 2 or len(best[True]) < 3:
+    """The difference of `_best_everywhere`, as a sentence; none without both, or with fewer tasks than
+    Student's interval needs."""
+    if len(best) < 2 or len(best[True]) < over_tasks.FEWEST:
         return []
     by_task = [difference(*pair, "I-AUROC") for pair in zip(best[True], best[False], strict=True)]
     if None in by_task:

@@ -115,8 +115,8 @@ def side(low: float, high: float) -> int:
 
 def summary_table(measured: Sequence[MethodResult], found: pd.DataFrame, recall: pd.DataFrame) -> pd.DataFrame:
     """The table at the end: a row a method, diffusion first, then those with the most tasks, then by I-AUROC; each
-    averaged over the tasks it has, with intervals of `over_tasks.mean_over_tasks`; of two tasks none, since Student's
-    would say nothing.
+    averaged over the tasks it has, with intervals of `over_tasks.mean_over_tasks`; of two or three tasks none, since
+    Student's would say nothing.
 
     Of ``found`` (`controls`) and ``recall`` (`by_defect.recall`). Columns method, family, tasks; I-AUROC, low, high;
     recall; AUPRO, AUPRO low, AUPRO high; without diffusion; trivial baseline (over the same tasks); ms an image;
@@ -159,7 +159,7 @@ def summary_table(measured: Sequence[MethodResult], found: pd.DataFrame, recall:
 def _ends(rows: Sequence[MethodResult], metric: str) -> tuple[float, float]:
     """Ends of the interval of a method's mean over tasks, of a metric in [0, 1]; NaN where a task has none, as without
     maps."""
-    if len(rows) == 2:
+    if 1 < len(rows) < over_tasks.FEWEST:
         return np.nan, np.nan
     ends = np.array([row.interval(metric) or (np.nan, np.nan) for row in rows])
     _, low, high = over_tasks.mean_over_tasks([row.values[metric] for row in rows], *ends.T)
@@ -203,9 +203,9 @@ def what_follows(
 
 def _compared(ends: Sequence[float], by_task: Sequence[int], rival: str) -> str:
     """How a method compares with a rival on average, by the ends of the interval, and on how many tasks, since one may
-    carry an average; of two tasks the average is left out, since Student's interval would say nothing."""
+    carry an average; of two or three the average is left out, since Student's interval would say nothing."""
     counts = f"of {len(by_task)} tasks better in {by_task.count(1)}, worse in {by_task.count(-1)}"
-    if len(by_task) == 2:
+    if 1 < len(by_task) < over_tasks.FEWEST:
         return f"Against {rival}: {counts}."
     verdict = {1: "better than", -1: "worse than", 0: "not shown to differ from"}[side(*ends)]
     if len(by_task) < 2:

@@ -27,9 +27,10 @@ def of_tasks(measured: Sequence[MethodResult], records: Sequence[RunRecord] = ()
     images = {row.task: int(row.values["images"]) for row in measured}
     named = ", ".join(f"{task} ({count} test images)" for task, count in images.items())
     methods = {row.method for row in measured}
+    partly = "Not every method was run on every task. " * (len(measured) < len(methods) * len(images))
     return (
-        f"{len(methods)} methods on {len(images)} tasks: {named}. A red line is the outline of the defect, where the "
-        f"data set has masks. Not every method was run on every task. {of_image_sizes(records)} {of_training(records)}"
+        f"{len(methods)} methods on {len(images)} task{'s' * (len(images) > 1)}: {named}. A red line is the outline of "
+        f"the defect, where the data set has masks. {partly}{of_image_sizes(records)} {of_training(records)}"
     ).rstrip()
 
 
@@ -44,7 +45,7 @@ def of_training(records: Sequence[RunRecord]) -> str:
             most[record.method] = max(most.get(record.method, size), size)
     return " ".join(
         f"{method} learns one network from the normal images of up to {categories} categories together ({images} "
-        "images), others that learn do so from one."
+        "images)."
         for method, (categories, images) in most.items()
     )
 
@@ -204,64 +205,64 @@ def of_localisation(table: pd.DataFrame) -> str:
     )
 
 
+ALONE = "No diffusion method, or no other detector, was run on every task, so the table stands alone."
+
+
 def of_recall(found: pd.DataFrame, false_alarms: float) -> str:
-    """`by_defect.recall`: the best diffusion method and the best other detector by mean over all tasks."""
-    count = found["task"].nunique()
-    said = []
-    for kind, name in ((True, "diffusion method"), (False, "other detector")):
-        mean = _over_all(found[(found["family"] == "diffusion") == kind], ["task"])
-        if len(mean):
-            said.append(f"the best {name}, {mean.index[0]}, finds {mean.iloc[0]:.0%}")
+    """`by_defect.recall`: the best diffusion method and the best other detector of those that were run on all tasks."""
+    if (best := _best_two(found, ["task"])) is None:
+        return ALONE
+    ours, other = best
     return (
-        f"With {false_alarms:.0%} of normal images flagged, {_counted(said)} of the defective images, averaged over "
-        f"{count} task{'s' * (count > 1)}. A threshold in use is not set on test images, so it would do worse."
+        f"With at most {false_alarms:.0%} of normal images flagged, the best diffusion method, {ours.name}, finds "
+        f"{ours.mean():.0%} and the best other detector, {other.name}, {other.mean():.0%} of the defective images, "
+        f"averaged over {len(ours)} task{'s' * (len(ours) > 1)}. A threshold in use is set without test images, so its "
+        "share of false alarms would be another."
     )
 
 
 def of_kinds(found: pd.DataFrame, false_alarms: float) -> str:
-    """`by_defect.recall_by_kind` of data with several kinds: where the best diffusion method falls behind the best
-    other detector, and the kind that is hardest for both."""
-    table = found.groupby(["method", "family", "defect"])["recall"].mean().unstack()
-    rows = {}
-    for kind in (True, False):
-        mean = _over_all(found[(found["family"] == "diffusion") == kind], ["defect"])
-        if len(mean):
-            rows[kind] = table.xs(mean.index[0]).iloc[0].rename(mean.index[0])
-    if len(rows) < 2:
-        return "Without a diffusion method and another detector on every kind there is nothing to compare."
-    ours, other = rows[True], rows[False]
+    """`by_defect.recall_by_kind`: on which kind the best diffusion method of those on all tasks falls furthest behind
+    the best other detector, and the kind that is hardest for both."""
+    if (best := _best_two(found, ["task", "defect"])) is None:
+        return ALONE
+    ours, other = (shares.groupby("defect").mean().rename(shares.name) for shares in best)
     gap, hardest = (other - ours).idxmax(), pd.concat([ours, other], axis="columns").max(axis="columns").idxmin()
+    behind = (
+        f"{ours.name} falls furthest behind {other.name} on {gap}: {ours[gap]:.0%} against {other[gap]:.0%} found"
+        if other[gap] > ours[gap]
+        else f"{ours.name} falls behind {other.name} on no kind"
+    )
     return (
-        f"With {false_alarms:.0%} of normal images flagged, {ours.name} falls furthest behind {other.name} on {gap}: "
-        f"{ours[gap]:.0%} against {other[gap]:.0%} found. Hardest for both is {hardest}: {ours[hardest]:.0%} and "
-        f"{other[hardest]:.0%}. A kind has {found['n'].min()} images or more on a task, so shares of single kinds are "
-        "rough."
+        f"With at most {false_alarms:.0%} of normal images flagged, {behind}. Hardest for both is {hardest}: "
+        f"{ours[hardest]:.0%} and {other[hardest]:.0%}. They are the best of those that were run on all of these "
+        f"tasks. A kind has {found['n'].min()} images or more on a task, so shares of single kinds are rough."
     )
 
 
-def _over_all(found: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
-    """Mean recall of the methods that have every value of ``columns``, best first; the trivial baseline left out."""
+def _best_two(found: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.Series, pd.Series] | None:
+    """Recall by ``columns`` of the best diffusion method and of the best other detector, by mean, among those that have
+    all values which any of them has; None without both. The trivial baseline is left out."""
     found = found[found["method"] != BASELINE]
-    table = found.pivot_table("recall", "method", columns, aggfunc="mean").dropna()
-    return table.mean(axis="columns").sort_values(ascending=False)
+    table = found.pivot_table("recall", ["family", "method"], columns, aggfunc="mean").dropna()
+    table = table.loc[table.mean(axis="columns").sort_values(ascending=False).index]
+    ours = table.index.get_level_values("family") == "diffusion"
+    if not len(table) or ours.all() or not ours.any():
+        return None
+    best = [part.iloc[0].rename(part.index[0][1]) for part in (table[ours], table[~ours])]
+    return best[0], best[1]
 
 
 def of_sizes(sizes: pd.DataFrame, false_alarms: float) -> str:
     """`by_defect.recall_by_size`: recall of the smallest, the middle and the largest defects, by the best diffusion
     method and the best other detector of those on all tasks."""
-    sizes = by_defect.over_seeds(sizes).assign(n=sizes["n"].min())
-    said = []
-    for kind in (True, False):
-        own = sizes[(sizes["family"] == "diffusion") == kind]
-        mean = _over_all(own, ["task", "bin"])
-        if len(mean):
-            name = mean.index[0]
-            by_size = own[own["method"] == name].groupby("bin")["recall"].mean()
-            said.append(f"{name} finds {', '.join(f'{share:.0%}' for share in by_size)}")
+    if (best := _best_two(by_defect.over_seeds(sizes), ["task", "bin"])) is None:
+        return ALONE
+    said = [f"{shares.name} finds " + ", ".join(f"{x:.0%}" for x in shares.groupby("bin").mean()) for shares in best]
     return (
-        f"With {false_alarms:.0%} of normal images flagged, of the smallest, the middle and the largest third of the "
-        f"defects {'; '.join(said)}, averaged over tasks. A group has {sizes['n'].min()} images or more on a task. "
-        "Size is not all that differs between the groups: small defects are also of other kinds."
+        f"With at most {false_alarms:.0%} of normal images flagged, of the smallest, the middle and the largest third "
+        f"of the defects {'; '.join(said)}, averaged over tasks. A group has {sizes['n'].min()} images or more on a "
+        "task. Size is not all that differs between the groups: small defects are also of other kinds."
     )
 
 

@@ -19,6 +19,9 @@ MANY = 6
 PANELS = 8
 """Tasks that a grid of small panels has room for."""
 
+FEWEST = 4
+"""Tasks of which Student's interval of a mean says something: of three it is as wide as the scale."""
+
 MATRICES = 2
 """Tasks whose pairs of methods a figure has room for."""
 

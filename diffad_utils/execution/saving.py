@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from pathlib import Path
 
 import nbformat
+from PIL import Image
 
 from diffad_utils import study
 
-LARGE_NOTEBOOK = 1_400_000  # bytes; what is committed should load quickly on a web page
+LARGE_NOTEBOOK = 1_450_000  # bytes; what is committed should load quickly on a web page
 
 
 def published_form(executed: Path, notebook: Path) -> str:
@@ -36,27 +38,28 @@ def drop_progress_bars(cell: dict) -> None:
         ]
 
 
-LARGE_PICTURE = 50_000  # bytes; mostly photographs, which stay readable with fewer pixels
+PHOTOGRAPH = 10_000  # colours: more than any chart has
 
 
 def fit_pictures(content: nbformat.NotebookNode) -> None:
-    """Make the notebook's pictures smaller, step by step, as long as it is larger than `LARGE_NOTEBOOK`.
+    """Make the notebook's pictures smaller, as long as it is larger than `LARGE_NOTEBOOK`.
 
-    256 colours make a figure a third of its size and are not seen. Then large pictures lose pixels. 64 colours are for
-    notebooks with dozens of charts; with 16, two of 25 methods would share one.
+    256 colours make a figure a third of its size and are not seen; with fewer, hues of a chart would be gone. Then
+    photographs lose pixels, a fifth of their width at a time.
     """
-    for colours, scale in ((256, 1.0), (256, 0.8), (256, 0.8), (64, 1.0), (256, 0.8), (256, 0.8)):
-        if len(nbformat.writes(content)) <= LARGE_NOTEBOOK:
-            return
-        shrink_pictures(content.cells, colours, scale)
-
-
-def shrink_pictures(cells: list[dict], colours: int = 256, scale: float = 1.0) -> None:
-    """Every PNG among the outputs as `io.png.small_png` makes it; ``scale`` is for those above `LARGE_PICTURE`."""
     from diffad_utils.io.png import small_png
 
-    for output in (output for cell in cells for output in cell.get("outputs", [])):
-        if "image/png" in output.get("data", {}):
-            content = base64.b64decode(output["data"]["image/png"])
-            content = small_png(content, scale if len(content) > LARGE_PICTURE else 1.0, colours)
-            output["data"]["image/png"] = base64.b64encode(content).decode("ascii")
+    outputs = [output for cell in content.cells for output in cell.get("outputs", [])]
+    pictures = [output["data"] for output in outputs if "image/png" in output.get("data", {})]
+    photographs = [data for data in pictures if _colours(data["image/png"]) > PHOTOGRAPH]
+    for shrunk, scale in [(pictures, 1.0), *[(photographs, 0.8)] * 5]:
+        if len(nbformat.writes(content)) <= LARGE_NOTEBOOK:
+            return
+        for data in shrunk:
+            smaller = small_png(base64.b64decode(data["image/png"]), scale)
+            data["image/png"] = base64.b64encode(smaller).decode("ascii")
+
+
+def _colours(picture: str) -> int:
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+        return len(image.convert("RGB").getcolors(image.width * image.height))

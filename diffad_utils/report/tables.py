@@ -202,7 +202,8 @@ def methods(listed: pd.DataFrame) -> Any:
 def shares(found: pd.DataFrame, title: str) -> Any:
     """`by_defect.by_method` behind a click, in percent."""
     numbers_of = {name: (lambda value: _number(value, ".0%")) for name in found.columns.drop("method")}
-    return _shown(title, found.to_html(index=False, border=0, formatters=numbers_of))
+    plain = found.rename_axis(columns=None)
+    return _shown(title, plain.to_html(index=False, border=0, formatters=numbers_of, na_rep="–"))
 
 
 def claims_beside_printed(ledger: pd.DataFrame) -> Any:

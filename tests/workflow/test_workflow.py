@@ -295,7 +295,7 @@ IPython.display.Image(data=file.getvalue())"""
 
 
 def test_of_a_large_notebook_photographs_lose_pixels_and_charts_keep_their_colours(monkeypatch):
-    """With 16 colours, methods of a chart shared one."""
+    """With fewer colours, small coloured marks of a chart turned grey."""
 
     def output(pixels):
         Image.fromarray(pixels.astype("uint8")).save(file := io.BytesIO(), "PNG")
@@ -303,17 +303,18 @@ def test_of_a_large_notebook_photographs_lose_pixels_and_charts_keep_their_colou
         return nbformat.v4.new_output("display_data", data=data)
 
     photograph = np.random.default_rng(0).integers(0, 256, (200, 200, 3))
-    chart = np.repeat(np.stack([np.arange(40) * 6, np.arange(40)[::-1] * 6, np.full(40, 90)], -1)[None], 30, 0)
+    chart = np.repeat(np.linspace(120, 255, 300)[:, None], 3, 1)[None].repeat(300, 0)  # greys, and three small marks
+    chart[:4, :4], chart[8:12, :4], chart[16:20, :4] = (200, 0, 0), (0, 120, 0), (0, 0, 200)
     cell = nbformat.v4.new_code_cell(outputs=[output(photograph), output(chart)])
     content = nbformat.v4.new_notebook(cells=[cell])
     monkeypatch.setattr(saving, "LARGE_NOTEBOOK", 100)
-    monkeypatch.setattr(saving, "LARGE_PICTURE", 10_000)
     saving.fit_pictures(content)
     large, small = (
         Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))).convert("RGB") for output in cell.outputs
     )
-    assert large.width < 160 and small.size == (40, 30)
-    assert len(small.getcolors()) == 40
+    assert large.width < 80 and small.size == (300, 300)
+    red, green, blue = (small.getpixel((1, y)) for y in (1, 9, 17))
+    assert red[0] > 150 > 50 > max(red[1:]) and green[1] > 80 > 50 > green[0] and blue[2] > 150 > 50 > blue[0]
 
 
 def test_large_notebooks_are_saved_with_smaller_pictures(tmp_path, monkeypatch):

@@ -759,26 +759,33 @@ def test_the_answer_says_on_which_data_and_whose_methods_the_cases_are(controlle
     assert " (0 of 2 on elpv, 2 of 6 on procedural textures)" in conclusion.short_answer(cases, found)
     said = conclusion.answer(judged.ledger([]), cases, found)[1]
     assert (
-        "6 cases are of published methods: above the trivial baseline in 6, above the control in 2, above both" in said
+        "6 cases are of methods from elsewhere: above the trivial baseline in 6, above the control in 2, above both"
+        in said
     )
     assert (
         "2 cases are of combinations made in this study: above the trivial baseline in 2, above the control in 0"
         in said
     )
-    assert "In 0 of the 2 cases above a control, that control's I-AUROC is not above the trivial baseline's" in said
+    assert "cases above a control" not in said, "each control here is above the trivial baseline"
     weak = conclusion.answer(judged.ledger([]), cases, found.assign(**{"I-AUROC": 0.1}))[1]
-    assert "In 2 of the 2 cases above a control" in weak and "about 0 of 8 would lie above it by chance" in weak
+    assert "In 2 of the 2 cases above a control" in weak and "are not adjusted for their number." in weak
+    far = [dataclasses.replace(row, dataset=f"d{i}") for i in range(4) for row in cases]
+    text = conclusion.short_answer(far, found)
+    assert " on d0, " not in text and len(text.split()) <= conclusion.MOST_WORDS, "no room for four data sets"
+    assert "about 1 of 32 would lie above it by chance" in conclusion.answer(judged.ledger([]), far, found)[1]
 
 
 def test_the_answer_has_the_difference_of_the_best_two_with_its_interval(controlled):
     records, measured = controlled
     found = diffusion_controls.controls(records)
-    third = [dataclasses.replace(row, category="copy") for row in measured if row.category == "carpet"]
-    said = conclusion.answer(judged.ledger([]), [*measured, *third], found)[1]
+    more = [
+        dataclasses.replace(row, category=name) for row in measured if row.category == "carpet" for name in ("b", "c")
+    ]
+    said = conclusion.answer(judged.ledger([]), [*measured, *more], found)[1]
     of = {(row.task, row.method): row for row in measured}
     by_task = [
         comparison.difference(of[f"textures/{c}", "d3ad"], of[f"textures/{c}", "anomalib:padim"], "I-AUROC")
-        for c in ("carpet", "carpet", "grid")
+        for c in ("carpet", "carpet", "carpet", "grid")
     ]
     change, low, high = over_tasks.mean_over_tasks(*np.transpose(by_task))
     assert f"d3ad minus anomalib:padim is {change:+.3f} [{low:+.3f}, {high:+.3f}], Student's" in said
@@ -811,6 +818,11 @@ def test_recall_is_at_a_share_of_false_alarms(tmp_path):
         expected.append((images.loc[images["label"] == 1, "score"] > threshold).mean())
     assert found.loc["invad", "recall"] == pytest.approx(np.mean(expected))
     assert found.loc["invad", "n"] == (images["label"] == 1).sum()
+    assert by_defect.recall_by_kind(records, 0.1).empty, "one kind"
+    for record in records:
+        images = record.scores()
+        images["defect"] = np.where(images["label"] == 0, "good", np.where(images.index % 3 == 0, "hole", "crack"))
+        images.to_parquet(record.folder / "scores.parquet", index=False)
     kinds = by_defect.recall_by_kind(records, 0.1)
     parts = kinds[kinds["method"] == "invad"]
     assert np.average(parts["recall"], weights=parts["n"]) == pytest.approx(found.loc["invad", "recall"])
@@ -820,20 +832,29 @@ def test_recall_is_at_a_share_of_false_alarms(tmp_path):
     said = in_words.of_recall(by_defect.recall(records, 0.1), 0.1)
     share = found["recall"]
     assert said.startswith(
-        f"With 10% of normal images flagged, the best diffusion method, invad, finds {share['invad']:.0%} and the best "
-        f"other detector, anomalib:padim, finds {share['anomalib:padim']:.0%} of the defective images"
+        f"With at most 10% of normal images flagged, the best diffusion method, invad, finds {share['invad']:.0%} and "
+        f"the best other detector, anomalib:padim, {share['anomalib:padim']:.0%} of the defective images, averaged "
+        "over 1 task."
     )
+    assert in_words.of_recall(found.iloc[:0].reset_index(), 0.1) == in_words.ALONE
+    apart = pd.DataFrame({"task": ["t", "u", "v"], "method": ["invad", "padim", "trivial"], "recall": 0.5, "n": 9})
+    apart = apart.assign(family=["diffusion", "classical", ""])
+    assert in_words.of_recall(apart, 0.1) == in_words.ALONE, "not of the same tasks"
+
     two = pd.DataFrame(
         {"task": "t", "family": ["diffusion"] * 2 + ["classical"] * 2, "defect": ["a", "b"] * 2, "n": 12}
     )
     two = two.assign(method=["invad"] * 2 + ["padim"] * 2, recall=[0.1, 0.2, 0.4, 0.9])
     said = in_words.of_kinds(two, 0.05)
     assert "invad falls furthest behind padim on b: 20% against 90% found. Hardest for both is a: 10% and 40%." in said
-    assert "nothing to compare" in in_words.of_kinds(two[:2], 0.05)
-    assert (
-        ">9" in tables.shares(by_defect.by_method(two, "defect"), "t").data
-        and "90%" in tables.shares(by_defect.by_method(two, "defect"), "t").data
-    )
+    assert in_words.of_kinds(two[:2], 0.05) == in_words.ALONE
+    assert "invad falls behind padim on no kind." in in_words.of_kinds(two.assign(recall=[0.9, 0.9, 0.1, 0.2]), 0.05)
+    easy = pd.DataFrame({"task": "easy", "method": "glad", "family": "diffusion", "defect": ["a", "b"], "recall": 1.0})
+    others = two.assign(task="easy")
+    assert "invad falls furthest" in in_words.of_kinds(pd.concat([two, others, easy.assign(n=12)]), 0.05)
+    page = tables.shares(by_defect.by_method(two[:3], "defect"), "t").data
+    assert "<th>method</th>" in page.replace(' style="text-align: right;"', "").split("</tr>")[0].split("<tr>")[1][:40]
+    assert "NaN" not in page and "–" in page and "40%" in page
 
 
 def test_claims_changed_after_a_run_are_marked(tmp_path):
@@ -883,8 +904,8 @@ def test_methods_that_share_no_images_are_not_compared(controlled):
         for row in measured
     ]
     found = diffusion_controls.controls(records)
-    assert "Its best method of a task beats" not in conclusion.short_answer(apart, found)
-    assert "Its best method of a task beats" in conclusion.short_answer(measured, found)
+    assert "The best diffusion method of a task beats" not in conclusion.short_answer(apart, found)
+    assert "The best diffusion method of a task beats" in conclusion.short_answer(measured, found)
     assert conclusion.OTHER_IMAGES in conclusion.answer(judged.ledger([]), apart, found)[0]
 
 
