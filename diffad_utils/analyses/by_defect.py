@@ -71,29 +71,29 @@ def recall(records: Sequence[RunRecord], false_alarms: float = 0.05) -> pd.DataF
 
     The threshold is the quantile of the normal test images, as in any ROC point; no method knows it in use.
     """
-    rows = [
-        [f"{record.dataset}/{record.category}", record.method, _family(record), hit["hit"].mean(), len(hit)]
-        for record in records
-        if (record.folder / "scores.parquet").is_file()
-        for hit in [_hits(record, false_alarms)]
-    ]
-    found = pd.DataFrame(rows, columns=["task", "method", "family", "recall", "n"])
-    return found.groupby(["task", "method", "family"], as_index=False, sort=False).agg({"recall": "mean", "n": "min"})
+    return _shares(records, false_alarms, ["task", "method", "family"])
 
 
 def recall_by_kind(records: Sequence[RunRecord], false_alarms: float = 0.05) -> pd.DataFrame:
     """`recall` by kind of defect, on the tasks that have several: task, method, family, defect, recall (mean over
     seeds), n."""
-    rows = []
-    for record in records:
-        if (record.folder / "scores.parquet").is_file():
-            where = [f"{record.dataset}/{record.category}", record.method, _family(record)]
-            for defect, part in _hits(record, false_alarms).groupby("defect"):
-                rows.append([*where, defect, part["hit"].mean(), len(part)])
-    found = pd.DataFrame(rows, columns=["task", "method", "family", "defect", "recall", "n"])
-    found = found[found.groupby("task")["defect"].transform("nunique") > 1]
-    keys = ["task", "method", "family", "defect"]
-    return found.groupby(keys, as_index=False, sort=False).agg({"recall": "mean", "n": "min"})
+    found = _shares(records, false_alarms, ["task", "method", "family", "defect"])
+    return found[found.groupby("task")["defect"].transform("nunique") > 1].reset_index(drop=True)
+
+
+def _shares(records: Sequence[RunRecord], false_alarms: float, keys: list[str]) -> pd.DataFrame:
+    """``keys``, recall (mean over seeds) and n (images of a seed, the fewest) of the runs with scores."""
+    parts = [
+        _hits(record, false_alarms).assign(
+            task=f"{record.dataset}/{record.category}", method=record.method, family=_family(record), seed=record.seed
+        )
+        for record in records
+        if (record.folder / "scores.parquet").is_file()
+    ]
+    if not parts:
+        return pd.DataFrame(columns=[*keys, "recall", "n"])
+    by_seed = pd.concat(parts).groupby([*keys, "seed"], sort=False)["hit"].agg(recall="mean", n="size").reset_index()
+    return by_seed.groupby(keys, as_index=False, sort=False).agg({"recall": "mean", "n": "min"})
 
 
 def _family(record: RunRecord) -> str:

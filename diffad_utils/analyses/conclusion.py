@@ -171,7 +171,7 @@ def _behind_the_counts(measured: Sequence[MethodResult], controls: pd.DataFrame)
     if not found.all:
         return []
     sentences = []
-    own = {case for case in found.all if not method_list.is_published(case[1])}
+    own = {case for case in found.all if not method_list.is_from_elsewhere(case[1])}
     for cases_of, what in ((found.all - own, "of methods from elsewhere"), (own, "of combinations made in this study")):
         if own and cases_of:
             counts = [len(cases_of & part) for part in (found.above, found.adds, found.above & found.adds)]

@@ -102,10 +102,9 @@ def pooled_control(found: pd.DataFrame, method: str) -> tuple[float, float, floa
     return float(rows["I-AUROC"].mean()), *over_tasks.mean_over_tasks(rows["difference"], rows["low"], rows["high"])
 
 
-def sides_by_task(found: pd.DataFrame, method: str) -> list[int]:
-    """`side` of a method against its control on each task that recorded one."""
-    rows = found[(found["method"] == method) & (found["kind"] == "no_diffusion")]
-    return [side(row.low, row.high) for row in rows.itertuples()]
+def sides_by_task(differences: pd.DataFrame, method: str) -> list[int]:
+    """`side` of a method against its rival on each task, from columns method, low and high."""
+    return [side(row.low, row.high) for row in differences[differences["method"] == method].itertuples()]
 
 
 def side(low: float, high: float) -> int:
@@ -124,7 +123,7 @@ def summary_table(measured: Sequence[MethodResult], found: pd.DataFrame, recall:
     """
     found_share = recall.groupby("method")["recall"].mean()
     baselines = {row.task: row for row in measured if row.method == BASELINE}
-    against = against_baseline(measured)
+    against, without = against_baseline(measured), found[found["kind"] == "no_diffusion"]
     rows = []
     for method in dict.fromkeys(row.method for row in measured if row.method != BASELINE):
         mine = [row for row in measured if row.method == method and "I-AUROC" in row.samples]
@@ -146,8 +145,8 @@ def summary_table(measured: Sequence[MethodResult], found: pd.DataFrame, recall:
         cells["trivial baseline"] = baseline.values["I-AUROC"] if baseline else np.nan
         cells["ms an image"] = float(np.mean(times)) if times else np.nan
         over = _over_baseline(mine, others) if baseline else None
-        by_task = sides_by_task(found, method)
-        cells["follows"] = what_follows(own.family, over, control, _sides_of_baseline(against, method), by_task)
+        by_task = [sides_by_task(differences, method) for differences in (against, without)]
+        cells["follows"] = what_follows(own.family, over, control, *by_task)
         rows.append(cells)
     names = ["method", "family", "tasks", "I-AUROC", "low", "high", "recall", "AUPRO", "AUPRO low", "AUPRO high"]
     names += ["without diffusion", "trivial baseline", "ms an image", "follows"]
@@ -173,11 +172,6 @@ def _over_baseline(
     on one."""
     by_task = [difference(*pair, "I-AUROC") for pair in zip(rows, baselines, strict=True)]
     return None if None in by_task else over_tasks.mean_over_tasks(*np.transpose(by_task))
-
-
-def _sides_of_baseline(against: pd.DataFrame, method: str) -> list[int]:
-    """`side` of a method against the trivial baseline on each task (`comparison.against_baseline`)."""
-    return [side(row.low, row.high) for row in against[against["method"] == method].itertuples()]
 
 
 def what_follows(

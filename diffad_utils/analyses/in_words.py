@@ -118,7 +118,7 @@ def of_controls(found: pd.DataFrame) -> str:
 
 
 def _named(rows: pd.DataFrame) -> str:
-    """The methods of some controls with their tasks, after a colon in brackets; empty without any."""
+    """The methods of some controls with their tasks, in brackets; empty without any."""
     tasks = rows.groupby("method", sort=False)["task"].agg(", ".join)
     return f" ({'; '.join(f'{method} on {on}' for method, on in tasks.items())})" if len(tasks) else ""
 

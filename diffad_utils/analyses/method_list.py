@@ -1,6 +1,6 @@
 """What each method of the comparison is, in a line, and whose.
 
-Used by notebook 08; entry points: `table`, `is_published`.
+Used by notebook 08; entry points: `table`, `is_from_elsewhere`.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ ABOUT = {
 """Method -> its source, and what it does."""
 
 
-def is_published(method: str) -> bool:
-    """Whether a method was not put together in this study; a user's own counts as published."""
+def is_from_elsewhere(method: str) -> bool:
+    """Whether a method was not put together in this study; a user's own was not."""
     return ABOUT.get(method, ("", ""))[0] != HERE
 
 

@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 import nbformat
-from PIL import Image
 
 from diffad_utils import study
 
@@ -61,5 +60,7 @@ def fit_pictures(content: nbformat.NotebookNode) -> None:
 
 
 def _colours(picture: str) -> int:
+    from PIL import Image
+
     with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
         return len(image.convert("RGB").getcolors(image.width * image.height))

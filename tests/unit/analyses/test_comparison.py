@@ -797,8 +797,8 @@ def test_methods_are_listed_with_their_sources(controlled):
     assert set(METHODS) == set(method_list.ABOUT)
     table = method_list.table([*((row.method, row.family) for row in measured), ("mine", "classical")])
     assert table["method"].tolist() == [*dict.fromkeys(row.method for row in measured), "mine"]
-    assert table["source"].iloc[-1] == "–" and method_list.is_published("mine")
-    assert not method_list.is_published("d3ad_masked") and method_list.is_published("esm_sigma")
+    assert table["source"].iloc[-1] == "–" and method_list.is_from_elsewhere("mine")
+    assert not method_list.is_from_elsewhere("d3ad_masked") and method_list.is_from_elsewhere("esm_sigma")
 
 
 def test_recall_is_at_a_share_of_false_alarms(tmp_path):
